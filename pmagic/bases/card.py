@@ -1,0 +1,161 @@
+"""What a base model is called, where its diffusers folder lies and what it says about itself.
+
+Knows nothing about the network (that is `fetching`) nor about torch (that is `loading`).
+"""
+
+import difflib
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from pmagic import settings, shelf
+from pmagic.errors import Incompatible, NotFound, WeightsMissing
+
+CLIP_REPO = "openai/clip-vit-base-patch32"  # the observer of METHOD 2: image embedding and text score
+PARTS = ("unet", "vae", "text_encoder")  # each must hold weights; the tokenizer and the scheduler hold only texts
+MAX_TOML_BYTES = 64 * 1024
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
+
+
+@dataclass(frozen=True)
+class Card:
+    """One base model. Pure value: making one touches neither the network nor the weights.
+
+    clip: the observer's folder, or its hub id while it is not on this machine.
+    defaults: <folder>/pmagic.toml parsed ([learn], [render], [observers], [knows]), empty without one.
+    """
+
+    name: str  # "mini", "sd14", "owner/repo" or an absolute folder
+    folder: Path | None  # its diffusers folder, None when it is not on this machine
+    repo: str | None  # hub id, None for folders
+    clip: str | Path
+    size_gb: float | None  # of what a download would fetch; None when only the hub can say
+    licence: str
+    defaults: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+
+
+def known() -> list[Card]:
+    """The bases with a short name, each as found on this machine."""
+    return [find(name) for name in shelf.names("bases.known")]
+
+
+def find(name: str) -> Card:
+    """The card of a short name, a hub id (owner/repo) or a local diffusers folder; never asks the network.
+
+    Raises NotFound, with a proposal where a known name is close.
+    """
+    cards = {each: shelf.take("bases.known", each).CARD for each in shelf.names("bases.known")}
+    if name in cards:
+        return _located(cards[name])
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return _of_folder(folder.resolve())
+    if _HUB_ID.fullmatch(name) and not name.startswith("."):
+        for card in cards.values():
+            if card.repo is not None and card.repo.lower() == name.lower():
+                return _located(card)
+        licence = f"see https://huggingface.co/{name}"
+        return _located(Card(name, folder=None, repo=name, clip=CLIP_REPO, size_gb=None, licence=licence))
+    close = difflib.get_close_matches(name.lower(), cards, n=1)
+    hint = f"did you mean {close[0]!r}? " if close else ""
+    raise NotFound(
+        f"there is no base {name!r}",
+        f"{hint}--base takes {', '.join(cards)}, a hub id (owner/repo) or a diffusers folder",
+    )
+
+
+def require_weights(card: Card) -> Card:
+    """The same card, once all that learning and rendering open is on this machine; else WeightsMissing."""
+    missing = missing_parts(card)
+    if not missing:
+        return card
+    if card.repo is None:
+        raise WeightsMissing(
+            f"the base {card.name!r} is not complete: {', '.join(missing)} missing",
+            "restore its files, or use another base: `pmagic models list` shows which are here",
+        )
+    size = f"{card.size_gb:.1f} GB" if card.size_gb is not None else "a size that only the hub knows"
+    raise WeightsMissing(
+        f"the base {card.name!r} ({card.repo}) is not on this machine: {', '.join(missing)} missing ({size})",
+        f"fetch it with `pmagic models pull {card.name}`, or use `--base mini`, which works at once",
+    )
+
+
+def missing_parts(card: Card) -> list[str]:
+    """What of the base and its observer is not on this machine, in words; empty when it can be loaded.
+
+    Raises Incompatible for a folder that holds Python code: a base is data.
+    """
+    if card.folder is None:
+        missing = ["the weights"]
+    else:
+        code = next(card.folder.rglob("*.py"), None)
+        if code is not None:
+            raise Incompatible(f"the base folder {card.folder} holds Python code ({code.name})", "remove it first")
+        missing = [f"{part}/*.safetensors" for part in PARTS if not any((card.folder / part).glob("*.safetensors"))]
+    if not isinstance(card.clip, Path):
+        missing.append(f"the observer {card.clip}")
+    elif not any(card.clip.glob("*.safetensors")):
+        missing.append(f"the observer in {card.clip}")
+    return missing
+
+
+def place_of(repo: str) -> Path:
+    """Where the hub's `owner/repo` is kept once pulled."""
+    return settings.models_dir() / repo.replace("/", "--")
+
+
+def _located(card: Card) -> Card:
+    """The card as this machine has it: folder, observer and defaults filled in."""
+    folder = card.folder if card.repo is None else place_of(card.repo)
+    if folder is None or not (folder / "model_index.json").is_file():
+        folder = None
+    defaults = _read_defaults(folder)
+    return replace(card, folder=folder, clip=_observer(card.clip, folder, defaults), defaults=defaults)
+
+
+def _of_folder(folder: Path) -> Card:
+    if not (folder / "model_index.json").is_file():
+        raise NotFound(
+            f"{folder} is not a diffusers folder: it has no model_index.json",
+            "give the folder that holds model_index.json, unet, vae, text_encoder and tokenizer",
+        )
+    defaults = _read_defaults(folder)
+    return Card(
+        name=str(folder),
+        folder=folder,
+        repo=None,
+        clip=_observer(CLIP_REPO, folder, defaults),
+        size_gb=None,
+        licence="the folder's own",
+        defaults=defaults,
+    )
+
+
+def _observer(stated: str | Path, folder: Path | None, defaults: Mapping[str, Any]) -> str | Path:
+    """A folder where there is one: pmagic.toml's, the card's own, or the pulled snapshot of the hub id."""
+    own = defaults.get("observers", {}).get("clip")
+    if own is not None and folder is not None:
+        return (folder / own).resolve()
+    if isinstance(stated, Path):
+        return stated
+    return place_of(stated) if place_of(stated).is_dir() else stated
+
+
+def _read_defaults(folder: Path | None) -> Mapping[str, Any]:
+    if folder is None or not (folder / "pmagic.toml").is_file():
+        return MappingProxyType({})
+    path = folder / "pmagic.toml"
+    try:
+        with path.open("rb") as file:
+            found = tomllib.loads(file.read(MAX_TOML_BYTES).decode())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise Incompatible(f"{path} is not valid TOML: {error}", "correct the file, or remove it") from error
+    for table in ("learn", "render", "observers", "knows"):
+        if not isinstance(found.get(table, {}), dict):
+            raise Incompatible(f"{path}: {table} must be a table", f"write [{table}] above its values")
+    return MappingProxyType(found)

@@ -1,0 +1,1 @@
+"""Shelf of the base models with a short name: one file each, holding its `CARD`."""

@@ -1,0 +1,17 @@
+"""The miniature: a complete small Stable Diffusion that knows drawn people, shipped inside this package."""
+
+from importlib.resources import files
+from pathlib import Path
+
+from pmagic.bases.card import Card
+
+_WEIGHTS = Path(str(files("pmagic"))) / "mini" / "weights"
+
+CARD = Card(
+    name="mini",
+    folder=_WEIGHTS / "base",
+    repo=None,
+    clip=_WEIGHTS / "clip",
+    size_gb=0.03,
+    licence="Apache-2.0",
+)

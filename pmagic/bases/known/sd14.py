@@ -1,0 +1,12 @@
+"""Stable Diffusion 1.4, the base of the paper's experiments."""
+
+from pmagic.bases.card import CLIP_REPO, Card
+
+CARD = Card(
+    name="sd14",
+    folder=None,
+    repo="CompVis/stable-diffusion-v1-4",
+    clip=CLIP_REPO,
+    size_gb=4.3,
+    licence="CreativeML OpenRAIL-M",
+)

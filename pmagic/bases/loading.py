@@ -1,0 +1,181 @@
+"""Loading: an unmodified diffusers Stable Diffusion folder, opened strictly and frozen. Nothing here uses the network."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from pmagic.bases.card import Card, require_weights
+from pmagic.errors import Incompatible, UsageProblem
+
+if TYPE_CHECKING:
+    from diffusers import StableDiffusionPipeline
+
+DTYPES = {"float64": torch.float64, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+MODELS = ("text_encoder", "unet", "vae")
+VARIANT = "fp16"
+
+
+@dataclass(frozen=True)
+class Base:
+    """A base model in memory: a stock pipeline, frozen, and where it came from."""
+
+    name: str
+    pipeline: "StableDiffusionPipeline"
+    card: Card
+    fingerprint: str
+    fast: torch.dtype | None  # the type the UNet is autocast to where that is faster, None for its own
+
+    @property
+    def device(self) -> torch.device:
+        return self.pipeline.unet.device
+
+    @property
+    def precision(self) -> torch.dtype:
+        """The type of the mapper, the optimiser and the losses: float32, or float64 on a float64 base."""
+        return torch.promote_types(torch.float32, self.pipeline.unet.dtype)
+
+    @property
+    def size(self) -> int:
+        """The side in pixels of the square pictures that the base was trained on."""
+        return self.pipeline.unet.config.sample_size * self.pipeline.vae_scale_factor
+
+
+def load(card: Card, *, device: str = "auto", dtype: str = "auto") -> Base:
+    """Open a base from its folder; its weights require no gradient.
+
+    dtype: "auto" keeps weights in float32 and autocasts the UNet to bfloat16 on hardware that has it (and nowhere else).
+    Raises WeightsMissing, or Incompatible for a folder that holds code, lacks weights or a tokenizer, or is no
+    Stable Diffusion that predicts noise or velocity.
+    """
+    from diffusers import StableDiffusionPipeline
+
+    folder = require_weights(card).folder
+    assert folder is not None  # require_weights says so
+    weights = DTYPES.get("float32" if dtype == "auto" else dtype)
+    if weights is None:
+        raise UsageProblem(f"there is no number type {dtype!r}", f"choose one of: auto, {', '.join(DTYPES)}")
+    place = _device(device)
+    # The three models are opened one by one: a pipeline says nothing of weights that a file lacks.
+    models = {name: _open(folder, name, weights) for name in MODELS}
+    try:
+        pipeline = StableDiffusionPipeline.from_pretrained(
+            folder,
+            **models,
+            safety_checker=None,
+            feature_extractor=None,
+            image_encoder=None,
+            requires_safety_checker=False,
+            local_files_only=True,
+            use_safetensors=True,
+            dtype=weights,
+        )
+    except (OSError, ValueError, TypeError) as error:
+        raise Incompatible(f"the base in {folder} cannot be opened: {error}", "check the folder, or pull it again") from error
+    _check(pipeline, folder)
+    for name in MODELS:
+        models[name].requires_grad_(False).eval().to(place)
+    if weights is not torch.float64:
+        pipeline.unet.to(memory_format=torch.channels_last)
+    pipeline.set_progress_bar_config(disable=True)
+    fast = _fast_type(place) if dtype == "auto" else None
+    return Base(name=card.name, pipeline=pipeline, card=card, fingerprint=fingerprint(folder), fast=fast)
+
+
+def fingerprint(folder: Path) -> str:
+    """SHA-256 over the names and contents of the weight files, tokenizer and configurations, in name order."""
+    total = hashlib.sha256()
+    for path in _identity_files(folder):
+        with path.open("rb") as file:
+            content = hashlib.file_digest(file, "sha256").hexdigest()
+        total.update(f"{path.relative_to(folder).as_posix()}\n{content}\n".encode())
+    return total.hexdigest()
+
+
+def weights_hash(pipeline: "StableDiffusionPipeline") -> str:
+    """SHA-256 over every parameter and buffer in memory: equal before and after, or something wrote to the base."""
+    total = hashlib.sha256()
+    for name in MODELS:
+        for key, tensor in sorted(getattr(pipeline, name).state_dict().items()):
+            total.update(f"{name}.{key}".encode())
+            total.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy())
+    return total.hexdigest()
+
+
+def _identity_files(folder: Path) -> list[Path]:
+    names = [folder / "scheduler" / "scheduler_config.json"]
+    for part in (*MODELS, "tokenizer"):
+        names += [p for p in (folder / part).iterdir() if p.suffix in {".safetensors", ".json", ".txt"}]
+    return sorted(path for path in names if path.is_file())
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        place = torch.device(name)
+        torch.empty(0, device=place)
+    except (RuntimeError, AssertionError) as error:
+        raise UsageProblem(f"the device {name!r} is not here: {error}", "use --device cpu, or leave it out") from error
+    return place
+
+
+def _fast_type(device: torch.device) -> torch.dtype | None:
+    """bfloat16 where the hardware multiplies it; emulated it is slower than float32."""
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+    if device.type == "cpu" and torch.backends.mkldnn.is_available() and torch.cpu._is_avx512_bf16_supported():
+        return torch.bfloat16
+    return None
+
+
+def _open(folder: Path, part: str, dtype: torch.dtype) -> Any:
+    """One model of the folder, complete or refused. A folder that holds only half-precision files is read from those."""
+    import diffusers
+    import transformers
+
+    kind = {"text_encoder": transformers.CLIPTextModel, "unet": diffusers.UNet2DConditionModel}
+    names = {path.name for path in (folder / part).glob("*.safetensors")}
+    half_only = all(f".{VARIANT}." in name for name in names)
+    try:
+        model, report = kind.get(part, diffusers.AutoencoderKL).from_pretrained(
+            folder / part,
+            dtype=dtype,
+            variant=VARIANT if half_only else None,
+            use_safetensors=True,
+            local_files_only=True,
+            output_loading_info=True,
+            low_cpu_mem_usage=False,
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        raise Incompatible(f"{folder / part} cannot be opened: {error}", "check the folder, or pull the base again") from error
+    missing = [key for key in report["missing_keys"] if not key.endswith("position_ids")]
+    if missing:
+        raise Incompatible(
+            f"{folder / part} lacks {len(missing)} weights ({missing[0]}, ...), which would be random",
+            "pull the base again",
+        )
+    return model
+
+
+def _check(pipeline: "StableDiffusionPipeline", folder: Path) -> None:
+    tokenizer, text_encoder = pipeline.tokenizer, pipeline.text_encoder
+    if len(tokenizer) < text_encoder.config.vocab_size:
+        raise Incompatible(
+            f"the tokenizer in {folder} has {len(tokenizer)} tokens, its text encoder {text_encoder.config.vocab_size}",
+            "restore the folder's tokenizer (vocab.json and merges.txt, or tokenizer.json)",
+        )
+    width, wanted = text_encoder.config.hidden_size, pipeline.unet.config.cross_attention_dim
+    if width != wanted:
+        raise Incompatible(f"the text encoder in {folder} is {width} wide, its UNet reads {wanted}", "use another base")
+    kind = pipeline.scheduler.config.get("prediction_type", "epsilon")
+    if kind not in ("epsilon", "v_prediction"):
+        raise Incompatible(f"the base in {folder} predicts {kind!r}, neither noise nor velocity", "use another base")
+    if pipeline.scheduler.config.get("num_train_timesteps") != 1000:
+        raise Incompatible(f"the base in {folder} was not trained on 1000 timesteps", "use another base")
+    if pipeline.unet.config.in_channels != pipeline.vae.config.latent_channels:
+        raise Incompatible(f"the UNet in {folder} reads more than latents (an inpainting model?)", "use another base")

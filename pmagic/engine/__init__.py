@@ -1,0 +1,4 @@
+"""The engine: the paper, one idea per file. It never sees where a persona is stored.
+
+Read in this order: mapper, conditioning, stages, prompts, recipes, subject, training, checkpoint, rendering.
+"""

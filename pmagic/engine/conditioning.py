@@ -1,0 +1,169 @@
+"""Conditioning: three hooks by which a stock diffusion pipeline wears a persona. No weight is touched.
+
+Dynamic tokens (a hook on the text encoder's token embedding), separate keys and values (packed `[K|V]` on the feature
+axis, taken apart before each cross-attention's `to_k` and `to_v`), and the timestep switch (a hook on the UNet).
+"""
+
+# B batch . S text positions (77) . n placeholder tokens . w text width . H heads
+
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pmagic.engine.mapper import keep_length
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What cross-attention reads: keys and values, each (B, S, w)."""
+
+    keys: Tensor
+    values: Tensor
+
+    def packed(self) -> Tensor:
+        """[K|V] on the feature axis: (B, S, 2w)."""
+        return torch.cat([self.keys, self.values], dim=-1)
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A condition, and the last layer's self-attention probabilities (B, H, S, S) where they were asked for."""
+
+    condition: Condition
+    attention: Tensor | None
+
+
+def encode(
+    text_encoder: nn.Module,
+    ids: Tensor,
+    slots: Tensor,
+    dynamic: Tensor,
+    residual: Tensor | None,
+    *,
+    with_attention: bool = False,
+) -> Encoded:
+    """Encode prompts in which dynamic tokens stand for the name (paper, Fig. 3).
+
+    ids: (B, S) token ids; any id may stand at the placeholders. slots: (B, S), k where dynamic token k stands and -1
+    elsewhere. dynamic: (B, n, w). residual: (B, n, w), mixed into the values alone and *before* the final layer norm,
+    at the length of the hidden state there; None means that the values are the keys.
+    """
+    with ExitStack() as hooks:
+        hooks.enter_context(dynamic_tokens(text_encoder, slots, dynamic))
+        projections = hooks.enter_context(_last_projections(text_encoder)) if with_attention else None
+        # No attention mask: the stock pipeline passes none, and padding is part of what cross-attention reads.
+        output = text_encoder(ids, output_hidden_states=residual is not None)
+    keys = values = output.last_hidden_state
+    if residual is not None:
+        hidden = output.hidden_states[-1]  # (B, S, w), before the final layer norm
+        mixed = keep_length(hidden + _at_slots(residual.to(hidden.dtype), slots), hidden)
+        mixed = torch.where((slots >= 0).unsqueeze(-1), mixed, hidden)
+        values = core(text_encoder).final_layer_norm(mixed)
+    attention = _probabilities(core(text_encoder), projections) if projections is not None else None
+    return Encoded(Condition(keys, values), attention)
+
+
+@contextmanager
+def dynamic_tokens(text_encoder: nn.Module, slots: Tensor, dynamic: Tensor) -> Iterator[None]:
+    """While inside, the token embedding answers with `dynamic` (B, n, w) wherever `slots` (B, S) is not -1."""
+
+    def put_in(module: nn.Module, args: tuple[Any, ...], embedded: Tensor) -> Tensor:
+        return torch.where((slots >= 0).unsqueeze(-1), _at_slots(dynamic.to(embedded.dtype), slots), embedded)
+
+    hook = text_encoder.get_input_embeddings().register_forward_hook(put_in)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+@contextmanager
+def packed_attention(unet: nn.Module) -> Iterator[None]:
+    """While inside, every cross-attention of `unet` takes keys from the first w features and values from the last w.
+
+    An unpacked condition is as wide as `to_k` expects, so it passes through unchanged.
+    """
+    hooks = []
+    try:
+        for name, module in unet.named_modules():
+            if name.endswith("attn2"):
+                hooks.append(module.to_k.register_forward_pre_hook(_first_features))
+                hooks.append(module.to_v.register_forward_pre_hook(_last_features))
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+@contextmanager
+def timestep_switch(unet: nn.Module, rows: Mapping[float, Tensor], pictures: int) -> Iterator[None]:
+    """While inside, the conditional half of every UNet call reads the condition of that call's t.
+
+    rows: packed condition (S, 2w) by timestep. pictures: how many pictures are drawn at once; with guidance the UNet
+    is called with twice as many rows, unconditional first.
+    """
+
+    def put_in(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        condition = kwargs["encoder_hidden_states"].clone()
+        condition[-pictures:] = rows[float(args[1])].to(condition.dtype)
+        kwargs["encoder_hidden_states"] = condition
+        return args, kwargs
+
+    hook = unet.register_forward_pre_hook(put_in, with_kwargs=True)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+def core(text_encoder: nn.Module) -> nn.Module:
+    """The module that holds `encoder` and `final_layer_norm`; some transformers classes wrap it in `text_model`."""
+    return getattr(text_encoder, "text_model", text_encoder)
+
+
+def _at_slots(vectors: Tensor, slots: Tensor) -> Tensor:
+    """vectors (B, n, w) laid out along text positions: (B, S, w); meaningless where slots is -1."""
+    return torch.take_along_dim(vectors, slots.clamp(min=0).unsqueeze(-1), dim=1)
+
+
+def _first_features(module: nn.Linear, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return (args[0][..., : module.in_features], *args[1:])
+
+
+def _last_features(module: nn.Linear, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return (args[0][..., -module.in_features :], *args[1:])
+
+
+@contextmanager
+def _last_projections(text_encoder: nn.Module) -> Iterator[dict[str, Tensor]]:
+    """Queries and keys of the last self-attention, each (B, S, w), as the forward pass computes them."""
+    attention = core(text_encoder).encoder.layers[-1].self_attn
+    seen: dict[str, Tensor] = {}
+    hooks = [
+        attention.q_proj.register_forward_hook(lambda module, args, output: seen.__setitem__("queries", output)),
+        attention.k_proj.register_forward_hook(lambda module, args, output: seen.__setitem__("keys", output)),
+    ]
+    try:
+        yield seen
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _probabilities(encoder: nn.Module, projections: Mapping[str, Tensor]) -> Tensor:
+    """Causal softmax(q k^T / sqrt(d)) of the last layer: (B, H, S, S), rows are queries.
+
+    Computed here from the projections because fused attention never forms it, and asking one layer alone for it makes
+    transformers drop the causal mask silently.
+    """
+    attention = encoder.encoder.layers[-1].self_attn
+    heads = (attention.num_heads, attention.head_dim)
+    queries, keys = (projections[name].unflatten(-1, heads).transpose(1, 2) for name in ("queries", "keys"))
+    scores = queries @ keys.transpose(-1, -2) * attention.scale
+    future = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).triu(1)
+    scores = scores.masked_fill(future, float("-inf"))
+    return scores.to(torch.promote_types(scores.dtype, torch.float32)).softmax(dim=-1)

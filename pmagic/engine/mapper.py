@@ -1,0 +1,93 @@
+"""The mapper: the small network that learning trains. It turns (t, photo) into dynamic tokens and residuals.
+
+It knows nothing about prompts or text encoders, only about widths and one word's embedding.
+"""
+
+# B batch . n placeholder tokens . w text width . e image embedding width
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from pmagic.persona import StageBounds
+
+TIME_FEATURES = 2048
+ANCHORS = 200
+HIDDEN = 128
+
+
+@dataclass(frozen=True)
+class MapperShape:
+    """tokens n >= 1, text_width w (768 for SD 1.x), image_width e (512 for CLIP ViT-B/32)."""
+
+    tokens: int
+    text_width: int
+    image_width: int
+
+
+def time_features(t: Tensor) -> Tensor:
+    """Sinusoidal features of timesteps: (B,) -> (B, 2048), cosines first, periods 2*pi to 2*pi*10000."""
+    half = TIME_FEATURES // 2
+    frequencies = torch.exp(-math.log(10000.0) * torch.arange(half, dtype=t.dtype, device=t.device) / half)
+    angles = t[:, None] * frequencies[None]
+    return torch.cat([angles.cos(), angles.sin()], dim=-1)
+
+
+def keep_length(vectors: Tensor, like: Tensor) -> Tensor:
+    """`vectors` turned to the lengths of `like`: normalise(vectors) * ||like||, over the last axis.
+
+    Written as a ratio of lengths so that `vectors == like` comes back bit for bit.
+    """
+    return vectors * (like.norm(dim=-1, keepdim=True) / vectors.norm(dim=-1, keepdim=True))
+
+
+class Mapper(nn.Module):
+    """Time and image branches with a shared hidden time code (paper, Fig. 3; layer layout of the authors' code).
+
+    word: (w,) the frozen token embedding of the super-category word.
+    """
+
+    def __init__(self, shape: MapperShape, word: Tensor, bounds: StageBounds) -> None:
+        super().__init__()
+        if word.shape != (shape.text_width,):
+            raise ValueError(f"the word embedding has shape {tuple(word.shape)}, expected ({shape.text_width},)")
+        self.shape = shape
+        outputs = shape.tokens * shape.text_width
+        self.time_input = nn.Linear(TIME_FEATURES, ANCHORS)
+        self.time_hidden = _two_layers(ANCHORS)
+        self.dynamic_out = nn.Linear(HIDDEN, outputs)
+        self.image_hidden = _two_layers(HIDDEN + shape.image_width)
+        self.residual_out = nn.Linear(HIDDEN, outputs)
+        self.register_buffer("word", word.detach().clone(), persistent=False)
+        with torch.no_grad():
+            self.time_input.weight.copy_(time_features(_anchors(bounds)))
+
+    def forward(self, t: Tensor, image_embedding: Tensor) -> tuple[Tensor, Tensor]:
+        """t: (B,) in training timesteps; image_embedding: (B, e). Returns dynamic and residual, each (B, n, w).
+
+        Every dynamic token is as long as the word's embedding.
+        """
+        tokens, width = self.shape.tokens, self.shape.text_width
+        hidden = self.time_hidden(self.time_input(time_features(t.to(self.word.dtype))))  # (B, 128)
+        dynamic = keep_length(self.dynamic_out(hidden).unflatten(-1, (tokens, width)) + self.word, self.word)
+        seen = self.image_hidden(torch.cat([hidden, image_embedding.to(hidden.dtype)], dim=-1))  # (B, 128)
+        residual = self.residual_out(seen).unflatten(-1, (tokens, width))
+        return dynamic, residual
+
+
+def _two_layers(inputs: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Linear(inputs, HIDDEN),
+        nn.LayerNorm(HIDDEN),
+        nn.LeakyReLU(),
+        nn.Linear(HIDDEN, HIDDEN),
+        nn.LayerNorm(HIDDEN),
+        nn.LeakyReLU(),
+    )
+
+
+def _anchors(bounds: StageBounds) -> Tensor:
+    """200 timesteps spread evenly over [low, high): 400, 402, ..., 798 for the reference bounds."""
+    return bounds.low + torch.arange(ANCHORS, dtype=torch.float64) * (bounds.high - bounds.low) / ANCHORS

@@ -1,0 +1,179 @@
+"""Prompts: what is said while learning, and what a prompt must satisfy. No torch in here.
+
+A prompt holds `{}` where the name stands. Placeholders are positions, not words: no token is added to any tokenizer,
+so no word that a person types can collide with a persona.
+"""
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pmagic.errors import Incompatible, UsageProblem
+
+NAME = "{}"
+
+# The usual textual-inversion templates (Gal et al. 2023), by kind of subject.
+TEMPLATES: dict[str, tuple[str, ...]] = {
+    "face": (
+        "a photo of a {}",
+        "a photo of the {}",
+        "a photo of one {}",
+        "a photo of a nice {}",
+        "a photo of the nice {}",
+        "a good photo of a {}",
+        "a good photo of the {}",
+        "a bright photo of the {}",
+        "a close-up photo of a {}",
+        "a close-up photo of the {}",
+        "a cropped photo of a {}",
+        "a cropped photo of the {}",
+        "a rendering of a {}",
+        "a rendition of the {}",
+    ),
+    "object": (
+        "a photo of a {}",
+        "a photo of the {}",
+        "a photo of my {}",
+        "a photo of one {}",
+        "a photo of a clean {}",
+        "a photo of a dirty {}",
+        "a photo of a cool {}",
+        "a photo of a nice {}",
+        "a photo of a small {}",
+        "a photo of a large {}",
+        "a good photo of a {}",
+        "a dark photo of the {}",
+        "a bright photo of the {}",
+        "a close-up photo of a {}",
+        "a cropped photo of the {}",
+        "a rendering of a {}",
+    ),
+    "style": (
+        "a painting in the style of {}",
+        "a rendering in the style of {}",
+        "a cropped painting in the style of {}",
+        "the painting in the style of {}",
+        "a dark painting in the style of {}",
+        "a bright painting in the style of {}",
+        "a close-up painting in the style of {}",
+        "a good painting in the style of {}",
+        "a small painting in the style of {}",
+        "a large painting in the style of {}",
+    ),
+}
+
+# Open prompts of tandem equilibrium: everyday scenes in our own words, none of them among the evaluation prompts.
+OPEN_PROMPTS: tuple[str, ...] = (
+    "{} watering tomato plants in a greenhouse",
+    "{} playing the cello on a dim stage",
+    "{} wearing a yellow raincoat at a bus stop",
+    "a marble bust of {} in a museum hall",
+    "{} rowing a wooden boat across a lake",
+    "a stained glass window that shows {}",
+    "{} repairing a bicycle in a garage",
+    "{} with a parrot on one shoulder",
+    "a postage stamp with the face of {}",
+    "{} riding a camel through the dunes",
+    "{} as a lighthouse keeper holding a lantern",
+    "a watercolour sketch of {} beside a river",
+    "{} blowing out candles on a birthday cake",
+    "{} in a velvet theatre seat eating popcorn",
+    "{} fishing from a pier at sunrise",
+    "a chalk drawing of {} on a pavement",
+    "{} wearing headphones in a recording studio",
+    "{} carrying a stack of books up a staircase",
+    "{} as a gardener with a straw hat",
+    "{} waving from the window of a train",
+)
+
+COMMON_WORDS = ("face", "person", "man", "woman", "boy", "girl", "cat", "dog", "toy", "cup", "painting", "style")
+
+
+@dataclass(frozen=True)
+class Placed:
+    """A prompt as the text encoder takes it. ids and slots have one entry per text position (77).
+
+    slots: k where placeholder k stands, -1 elsewhere. length: tokens without start and end. cut: the text that did not fit.
+    """
+
+    ids: tuple[int, ...]
+    slots: tuple[int, ...]
+    length: int
+    cut: str
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """The CLIP tokenizer of a base, `folder` being its `tokenizer` directory or the base itself."""
+    from transformers import CLIPTokenizer
+
+    own = folder / "tokenizer" if (folder / "tokenizer").is_dir() else folder
+    if not any((own / name).is_file() for name in ("vocab.json", "tokenizer.json")):
+        # Without its files transformers returns a tokenizer of two tokens and says nothing.
+        raise Incompatible(f"{own} holds no tokenizer (vocab.json or tokenizer.json)", "restore the base's folder")
+    return CLIPTokenizer.from_pretrained(own, local_files_only=True)
+
+
+def check_word(tokenizer: Any, word: str) -> int:
+    """The token id of a super-category word; UsageProblem, with proposals, unless it is exactly one token."""
+    ids = tokenizer(word, add_special_tokens=False).input_ids
+    if len(ids) == 1 and ids[0] not in tokenizer.all_special_ids:
+        return int(ids[0])
+    good = _single_token_words(tokenizer, [*word.split(), *_close_words(tokenizer, word), *COMMON_WORDS])
+    raise UsageProblem(
+        f"the super-category {word!r} is {len(ids)} tokens for this base, and must be a single one",
+        f"use one of: {', '.join(good[:6])}" if good else "use another word",
+    )
+
+
+def check_prompt(tokenizer: Any, prompt: str, tokens: int) -> Placed:
+    """The prompt with `tokens` placeholders at each `{}`; UsageProblem where the name is missing or cut off.
+
+    A prompt that is too long otherwise is allowed: `cut` holds what the model will not read.
+    """
+    if NAME not in prompt:
+        raise UsageProblem(f"the prompt {prompt!r} has no {NAME}", f"write {NAME} where the name stands")
+    return place(tokenizer, prompt, tokens, filler=tokenizer.eos_token_id)
+
+
+def place(tokenizer: Any, prompt: str, tokens: int, filler: int) -> Placed:
+    """Tokenise around each `{}` and put `tokens` placeholders there, with `filler` as their id.
+
+    The text before and after is split exactly as if the placeholders were added words of the tokenizer.
+    """
+    limit = tokenizer.model_max_length
+    ids: list[int] = []
+    slots: list[int] = []
+    for part, text in enumerate(prompt.split(NAME)):
+        if part:
+            ids += [filler] * tokens
+            slots += range(tokens)
+        words = tokenizer(text, add_special_tokens=False, verbose=False).input_ids if text.strip() else []
+        ids += words
+        slots += [-1] * len(words)
+    room = limit - 2
+    if any(slot >= 0 for slot in slots[room:]):
+        raise UsageProblem(
+            f"the prompt is {len(ids)} tokens long and the name stands beyond the {room} that the model reads",
+            f"put {NAME} nearer to the beginning, or shorten the prompt",
+        )
+    cut = tokenizer.decode(ids[room:]).strip() if len(ids) > room else ""
+    ids, slots = ids[:room], slots[:room]
+    padding = limit - 2 - len(ids)
+    return Placed(
+        ids=(tokenizer.bos_token_id, *ids, tokenizer.eos_token_id, *[tokenizer.pad_token_id] * padding),
+        slots=(-1, *slots, -1, *[-1] * padding),
+        length=len(ids),
+        cut=cut,
+    )
+
+
+def _single_token_words(tokenizer: Any, words: Sequence[str]) -> list[str]:
+    unique = dict.fromkeys(words)
+    return [each for each in unique if len(tokenizer(each, add_special_tokens=False).input_ids) == 1]
+
+
+def _close_words(tokenizer: Any, word: str) -> list[str]:
+    whole = [token.removesuffix("</w>") for token in tokenizer.get_vocab() if token.endswith("</w>")]
+    return difflib.get_close_matches(word.lower(), [each for each in whole if each.isalpha()], n=3, cutoff=0.7)

@@ -1,0 +1,125 @@
+"""Recipes: named sets of values. A recipe never forks the code."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from types import MappingProxyType
+from typing import Any
+
+from pmagic.engine import prompts
+from pmagic.errors import UsageProblem
+from pmagic.persona import REFERENCE_BOUNDS, StageBounds
+
+REFERENCE_NEGATIVE = "monochrome, lowres, bad anatomy, worst quality, low quality"
+
+
+@dataclass(frozen=True)
+class LearnSettings:
+    """Everything that decides what is learned, besides the photo and the base."""
+
+    recipe: str
+    iterations: int = 1000  # optimiser steps, >= 1
+    batch: int = 2  # samples per step, >= 1
+    learning_rate: float = 1e-4  # effective; the authors' code scales 5e-5 by its batch of 2
+    betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: float = 0.01
+    epsilon: float = 1e-8
+    seed: int = 0
+    bounds: StageBounds = REFERENCE_BOUNDS
+    tokens: int = 4  # placeholders n
+    residual_dropout: float = 0.5  # probability with which a sample's whole residual is zeroed
+    losses: Mapping[str, float] = MappingProxyType({"masked_mse": 1.0, "tandem_equilibrium": 0.001})
+    kind: str = "face"  # "face", "object" or "style": which training templates
+    templates: tuple[str, ...] = prompts.TEMPLATES["face"]
+    open_prompts: tuple[str, ...] = prompts.OPEN_PROMPTS
+
+    def __post_init__(self) -> None:
+        for name in ("iterations", "batch", "tokens"):
+            if getattr(self, name) < 1:
+                raise UsageProblem(f"{name} must be at least 1, not {getattr(self, name)}", "give a larger number")
+        if not 0 < self.learning_rate < float("inf"):
+            raise UsageProblem(f"the learning rate must be above 0, not {self.learning_rate}", "try 0.0001")
+        for text in (*self.templates, *self.open_prompts):
+            if prompts.NAME not in text:
+                raise UsageProblem(f"the training prompt {text!r} has no {prompts.NAME}", "write {} where the name stands")
+
+    def as_table(self) -> dict[str, object]:
+        """Plain values for a persona's record."""
+        table = asdict(replace(self, bounds=None, losses={}))
+        table["bounds"] = [self.bounds.low, self.bounds.high]
+        table["losses"] = dict(self.losses)
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in table.items()}
+
+
+@dataclass(frozen=True)
+class RenderSettings:
+    """How pictures are drawn. Defaults are those of the recipe `reference`, without its negative prompt."""
+
+    steps: int = 50  # sampler steps, >= 1
+    guidance: float = 8.0  # classifier-free guidance scale; 1 or less draws without guidance
+    scheduler: str = "dpm++"  # a name in rendering.SCHEDULERS
+    negative: str = ""
+    size: tuple[int, int] | None = None  # width, height in pixels, multiples of 8; None is the base's own
+    batch: int | None = None  # pictures drawn at once; None chooses (see rendering)
+
+
+def _reference() -> LearnSettings:
+    return LearnSettings(recipe="reference")
+
+
+def _paper() -> LearnSettings:
+    raise UsageProblem(
+        "the recipe 'paper' needs the interval probe and the identity loss, which this version does not have yet",
+        "use the recipe 'reference'",
+    )
+
+
+RECIPES: Mapping[str, Callable[[], LearnSettings]] = {"reference": _reference, "paper": _paper}
+RENDER_DEFAULTS: Mapping[str, RenderSettings] = {
+    "reference": RenderSettings(negative=REFERENCE_NEGATIVE),
+    "paper": RenderSettings(scheduler="ddim"),
+}
+
+
+def settings_for(recipe: str, base_defaults: Mapping[str, Any], **overrides: Any) -> LearnSettings:
+    """A recipe's values, under those of the base's pmagic.toml [learn], under the person's own.
+
+    An override of None counts as not given. bounds may be a pair (low, high). Raises UsageProblem for an unknown
+    recipe, key or kind.
+    """
+    if recipe not in RECIPES:
+        raise UsageProblem(f"there is no recipe {recipe!r}", f"choose one of: {', '.join(RECIPES)}")
+    settings = RECIPES[recipe]()
+    given = {key: value for key, value in overrides.items() if value is not None}
+    kind = given.get("kind", settings.kind)
+    if kind not in prompts.TEMPLATES:
+        raise UsageProblem(f"there is no kind {kind!r}", f"choose one of: {', '.join(prompts.TEMPLATES)}")
+    values = {"templates": prompts.TEMPLATES[kind], **base_defaults.get("learn", {}), **given}
+    known = {field.name for field in fields(LearnSettings)} - {"recipe"}
+    for key in values:
+        if key not in known:
+            raise UsageProblem(f"learning has no setting {key!r}", f"choose one of: {', '.join(sorted(known))}")
+    return replace(settings, **{key: _as_typed(key, value) for key, value in values.items()})
+
+
+def render_settings_for(recipe: str, base_defaults: Mapping[str, Any], **overrides: Any) -> RenderSettings:
+    """The recipe's way to draw, under the base's pmagic.toml [render], under the person's own."""
+    if recipe not in RENDER_DEFAULTS:
+        raise UsageProblem(f"there is no recipe {recipe!r}", f"choose one of: {', '.join(RENDER_DEFAULTS)}")
+    values = {**base_defaults.get("render", {}), **{k: v for k, v in overrides.items() if v is not None}}
+    known = {field.name for field in fields(RenderSettings)}
+    for key in values:
+        if key not in known:
+            raise UsageProblem(f"drawing has no setting {key!r}", f"choose one of: {', '.join(sorted(known))}")
+    return replace(RENDER_DEFAULTS[recipe], **{k: tuple(v) if k == "size" else v for k, v in values.items()})
+
+
+def _as_typed(key: str, value: Any) -> Any:
+    if key == "bounds" and not isinstance(value, StageBounds):
+        low, high = value
+        try:
+            return StageBounds(int(low), int(high))
+        except ValueError as error:
+            raise UsageProblem(str(error), "write it as LOW:HIGH, for example 400:800") from error
+    if key == "losses":
+        return MappingProxyType(dict(value))
+    return tuple(value) if isinstance(value, list) else value

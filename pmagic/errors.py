@@ -1,0 +1,85 @@
+"""Problems a person can act on. Anything else that is raised is a defect of the program.
+
+Problem                     exit code
+├── UsageProblem            2   a value on the command line that cannot be used
+├── NotFound                3   no such persona, base, file
+├── PhotoRefused            4   unreadable, not an image, no face, several faces, too small
+├── BundleDamaged           5   a persona on disk that does not verify
+├── Incompatible            6   another format version, another base, another fingerprint
+├── WeightsMissing          7   a base or an observer that is not on this machine
+├── StorageFailed           8   disk full, no permission
+├── Busy                    9   another process holds the same thing
+├── NumericFailure          10  NaN or infinity in a loss or a picture
+├── OutOfMemory             11
+└── DoneInPart              12  some of several things failed; the rest is kept
+130 is a stop asked for by the person; 1 is a defect.
+"""
+
+
+class Problem(Exception):
+    """What happened (with the value), what was kept, and what to type next."""
+
+    exit_code = 1
+
+    def __init__(self, what: str, next_step: str = "", kept: str = "") -> None:
+        super().__init__(what)
+        self.what = what
+        self.next_step = next_step
+        self.kept = kept
+
+    def as_dict(self) -> dict[str, object]:
+        """The same words for `--json`."""
+        return {
+            "error": type(self).__name__,
+            "exit_code": self.exit_code,
+            "what": self.what,
+            "kept": self.kept,
+            "next": self.next_step,
+        }
+
+
+class UsageProblem(Problem):
+    exit_code = 2
+
+
+class NotFound(Problem):
+    exit_code = 3
+
+
+class PhotoRefused(Problem):
+    exit_code = 4
+
+
+class BundleDamaged(Problem):
+    exit_code = 5
+
+
+class Incompatible(Problem):
+    exit_code = 6
+
+
+class WeightsMissing(Problem):
+    exit_code = 7
+
+
+class StorageFailed(Problem):
+    exit_code = 8
+
+
+class Busy(Problem):
+    exit_code = 9
+
+
+class NumericFailure(Problem):
+    exit_code = 10
+
+
+class OutOfMemory(Problem):
+    exit_code = 11
+
+
+class DoneInPart(Problem):
+    exit_code = 12
+
+
+STOPPED_BY_PERSON = 130

@@ -1,0 +1,216 @@
+"""One persona as a folder of files: persona.toml, tensors.safetensors and, where there is one, preview.png.
+
+persona.toml's first line carries the SHA-256 of the lines below it, and those carry the SHA-256 of every other
+file: one changed bit anywhere is found, by file name, before any value is used. That line stays in every future
+format; what the lines below mean is decided by their `format`.
+"""
+
+import hashlib
+import os
+import re
+import stat
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from pmagic.errors import BundleDamaged, Incompatible
+from pmagic.persona import Persona, StageBounds
+
+FORMAT = 1
+TOML, TENSORS, PREVIEW = "persona.toml", "tensors.safetensors", "preview.png"
+MAX_BYTES = {TOML: 1024**2, TENSORS: 1024**3, PREVIEW: 8 * 1024**2}
+_HEAD = re.compile(rb"# pmagic persona, SHA-256 of the lines below: ([0-9a-f]{64})\n")
+_LAYOUT = re.compile(r"F(32|16)( \d{1,9}(x\d{1,9})*)?", re.ASCII)
+_HEX = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What persona.toml says: everything about a persona but its arrays. Needs no numpy."""
+
+    method: str
+    base: str
+    fingerprint: str
+    word: str
+    bounds: StageBounds
+    settings: Mapping[str, object]
+    losses: Mapping[str, float]
+    curve: tuple[tuple[int, float], ...]
+    photos: tuple[str, ...]
+    tensors: tuple[tuple[str, str, tuple[int, ...]], ...]  # (name, dtype, shape)
+    files: Mapping[str, str]  # SHA-256 by file name
+
+
+def pack(persona: Persona) -> dict[str, bytes]:
+    """The bundle's files by name; the same persona gives the same bytes."""
+    import tomli_w
+
+    from pmagic.library import tensors
+
+    described = tensors.layout(persona.tensors)
+    files = {TENSORS: tensors.write(persona.tensors)}
+    if persona.preview:
+        files[PREVIEW] = persona.preview
+    table = {
+        "format": FORMAT,
+        "method": persona.method,
+        "base": persona.base,
+        "fingerprint": persona.fingerprint,
+        "word": persona.word,
+        "bounds": {"low": persona.bounds.low, "high": persona.bounds.high},
+        "photos": list(persona.photos),
+        "curve": [[t, float(iou)] for t, iou in persona.curve],
+        "settings": dict(persona.settings),
+        "losses": {name: float(value) for name, value in persona.losses.items()},
+        "files": {name: hashlib.sha256(data).hexdigest() for name, data in files.items()},
+        "tensors": {name: f"{code} {'x'.join(map(str, shape))}".strip() for name, code, shape in described},
+    }
+    body = tomli_w.dumps(table).encode()
+    head = f"# pmagic persona, SHA-256 of the lines below: {hashlib.sha256(body).hexdigest()}\n".encode()
+    return {TOML: head + body, **files}
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """persona.toml, verified; Incompatible for another format, BundleDamaged for anything wrong in it."""
+    data = _read(folder, TOML)
+    head = _HEAD.match(data)
+    if head is None:
+        raise _damaged(TOML, "its first line is not a persona's")
+    body = data[head.end() :]
+    if hashlib.sha256(body).hexdigest() != head[1].decode():
+        raise _damaged(TOML, "its SHA-256 does not agree: it was changed or cut")
+    try:
+        table = tomllib.loads(body.decode())
+    except (ValueError, RecursionError) as error:
+        raise _damaged(TOML, f"it does not parse: {error}") from error
+    if table.get("format") != FORMAT:
+        raise Incompatible(
+            f"{folder} has bundle format {table.get('format')!r}, this pmagic reads {FORMAT}",
+            "use the pmagic that wrote it, or learn the persona again",
+        )
+    return _manifest(table)
+
+
+def verify(folder: Path) -> Manifest:
+    """Reads every file of the bundle and compares its SHA-256; needs no numpy."""
+    manifest = read_manifest(folder)
+    for name in manifest.files:
+        _read_verified(folder, name, manifest)
+    return manifest
+
+
+def read(folder: Path) -> Persona:
+    """The persona, once every file of it verifies."""
+    from pmagic.library import tensors
+
+    manifest = read_manifest(folder)
+    data = {name: _read_verified(folder, name, manifest) for name in manifest.files}
+    return Persona(
+        method=manifest.method,
+        base=manifest.base,
+        fingerprint=manifest.fingerprint,
+        word=manifest.word,
+        bounds=manifest.bounds,
+        tensors=tensors.read(data[TENSORS], manifest.tensors),
+        settings=manifest.settings,
+        losses=manifest.losses,
+        curve=manifest.curve,
+        photos=manifest.photos,
+        preview=data.get(PREVIEW, b""),
+    )
+
+
+def _read_verified(folder: Path, name: str, manifest: Manifest) -> bytes:
+    data = _read(folder, name)
+    if hashlib.sha256(data).hexdigest() != manifest.files[name]:
+        raise _damaged(name, "its SHA-256 does not agree: it was changed or cut")
+    return data
+
+
+def _read(folder: Path, name: str) -> bytes:
+    """One regular file of the bundle, never through a link, never more than its cap."""
+    flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    try:
+        descriptor = os.open(folder / name, flags)
+    except FileNotFoundError as error:
+        raise _damaged(name, f"it is missing from {folder}") from error
+    except OSError as error:
+        raise _damaged(name, f"it cannot be opened: {error.strerror}") from error
+    with os.fdopen(descriptor, "rb") as file:
+        state = os.fstat(descriptor)
+        if not stat.S_ISREG(state.st_mode) or state.st_size > MAX_BYTES[name]:
+            raise _damaged(name, f"it is not a file of at most {MAX_BYTES[name]} bytes")
+        try:
+            return file.read(MAX_BYTES[name])
+        except OSError as error:
+            raise _damaged(name, f"it cannot be read: {error.strerror}") from error
+
+
+def _manifest(table: Mapping[str, object]) -> Manifest:
+    """Checks every field of format 1; a table that verifies by hash may still have been written by somebody hostile."""
+    fields: dict[str, Callable[[object], bool]] = {
+        "format": lambda v: v == FORMAT,
+        "method": lambda v: _text(v) and v.isidentifier(),
+        "base": _text,
+        "fingerprint": _text,
+        "word": _text,
+        "bounds": _bounds,
+        "photos": lambda v: _list(v, lambda h: isinstance(h, str) and _HEX.fullmatch(h)),
+        "curve": lambda v: _list(v, _point),
+        "tensors": lambda v: (
+            isinstance(v, dict) and all(_text(each) and _LAYOUT.fullmatch(each) for each in v.values())
+        ),
+        "settings": lambda v: isinstance(v, dict),
+        "losses": lambda v: isinstance(v, dict) and all(type(x) is float for x in v.values()),
+        "files": lambda v: isinstance(v, dict) and TENSORS in v and set(v) <= {TENSORS, PREVIEW},
+    }
+    if set(table) != set(fields):
+        raise _damaged(TOML, f"its fields differ: {', '.join(sorted(set(table) ^ set(fields)))}")
+    for name, holds in fields.items():
+        if not holds(table[name]):
+            raise _damaged(TOML, f"its {name} cannot be {str(table[name])[:80]!r}")
+    if not all(isinstance(digest, str) and _HEX.fullmatch(digest) for digest in table["files"].values()):
+        raise _damaged(TOML, "its files are not SHA-256 sums")
+    return Manifest(
+        method=table["method"],
+        base=table["base"],
+        fingerprint=table["fingerprint"],
+        word=table["word"],
+        bounds=StageBounds(**table["bounds"]),
+        settings=table["settings"],
+        losses=table["losses"],
+        curve=tuple((t, iou) for t, iou in table["curve"]),
+        photos=tuple(table["photos"]),
+        tensors=tuple((name, *_layout(text)) for name, text in sorted(table["tensors"].items())),
+        files=table["files"],
+    )
+
+
+def _text(value: object) -> bool:
+    return isinstance(value, str) and 0 < len(value) <= 1000
+
+
+def _list(values: object, holds: Callable[[object], object]) -> bool:
+    return isinstance(values, list) and all(holds(value) for value in values)
+
+
+def _point(value: object) -> bool:
+    return isinstance(value, list) and [type(part) for part in value] == [int, float]
+
+
+def _bounds(value: object) -> bool:
+    if not isinstance(value, dict) or set(value) != {"low", "high"}:
+        return False
+    low, high = value["low"], value["high"]
+    return type(low) is type(high) is int and 0 <= low < high <= 1000
+
+
+def _layout(text: str) -> tuple[str, tuple[int, ...]]:
+    """`F32 128x200` -> ("F32", (128, 200)); `F32` alone is a single number."""
+    code, _, sides = text.partition(" ")
+    return code, tuple(int(side) for side in sides.split("x") if side)
+
+
+def _damaged(name: str, why: str) -> BundleDamaged:
+    return BundleDamaged(f"{name}: {why}", "learn the persona again, or remove it with `pmagic rm`")

@@ -1,0 +1,155 @@
+"""The only module that writes what must survive: private files, flushed, published by one rename that replaces nothing.
+
+Every function raises OSError as it comes; `storing` turns it into the one problem a person can act on.
+"""
+
+import ctypes
+import errno
+import os
+import shutil
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from pmagic.errors import StorageFailed
+
+FILE_MODE = 0o600
+FOLDER_MODE = 0o700
+_AT_FDCWD = -100
+_RENAME_NOREPLACE = 1
+
+
+@contextmanager
+def storing(what: str) -> Iterator[None]:
+    """Names what could not be stored; a full disk and missing permission are not defects."""
+    try:
+        yield
+    except OSError as error:
+        advice = {
+            errno.ENOSPC: "free some space on the disk and run the command again",
+            errno.EDQUOT: "free some of your disk quota and run the command again",
+            errno.EACCES: "check the permissions of the folder, or set PMAGIC_HOME to one you may write",
+            errno.EROFS: "the disk is read-only: set PMAGIC_HOME or --out to one you may write",
+        }
+        raise StorageFailed(
+            f"cannot store {what}: {error.strerror or error}",
+            advice.get(error.errno or 0, "check the disk and run the command again"),
+            kept="nothing that was stored before has changed",
+        ) from error
+
+
+def make_folder(path: Path) -> None:
+    """Creates the folder and its missing parents, private to the person, each entry flushed."""
+    if path.is_dir():
+        return
+    make_folder(path.parent)
+    try:
+        os.mkdir(path, FOLDER_MODE)
+    except FileExistsError:
+        if not path.is_dir():
+            raise
+        return
+    sync_folder(path.parent)
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """A new private file, flushed to the disk; FileExistsError where there is one."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
+    descriptor = os.open(path, flags, FILE_MODE)
+    try:
+        rest = memoryview(data)
+        while rest:
+            rest = rest[os.write(descriptor, rest) :]  # a short write is legal
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_folder(path: Path) -> None:
+    """Flushes the folder's own entries: without it a rename may be lost with the power."""
+    if os.name == "nt":
+        return  # Windows has no handle to flush a folder by
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def rename_new(source: Path, target: Path) -> None:
+    """Renames without ever replacing; FileExistsError where `target` is.
+
+    A plain rename silently replaces an empty folder. Where the system has no renameat2, the check before the
+    rename is enough under the library's lock.
+    """
+    if sys.platform == "linux" and _rename_noreplace(source, target):
+        return
+    if os.path.lexists(target):
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target))
+    os.rename(source, target)
+
+
+def publish_folder(files: Mapping[str, bytes], staging: Path, target: Path) -> None:
+    """Writes `files` into the new folder `staging`, then makes it visible as `target`, all or nothing."""
+    make_folder(staging)
+    for name, data in files.items():
+        write_file(staging / name, data)
+    sync_folder(staging)
+    rename_new(staging, target)
+    sync_folder(target.parent)
+
+
+def publish_file(data: bytes, target: Path) -> Path:
+    """Writes `data` as `target`, or under the next free numbered name; returns the path it got."""
+    make_folder(target.parent)
+    aside = target.with_name(f".{target.name[:100]}.{os.getpid()}.part")
+    aside.unlink(missing_ok=True)  # of a killed process that had this process's number
+    try:
+        write_file(aside, data)
+        for path in _numbered(target):
+            try:
+                rename_new(aside, path)
+            except FileExistsError:
+                continue
+            sync_folder(path.parent)
+            return path
+    finally:
+        aside.unlink(missing_ok=True)
+    raise AssertionError("the numbered names never end")
+
+
+def withdraw(path: Path, staging: Path) -> None:
+    """Takes a published folder out of sight in one step, then erases it."""
+    make_folder(staging.parent)
+    rename_new(path, staging)
+    sync_folder(path.parent)
+    erase(staging)
+
+
+def erase(path: Path) -> None:
+    """Unlinks a folder and everything in it (links are unlinked, never followed). No secure erase."""
+    shutil.rmtree(path)
+    sync_folder(path.parent)
+
+
+def _numbered(path: Path) -> Iterator[Path]:
+    yield path
+    number = 2
+    while True:
+        yield path.with_name(f"{path.stem}-{number}{path.suffix}")
+        number += 1
+
+
+def _rename_noreplace(source: Path, target: Path) -> bool:
+    """Linux's renameat2 with RENAME_NOREPLACE; False where the C library or the file system has none."""
+    renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if renameat2 is None:
+        return False
+    done = renameat2(_AT_FDCWD, os.fsencode(source), _AT_FDCWD, os.fsencode(target), _RENAME_NOREPLACE)
+    if done == 0:
+        return True
+    number = ctypes.get_errno()
+    if number in (errno.ENOSYS, errno.EINVAL):
+        return False
+    raise OSError(number, os.strerror(number), str(target))

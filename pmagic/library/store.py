@@ -1,0 +1,172 @@
+"""The collection of personas: `<library>/alice/v0003/`, each version published once and never changed.
+
+One lock (flock: a killed process leaves none behind) guards every change; reading needs no lock, for a version
+becomes visible in one rename. Nothing depends on clocks.
+"""
+
+import difflib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from pmagic.errors import BundleDamaged, Busy, Incompatible, NotFound, Problem, UsageProblem
+from pmagic.library import bundle, durable
+from pmagic.library.naming import Address, checked_name, folder_of, parse, version_of
+from pmagic.persona import Persona
+
+STAGING = ".staging"
+LOCK = ".lock"
+LOCK_SECONDS = 30.0  # a change takes well under a second
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One version as `list` shows it: what it says, or why it cannot be read."""
+
+    address: Address
+    folder: Path
+    manifest: bundle.Manifest | None
+    problem: Problem | None = None
+
+
+class Library:
+    """The personas under one folder. Making one touches nothing."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def names(self) -> list[str]:
+        """Every persona that has a version, sorted."""
+        return sorted(each.name for each in _folders(self.root) if self.versions(each.name))
+
+    def versions(self, name: str) -> list[int]:
+        found = (version_of(each.name) for each in _folders(self.root / name))
+        return sorted(version for version in found if version is not None)
+
+    def entries(self) -> list[Entry]:
+        """Every version of every persona; a damaged one is an entry too, so that one never hides the others."""
+        return [self.entry(Address(name, version)) for name in self.names() for version in self.versions(name)]
+
+    def entry(self, address: Address) -> Entry:
+        folder = folder_of(self.root, address)
+        try:
+            return Entry(address, folder, bundle.read_manifest(folder))
+        except (BundleDamaged, Incompatible) as problem:
+            return Entry(address, folder, None, problem)
+
+    def find(self, text: str) -> Address:
+        """`alice` -> its newest version, `alice@1` -> that one; NotFound with a proposal."""
+        name, version = parse(text)
+        versions = self.versions(name)
+        if not versions:
+            known = self.names()
+            close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+            hint = f"did you mean {close[0]!r}?" if close else _others(known)
+            raise NotFound(f"there is no persona {name!r}", hint)
+        if version is not None and version not in versions:
+            there = ", ".join(str(Address(name, each)) for each in versions)
+            raise NotFound(f"{name!r} has no version {version}", f"there is {there}")
+        return Address(name, version or versions[-1])
+
+    def load(self, text: str) -> tuple[Address, Persona]:
+        """Raises NotFound, BundleDamaged or Incompatible; a persona that is returned has verified."""
+        address = self.find(text)
+        return address, bundle.read(self._real_folder(address))
+
+    def verify(self, text: str) -> tuple[Address, bundle.Manifest]:
+        """As `load`, without the arrays and without numpy."""
+        address = self.find(text)
+        return address, bundle.verify(self._real_folder(address))
+
+    def save(self, name: str, persona: Persona) -> Address:
+        """Keeps the persona as the next version of `name`; once this returns it survives a power loss.
+
+        Raises Incompatible where the name is taken on another base, StorageFailed, Busy, NumericFailure.
+        """
+        name = checked_name(name)
+        self.require_free(name)
+        files = bundle.pack(persona)
+        with durable.storing(f"persona {name!r}"), self._locked():
+            self.require_same_base(name, persona.base, persona.fingerprint)
+            address = Address(name, max(self.versions(name), default=0) + 1)
+            durable.make_folder(self.root / name)
+            durable.publish_folder(files, self.root / STAGING / "saved", folder_of(self.root, address))
+            return address
+
+    def require_free(self, name: str) -> None:
+        """Refuses a name that differs from a kept one by case only: on some disks both would be one folder."""
+        for known in self.names():
+            if known != name and known.casefold() == name.casefold():
+                raise UsageProblem(f"{name!r} is too close to the persona {known!r}", f"use {known!r} or another name")
+
+    def require_same_base(self, name: str, base: str, fingerprint: str) -> None:
+        """A name stands for one person on one base: Incompatible tells both bases."""
+        for version in reversed(self.versions(name)):
+            manifest = self.entry(Address(name, version)).manifest
+            if manifest is None:
+                continue  # a damaged version cannot say; the one before it can
+            if manifest.fingerprint != fingerprint:
+                same = " with other weights" if manifest.base == base else ""
+                raise Incompatible(
+                    f"{name!r} is taken: it was learned on {manifest.base}, this is {base}{same}",
+                    f"use another name, such as {name}-{_plain(base)}, or remove it with `pmagic rm {name}`",
+                    kept=f"{name!r} is unchanged",
+                )
+            return
+
+    def remove(self, text: str) -> list[Address]:
+        """Erases one version (`alice@1`) or all of a name (`alice`), with every copy that was derived from it."""
+        name, version = parse(text)
+        self.find(text)
+        with durable.storing(f"the removal of {text!r}"), self._locked():
+            versions = self.versions(name)
+            chosen = [each for each in versions if version in (None, each)]
+            whole = chosen == versions
+            target = self.root / name if whole else folder_of(self.root, Address(name, chosen[0]))
+            durable.withdraw(target, self.root / STAGING / "removed")
+        return [Address(name, each) for each in chosen]
+
+    def _real_folder(self, address: Address) -> Path:
+        """The version's folder; NotFound where another process has just removed it."""
+        folder = folder_of(self.root, address)
+        if not folder.is_dir():
+            raise NotFound(f"{address} was removed by another process", "see `pmagic list`")
+        return folder
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Alone in the library, with nothing left in staging by a process that was killed."""
+        import filelock
+
+        durable.make_folder(self.root)
+        lock = filelock.FileLock(self.root / LOCK, timeout=LOCK_SECONDS, mode=durable.FILE_MODE)
+        try:
+            lock.acquire()
+        except filelock.Timeout as error:
+            raise Busy(
+                f"another pmagic has been changing the library for {LOCK_SECONDS:.0f} seconds",
+                "wait for it to end, then run the command again",
+            ) from error
+        try:
+            if (self.root / STAGING).exists():
+                durable.erase(self.root / STAGING)
+            yield
+        finally:
+            lock.release()
+
+
+def _folders(path: Path) -> list[Path]:
+    """The visible real folders in `path`; links are not followed."""
+    try:
+        return [each for each in path.iterdir() if each.is_dir() and not each.is_symlink() and each.name[0] != "."]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def _others(known: list[str]) -> str:
+    return f"there is: {', '.join(known)}" if known else "learn one first: pmagic learn PHOTO --name NAME"
+
+
+def _plain(base: str) -> str:
+    return base.rstrip("/").rpartition("/")[2] or "2"

@@ -1,0 +1,102 @@
+"""Arrays by name <-> safetensors bytes, read more strictly than the safetensors library itself does.
+
+That one accepts duplicate names, control characters in names, NaN and headers of many megabytes.
+"""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import safetensors.numpy
+
+from pmagic.errors import BundleDamaged, NumericFailure
+
+FILE = "tensors.safetensors"
+DTYPES = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2")}
+MAX_HEADER = 1024 * 1024
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_./-]{0,199}")
+
+Layout = tuple[tuple[str, str, tuple[int, ...]], ...]  # (name, dtype, shape) of each tensor, sorted by name
+
+
+def layout(tensors: Mapping[str, np.ndarray]) -> Layout:
+    """What persona.toml states about the tensors; NumericFailure where a value is not finite."""
+    codes = {dtype: code for code, dtype in DTYPES.items()}
+    rows = []
+    for name in sorted(tensors):
+        array = tensors[name]
+        if array.dtype not in codes or not _NAME.fullmatch(name):
+            raise ValueError(f"a tensor must be float32 or float16 under a plain name, not {name!r} {array.dtype}")
+        if not np.isfinite(array).all():
+            raise NumericFailure(f"the learned tensor {name!r} holds NaN or infinity", "learn with a smaller --lr")
+        rows.append((name, codes[array.dtype], tuple(array.shape)))
+    return tuple(rows)
+
+
+def write(tensors: Mapping[str, np.ndarray]) -> bytes:
+    return safetensors.numpy.save({name: array.copy(order="C") for name, array in sorted(tensors.items())})
+
+
+def read(data: bytes, expected: Layout) -> dict[str, np.ndarray]:
+    """The arrays, once header, names, dtypes and shapes are exactly as expected and all values are finite."""
+    stated = _header(data)
+    wanted = {name: (code, list(shape)) for name, code, shape in expected}
+    if set(stated) != set(wanted):
+        raise _damaged(f"it holds {_some(set(stated) ^ set(wanted))} other than persona.toml says")
+    end = 0
+    for name, entry in sorted(stated.items(), key=lambda item: item[1]["data_offsets"]):
+        code, shape = wanted[name]
+        if entry["dtype"] != code or entry["shape"] != shape:
+            raise _damaged(f"{name} is {entry['dtype']} {entry['shape']}, persona.toml says {code} {shape}")
+        size = DTYPES[code].itemsize
+        for side in shape:
+            size *= side
+        if entry["data_offsets"] != [end, end + size]:
+            raise _damaged(f"{name} lies at {entry['data_offsets']}, not at {[end, end + size]}")
+        end += size
+    if 8 + int.from_bytes(data[:8], "little") + end != len(data):
+        raise _damaged("its length is not that of its tensors")
+    arrays = safetensors.numpy.load(data)
+    for name, array in arrays.items():
+        if not np.isfinite(array).all():
+            raise _damaged(f"{name} holds NaN or infinity")
+    return arrays
+
+
+def _header(data: bytes) -> dict[str, dict]:
+    """The header's entries, each with exactly dtype, shape and data_offsets of the right types."""
+    length = int.from_bytes(data[:8], "little")
+    if len(data) < 8 or length > min(MAX_HEADER, len(data) - 8) or data[8:9] != b"{":
+        raise _damaged("its header is cut or too long")
+    try:
+        header = json.loads(data[8 : 8 + length], object_pairs_hook=_once)
+    except (ValueError, RecursionError) as error:
+        raise _damaged(f"its header does not parse: {error}") from error
+    for name, entry in header.items():
+        if not _NAME.fullmatch(name) or not isinstance(entry, dict):
+            raise _damaged(f"its header holds {name!r}")
+        if set(entry) != {"dtype", "shape", "data_offsets"} or not isinstance(entry["dtype"], str):
+            raise _damaged(f"its entry {name!r} has other fields")
+        if not (_naturals(entry["shape"]) and _naturals(entry["data_offsets"]) and len(entry["data_offsets"]) == 2):
+            raise _damaged(f"its entry {name!r} has other values")
+    return header
+
+
+def _once(pairs: Sequence[tuple[str, object]]) -> dict[str, object]:
+    table = dict(pairs)
+    if len(table) != len(pairs):
+        raise ValueError("a name is given twice")
+    return table
+
+
+def _naturals(values: object) -> bool:
+    return isinstance(values, list) and all(type(value) is int and 0 <= value < 2**40 for value in values)
+
+
+def _some(names: set[str]) -> str:
+    return ", ".join(sorted(names)[:3])
+
+
+def _damaged(why: str) -> BundleDamaged:
+    return BundleDamaged(f"{FILE}: {why}", "learn the persona again, or remove it with `pmagic rm`")

@@ -1,0 +1,121 @@
+"""A training set of drawn pictures, kept as memory-mapped arrays outside the repository.
+
+    python -m pmagic.mini.corpus WORK --pictures 60000
+
+Any picture can be drawn again from its number alone, and nobody from `HELD_OUT` on is ever in it.
+"""
+
+import argparse
+import json
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from pmagic.mini.drawing import SIDE, Drawing, draw
+from pmagic.mini.people import NAMED, NAMES, person
+from pmagic.mini.scenes import Scene, caption, pair_caption, pair_scenes, rng_for, scene
+from pmagic.mini.things import thing, thing_caption
+
+PEOPLE = 3000  # seeds 0..2999 are drawn for training; the first `NAMED` of them by name
+CHUNK = 500
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One picture of the corpus with what is known of it."""
+
+    drawing: Drawing
+    caption: str
+    person: int  # seed of the one person shown, -1 for pairs and things
+    scene: Scene
+
+
+def sample(number: int) -> Sample:
+    """Picture `number`: nine in ten show one person, the rest pairs, cats, cups and empty places."""
+    rng = rng_for(1, number)
+    kind = rng.random()
+    if kind < 0.90:
+        named = rng.random() < 0.36
+        who = int(rng.integers(0, NAMED) if named else rng.integers(NAMED, PEOPLE))
+        where = scene(rng)
+        text = caption(person(who), where, rng, NAMES[who] if named else None, traits=rng.random() < 0.72)
+        return Sample(draw([(person(who), where)]), text, who, where)
+    if kind < 0.94:
+        left, right = pair_scenes(rng)
+        seeds = [int(rng.integers(0, NAMED)) for _ in range(2)]
+        subjects = tuple(NAMES[s] if rng.random() < 0.7 else "a face" for s in seeds)
+        text = pair_caption(subjects, left, rng)
+        return Sample(draw([(person(seeds[0]), left), (person(seeds[1]), right)]), text, -1, left)
+    where = scene(rng)
+    what = thing(rng, "cat" if kind < 0.96 else "cup") if kind < 0.98 else None
+    return Sample(draw([], (what, where)), thing_caption(what, where, rng), -1, where)
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """images (N, side, side, 3) uint8; masks (N, side, side) uint8; captions, people, scenes: N each."""
+
+    images: np.ndarray
+    masks: np.ndarray
+    captions: list[str]
+    people: np.ndarray
+    scenes: list[dict]
+    landmarks: list[list]
+
+
+def _array(folder: Path, name: str, shape: tuple[int, ...], mode: str) -> np.ndarray:
+    return np.lib.format.open_memmap(folder / f"{name}.npy", mode=mode, dtype=np.uint8, shape=shape)
+
+
+def _draw_chunk(folder: Path, start: int, stop: int) -> list[dict]:
+    images = np.load(folder / "images.npy", mmap_mode="r+")
+    masks = np.load(folder / "masks.npy", mmap_mode="r+")
+    rows = []
+    for k in range(start, stop):
+        s = sample(k)
+        images[k], masks[k] = s.drawing.image, s.drawing.mask
+        rows.append(
+            {
+                "caption": s.caption,
+                "person": s.person,
+                "scene": asdict(s.scene),
+                "landmarks": s.drawing.landmarks.round(4).tolist(),
+            }
+        )
+    return rows
+
+
+def make(folder: Path, pictures: int) -> None:
+    """Draw `pictures` pictures into `folder` on all cores; done before if the folder says so."""
+    if (folder / "rows.json").exists():
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    _array(folder, "images", (pictures, SIDE, SIDE, 3), "w+").flush()
+    _array(folder, "masks", (pictures, SIDE, SIDE), "w+").flush()
+    starts = range(0, pictures, CHUNK)
+    with ProcessPoolExecutor() as pool:
+        chunks = pool.map(_draw_chunk, [folder] * len(starts), starts, [min(s + CHUNK, pictures) for s in starts])
+        rows = [row for chunk in chunks for row in chunk]
+    (folder / "rows.json").write_text(json.dumps(rows))
+
+
+def load(folder: Path) -> Corpus:
+    rows = json.loads((folder / "rows.json").read_text())
+    return Corpus(
+        np.load(folder / "images.npy", mmap_mode="r"),
+        np.load(folder / "masks.npy", mmap_mode="r"),
+        [r["caption"] for r in rows],
+        np.array([r["person"] for r in rows]),
+        [r["scene"] for r in rows],
+        [r["landmarks"] for r in rows],
+    )
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("work", type=Path)
+    parser.add_argument("--pictures", type=int, default=60_000)
+    arguments = parser.parse_args()
+    make(arguments.work / "corpus", arguments.pictures)

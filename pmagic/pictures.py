@@ -1,0 +1,186 @@
+"""Photographs in, pictures out: what a file shows is read right or refused, and what is written says what it is."""
+
+import hashlib
+import io
+import json
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image, ImageCms, ImageOps, PngImagePlugin
+
+from pmagic.errors import NotFound, NumericFailure, PhotoRefused
+from pmagic.library import durable
+
+FORMATS = ("JPEG", "PNG", "WEBP")
+MAX_FILE_BYTES = 100 * 1024**2
+MAX_PIXELS = 64_000_000
+MIN_SIDE = 32
+DIGITAL_SOURCE = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
+_ADVICE = "give a JPEG, PNG or WEBP photo"
+
+
+@dataclass(frozen=True)
+class Photo:
+    """One photograph, upright, RGB, 8 bits; `sha256` is that of the file's bytes."""
+
+    image: Image.Image
+    sha256: str
+    path: Path
+
+
+def read_photo(path: Path) -> Photo:
+    """The photo as a viewer shows it: turned by EXIF, 16 bits scaled, profiles obeyed, transparency over white.
+
+    Raises NotFound, or PhotoRefused for anything but one still JPEG, PNG or WEBP of 32 px to 64 megapixels.
+    """
+    data = _bytes(path)
+    image = _opened(data, path)
+    return Photo(_rgb(image), hashlib.sha256(data).hexdigest(), path)
+
+
+def read_mask(path: Path, size: tuple[int, int]) -> Image.Image:
+    """A mask of the subject in 8-bit grey, white where the subject is; must have the photo's `size` (width, height)."""
+    mask = _rgb(_opened(_bytes(path), path)).convert("L")
+    if mask.size != size:
+        raise PhotoRefused(
+            f"the mask {path} is {mask.width} x {mask.height}, the photo is {size[0]} x {size[1]}",
+            "give a mask of the photo's size, white where the subject is",
+        )
+    if mask.getextrema()[1] == 0:
+        raise PhotoRefused(f"the mask {path} is black everywhere", "paint the subject white")
+    return mask
+
+
+def write_picture(image: Image.Image, path: Path, story: Mapping[str, object]) -> Path:
+    """A PNG that says it is machine-made and how; never replaces a file, returns the (numbered) path it got.
+
+    story: prompt, negative, steps, scheduler, guidance, seed, base, persona, ...; plain values.
+    Raises StorageFailed; the picture is on the disk when this returns.
+    """
+    if image.mode != "RGB":
+        raise NumericFailure(f"a picture must be RGB, not {image.mode}")
+    notes = PngImagePlugin.PngInfo()
+    notes.add_itxt("pmagic", json.dumps(dict(story), ensure_ascii=False, sort_keys=True))
+    notes.add_itxt("parameters", parameters(story))
+    notes.add_itxt("XML:com.adobe.xmp", _XMP)
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", pnginfo=notes)
+    with durable.storing(f"the picture {path}"):
+        return durable.publish_file(buffer.getvalue(), path)
+
+
+def read_story(path: Path) -> dict[str, object]:
+    """The story that `write_picture` put into a PNG; PhotoRefused where there is none."""
+    image = _opened(_bytes(path), path)
+    try:
+        story = json.loads(image.info["pmagic"])
+    except (KeyError, ValueError) as error:
+        raise PhotoRefused(f"{path} does not carry settings of pmagic", "give a PNG that pmagic has written") from error
+    return story
+
+
+def parameters(story: Mapping[str, object]) -> str:
+    """The settings in the words that other programs read from a PNG's `parameters` text."""
+    names = {
+        "steps": "Steps",
+        "scheduler": "Sampler",
+        "guidance": "CFG scale",
+        "seed": "Seed",
+        "size": "Size",
+        "base": "Model",
+        "persona": "Persona",
+    }
+    rest = ", ".join(f"{shown}: {_shown(story[key])}" for key, shown in names.items() if story.get(key) is not None)
+    negative = f"\nNegative prompt: {story['negative']}" if story.get("negative") else ""
+    return f"{story.get('prompt', '')}{negative}\n{rest}"
+
+
+def _shown(value: object) -> str:
+    return "x".join(str(side) for side in value) if isinstance(value, list | tuple) else str(value)
+
+
+def _bytes(path: Path) -> bytes:
+    if path.is_dir():
+        raise PhotoRefused(f"{path} is a folder, not a photo", _ADVICE)
+    if not path.exists():
+        raise NotFound(f"there is no file {path}", "check the path of the photo")
+    try:
+        if not path.is_file() or path.stat().st_size > MAX_FILE_BYTES:
+            raise PhotoRefused(f"{path} is not a file of at most {MAX_FILE_BYTES // 1024**2} MB", _ADVICE)
+        return path.read_bytes()
+    except OSError as error:
+        raise PhotoRefused(f"{path} cannot be read: {error.strerror}", "check its permissions") from error
+
+
+def _opened(data: bytes, path: Path) -> Image.Image:
+    """The decoded image, after everything that can be refused by looking at the header alone."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            image = Image.open(io.BytesIO(data), formats=FORMATS)
+    except Image.UnidentifiedImageError as error:
+        raise PhotoRefused(f"{path} is not a JPEG, PNG or WEBP image", _ADVICE) from error
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise PhotoRefused(f"{path} has too many pixels", f"scale it below {MAX_PIXELS:,} pixels") from error
+    except (OSError, ValueError, SyntaxError) as error:
+        raise PhotoRefused(f"{path} cannot be decoded: {error}", _ADVICE) from error
+    if image.width * image.height > MAX_PIXELS:
+        raise PhotoRefused(f"{path} has {image.width} x {image.height} pixels", f"scale it below {MAX_PIXELS:,} pixels")
+    if min(image.size) < MIN_SIDE:
+        raise PhotoRefused(
+            f"{path} has only {image.width} x {image.height} pixels", f"give a photo of at least {MIN_SIDE} px a side"
+        )
+    # MPO is a phone's JPEG with a second view or a depth map behind the photo: not an animation.
+    if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:
+        raise PhotoRefused(f"{path} is animated", "save one frame as JPEG or PNG")
+    try:
+        image.load()
+    except (OSError, ValueError, SyntaxError, EOFError) as error:
+        raise PhotoRefused(f"{path} is damaged or cut short: {error}", "take the original file again") from error
+    return image
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    """Upright 8-bit sRGB of a decoded image."""
+    profile = image.info.get("icc_profile")
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I"):  # 16-bit grey; `convert` alone would clip it: 40000 would become 255
+        image = image.convert("I").point(lambda value: value * (1 / 257) + 0.5).convert("L")
+    alpha = None
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        alpha = image.getchannel("A")
+        image = image.convert("RGB")
+    elif image.mode in ("P", "1", "LA", "PA", "YCbCr"):
+        image = image.convert("RGB")
+    image = _to_srgb(image, profile)
+    if alpha is None:
+        return image
+    white = Image.new("RGB", image.size, "white")
+    white.paste(image, mask=alpha)
+    return white
+
+
+def _to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
+    """Through the embedded colour profile; a profile that does not fit the image is passed over, as viewers do."""
+    if profile and image.mode in ("RGB", "CMYK", "L"):
+        try:
+            source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+            converted = ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
+            assert converted is not None  # it is None only with inPlace=True
+            return converted
+        except (ImageCms.PyCMSError, OSError):
+            pass
+    return image.convert("RGB")
+
+
+_XMP = f"""<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>
+<x:xmpmeta xmlns:x="adobe:ns:meta/">
+ <rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">
+  <rdf:Description rdf:about="" xmlns:Iptc4xmpExt="http://iptc.org/std/Iptc4xmpExt/2008-02-29/"
+   Iptc4xmpExt:DigitalSourceType="{DIGITAL_SOURCE}"/>
+ </rdf:RDF>
+</x:xmpmeta>
+<?xpacket end="w"?>"""

@@ -1,0 +1,99 @@
+"""CLIP: the image embedding that the mapper reads, and how well a picture fits a text."""
+
+# N pictures . e projection width
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from pmagic.errors import Incompatible, WeightsMissing
+
+PREFIX = "A photo depicts "  # Hessel et al. 2021
+WEIGHT = 2.5
+
+
+@dataclass(frozen=True)
+class Clip:
+    """An opened CLIPModel with its own pixel statistics."""
+
+    model: Any  # transformers.CLIPModel
+    tokenizer: Any
+    image_mean: tuple[float, float, float]
+    image_std: tuple[float, float, float]
+
+    @property
+    def size(self) -> int:
+        """Side of the square picture that the model reads, in pixels."""
+        return self.model.config.vision_config.image_size
+
+    @torch.no_grad()
+    def image_embedding(self, pictures: Sequence[Image.Image]) -> Tensor:
+        """The projection of each whole picture, squeezed (not cropped) to the model's square, not normalised: (N, e)."""
+        pixels = [picture.convert("RGB").resize((self.size, self.size), Image.Resampling.BICUBIC) for picture in pictures]
+        pooled = self.model.vision_model(pixel_values=self._normalised(pixels)).pooler_output
+        return self.model.visual_projection(pooled)
+
+    @torch.no_grad()
+    def text_similarity(self, pictures: Sequence[Image.Image], texts: Sequence[str]) -> Tensor:
+        """Raw cosine between picture k and text k with Hessel's prefix: (N,), range [-1, 1].
+
+        Pictures are resized at their short side and cropped to the central square, as CLIP was trained.
+        """
+        pixels = self._normalised([_short_side(picture.convert("RGB"), self.size) for picture in pictures])
+        seen = self.model.visual_projection(self.model.vision_model(pixel_values=pixels).pooler_output)
+        ids = self.tokenizer(
+            [PREFIX + text for text in texts], padding=True, truncation=True, max_length=77, return_tensors="pt"
+        ).to(self.model.device)
+        said = self.model.text_projection(self.model.text_model(**ids).pooler_output)
+        return torch.nn.functional.cosine_similarity(seen, said, dim=-1)
+
+    def clip_score(self, pictures: Sequence[Image.Image], texts: Sequence[str]) -> Tensor:
+        """CLIPScore after Hessel et al. 2021, 2.5 * max(cosine, 0): (N,), range [0, 2.5]."""
+        return WEIGHT * self.text_similarity(pictures, texts).clamp(min=0)
+
+    def _normalised(self, pictures: Sequence[Image.Image]) -> Tensor:
+        """(N, 3, size, size) in the model's own statistics."""
+        raw = torch.stack([torch.frombuffer(bytearray(p.tobytes()), dtype=torch.uint8) for p in pictures])
+        pixels = raw.view(len(pictures), self.size, self.size, 3).permute(0, 3, 1, 2).float() / 255
+        mean, std = (torch.tensor(each).view(1, 3, 1, 1) for each in (self.image_mean, self.image_std))
+        return ((pixels - mean) / std).to(self.model.device, self.model.dtype)
+
+
+def load(folder: Path, *, device: str = "cpu") -> Clip:
+    """Open a CLIP folder in float32. Raises WeightsMissing or Incompatible, naming what is wrong."""
+    from transformers import CLIPModel, CLIPTokenizer
+
+    if not (folder / "config.json").is_file():
+        raise WeightsMissing(f"there is no CLIP in {folder}", "fetch the base's observer with `pmagic models pull`")
+    try:
+        model, report = CLIPModel.from_pretrained(
+            folder, dtype=torch.float32, use_safetensors=True, local_files_only=True, output_loading_info=True
+        )
+    except (OSError, ValueError) as error:
+        raise WeightsMissing(f"the CLIP in {folder} cannot be opened: {error}", "fetch it again") from error
+    if report["missing_keys"]:
+        raise Incompatible(f"the CLIP in {folder} lacks {len(report['missing_keys'])} weights", "fetch it again")
+    tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+    if len(tokenizer) < model.config.text_config.vocab_size:
+        raise Incompatible(f"the CLIP in {folder} holds no usable tokenizer", "fetch it again")
+    statistics = json.loads((folder / "preprocessor_config.json").read_text())
+    return Clip(
+        model=model.requires_grad_(False).eval().to(device),
+        tokenizer=tokenizer,
+        image_mean=tuple(statistics["image_mean"]),
+        image_std=tuple(statistics["image_std"]),
+    )
+
+
+def _short_side(picture: Image.Image, size: int) -> Image.Image:
+    scale = size / min(picture.size)
+    width, height = (max(size, round(side * scale)) for side in picture.size)
+    left, top = (width - size) // 2, (height - size) // 2
+    resized = picture.resize((width, height), Image.Resampling.BICUBIC)
+    return resized.crop((left, top, left + size, top + size))
