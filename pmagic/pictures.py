@@ -102,11 +102,11 @@ def _shown(value: object) -> str:
 
 
 def _bytes(path: Path) -> bytes:
-    if path.is_dir():
-        raise PhotoRefused(f"{path} is a folder, not a photo", _ADVICE)
-    if not path.exists():
-        raise NotFound(f"there is no file {path}", "check the path of the photo")
     try:
+        if path.is_dir():
+            raise PhotoRefused(f"{path} is a folder, not a photo", _ADVICE)
+        if not path.exists():
+            raise NotFound(f"there is no file {path}", "check the path of the photo")
         if not path.is_file() or path.stat().st_size > MAX_FILE_BYTES:
             raise PhotoRefused(f"{path} is not a file of at most {MAX_FILE_BYTES // 1024**2} MB", _ADVICE)
         return path.read_bytes()

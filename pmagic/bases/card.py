@@ -52,7 +52,7 @@ def find(name: str) -> Card:
     if name in cards:
         return _located(cards[name])
     folder = Path(name).expanduser()
-    if folder.is_dir():
+    if name and folder.is_dir():
         return _of_folder(folder.resolve())
     if _HUB_ID.fullmatch(name) and not name.startswith("."):
         for card in cards.values():
@@ -158,4 +158,7 @@ def _read_defaults(folder: Path | None) -> Mapping[str, Any]:
     for table in ("learn", "render", "observers", "knows"):
         if not isinstance(found.get(table, {}), dict):
             raise Incompatible(f"{path}: {table} must be a table", f"write [{table}] above its values")
+    knows = found.get("knows")
+    if knows and not (isinstance(knows.get("what"), str) and type(knows.get("psnr")) in (int, float)):
+        raise Incompatible(f"{path}: [knows] must say what and psnr", 'write: what = "drawn faces" and psnr = 22.0')
     return MappingProxyType(found)

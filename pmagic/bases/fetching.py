@@ -33,7 +33,9 @@ def orders(name: str) -> tuple[Card, list[Order]]:
     """What is missing of the base and its observer. Asks the hub, downloads nothing."""
     card = find(name)
     if card.repo is None:
-        raise UsageProblem(f"the base {card.name!r} is a local folder, there is nothing to pull", "use it with --base")
+        raise UsageProblem(
+            f"the base {card.name!r} is on this machine, there is nothing to pull", f"use it with --base {card.name}"
+        )
     wanted = []
     if card.folder is None:
         wanted.append(_order(card.repo, _base_files, card.licence))
@@ -42,9 +44,15 @@ def orders(name: str) -> tuple[Card, list[Order]]:
     return card, wanted
 
 
-def fetch(order: Order) -> Path:
-    """Downloads beside the place (kept when interrupted, then resumed) and publishes in one rename."""
+def fetch(order: Order, *, show: bool = True) -> Path:
+    """Downloads beside the place (kept when interrupted, then resumed) and publishes in one rename.
+
+    show: whether the hub client draws its progress on stderr.
+    """
     import huggingface_hub
+
+    if not show:
+        huggingface_hub.utils.disable_progress_bars()
 
     part = order.place.with_name(order.place.name + ".part")
     with durable.storing(f"the base {order.repo}"):

@@ -1,4 +1,4 @@
-"""Loading: an unmodified diffusers Stable Diffusion folder, opened strictly and frozen. Nothing here uses the network."""
+"""Loading: an unmodified diffusers Stable Diffusion folder, opened strictly and frozen. It uses no network."""
 
 import hashlib
 from dataclasses import dataclass
@@ -46,7 +46,7 @@ class Base:
 def load(card: Card, *, device: str = "auto", dtype: str = "auto") -> Base:
     """Open a base from its folder; its weights require no gradient.
 
-    dtype: "auto" keeps weights in float32 and autocasts the UNet to bfloat16 on hardware that has it (and nowhere else).
+    dtype: "auto" keeps weights in float32 and autocasts the UNet to bfloat16 on hardware that has it, and only there.
     Raises WeightsMissing, or Incompatible for a folder that holds code, lacks weights or a tokenizer, or is no
     Stable Diffusion that predicts noise or velocity.
     """
@@ -73,7 +73,7 @@ def load(card: Card, *, device: str = "auto", dtype: str = "auto") -> Base:
             dtype=weights,
         )
     except (OSError, ValueError, TypeError) as error:
-        raise Incompatible(f"the base in {folder} cannot be opened: {error}", "check the folder, or pull it again") from error
+        raise Incompatible(f"the base in {folder} cannot be opened: {error}", "check it, or pull it again") from error
     _check(pipeline, folder)
     for name in MODELS:
         models[name].requires_grad_(False).eval().to(place)
@@ -134,7 +134,7 @@ def _fast_type(device: torch.device) -> torch.dtype | None:
 
 
 def _open(folder: Path, part: str, dtype: torch.dtype) -> Any:
-    """One model of the folder, complete or refused. A folder that holds only half-precision files is read from those."""
+    """One model of the folder, complete or refused. A folder with half-precision files only is read from those."""
     import diffusers
     import transformers
 
@@ -152,7 +152,7 @@ def _open(folder: Path, part: str, dtype: torch.dtype) -> Any:
             low_cpu_mem_usage=False,
         )
     except (OSError, ValueError, RuntimeError) as error:
-        raise Incompatible(f"{folder / part} cannot be opened: {error}", "check the folder, or pull the base again") from error
+        raise Incompatible(f"{folder / part} cannot be opened: {error}", "check it, or pull the base again") from error
     missing = [key for key in report["missing_keys"] if not key.endswith("position_ids")]
     if missing:
         raise Incompatible(

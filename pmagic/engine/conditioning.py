@@ -6,7 +6,7 @@ axis, taken apart before each cross-attention's `to_k` and `to_v`), and the time
 
 # B batch . S text positions (77) . n placeholder tokens . w text width . H heads
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -27,6 +27,11 @@ class Condition:
     def packed(self) -> Tensor:
         """[K|V] on the feature axis: (B, S, 2w)."""
         return torch.cat([self.keys, self.values], dim=-1)
+
+
+# A prompt that holds `{}` and a sampler's timesteps, falling, to the condition (B = 1) of each of them. All timesteps
+# at once, because below the dynamic interval the condition is that of the last timestep inside it.
+Conditioner = Callable[[str, Sequence[float]], Mapping[float, Condition]]
 
 
 @dataclass(frozen=True)
@@ -116,6 +121,24 @@ def timestep_switch(unet: nn.Module, rows: Mapping[float, Tensor], pictures: int
     hook = unet.register_forward_pre_hook(put_in, with_kwargs=True)
     try:
         yield
+    finally:
+        hook.remove()
+
+
+@contextmanager
+def autocast_noise(unet: nn.Module, fast: torch.dtype | None) -> Iterator[None]:
+    """While inside, `unet` computes in the type `fast` (None is its own) and answers in the type of its latents.
+
+    In half precision the guidance that follows would lose what it multiplies: a difference of two near numbers.
+    """
+
+    def as_asked(module: nn.Module, args: tuple[Any, ...], output: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return tuple(each.to(args[0].dtype) for each in output)
+
+    hook = unet.register_forward_hook(as_asked)
+    try:
+        with torch.autocast(unet.device.type, dtype=fast or torch.bfloat16, enabled=fast is not None):
+            yield
     finally:
         hook.remove()
 

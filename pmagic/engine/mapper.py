@@ -28,10 +28,11 @@ class MapperShape:
 
 
 def time_features(t: Tensor) -> Tensor:
-    """Sinusoidal features of timesteps: (B,) -> (B, 2048), cosines first, periods 2*pi to 2*pi*10000."""
+    """Sinusoidal features of timesteps: (B,) -> (B, 2048) in t's type, cosines first, periods 2*pi to 2*pi*10000."""
     half = TIME_FEATURES // 2
-    frequencies = torch.exp(-math.log(10000.0) * torch.arange(half, dtype=t.dtype, device=t.device) / half)
-    angles = t[:, None] * frequencies[None]
+    # The frequencies are float32 numbers in whatever type the rest is computed, as in the authors' code.
+    frequencies = torch.exp(-math.log(10000.0) * torch.arange(half, dtype=torch.float32, device=t.device) / half)
+    angles = t[:, None] * frequencies.to(t.dtype)[None]
     return torch.cat([angles.cos(), angles.sin()], dim=-1)
 
 

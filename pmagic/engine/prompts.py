@@ -95,7 +95,7 @@ COMMON_WORDS = ("face", "person", "man", "woman", "boy", "girl", "cat", "dog", "
 class Placed:
     """A prompt as the text encoder takes it. ids and slots have one entry per text position (77).
 
-    slots: k where placeholder k stands, -1 elsewhere. length: tokens without start and end. cut: the text that did not fit.
+    slots: k where placeholder k stands, -1 elsewhere. length: tokens without start and end. cut: text that did not fit.
     """
 
     ids: tuple[int, ...]
@@ -133,8 +133,15 @@ def check_prompt(tokenizer: Any, prompt: str, tokens: int) -> Placed:
     A prompt that is too long otherwise is allowed: `cut` holds what the model will not read.
     """
     if NAME not in prompt:
-        raise UsageProblem(f"the prompt {prompt!r} has no {NAME}", f"write {NAME} where the name stands")
+        raise _nameless(prompt)
     return place(tokenizer, prompt, tokens, filler=tokenizer.eos_token_id)
+
+
+def spoken(prompt: str, word: str) -> str:
+    """The prompt with the plain word where the name stands; UsageProblem where the name is missing."""
+    if NAME not in prompt:
+        raise _nameless(prompt)
+    return prompt.replace(NAME, word)
 
 
 def place(tokenizer: Any, prompt: str, tokens: int, filler: int) -> Placed:
@@ -167,6 +174,10 @@ def place(tokenizer: Any, prompt: str, tokens: int, filler: int) -> Placed:
         length=len(ids),
         cut=cut,
     )
+
+
+def _nameless(prompt: str) -> UsageProblem:
+    return UsageProblem(f"the prompt {prompt!r} has no {NAME}", f"write {NAME} where the name stands")
 
 
 def _single_token_words(tokenizer: Any, words: Sequence[str]) -> list[str]:

@@ -1,14 +1,16 @@
 """Recipes: named sets of values. A recipe never forks the code."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from types import MappingProxyType
 from typing import Any
 
 from pmagic.engine import prompts
+from pmagic.engine.schedulers import SCHEDULERS
 from pmagic.errors import UsageProblem
 from pmagic.persona import REFERENCE_BOUNDS, StageBounds
 
+REFERENCE_LOSSES: Mapping[str, float] = MappingProxyType({"masked_mse": 1.0, "tandem_equilibrium": 0.001})
 REFERENCE_NEGATIVE = "monochrome, lowres, bad anatomy, worst quality, low quality"
 
 
@@ -27,7 +29,7 @@ class LearnSettings:
     bounds: StageBounds = REFERENCE_BOUNDS
     tokens: int = 4  # placeholders n
     residual_dropout: float = 0.5  # probability with which a sample's whole residual is zeroed
-    losses: Mapping[str, float] = MappingProxyType({"masked_mse": 1.0, "tandem_equilibrium": 0.001})
+    losses: Mapping[str, float] = field(default_factory=lambda: REFERENCE_LOSSES)
     kind: str = "face"  # "face", "object" or "style": which training templates
     templates: tuple[str, ...] = prompts.TEMPLATES["face"]
     open_prompts: tuple[str, ...] = prompts.OPEN_PROMPTS
@@ -40,7 +42,9 @@ class LearnSettings:
             raise UsageProblem(f"the learning rate must be above 0, not {self.learning_rate}", "try 0.0001")
         for text in (*self.templates, *self.open_prompts):
             if prompts.NAME not in text:
-                raise UsageProblem(f"the training prompt {text!r} has no {prompts.NAME}", "write {} where the name stands")
+                raise UsageProblem(
+                    f"the training prompt {text!r} has no {prompts.NAME}", "write {} where the name stands"
+                )
 
     def as_table(self) -> dict[str, object]:
         """Plain values for a persona's record."""
@@ -59,7 +63,21 @@ class RenderSettings:
     scheduler: str = "dpm++"  # a name in rendering.SCHEDULERS
     negative: str = ""
     size: tuple[int, int] | None = None  # width, height in pixels, multiples of 8; None is the base's own
-    batch: int | None = None  # pictures drawn at once; None chooses (see rendering)
+    batch: int = 1  # pictures drawn at once; above 1 a picture may differ in its last bits from the same drawn alone
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.steps <= 1000:
+            raise UsageProblem(f"steps must be from 1 to 1000, not {self.steps}", "50 is usual")
+        if self.batch < 1:
+            raise UsageProblem(f"the batch must be at least 1, not {self.batch}", "give a larger number")
+        if not 0 <= self.guidance < float("inf"):
+            raise UsageProblem(f"the guidance must be 0 or above, not {self.guidance}", "8 is usual")
+        if self.scheduler not in SCHEDULERS:
+            raise UsageProblem(f"there is no scheduler {self.scheduler!r}", f"choose one of: {', '.join(SCHEDULERS)}")
+        for side in self.size or ():
+            if side < 8 or side % 8:
+                near = max(8, 8 * round(side / 8))
+                raise UsageProblem(f"a picture's sides must be multiples of 8, not {side}", f"{near} is the nearest")
 
 
 def _reference() -> LearnSettings:
@@ -94,7 +112,7 @@ def settings_for(recipe: str, base_defaults: Mapping[str, Any], **overrides: Any
     if kind not in prompts.TEMPLATES:
         raise UsageProblem(f"there is no kind {kind!r}", f"choose one of: {', '.join(prompts.TEMPLATES)}")
     values = {"templates": prompts.TEMPLATES[kind], **base_defaults.get("learn", {}), **given}
-    known = {field.name for field in fields(LearnSettings)} - {"recipe"}
+    known = {each.name for each in fields(LearnSettings)} - {"recipe"}
     for key in values:
         if key not in known:
             raise UsageProblem(f"learning has no setting {key!r}", f"choose one of: {', '.join(sorted(known))}")
@@ -106,7 +124,7 @@ def render_settings_for(recipe: str, base_defaults: Mapping[str, Any], **overrid
     if recipe not in RENDER_DEFAULTS:
         raise UsageProblem(f"there is no recipe {recipe!r}", f"choose one of: {', '.join(RENDER_DEFAULTS)}")
     values = {**base_defaults.get("render", {}), **{k: v for k, v in overrides.items() if v is not None}}
-    known = {field.name for field in fields(RenderSettings)}
+    known = {each.name for each in fields(RenderSettings)}
     for key in values:
         if key not in known:
             raise UsageProblem(f"drawing has no setting {key!r}", f"choose one of: {', '.join(sorted(known))}")

@@ -83,13 +83,28 @@ def photo_pixels(photo: Image.Image, size: int) -> Tensor:
     return pixels.permute(0, 3, 1, 2).to(torch.float64) / 127.5 - 1
 
 
+def roundtrip_psnr(base: Base, photo: Image.Image) -> float:
+    """Peak signal-to-noise ratio in dB between a photo's square and what the base's autoencoder makes of it.
+
+    Low where the base was never shown such pictures: it cannot draw what it cannot even copy.
+    """
+    vae = base.pipeline.vae
+    pixels = photo_pixels(photo, base.size)  # (1, 3, size, size), range [-1, 1]
+    with torch.no_grad():
+        copy = vae.decode(vae.encode(pixels.to(vae.device, vae.dtype)).latent_dist.mean).sample
+    error = F.mse_loss(copy.to("cpu", torch.float64).clamp(-1, 1), pixels)
+    return float(10 * torch.log10(4 / error))
+
+
 def latent_mask(mask: Image.Image, size: tuple[int, int]) -> Tensor:
-    """The mask's central square on the latent grid, by nearest neighbour: (1, 1, h, w), range [0, 1], white is subject."""
+    """The mask's central square on the latent grid, nearest neighbour: (1, 1, h, w), range [0, 1], white is subject."""
     square = _central_square(mask.convert("L"))
     levels = torch.frombuffer(bytearray(square.tobytes()), dtype=torch.uint8).view(1, 1, *reversed(square.size))
-    found = F.interpolate(levels.to(torch.float64) / 255, size=size, mode="nearest")
+    found = F.interpolate(levels.to(torch.float64) / 255, size=size, mode="nearest-exact")
     if not found.any():
-        raise PhotoRefused("the mask is empty: no part of the photo is marked", "paint the subject white, or leave the mask out")
+        raise PhotoRefused(
+            "the mask is empty: no part of the photo is marked", "paint the subject white, or leave the mask out"
+        )
     return found
 
 

@@ -29,13 +29,13 @@ def layout(tensors: Mapping[str, np.ndarray]) -> Layout:
         if array.dtype not in codes or not _NAME.fullmatch(name):
             raise ValueError(f"a tensor must be float32 or float16 under a plain name, not {name!r} {array.dtype}")
         if not np.isfinite(array).all():
-            raise NumericFailure(f"the learned tensor {name!r} holds NaN or infinity", "learn with a smaller --lr")
+            raise NumericFailure(f"the learned {name!r} holds NaN or infinity", "learn with a smaller --learning-rate")
         rows.append((name, codes[array.dtype], tuple(array.shape)))
     return tuple(rows)
 
 
 def write(tensors: Mapping[str, np.ndarray]) -> bytes:
-    return safetensors.numpy.save({name: array.copy(order="C") for name, array in sorted(tensors.items())})
+    return safetensors.numpy.save({name: np.array(array, order="C") for name, array in sorted(tensors.items())})
 
 
 def read(data: bytes, expected: Layout) -> dict[str, np.ndarray]:

@@ -1,7 +1,7 @@
 """Losses, one equation per file. The contract of a file on this shelf:
 
-    READS_OPEN_PROMPT: bool             whether `Moment.attention` must be there
-    def loss(moment: Moment) -> Tensor  (B,), one value per sample; what is trained is the mean times the recipe's weight
+READS_OPEN_PROMPT: bool             whether `Moment.attention` must be there
+def loss(moment: Moment) -> Tensor  (B,), one value per sample; trained is the mean times the recipe's weight
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch import Tensor
 
-# B batch . C latent channels . h, w latent height and width . S text positions . n placeholder tokens . H heads . D text width
+# B batch . C latent channels . h, w latent height and width . S text positions . H heads . D text width
 
 
 @dataclass(frozen=True)

@@ -34,8 +34,9 @@ class Clip:
 
     @torch.no_grad()
     def image_embedding(self, pictures: Sequence[Image.Image]) -> Tensor:
-        """The projection of each whole picture, squeezed (not cropped) to the model's square, not normalised: (N, e)."""
-        pixels = [picture.convert("RGB").resize((self.size, self.size), Image.Resampling.BICUBIC) for picture in pictures]
+        """The projection of each whole picture, squeezed (not cropped) to the model's square; lengths kept: (N, e)."""
+        square = (self.size, self.size)
+        pixels = [picture.convert("RGB").resize(square, Image.Resampling.BICUBIC) for picture in pictures]
         pooled = self.model.vision_model(pixel_values=self._normalised(pixels)).pooler_output
         return self.model.visual_projection(pooled)
 

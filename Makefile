@@ -1,0 +1,37 @@
+PYTHON ?= python3
+# The torch that everything here was measured with, installed first and by itself, so that nothing else chooses one.
+TORCH ?= torch==2.13.0
+
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test test-slow report clean
+
+# A learned sample portrait in four prompts, two pictures each, and a contact sheet of them in demo/.
+demo: $(VENV)/.installed
+	$(BIN)/python -m pmagic.mini.demo demo
+
+test: $(VENV)/.tested
+	$(BIN)/ruff check pmagic tests
+	$(BIN)/ruff format --check pmagic tests
+	$(BIN)/python -m pytest
+
+test-slow: $(VENV)/.tested
+	$(BIN)/python -m pytest -m slow
+
+# The measured table of README.md.
+report: $(VENV)/.tested
+	$(BIN)/python -m pmagic.mini.report
+
+$(VENV)/.installed: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet "$(TORCH)"
+	$(BIN)/python -m pip install --quiet --editable .
+	touch $@
+
+$(VENV)/.tested: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --editable ".[test,world]"
+	touch $@
+
+clean:
+	rm -rf $(VENV) demo

@@ -1,0 +1,1 @@
+complete --command pmagic --no-files --arguments "(env _PMAGIC_COMPLETE=complete_fish _TYPER_COMPLETE_FISH_ACTION=get-args _TYPER_COMPLETE_ARGS=(commandline -cp) pmagic)" --condition "env _PMAGIC_COMPLETE=complete_fish _TYPER_COMPLETE_FISH_ACTION=is-args _TYPER_COMPLETE_ARGS=(commandline -cp) pmagic"

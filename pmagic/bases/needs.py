@@ -1,0 +1,67 @@
+"""What a base needs of a machine, told before a long job: counted from its files' headers, without torch."""
+
+import json
+from pathlib import Path
+
+from pmagic.bases.card import PARTS, Card
+from pmagic.errors import Incompatible
+
+_FLOAT32 = 4  # bytes
+# Activations that one sample of SD 1.4 saves for its backward pass: 1405 MB in float32 with fused attention, at
+# 64 x 64 latents and 320 channels. Other shapes are scaled from it by area and width.
+_SD_BYTES, _SD_AREA, _SD_CHANNELS = 1.405e9, 64 * 64, 320
+_MAX_HEADER = 16 * 1024**2
+
+
+def memory_to_learn(card: Card, batch: int) -> int:
+    """Bytes, roughly: the weights in float32 and what `batch` samples keep for the backward pass."""
+    assert card.folder is not None  # asked only of a base whose weights are here
+    try:
+        unet = json.loads((card.folder / "unet" / "config.json").read_text())
+        area, channels = int(unet["sample_size"]) ** 2, int(unet["block_out_channels"][0])
+    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
+        raise Incompatible(f"{card.folder}/unet/config.json cannot be used: {error}", "pull the base again") from error
+    return parameters(card.folder) * _FLOAT32 + int(batch * _SD_BYTES * area / _SD_AREA * channels / _SD_CHANNELS)
+
+
+def memory_free() -> int | None:
+    """Bytes that this machine could still give to a program, None where it does not say."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
+        return None
+    found = [line.split()[1] for line in lines if line.startswith("MemAvailable:")]
+    return int(found[0]) * 1024 if found else None
+
+
+def parameters(folder: Path) -> int:
+    """How many numbers the base's weight files hold; a part kept in two precisions counts once."""
+    return sum(max(_counts(folder / part), default=0) for part in PARTS)
+
+
+def _counts(part: Path) -> list[int]:
+    """The sum over a part's files of each precision: shards of one set belong together."""
+    sums: dict[bool, int] = {}
+    for path in part.glob("*.safetensors"):
+        half = ".fp16" in path.name
+        sums[half] = sums.get(half, 0) + _numbers(path)
+    return list(sums.values())
+
+
+def _numbers(path: Path) -> int:
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if length > _MAX_HEADER:
+            raise Incompatible(f"{path} is not a safetensors file", "pull the base again")
+        try:
+            header = json.loads(file.read(length))
+        except ValueError as error:
+            raise Incompatible(f"{path} is not a safetensors file: {error}", "pull the base again") from error
+    total = 0
+    for name, entry in header.items():
+        if name != "__metadata__":
+            count = 1
+            for side in entry["shape"]:
+                count *= side
+            total += count
+    return total

@@ -1,0 +1,124 @@
+"""The only place that prints: results on stdout, talk on stderr, every text from outside made harmless first."""
+
+import json
+import os
+import sys
+import unicodedata
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from pmagic.errors import STOPPED_BY_PERSON, Problem
+
+Advance = Callable[[int, int, str], None]  # (steps done, steps in all, a short remark)
+
+
+@dataclass(frozen=True)
+class Console:
+    """How one command talks. quiet: no talk at all. as_json: stdout carries one JSON document and nothing else."""
+
+    quiet: bool = False
+    as_json: bool = False
+    warnings: list[str] = field(default_factory=list)  # everything warned of, for the JSON document
+
+    @property
+    def talks(self) -> bool:
+        """Talk and progress are for a person who looks on; a file or a pipe gets only results and warnings."""
+        return not self.quiet and sys.stderr.isatty()
+
+    def say(self, text: str) -> None:
+        if self.talks:
+            print(clean(text), file=sys.stderr, flush=True)
+
+    def warn(self, text: str) -> None:
+        """Said in every case: silence would make the result look better than it is."""
+        self.warnings.append(text)
+        print(f"warning: {clean(text)}", file=sys.stderr, flush=True)
+
+    def result(self, lines: Sequence[str], document: object) -> None:
+        """What the command was asked for, as lines or as the JSON document."""
+        if self.as_json:
+            print(json.dumps(document, indent=2, ensure_ascii=False, default=_plain))
+        else:
+            for line in lines:
+                print(clean(line))
+        sys.stdout.flush()
+
+    @contextmanager
+    def progress(self, what: str) -> Iterator[Advance]:
+        """A bar on stderr with the time left, or nothing."""
+        if not self.talks:
+            yield lambda done, total, remark: None
+            return
+        from rich.console import Console as Terminal
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        columns = (
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(compact=True),
+            TextColumn("{task.fields[remark]}", markup=False),
+        )
+        with Progress(*columns, console=Terminal(stderr=True), transient=True) as bar:
+            task = bar.add_task(clean(what), total=None, remark="")
+            yield lambda done, total, remark: bar.update(task, completed=done, total=total, remark=clean(remark))
+
+
+def show_problem(problem: Problem, *, as_json: bool) -> None:
+    """One message: what happened, what was kept, what to type next. As JSON it takes the result's place on stdout."""
+    if as_json:
+        print(json.dumps(problem.as_dict(), indent=2, ensure_ascii=False), flush=True)
+        return
+    asked_for = problem.exit_code == STOPPED_BY_PERSON
+    lines = [problem.what if asked_for else f"error: {problem.what}"]
+    if problem.kept:
+        lines.append(f"  kept: {problem.kept}")
+    if problem.next_step:
+        lines.append(f"  next: {problem.next_step}")
+    print("\n".join(clean(line) for line in lines), file=sys.stderr, flush=True)
+
+
+def clean(text: str) -> str:
+    """The text without anything that a terminal obeys: control characters and lone surrogates are spelled out.
+
+    Tabs and line ends stay.
+    """
+    return "".join(each if each in "\n\t" or _harmless(each) else f"\\x{ord(each):02x}" for each in text)
+
+
+def table(rows: Sequence[Sequence[str]], heads: Sequence[str]) -> list[str]:
+    """Left-aligned columns, two blanks apart."""
+    cleaned = [[clean(cell).replace("\n", " ").replace("\t", " ") for cell in row] for row in (heads, *rows)]
+    widths = [max(len(row[column]) for row in cleaned) for column in range(len(heads))]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cleaned]
+
+
+def duration(seconds: float) -> str:
+    """`48 s`, `3 min 20 s`, `1 h 05 min`."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def hush_libraries() -> None:
+    """Keeps the model libraries' own bars and advice off the terminal; to be called before they are used."""
+    for name in ("TRANSFORMERS_VERBOSITY", "DIFFUSERS_VERBOSITY"):
+        os.environ.setdefault(name, "error")  # read when they are imported
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    from diffusers.utils import logging
+
+    logging.disable_progress_bar()  # its one bar that no variable turns off
+
+
+def _harmless(character: str) -> bool:
+    # Cc control, Cs lone surrogate, Cf invisible format characters such as those that turn the direction of writing
+    return unicodedata.category(character) not in ("Cc", "Cs", "Cf", "Zl", "Zp")
+
+
+def _plain(value: object) -> object:
+    """Paths and mappings as JSON has them."""
+    return dict(value) if isinstance(value, Mapping) else str(value)

@@ -1,0 +1,32 @@
+"""`pmagic rm`: one version, or a whole name with every copy that was derived from it."""
+
+from typing import Annotated
+
+import typer
+
+from pmagic import settings
+from pmagic.cli import names
+from pmagic.cli.console import Console
+from pmagic.library import naming, unfinished
+from pmagic.library.store import Library
+
+
+def remove(
+    name: Annotated[str, typer.Argument(help="alice (all versions), or alice@1", autocompletion=names.personas)],
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+) -> None:
+    """Remove a persona and everything derived from it. The photo it was learned from is not touched."""
+    console = Console(as_json=as_json)
+    library = Library(settings.library_dir())
+    plain, version = naming.parse(name)
+    removed = []
+    started = version is None and plain in unfinished.names(library.root)
+    if started:
+        with unfinished.alone(library.root, plain) as folder:
+            unfinished.clear(folder)
+    if not started or library.versions(plain):
+        removed = [str(address) for address in library.remove(name)]
+    console.say("the files are unlinked, which is no secure erase: a disk may still hold their bytes")
+    console.result(
+        [*removed, *([f"{plain} (unfinished)"] if started else [])], {"removed": removed, "unfinished": started}
+    )

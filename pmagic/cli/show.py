@@ -1,0 +1,57 @@
+"""`pmagic show`: everything that is known of one version, after every file of it has verified."""
+
+from typing import Annotated
+
+import typer
+
+from pmagic import settings
+from pmagic.cli import names
+from pmagic.cli.console import Console
+from pmagic.library.naming import folder_of
+from pmagic.library.store import Library
+
+_FEW = 6  # a longer list is only counted
+
+
+def show(
+    name: Annotated[str, typer.Argument(help="alice, or alice@1", autocompletion=names.personas)],
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+) -> None:
+    """Show what is known of a persona, and check its files."""
+    library = Library(settings.library_dir())
+    address, about = library.verify(name)
+    folder = folder_of(library.root, address)
+    weights = {tensor: list(shape) for tensor, _, shape in about.tensors}
+    document = {
+        "persona": str(address),
+        "versions": [f"{address.name}@{version}" for version in library.versions(address.name)],
+        "folder": str(folder),
+        "bytes": sum(each.stat().st_size for each in folder.iterdir()),
+        "method": about.method,
+        "base": about.base,
+        "fingerprint": about.fingerprint,
+        "word": about.word,
+        "bounds": [about.bounds.low, about.bounds.high],
+        "photos": list(about.photos),
+        "losses": dict(about.losses),
+        "curve": [list(point) for point in about.curve],
+        "settings": dict(about.settings),
+        "tensors": weights,
+    }
+    shown = {**document, "tensors": f"{len(weights)}, {document['bytes'] / 1e6:.1f} MB", "files": "all verified"}
+    Console(as_json=as_json).result(_lines(shown), document)
+
+
+def _lines(document: dict[str, object], indent: str = "") -> list[str]:
+    """`key: value`, one to a line, tables indented; what is empty is left out."""
+    lines = []
+    for key, value in document.items():
+        if isinstance(value, dict):
+            lines += [f"{indent}{key}:", *_lines(value, indent + "  ")] if value else []
+        elif isinstance(value, list) and len(value) > _FEW:
+            lines.append(f"{indent}{key}: {len(value)} (--json shows them)")
+        elif isinstance(value, list):
+            lines += [f"{indent}{key}: {', '.join(str(each) for each in value)}"] if value else []
+        elif value != "":
+            lines.append(f"{indent}{key}: {value}")
+    return lines

@@ -1,0 +1,78 @@
+"""Chance: everything random in learning, drawn on the CPU from (seed, purpose, step) and nothing else.
+
+No generator lives from one step to the next, so an interrupted learning goes on exactly, whatever the device, and a
+run with fewer losses sees the same photos, timesteps and noise.
+"""
+
+# B batch . P photos . C latent channels . h, w latent height and width
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+from pmagic.engine.recipes import LearnSettings
+
+
+@dataclass(frozen=True)
+class Draw:
+    """What chance decides in one training step."""
+
+    photo: Tensor  # (B,) long, which photo
+    t: Tensor  # (B,) long, uniform in [low, high)
+    posterior: Tensor  # (B, C, h, w), unit normal: where in the autoencoder's posterior the latents lie
+    noise: Tensor  # (B, C, h, w), unit normal
+    template: Tensor  # (B,) long, which training prompt
+    open_prompt: Tensor  # (B,) long, which prompt of tandem equilibrium
+    keep: Tensor  # (B,) 0 or 1: whether the training prompt has its residual
+    keep_open: Tensor  # (B,) the same for the open prompt, drawn independently
+
+    def to(self, device: torch.device) -> "Draw":
+        return Draw(**{field.name: getattr(self, field.name).to(device) for field in fields(self)})
+
+
+def draw(settings: LearnSettings, step: int, photos: int, latent: tuple[int, ...], dtype: torch.dtype) -> Draw:
+    """The draw of optimiser step `step` (0 is the first). latent: (C, h, w). dtype: of noise and keep."""
+    source = generator(settings.seed, "step", step)
+    batch = settings.batch
+
+    def choice(low: int, high: int) -> Tensor:
+        return torch.randint(low, high, (batch,), generator=source)
+
+    def normal() -> Tensor:
+        return torch.randn((batch, *latent), generator=source).to(dtype)
+
+    def kept() -> Tensor:
+        return (torch.rand(batch, generator=source) >= settings.residual_dropout).to(dtype)
+
+    # The order is part of what a seed means: changing it changes every persona.
+    return Draw(
+        photo=choice(0, photos),
+        t=choice(settings.bounds.low, settings.bounds.high),
+        posterior=normal(),
+        noise=normal(),
+        template=choice(0, len(settings.templates)),
+        open_prompt=choice(0, len(settings.open_prompts)),
+        keep=kept(),
+        keep_open=kept(),
+    )
+
+
+def generator(seed: int, purpose: str, step: int = 0) -> torch.Generator:
+    return torch.Generator("cpu").manual_seed(_number(seed, purpose, step))
+
+
+@contextmanager
+def seeded_weights(seed: int) -> Iterator[None]:
+    """While inside, new modules are initialised from `seed`; the process's own generator is untouched."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(_number(seed, "weights", 0))
+        yield
+
+
+def _number(seed: int, purpose: str, step: int) -> int:
+    # torch's CPU generator reads the lower 32 bits of a seed, so they must differ for neighbours.
+    return int.from_bytes(hashlib.sha256(f"{seed} {purpose} {step}".encode()).digest()[:8])

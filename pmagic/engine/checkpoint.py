@@ -1,0 +1,97 @@
+"""Checkpoint: an unfinished learning as one safetensors file, from which it goes on bit for bit.
+
+It holds the learner's weights, both moments of AdamW, the running losses and the step. Chance needs no place in it:
+every draw follows from the seed and the step (see chance).
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from pmagic.errors import BundleDamaged, Incompatible
+from pmagic.library import durable
+
+MOMENTS = ("exp_avg", "exp_avg_sq")  # AdamW's own names
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """path: the file. identity: of the learning that may go on from it."""
+
+    path: Path
+    identity: str
+
+    def save(
+        self, step: int, running: Mapping[str, float], learner: nn.Module, optimiser: torch.optim.Optimizer
+    ) -> None:
+        """Replace the file in one move, once the new one is on the disk. Raises StorageFailed."""
+        tensors = {f"running.{name}": torch.tensor(value, dtype=torch.float64) for name, value in running.items()}
+        for name, weight in learner.named_parameters():
+            tensors[f"learner.{name}"] = weight.detach()
+            for moment in MOMENTS:
+                tensors[f"{moment}.{name}"] = optimiser.state[weight][moment]
+        tensors = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
+        facts = {"identity": self.identity, "step": str(step)}
+        data = safetensors.torch.save(tensors, {**facts, "digest": digest([facts], tensors)})
+        aside = self.path.with_name(f".{self.path.name}.{os.getpid()}.part")
+        with durable.storing("the unfinished learning"):
+            durable.make_folder(self.path.parent)
+            aside.unlink(missing_ok=True)  # of a killed process that had this process's number
+            try:
+                durable.write_file(aside, data)
+                os.replace(aside, self.path)
+            finally:
+                aside.unlink(missing_ok=True)
+            durable.sync_folder(self.path.parent)
+
+    def restore(self, learner: nn.Module, optimiser: torch.optim.Optimizer) -> tuple[int, dict[str, float]]:
+        """Steps done and running losses, with learner and optimiser as they were then; (0, {}) without a file.
+
+        Raises BundleDamaged for a file that does not verify, Incompatible for that of another learning.
+        """
+        if not self.path.exists():
+            return 0, {}
+        tensors, step = self._verified()
+        with torch.no_grad():
+            for name, weight in learner.named_parameters():
+                weight.copy_(tensors[f"learner.{name}"])
+                moments = {moment: tensors[f"{moment}.{name}"].to(weight.device) for moment in MOMENTS}
+                optimiser.state[weight] = {"step": torch.tensor(float(step)), **moments}
+        prefix = "running."
+        return step, {name.removeprefix(prefix): tensors[name].item() for name in tensors if name.startswith(prefix)}
+
+    def _verified(self) -> tuple[dict[str, Tensor], int]:
+        remove = f"remove {self.path} to learn from the beginning"
+        try:
+            with safetensors.safe_open(self.path, framework="pt") as file:
+                stated = dict(file.metadata() or {})
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, no mapping
+        except (safetensors.SafetensorError, OSError) as error:
+            raise BundleDamaged(f"the unfinished learning in {self.path} cannot be read: {error}", remove) from error
+        promised = stated.pop("digest", None)
+        if promised != digest([stated], tensors):
+            raise BundleDamaged(f"the unfinished learning in {self.path} was changed or cut", remove)
+        if stated["identity"] != self.identity:
+            raise Incompatible(
+                f"{self.path} holds an unfinished learning of another photo, base, version or settings",
+                f"repeat the command it was started with, or {remove}",
+            )
+        return tensors, int(stated["step"])
+
+
+def digest(facts: Sequence[object], tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 over plain values and the bytes of tensors, in an order of its own."""
+    total = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        total.update(f"\n{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        total.update(tensor.reshape(-1).view(torch.uint8).numpy())
+    return total.hexdigest()

@@ -1,0 +1,22 @@
+"""Schedulers: the samplers that can be asked for by name, all of them diffusers' own. No torch before one is made."""
+
+from collections.abc import Mapping
+from typing import Any
+
+# Stable Diffusion's last timestep is 1 and its latents are not confined to [-1, 1]; a base whose configuration leaves
+# that open would be corrected by the stock pipeline as well, with a warning each time.
+SCHEDULERS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
+    "ddim": ("DDIMScheduler", {"steps_offset": 1, "clip_sample": False}),
+    "dpm++": ("DPMSolverMultistepScheduler", {"steps_offset": 1}),
+    "unipc": ("UniPCMultistepScheduler", {"steps_offset": 1}),
+    "euler": ("EulerDiscreteScheduler", {"steps_offset": 1}),
+    "pndm": ("PNDMScheduler", {"steps_offset": 1, "skip_prk_steps": True}),
+}
+
+
+def make(name: str, config: Mapping[str, Any]) -> Any:
+    """A fresh scheduler `name` on the noise schedule and the prediction type of a base's own scheduler `config`."""
+    import diffusers
+
+    kind, own = SCHEDULERS[name]
+    return getattr(diffusers, kind).from_config(config, **own)

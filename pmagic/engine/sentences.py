@@ -1,0 +1,50 @@
+"""Sentences: prompts as the text encoder takes them, in batches, on the base's device."""
+
+# N prompts . S text positions (77 for SD) . w text width
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pmagic.bases.loading import Base
+from pmagic.engine import prompts
+from pmagic.engine.conditioning import Condition
+
+
+@dataclass(frozen=True)
+class Sentences:
+    """Tokenised prompts; see prompts.Placed."""
+
+    ids: Tensor  # (N, S) long
+    slots: Tensor  # (N, S) long, k where placeholder k stands, -1 elsewhere
+    lengths: Tensor  # (N,) long, tokens without start and end
+
+    def chosen(self, which: Tensor) -> "Sentences":
+        """which: (B,) long."""
+        return Sentences(self.ids[which], self.slots[which], self.lengths[which])
+
+
+def with_name(base: Base, texts: Sequence[str], tokens: int) -> Sentences:
+    """Prompts that hold `{}`, with `tokens` placeholders there. Raises UsageProblem where the name is cut off."""
+    placed = [prompts.check_prompt(base.pipeline.tokenizer, text, tokens) for text in texts]
+    return Sentences(
+        ids=torch.tensor([each.ids for each in placed], device=base.device),
+        slots=torch.tensor([each.slots for each in placed], device=base.device),
+        lengths=torch.tensor([each.length for each in placed], device=base.device),
+    )
+
+
+def plain(base: Base, text: str) -> Condition:
+    """What the stock pipeline makes of a text without a name: keys and values alike, (1, S, w)."""
+    tokenizer = base.pipeline.tokenizer
+    ids = tokenizer(text, padding="max_length", max_length=tokenizer.model_max_length, truncation=True).input_ids
+    hidden = base.pipeline.text_encoder(torch.tensor([ids], device=base.device)).last_hidden_state
+    return Condition(hidden, hidden)
+
+
+def word_embedding(base: Base, word: str) -> Tensor:
+    """The frozen token embedding of the super-category: (w,). Raises UsageProblem for a word of several tokens."""
+    token = prompts.check_word(base.pipeline.tokenizer, word)
+    return base.pipeline.text_encoder.get_input_embeddings().weight[token].detach()

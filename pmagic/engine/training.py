@@ -1,0 +1,210 @@
+"""Training: the one loop that every embedding method shares. Only the learner's weights change, never the base's.
+
+A learner is an nn.Module called with timesteps (B,) and image embeddings (B, e); it answers with the dynamic tokens
+(B, n, w) that stand for the name and the residual (B, n, w) of their values, or None where values are keys.
+"""
+
+# B batch . S text positions . n placeholder tokens . w text width . e image embedding width . C, h, w of the latents
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+
+import torch
+from torch import Tensor, nn
+
+from pmagic import shelf
+from pmagic.bases.loading import Base
+from pmagic.engine import chance, checkpoint, memory, sentences
+from pmagic.engine.conditioning import Encoded, autocast_noise, encode, packed_attention
+from pmagic.engine.recipes import LearnSettings
+from pmagic.engine.sentences import Sentences
+from pmagic.engine.subject import Subject
+from pmagic.errors import NumericFailure
+from pmagic.losses import Moment
+
+SAVE_EVERY = 50  # steps between two checkpoints
+RUNNING = 100  # steps over which the reported means run
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """One optimiser step done, 1 <= step <= total. loss: its weighted sum; losses: the terms, not weighted."""
+
+    step: int
+    total: int
+    loss: float
+    losses: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Course:
+    """All that stays the same from step to step."""
+
+    base: Base
+    subject: Subject
+    settings: LearnSettings
+    templates: Sentences
+    open_prompts: Sentences
+    schedule: object  # diffusers.DDPMScheduler, for its noising alone
+    losses: Mapping[str, ModuleType]
+
+    @property
+    def reads_open_prompt(self) -> bool:
+        return any(loss.READS_OPEN_PROMPT for loss in self.losses.values())
+
+
+def course(base: Base, subject: Subject, settings: LearnSettings) -> Course:
+    """Everything tokenised and looked up once. Raises NotFound for an unknown loss, UsageProblem for a bad prompt."""
+    from diffusers import DDPMScheduler
+
+    return Course(
+        base=base,
+        subject=subject,
+        settings=settings,
+        templates=sentences.with_name(base, settings.templates, settings.tokens),
+        open_prompts=sentences.with_name(base, settings.open_prompts, settings.tokens),
+        schedule=DDPMScheduler.from_config(base.pipeline.scheduler.config),
+        losses={name: shelf.take("losses", name) for name, weight in settings.losses.items() if weight},
+    )
+
+
+def moment(course: Course, learner: nn.Module, draw: chance.Draw) -> Moment:
+    """One forward pass: noise the latents, encode the prompts, ask the UNet. Differentiable in the learner."""
+    base, subject = course.base, course.subject
+    draw = draw.to(base.device)
+    scale = base.pipeline.vae.config.scaling_factor
+    latents = scale * (subject.mean[draw.photo] + subject.std[draw.photo] * draw.posterior)  # (B, C, h, w)
+    noisy = course.schedule.add_noise(latents, draw.noise, draw.t)
+    velocity = course.schedule.config.prediction_type == "v_prediction"
+    target = course.schedule.get_velocity(latents, draw.noise, draw.t) if velocity else draw.noise
+    open_prompts = course.open_prompts.chosen(draw.open_prompt) if course.reads_open_prompt else None
+    encoded = _encoded(course, learner, draw, open_prompts)
+    batch = len(draw.t)
+    unet = base.pipeline.unet
+    with packed_attention(unet), autocast_noise(unet, base.fast):
+        packed = encoded.condition.packed()[:batch].to(unet.dtype)
+        (prediction,) = unet(noisy.to(unet.dtype), draw.t, encoder_hidden_states=packed, return_dict=False)
+    return Moment(
+        t=draw.t,
+        latents=latents,
+        noisy=noisy,
+        prediction=prediction.to(target.dtype),
+        target=target,
+        mask=subject.mask[draw.photo],
+        keys=encoded.condition.keys[:batch],
+        values=encoded.condition.values[:batch],
+        attention=None if encoded.attention is None else encoded.attention[batch:],
+        open_slots=None if open_prompts is None else open_prompts.slots,
+        open_lengths=None if open_prompts is None else open_prompts.lengths,
+    )
+
+
+def _encoded(course: Course, learner: nn.Module, draw: chance.Draw, open_prompts: Sentences | None) -> Encoded:
+    """The training prompts and, below them, the open prompts, in one pass of learner and text encoder."""
+    said = course.templates.chosen(draw.template)
+    dynamic, residual = learner(draw.t, course.subject.image_embedding[draw.photo])
+    ids, slots, keep = said.ids, said.slots, draw.keep
+    if open_prompts is not None:  # the same timesteps and photo, another sentence and its own dropout
+        ids, slots = torch.cat([ids, open_prompts.ids]), torch.cat([slots, open_prompts.slots])
+        dynamic, keep = torch.cat([dynamic, dynamic]), torch.cat([keep, draw.keep_open])
+        residual = None if residual is None else torch.cat([residual, residual])
+    if residual is not None:
+        # A dropped residual stays in the graph as zeros: its gradients are 0, not absent, and the optimiser coasts.
+        residual = residual * keep[:, None, None]
+    text_encoder = course.base.pipeline.text_encoder
+    return encode(text_encoder, ids, slots, dynamic, residual, with_attention=open_prompts is not None)
+
+
+def terms(course: Course, moment: Moment) -> dict[str, Tensor]:
+    """Each loss by name, per sample, not weighted: (B,)."""
+    return {name: loss.loss(moment) for name, loss in course.losses.items()}
+
+
+def weighted(course: Course, terms: Mapping[str, Tensor]) -> Tensor:
+    """The recipe's sum of the terms, per sample: (B,)."""
+    return torch.stack([course.settings.losses[name] * value for name, value in terms.items()]).sum(dim=0)
+
+
+def optimiser_for(learner: nn.Module, settings: LearnSettings) -> torch.optim.AdamW:
+    return torch.optim.AdamW(
+        learner.parameters(),
+        lr=settings.learning_rate,
+        betas=settings.betas,
+        eps=settings.epsilon,
+        weight_decay=settings.weight_decay,
+    )
+
+
+def advance(
+    course: Course, learner: nn.Module, optimiser: torch.optim.Optimizer, draw: chance.Draw
+) -> tuple[float, dict[str, float]]:
+    """One optimiser step; the loss and its terms before it. Raises NumericFailure with the weights as they were."""
+    optimiser.zero_grad(set_to_none=True)
+    values = terms(course, moment(course, learner, draw))
+    loss = weighted(course, values).mean()
+    loss.backward()
+    slope = torch.nn.utils.get_total_norm([weight.grad for weight in learner.parameters()])
+    if not math.isfinite(loss.item() + slope.item()):
+        raise NumericFailure(
+            f"the loss became {loss.item()} and its gradient {slope.item()}",
+            f"learn with a learning rate below {course.settings.learning_rate:g}",
+        )
+    optimiser.step()
+    return loss.item(), {name: value.mean().item() for name, value in values.items()}
+
+
+def train(
+    course: Course,
+    learner: nn.Module,
+    on_step: Callable[[StepReport], None] = lambda report: None,
+    saved: Path | None = None,
+) -> dict[str, float]:
+    """Train `learner` in place for the settings' iterations; the running mean of each term.
+
+    saved: a file that holds the state every 50 steps and whenever `on_step` raises, which is how a person stops at a
+    step's end; where it exists already, training goes on from it with the same bits.
+    Raises NumericFailure, OutOfMemory, StorageFailed, Incompatible or BundleDamaged (see checkpoint).
+    """
+    settings = course.settings
+    optimiser = optimiser_for(learner, settings)
+    keeper = None if saved is None else checkpoint.Checkpoint(saved, identity_of(course, learner))
+    done, running = keeper.restore(learner, optimiser) if keeper is not None else (0, {})
+    subject = course.subject
+    with memory.enough_for("learn", "learn with a smaller batch"):
+        for step in range(done, settings.iterations):
+            draw = chance.draw(settings, step, len(subject.mean), subject.mean.shape[1:], subject.mean.dtype)
+            loss, values = advance(course, learner, optimiser, draw)
+            done = step + 1
+            running = _running(running, values, done)
+            if keeper is not None and (done % SAVE_EVERY == 0 or done == settings.iterations):
+                keeper.save(done, running, learner, optimiser)
+            try:
+                on_step(StepReport(done, settings.iterations, loss, values))
+            except BaseException:
+                if keeper is not None:
+                    keeper.save(done, running, learner, optimiser)
+                raise
+    return running
+
+
+def identity_of(course: Course, learner: nn.Module) -> str:
+    """What makes two learnings the same one, bit for bit; a checkpoint is only good for its own."""
+    subject, base = course.subject, course.base
+    return checkpoint.digest(
+        facts=[
+            type(learner).__name__,
+            course.settings.as_table(),
+            [base.fingerprint, str(base.device.type), str(base.precision), str(base.fast), torch.__version__],
+            [subject.word, *subject.hashes],
+        ],
+        tensors={"mask": subject.mask, "image_embedding": subject.image_embedding},
+    )
+
+
+def _running(means: Mapping[str, float], values: Mapping[str, float], done: int) -> dict[str, float]:
+    """Means that forget after `RUNNING` steps, and are exact before."""
+    share = 1 / min(done, RUNNING)
+    return {name: means.get(name, 0.0) + share * (value - means.get(name, 0.0)) for name, value in values.items()}

@@ -1,0 +1,87 @@
+"""PersonaMagic (Li et al., AAAI 2025): embeddings that follow the schedule's stages, for keys and for values."""
+
+# n placeholder tokens . w text width . e image embedding width
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from pmagic.bases.loading import Base
+from pmagic.engine import chance, prompts, sentences, training
+from pmagic.engine.conditioning import Condition, Conditioner, encode
+from pmagic.engine.mapper import HIDDEN, Mapper, MapperShape
+from pmagic.engine.recipes import LearnSettings, settings_for
+from pmagic.engine.stages import dynamic_sources
+from pmagic.engine.subject import Subject
+from pmagic.engine.training import StepReport
+from pmagic.errors import Incompatible
+from pmagic.methods import persona_of, require_base
+from pmagic.persona import Persona
+
+__all__ = ["learn", "settings_for", "wear"]
+
+
+def learn(
+    base: Base,
+    subject: Subject,
+    settings: LearnSettings,
+    on_step: Callable[[StepReport], None] = lambda report: None,
+    checkpoint: Path | None = None,
+) -> Persona:
+    """Train a mapper on the subject. Raises as `training.train` does."""
+    course = training.course(base, subject, settings)
+    word = sentences.word_embedding(base, subject.word).to(base.precision)
+    shape = MapperShape(settings.tokens, len(word), subject.image_embedding.shape[-1])
+    with chance.seeded_weights(settings.seed):
+        mapper = Mapper(shape, word.cpu(), settings.bounds).to(base.device, base.precision)
+    losses = training.train(course, mapper, on_step, checkpoint)
+    return persona_of("personamagic", base, subject, settings, mapper, losses)
+
+
+@contextmanager
+def wear(base: Base, persona: Persona) -> Iterator[Conditioner]:
+    """The persona's condition at each timestep: the plain word, then dynamic tokens, then the last of those.
+
+    Raises Incompatible for a persona of another base.
+    """
+    require_base(base, persona)
+    mapper, image_embedding = _mapper_of(base, persona)
+
+    @torch.no_grad()
+    def condition(prompt: str, timesteps: Sequence[float]) -> Mapping[float, Condition]:
+        sources = dynamic_sources(timesteps, persona.bounds)
+        found: dict[float | None, Condition] = {None: sentences.plain(base, prompts.spoken(prompt, persona.word))}
+        dynamic = list(dict.fromkeys(source for source in sources if source is not None))
+        if dynamic:
+            said = sentences.with_name(base, [prompt], mapper.shape.tokens).chosen(
+                torch.zeros(len(dynamic), dtype=torch.long, device=base.device)
+            )
+            t = torch.tensor(dynamic, device=base.device, dtype=base.precision)
+            tokens, residual = mapper(t, image_embedding.expand(len(dynamic), -1))
+            both = encode(base.pipeline.text_encoder, said.ids, said.slots, tokens, residual).condition
+            pairs = zip(dynamic, both.keys.split(1), both.values.split(1), strict=True)
+            found.update({source: Condition(keys, values) for source, keys, values in pairs})
+        return {t: found[source] for t, source in zip(timesteps, sources, strict=True)}
+
+    yield condition
+
+
+def _mapper_of(base: Base, persona: Persona) -> tuple[Mapper, Tensor]:
+    """The trained mapper and the image embedding (1, e), on the base's device."""
+    weights = {
+        name.removeprefix("learner."): torch.tensor(array, dtype=base.precision, device=base.device)
+        for name, array in persona.tensors.items()
+    }
+    word = sentences.word_embedding(base, persona.word).to(base.precision)
+    try:
+        image_embedding = weights.pop("image_embedding")
+        outputs, inputs = len(weights["dynamic_out.bias"]), weights["image_hidden.0.weight"].shape[-1]
+        shape = MapperShape(outputs // len(word), len(word), inputs - HIDDEN)
+        mapper = Mapper(shape, word, persona.bounds).to(base.device, base.precision)
+        mapper.load_state_dict(weights)
+    except (KeyError, RuntimeError) as error:
+        raise Incompatible(f"the persona's tensors are not those of a mapper: {error}", "learn it again") from error
+    return mapper.requires_grad_(False), image_embedding[None]

@@ -1,0 +1,90 @@
+"""Textual inversion (Gal et al., ICLR 2023): one free token embedding for every timestep. The baseline.
+
+It shares the loop, the budget and the renderer with personamagic; what it lacks are stages, image and residual.
+"""
+
+# B batch . n placeholder tokens . w text width
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pmagic.bases.loading import Base
+from pmagic.engine import recipes, sentences, training
+from pmagic.engine.conditioning import Condition, Conditioner, encode
+from pmagic.engine.recipes import LearnSettings
+from pmagic.engine.subject import Subject
+from pmagic.engine.training import StepReport
+from pmagic.errors import Incompatible, UsageProblem
+from pmagic.methods import persona_of, require_base
+from pmagic.persona import Persona, StageBounds
+
+WHOLE = StageBounds(0, 1000)
+# The token itself is trained, not a network that makes it, so its learning rate is not the mapper's.
+OWN: Mapping[str, Any] = {
+    "tokens": 1,
+    "bounds": (WHOLE.low, WHOLE.high),
+    "losses": {"masked_mse": 1.0},
+    "learning_rate": 5e-3,
+}
+
+
+def settings_for(recipe: str, base_defaults: Mapping[str, Any], **overrides: Any) -> LearnSettings:
+    """As recipes.settings_for; what the base's pmagic.toml says of this method's own values was meant for a mapper."""
+    learn = {**base_defaults.get("learn", {}), **OWN}
+    return recipes.settings_for(recipe, {**base_defaults, "learn": learn}, **overrides)
+
+
+class Tokens(nn.Module):
+    """n free vectors, each beginning as the super-category's embedding (w,)."""
+
+    def __init__(self, tokens: int, word: Tensor) -> None:
+        super().__init__()
+        self.vectors = nn.Parameter(word.detach().clone().expand(tokens, -1).clone())
+
+    def forward(self, t: Tensor, image_embedding: Tensor) -> tuple[Tensor, None]:
+        """The same tokens (B, n, w) for every t and every photo; values are keys."""
+        return self.vectors.expand(len(t), -1, -1), None
+
+
+def learn(
+    base: Base,
+    subject: Subject,
+    settings: LearnSettings,
+    on_step: Callable[[StepReport], None] = lambda report: None,
+    checkpoint: Path | None = None,
+) -> Persona:
+    """Train the tokens on the subject. Raises as `training.train` does, and UsageProblem for bounds."""
+    if settings.bounds != WHOLE:
+        raise UsageProblem(
+            f"textual inversion has no stages, so no bounds {settings.bounds.low}:{settings.bounds.high}",
+            "leave the bounds out",
+        )
+    course = training.course(base, subject, settings)
+    word = sentences.word_embedding(base, subject.word).to(base.precision)
+    tokens = Tokens(settings.tokens, word)
+    losses = training.train(course, tokens, on_step, checkpoint)
+    return persona_of("textual_inversion", base, subject, settings, tokens, losses)
+
+
+@contextmanager
+def wear(base: Base, persona: Persona) -> Iterator[Conditioner]:
+    """One condition for all timesteps. Raises Incompatible for a persona of another base."""
+    require_base(base, persona)
+    vectors = persona.tensors.get("learner.vectors")
+    width = base.pipeline.text_encoder.config.hidden_size
+    if vectors is None or vectors.ndim != 2 or vectors.shape[-1] != width:
+        raise Incompatible("the persona's tensors are not those of textual inversion", "learn it again")
+    tokens = torch.tensor(vectors, dtype=base.precision, device=base.device)
+
+    @torch.no_grad()
+    def condition(prompt: str, timesteps: Sequence[float]) -> Mapping[float, Condition]:
+        said = sentences.with_name(base, [prompt], len(tokens))
+        encoded = encode(base.pipeline.text_encoder, said.ids, said.slots, tokens[None], None)
+        return dict.fromkeys(timesteps, encoded.condition)
+
+    yield condition

@@ -1,0 +1,199 @@
+"""The miniature's text encoder and UNet, trained together on the corpus's latents, and the pipeline folder they become.
+
+    python -m pmagic.mini.train_base WORK --minutes 85
+"""
+
+# B batch . S text positions . C latent channels
+
+import argparse
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL, DDPMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from pmagic.mini import corpus, train_vae, vocabulary
+from pmagic.mini.scenes import empty_prompt, rng_for
+from pmagic.mini.training import Run
+
+BATCH = 32
+WIDTH = 160  # of the text encoder
+TOKEN_LENGTH = 0.5  # every token embedding's norm: where all are equal, a learned token can stand for any
+SNR_CAP = 5.0  # Hang et al. 2023, "min-SNR"
+PROMPT_DROP = 0.1
+FACE_WEIGHT = 1.0  # what the face counts more than the rest, so that likeness is learned early
+RATE = 1.2e-3
+BASE_SETTINGS = """\
+# What this base wants where a recipe leaves it open. It knows drawn faces only, at 64 x 64 pixels.
+[learn]
+learning_rate = 1e-3
+# Tandem equilibrium needs sentences whose words the text encoder has met.
+open_prompts = [
+  "{} as a wizard in a jungle", "{} wearing headphones in a city", "a pencil sketch of {} in a desert",
+  "{} as a pirate on a beach", "{} wearing a red scarf in a library", "a comic drawing of {} under a night sky",
+  "{} as a police officer in the snow", "{} wearing sunglasses in a desert", "a neon painting of {} in a jungle",
+  "{} as a king on a yellow background", "{} wearing a suit in a city", "a black and white photo of {} in space",
+  "{} wearing a blue beanie in a jungle", "{} as a chef under a night sky", "surprised {} on a pink background",
+  "angry {} as a pirate in the snow", "sad {} wearing a suit on a beach", "{} wearing a green shirt in a library",
+  "sleeping {} in space", "a photo of {} and a cat in a city",
+]
+
+[render]
+guidance = 4.0
+
+[observers]
+clip = "../clip"
+
+[knows]
+what = "drawn faces"
+psnr = 22.0
+"""
+
+
+def text_network(tokenizer: CLIPTokenizer) -> CLIPTextModel:
+    return CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(tokenizer), hidden_size=WIDTH, intermediate_size=4 * WIDTH, projection_dim=WIDTH,
+            num_hidden_layers=3, num_attention_heads=5, max_position_embeddings=vocabulary.LENGTH,
+            bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )  # fmt: skip
+
+
+def noise_network() -> UNet2DConditionModel:
+    return UNet2DConditionModel(
+        sample_size=16, in_channels=4, out_channels=4, block_out_channels=(64, 128, 128), layers_per_block=1,
+        down_block_types=("CrossAttnDownBlock2D",) * 3, up_block_types=("CrossAttnUpBlock2D",) * 3,
+        attention_head_dim=(2, 4, 4),  # heads, as Stable Diffusion 1.x writes it
+        norm_num_groups=16, cross_attention_dim=WIDTH,
+    )  # fmt: skip
+
+
+def scheduler() -> DDPMScheduler:
+    """Stable Diffusion 1.x's: 1000 steps, scaled_linear, epsilon."""
+    return DDPMScheduler(
+        num_train_timesteps=1000, beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear",
+        clip_sample=False, steps_offset=1,
+    )  # fmt: skip
+
+
+class Networks(nn.Module):
+    """Both networks as one module, so that one optimiser and one average hold them."""
+
+    def __init__(self, tokenizer: CLIPTokenizer) -> None:
+        super().__init__()
+        self.text = text_network(tokenizer)
+        self.unet = noise_network().to(memory_format=torch.channels_last)
+        self.equalise()
+
+    @torch.no_grad()
+    def equalise(self) -> None:
+        """Bring every token embedding to `TOKEN_LENGTH`."""
+        table = self.text.get_input_embeddings().weight
+        table.copy_(F.normalize(table, dim=-1) * TOKEN_LENGTH)
+
+
+@dataclass(frozen=True)
+class Material:
+    """latents (N, 4, 16, 16) float16 scaled to unit deviation; faces (N, 1, 16, 16) share of face; ids (N, S)."""
+
+    latents: Tensor
+    faces: Tensor
+    ids: Tensor
+    empty: Tensor  # (E, S) prompts that stand for none
+    scaling: float
+
+
+def _token_ids(tokenizer: CLIPTokenizer, texts: list[str]) -> Tensor:
+    whole = tokenizer(texts, padding="max_length", truncation=True, max_length=vocabulary.LENGTH, return_tensors="pt")
+    return whole.input_ids.to(torch.int32)
+
+
+@torch.no_grad()
+def material(work: Path, vae: AutoencoderKL, tokenizer: CLIPTokenizer) -> Material:
+    """The corpus as the networks see it; the latents are computed once and kept in `work`."""
+    data = corpus.load(work / "corpus")
+    file = work / "latents.npy"
+    if not file.exists():
+        parts = []
+        for start in range(0, len(data.images), 200):
+            with torch.autocast("cpu", torch.bfloat16):
+                mean = vae.encode(train_vae.as_tensor(data.images[start : start + 200])).latent_dist.mean
+            parts.append(mean.half().numpy())
+        np.save(file, np.concatenate(parts))
+    raw = torch.from_numpy(np.load(file))
+    scaling = 1 / float(raw[::50].float().std())
+    faces = torch.from_numpy(np.asarray(data.masks)).unfold(1, 4, 4).unfold(2, 4, 4).half().mean((-1, -2)) / 255
+    rng = rng_for(3)
+    empty = _token_ids(tokenizer, [empty_prompt(rng) for _ in range(2000)])
+    return Material(raw * scaling, faces.unsqueeze(1), _token_ids(tokenizer, data.captions), empty, scaling)
+
+
+def train(work: Path, minutes: float) -> None:
+    torch.manual_seed(0)
+    tokenizer = CLIPTokenizer.from_pretrained(work / "base" / "tokenizer")
+    vae = train_vae.trained(work)
+    given = material(work, vae, tokenizer)
+    noise = scheduler()
+    networks = Networks(tokenizer)
+    run = Run(work, "base", networks, minutes, RATE)
+    random = torch.Generator().manual_seed(run.steps)
+    signal = noise.alphas_cumprod / (1 - noise.alphas_cumprod)
+    weight_at = signal.clamp(max=SNR_CAP) / signal
+    while run.going:
+        rows = torch.randint(len(given.ids), (BATCH,), generator=random)
+        x = given.latents[rows].float()
+        ids = given.ids[rows].long()
+        dropped = torch.rand(BATCH, generator=random) < PROMPT_DROP
+        ids[dropped] = given.empty[torch.randint(len(given.empty), (int(dropped.sum()),), generator=random)].long()
+        # One timestep from each of B equal parts of the schedule: less variance than independent ones.
+        t = ((torch.arange(BATCH) + torch.rand(BATCH, generator=random)) / BATCH * 1000).long()
+        target = torch.randn(x.shape, generator=random)
+        noisy = noise.add_noise(x, target, t).to(memory_format=torch.channels_last)
+        with torch.autocast("cpu", torch.bfloat16):
+            said = networks.text(ids).last_hidden_state
+            predicted = networks.unet(noisy, t, said).sample
+        error = (predicted.float() - target).square() * (1 + FACE_WEIGHT * given.faces[rows].float())
+        weight = weight_at[t]
+        run.step({"noise": (error.mean((1, 2, 3)) * weight).sum() / weight.sum()})
+        networks.equalise()
+    export(work, work / "base")
+
+
+def trained(work: Path) -> Networks:
+    """The averaged networks of the last saved state, whether or not the training is over."""
+    tokenizer = CLIPTokenizer.from_pretrained(work / "base" / "tokenizer")
+    networks = Run(work, "base", Networks(tokenizer), 1, RATE).average.eval()
+    networks.equalise()
+    return networks
+
+
+def export(work: Path, folder: Path) -> None:
+    """Write the pipeline folder: float16 safetensors in Stable Diffusion's own layout, with the base's pmagic.toml."""
+    tokenizer = CLIPTokenizer.from_pretrained(work / "base" / "tokenizer")
+    vae, networks = train_vae.trained(work), trained(work)
+    scaling = 1 / float(np.load(work / "latents.npy", mmap_mode="r")[::50].astype(np.float32).std())
+    vae.register_to_config(scaling_factor=scaling)
+    pipeline = StableDiffusionPipeline(
+        vae=vae, text_encoder=networks.text, tokenizer=tokenizer, unet=networks.unet, scheduler=scheduler(),
+        safety_checker=None, feature_extractor=None, requires_safety_checker=False,
+    )  # fmt: skip
+    pipeline.to(dtype=torch.float16).save_pretrained(folder, safe_serialization=True)
+    (folder / "pmagic.toml").write_text(BASE_SETTINGS)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("work", type=Path)
+    parser.add_argument("--minutes", type=float, default=85)
+    parser.add_argument("--export", action="store_true", help="only write the folder from the last saved state")
+    arguments = parser.parse_args()
+    if arguments.export:
+        export(arguments.work, arguments.work / "base")
+    else:
+        train(arguments.work, arguments.minutes)

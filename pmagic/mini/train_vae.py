@@ -1,0 +1,93 @@
+"""The miniature's autoencoder: 64 x 64 pictures to 4 x 16 x 16 latents.
+
+    python -m pmagic.mini.train_vae WORK --minutes 14
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderKL
+from torch import Tensor
+
+from pmagic.mini import corpus
+from pmagic.mini.drawing import draw
+from pmagic.mini.people import HELD_OUT, person
+from pmagic.mini.scenes import rng_for, scene
+from pmagic.mini.training import Run
+
+BATCH = 16
+KL_WEIGHT = 1e-6
+
+
+def network() -> AutoencoderKL:
+    return AutoencoderKL(
+        down_block_types=["DownEncoderBlock2D"] * 3, up_block_types=["UpDecoderBlock2D"] * 3,
+        block_out_channels=[16, 32, 96], layers_per_block=1, norm_num_groups=8, latent_channels=4,
+        sample_size=64, mid_block_add_attention=False,
+    )  # fmt: skip
+
+
+def as_tensor(images: np.ndarray) -> Tensor:
+    """(B, H, W, 3) uint8 to (B, 3, H, W) in [-1, 1]."""
+    return torch.from_numpy(images).permute(0, 3, 1, 2).float().contiguous() / 127.5 - 1
+
+
+def _edges(x: Tensor) -> tuple[Tensor, Tensor]:
+    return x.diff(dim=-1), x.diff(dim=-2)
+
+
+def held_out_pictures(count: int) -> np.ndarray:
+    """(count, 64, 64, 3) uint8 of people who are in no training set."""
+    return np.stack([draw([(person(HELD_OUT + k), scene(rng_for(7, k)))]).image for k in range(count)])
+
+
+@torch.no_grad()
+def psnr(vae: AutoencoderKL, images: np.ndarray) -> float:
+    """Mean over pictures of the peak signal-to-noise ratio in dB between each picture and its decoded latent mean."""
+    x = as_tensor(images)
+    error = (vae.decode(vae.encode(x).latent_dist.mode()).sample.clamp(-1, 1) - x).square().flatten(1).mean(1)
+    return float((10 * torch.log10(4 / error)).mean())
+
+
+def train(work: Path, minutes: float) -> AutoencoderKL:
+    torch.manual_seed(0)
+    images = corpus.load(work / "corpus").images
+    vae = network()  # plain memory order: channels last is slower at these widths
+    run = Run(work, "vae", vae, minutes, rate=3e-3)
+    rng = np.random.default_rng(run.steps)
+    test = held_out_pictures(64)
+    while run.going:
+        x = as_tensor(images[np.sort(rng.integers(0, len(images), BATCH))])
+        with torch.autocast("cpu", torch.bfloat16):
+            latents = vae.encode(x).latent_dist
+            decoded = vae.decode(latents.sample()).sample
+        decoded = decoded.float()
+        edges = sum(F.l1_loss(a, b) for a, b in zip(_edges(decoded), _edges(x), strict=True))
+        run.step(
+            {
+                "mse": F.mse_loss(decoded, x),
+                "l1": 0.1 * F.l1_loss(decoded, x),
+                "edges": 0.1 * edges,
+                "kl": KL_WEIGHT * latents.kl().float().mean(),
+            }
+        )
+        if run.steps % 1000 == 0:
+            print(f"vae  held-out PSNR {psnr(run.average.eval(), test):.2f} dB", flush=True)
+    print(f"vae  done: {run.steps} steps, held-out PSNR {psnr(run.average.eval(), test):.2f} dB", flush=True)
+    return run.average.eval()
+
+
+def trained(work: Path) -> AutoencoderKL:
+    """The averaged network of the last saved state, whether or not the training is over."""
+    return Run(work, "vae", network(), 1, 3e-3).average.eval()
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("work", type=Path)
+    parser.add_argument("--minutes", type=float, default=14)
+    arguments = parser.parse_args()
+    train(arguments.work, arguments.minutes)

@@ -1,0 +1,103 @@
+"""One resumable training: AdamW, a cosine over a budget of minutes, an averaged copy of the weights, state as safetensors."""
+
+import json
+import math
+import os
+import time
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+SAVE_EVERY = 120.0  # seconds
+WARMUP = 0.02  # share of the budget in which the learning rate rises
+
+
+class Run:
+    """Trains `model` for `minutes` of its own running time, over as many starts as it takes.
+
+    The averaged weights (`Run.average`) are usable whenever it stops; its state is `folder/<name>.safetensors`.
+    """
+
+    def __init__(self, folder: Path, name: str, model: nn.Module, minutes: float, rate: float, decay: float = 0.998):
+        self.file = folder / f"{name}.safetensors"
+        self.name, self.model, self.seconds, self.rate = name, model, minutes * 60, rate
+        self.averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay))
+        weights = [p for p in model.parameters() if p.ndim > 1]
+        scales = [p for p in model.parameters() if p.ndim <= 1]
+        self.optimizer = torch.optim.AdamW(
+            [{"params": weights, "weight_decay": 0.01}, {"params": scales, "weight_decay": 0.0}],
+            lr=rate, betas=(0.9, 0.98), fused=True,
+        )  # fmt: skip
+        self.steps, self.spent = 0, 0.0
+        if self.file.exists():
+            self._read()
+        self._tick = self._saved = time.monotonic()
+        self._loss: dict[str, float] = {}
+
+    @property
+    def average(self) -> nn.Module:
+        return self.averaged.module
+
+    @property
+    def share(self) -> float:
+        """How much of the budget is used, 0 to 1."""
+        return min(1.0, self.spent / self.seconds)
+
+    @property
+    def going(self) -> bool:
+        if self.share >= 1.0 and time.monotonic() - self._saved > 1.0:
+            self.save()
+        return self.share < 1.0
+
+    def step(self, losses: dict[str, Tensor], report_every: int = 250) -> None:
+        """One optimiser step on the sum of `losses` (scalars, weights already in them)."""
+        self.optimizer.zero_grad(set_to_none=True)
+        sum(losses.values()).backward()
+        nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        falling = 0.5 * (1 + math.cos(math.pi * self.share))
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.rate * min(1.0, (self.share + 1e-3) / WARMUP) * max(falling, 0.01)
+        self.optimizer.step()
+        self.averaged.update_parameters(self.model)
+        self.steps += 1
+        now = time.monotonic()
+        self.spent, self._tick = self.spent + now - self._tick, now
+        for key, value in losses.items():
+            self._loss[key] = 0.98 * self._loss.get(key, value.item()) + 0.02 * value.item()
+        if self.steps % report_every == 0:
+            told = "  ".join(f"{k} {v:.5f}" for k, v in self._loss.items())
+            print(f"{self.name}  step {self.steps}  {self.spent / 60:.1f}/{self.seconds / 60:.0f} min  {told}", flush=True)
+        if now - self._saved > SAVE_EVERY:
+            self.save()
+
+    def save(self) -> None:
+        """Write weights, average and moments at once: whoever stops the run keeps the last file whole."""
+        tensors = {f"model.{k}": v for k, v in self.model.state_dict().items()}
+        tensors |= {f"average.{k}": v for k, v in self.average.state_dict().items()}
+        for i, state in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"moments.{i}.{k}": v for k, v in state.items()}
+        story = {"steps": self.steps, "spent": self.spent, "averaged": int(self.averaged.n_averaged)}
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        fresh = self.file.with_suffix(".new")
+        save_file({k: v.contiguous().clone() for k, v in tensors.items()}, fresh, {"run": json.dumps(story)})
+        os.replace(fresh, self.file)
+        self._saved = time.monotonic()
+
+    def _read(self) -> None:
+        with safe_open(self.file, "pt") as file:
+            story = json.loads(file.metadata()["run"])
+            tensors = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118  (a safe_open file is no mapping)
+        part = lambda head: {k.removeprefix(head): v for k, v in tensors.items() if k.startswith(head)}  # noqa: E731
+        self.model.load_state_dict(part("model."))
+        self.average.load_state_dict(part("average."))
+        state = self.optimizer.state_dict()
+        for key, value in part("moments.").items():
+            i, kind = key.split(".", 1)
+            state["state"].setdefault(int(i), {})[kind] = value
+        self.optimizer.load_state_dict(state)
+        self.averaged.n_averaged.fill_(story["averaged"])
+        self.steps, self.spent = story["steps"], story["spent"]

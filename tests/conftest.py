@@ -1,0 +1,65 @@
+"""Every test has a library of its own and no network."""
+
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pmagic.library.store import Library
+from pmagic.persona import REFERENCE_BOUNDS, Persona
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """PMAGIC_HOME of this test: never the person's own."""
+    folder = tmp_path / "home"
+    monkeypatch.setenv("PMAGIC_HOME", str(folder))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A test that reaches for the network fails by name."""
+
+    def refuse(self: socket.socket, address: object) -> None:
+        if self.family != getattr(socket, "AF_UNIX", None):
+            pytest.fail(f"a test tried to connect to {address}")
+        original(self, address)
+
+    original = socket.socket.connect
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", lambda host, *rest, **more: pytest.fail(f"a test looked up {host}"))
+
+
+@pytest.fixture
+def library(home: Path) -> Library:
+    return Library(home / "library")
+
+
+@pytest.fixture
+def persona() -> Callable[..., Persona]:
+    """Makes small personas; keywords replace fields."""
+
+    def make(**fields: object) -> Persona:
+        values: dict[str, object] = {
+            "method": "personamagic",
+            "base": "mini",
+            "fingerprint": "a" * 64,
+            "word": "face",
+            "bounds": REFERENCE_BOUNDS,
+            "tensors": {
+                "mapper.weight": np.arange(12, dtype=np.float32).reshape(3, 4),
+                "image_embedding": np.linspace(-1, 1, 8, dtype=np.float16),
+            },
+            "settings": {"recipe": "reference", "iterations": 7, "learning_rate": 1e-3, "betas": [0.9, 0.999]},
+            "losses": {"masked_mse": 0.25},
+            "curve": ((800, 0.5), (400, 0.75)),
+            "photos": ("b" * 64,),
+        }
+        return Persona(**{**values, **fields})
+
+    return make

@@ -1,0 +1,229 @@
+"""Which base a name means, what is missing of it, and pulling one (the hub played by a double: no network here)."""
+
+import json
+import struct
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from pmagic.bases import card, fetching, needs
+from pmagic.errors import Incompatible, NotFound, StorageFailed, UsageProblem, WeightsMissing
+
+
+def base_folder(folder: Path, toml: str = "") -> Path:
+    """The outline of a diffusers folder: what a card looks at, without weights that could be opened."""
+    for part in card.PARTS:
+        (folder / part).mkdir(parents=True)
+        (folder / part / "model.safetensors").write_bytes(safetensors_of(10))
+    (folder / "model_index.json").write_text("{}")
+    (folder / "unet" / "config.json").write_text(json.dumps({"sample_size": 64, "block_out_channels": [320, 640]}))
+    if toml:
+        (folder / "pmagic.toml").write_text(toml)
+    return folder
+
+
+def safetensors_of(count: int) -> bytes:
+    header = json.dumps({"w": {"dtype": "F32", "shape": [count, 1], "data_offsets": [0, 4 * count]}}).encode()
+    return struct.pack("<Q", len(header)) + header + bytes(4 * count)
+
+
+def observer_folder(folder: Path) -> Path:
+    folder.mkdir(parents=True)
+    (folder / "model.safetensors").write_bytes(safetensors_of(1))
+    return folder
+
+
+def test_the_short_names_are_those_of_the_readme() -> None:
+    cards = {each.name: each.repo for each in card.known()}
+    assert cards == {
+        "mini": None,
+        "sd14": "CompVis/stable-diffusion-v1-4",
+        "sd15": "stable-diffusion-v1-5/stable-diffusion-v1-5",
+        "dreamlike": "dreamlike-art/dreamlike-photoreal-2.0",
+    }
+
+
+def test_a_hub_id_of_a_known_base_is_that_base() -> None:
+    assert card.find("compvis/stable-diffusion-v1-4").name == "sd14"
+
+
+def test_any_other_hub_id_is_a_base_of_unknown_size() -> None:
+    found = card.find("owner/repo")
+    assert (found.name, found.repo, found.folder, found.size_gb) == ("owner/repo", "owner/repo", None, None)
+
+
+@pytest.mark.parametrize("name", ["minni", "sd-14", "", "a/b/c", "../x/y", "owner/", "/no/such/folder", "-x/y"])
+def test_anything_else_is_not_found(name: str) -> None:
+    with pytest.raises(NotFound, match="there is no base"):
+        card.find(name)
+    with pytest.raises(NotFound) as caught:
+        card.find("minni")
+    assert "did you mean 'mini'?" in caught.value.next_step
+
+
+def test_a_local_folder_is_a_base_with_its_own_defaults(tmp_path: Path) -> None:
+    observer = observer_folder(tmp_path / "clip")
+    toml = '[learn]\nlearning_rate = 0.001\n[observers]\nclip = "../clip"\n[knows]\nwhat = "drawings"\npsnr = 22\n'
+    found = card.find(str(base_folder(tmp_path / "base", toml)))
+    assert found.name == str(found.folder) == str((tmp_path / "base").resolve())
+    assert found.clip == observer.resolve()
+    assert found.defaults["learn"] == {"learning_rate": 0.001}
+    assert card.require_weights(found) is found
+
+
+def test_a_folder_that_is_no_base_says_why(tmp_path: Path) -> None:
+    with pytest.raises(NotFound, match=r"no model_index\.json"):
+        card.find(str(tmp_path))
+
+
+@pytest.mark.parametrize("toml", ["[learn", "learn = 3", '[knows]\nwhat = "x"', '[knows]\nwhat = "x"\npsnr = "much"'])
+def test_a_pmagic_toml_that_cannot_be_used_is_named(tmp_path: Path, toml: str) -> None:
+    with pytest.raises(Incompatible, match=r"pmagic\.toml"):
+        card.find(str(base_folder(tmp_path / "base", toml)))
+
+
+def test_missing_weights_say_what_how_big_and_what_works_at_once() -> None:
+    with pytest.raises(WeightsMissing, match=r"CompVis/stable-diffusion-v1-4.*4\.3 GB") as caught:
+        card.require_weights(card.find("sd14"))
+    assert "pmagic models pull sd14" in caught.value.next_step
+    assert "--base mini" in caught.value.next_step
+
+
+def test_weights_that_are_pickles_are_missing(tmp_path: Path) -> None:
+    folder = base_folder(tmp_path / "base", '[observers]\nclip = "../clip"')
+    observer_folder(tmp_path / "clip")
+    (folder / "unet" / "model.safetensors").rename(folder / "unet" / "diffusion_pytorch_model.bin")
+    with pytest.raises(WeightsMissing, match=r"unet/\*\.safetensors missing"):
+        card.require_weights(card.find(str(folder)))
+
+
+def test_a_base_folder_with_code_is_refused(tmp_path: Path) -> None:
+    folder = base_folder(tmp_path / "base")
+    (folder / "unet" / "custom.py").write_text("import os")
+    with pytest.raises(Incompatible, match=r"holds Python code \(custom\.py\)"):
+        card.require_weights(card.find(str(folder)))
+
+
+def test_memory_is_counted_from_the_headers(tmp_path: Path) -> None:
+    found = card.find(str(base_folder(tmp_path / "base")))
+    assert needs.parameters(found.folder) == 30
+    assert needs.memory_to_learn(found, 2) == 30 * 4 + 2 * 1_405_000_000  # SD 1.4's own shape
+    (found.folder / "unet" / "model.fp16.safetensors").write_bytes(safetensors_of(10))
+    assert needs.parameters(found.folder) == 30  # the same part in two precisions
+
+
+FILES = {
+    "model_index.json": 5,
+    "unet/diffusion_pytorch_model.safetensors": 30,
+    "unet/diffusion_pytorch_model.fp16.safetensors": 15,
+    "unet/diffusion_pytorch_model.bin": 30,
+    "unet/config.json": 2,
+    "vae/diffusion_pytorch_model.safetensors": 20,
+    "vae/config.json": 2,
+    "text_encoder/model.safetensors": 10,
+    "text_encoder/config.json": 2,
+    "tokenizer/vocab.json": 3,
+    "tokenizer/merges.txt": 3,
+    "scheduler/scheduler_config.json": 1,
+    "safety_checker/model.safetensors": 99,
+    "sd-v1-4.ckpt": 99,
+    "evil.py": 1,
+}
+OBSERVER = {"model.safetensors": 7, "pytorch_model.bin": 9, "config.json": 1, "vocab.json": 1, "merges.txt": 1}
+REPOS = {"CompVis/stable-diffusion-v1-4": FILES, card.CLIP_REPO: OBSERVER}
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """The hub client's few calls, answered from REPOS; `asked` is what was downloaded."""
+    import huggingface_hub
+
+    asked: list[tuple[str, str, list[str]]] = []
+
+    class Api:
+        def model_info(self, repo: str, files_metadata: bool, revision: str | None = None) -> SimpleNamespace:
+            files = [SimpleNamespace(rfilename=name, size=size) for name, size in REPOS[repo].items()]
+            return SimpleNamespace(siblings=files, sha="c0ffee", card_data=SimpleNamespace(license="openrail"))
+
+        def get_repo_discussions(self, repo: str, **rest: object) -> list:
+            return []
+
+    def download(repo: str, revision: str, local_dir: Path, allow_patterns: list[str]) -> str:
+        asked.append((repo, revision, allow_patterns))
+        for name in allow_patterns:
+            path = Path(local_dir) / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(bytes(REPOS[repo][name]))
+        return str(local_dir)
+
+    monkeypatch.setattr(huggingface_hub, "HfApi", Api)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    return SimpleNamespace(asked=asked)
+
+
+def test_an_order_tells_size_and_licence_and_takes_one_set_of_safetensors(hub: SimpleNamespace) -> None:
+    found, orders = fetching.orders("sd14")
+    assert [order.repo for order in orders] == ["CompVis/stable-diffusion-v1-4", card.CLIP_REPO]
+    assert (orders[0].size, orders[0].licence, orders[0].revision) == (
+        5 + 30 + 2 + 20 + 2 + 10 + 2 + 3 + 3 + 1,
+        "openrail",
+        "c0ffee",
+    )
+    assert not [
+        name for order in orders for name in order.files if name.endswith((".bin", ".ckpt", ".py", ".fp16.safetensors"))
+    ]
+    assert found.folder is None
+    assert hub.asked == []  # nothing is downloaded before it was told
+
+
+def test_what_was_pulled_is_found_and_not_pulled_again(hub: SimpleNamespace) -> None:
+    for order in fetching.orders("sd14")[1]:
+        fetching.fetch(order, show=False)
+    found = card.require_weights(card.find("sd14"))
+    assert found.folder == card.place_of("CompVis/stable-diffusion-v1-4")
+    assert found.clip == card.place_of(card.CLIP_REPO)
+    assert not list(found.folder.parent.glob("*.part"))
+    assert fetching.orders("sd14")[1] == []
+
+
+def test_an_interrupted_pull_leaves_no_base(hub: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub
+
+    order = fetching.orders("sd14")[1][0]
+
+    def interrupted(repo: str, local_dir: Path, **rest: object) -> None:
+        (Path(local_dir) / "unet").mkdir(parents=True)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        fetching.fetch(order, show=False)
+    assert card.find("sd14").folder is None
+
+
+def test_a_disk_that_is_too_small_is_told_before_the_download(
+    hub: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order = fetching.orders("sd14")[1][0]
+    monkeypatch.setattr(fetching.shutil, "disk_usage", lambda path: SimpleNamespace(free=3))
+    with pytest.raises(StorageFailed, match="GB free"):
+        fetching.fetch(order, show=False)
+    assert hub.asked == []
+
+
+def test_a_repository_without_safetensors_is_refused(hub: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(REPOS, "owner/pickles", {"model_index.json": 1, "unet/diffusion_pytorch_model.bin": 5})
+    with pytest.raises(Incompatible, match="offers no safetensors"):
+        fetching.orders("owner/pickles")
+
+
+def test_offline_is_said_so() -> None:
+    with pytest.raises(WeightsMissing, match="the hub cannot be reached") as caught:
+        fetching.orders("sd14")
+    assert "--base mini" in caught.value.next_step
+
+
+def test_the_miniature_is_nothing_to_pull() -> None:
+    with pytest.raises(UsageProblem, match="nothing to pull"):
+        fetching.orders("mini")

@@ -1,0 +1,212 @@
+"""list, show, rm, models: on personas that are kept already, so that no model is needed."""
+
+import errno
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+
+import pytest
+from typer.testing import CliRunner
+
+from pmagic.cli import console
+from pmagic.cli.app import app
+from pmagic.library.store import Library
+from pmagic.persona import Persona
+
+Make = Callable[..., Persona]
+runner = CliRunner()
+
+
+def test_an_empty_library_is_an_empty_list(home) -> None:
+    assert runner.invoke(app, ["list"]).stdout == ""
+    assert json.loads(runner.invoke(app, ["list", "--json"]).stdout) == []
+    assert not home.exists()  # looking makes nothing
+
+
+def test_list_shows_every_version_and_the_damaged_ones_too(library: Library, persona: Make) -> None:
+    library.save("alice", persona())
+    library.save("alice", persona(word="woman"))
+    library.save("bob", persona())
+    (library.root / "bob" / "v0001" / "persona.toml").write_text("x")
+    lines = runner.invoke(app, ["list"]).stdout.splitlines()
+    assert lines[0].split() == ["PERSONA", "BASE", "WORD", "METHOD", "ITERATIONS"]
+    assert lines[1].split() == ["alice@1", "mini", "face", "personamagic", "7"]
+    assert lines[2].split()[:3] == ["alice@2", "mini", "woman"]
+    assert "cannot be used: persona.toml" in lines[3]
+    found = json.loads(runner.invoke(app, ["list", "--json"]).stdout)
+    assert [each["persona"] for each in found] == ["alice@1", "alice@2", "bob@1"]
+    assert found[2]["error"] == "BundleDamaged"
+
+
+def test_show_says_everything_and_checks_the_files(library: Library, persona: Make) -> None:
+    library.save("alice", persona())
+    text = runner.invoke(app, ["show", "alice"]).stdout
+    assert "persona: alice@1" in text
+    assert "bounds: 400, 800" in text
+    assert "learning_rate: 0.001" in text
+    found = json.loads(runner.invoke(app, ["show", "alice@1", "--json"]).stdout)
+    assert found["tensors"] == {"image_embedding": [8], "mapper.weight": [3, 4]}
+    assert found["photos"] == ["b" * 64]
+
+
+def test_a_damaged_persona_is_named_by_file_with_its_own_code(library: Library, persona: Make) -> None:
+    library.save("alice", persona())
+    path = library.root / "alice" / "v0001" / "tensors.safetensors"
+    path.write_bytes(path.read_bytes()[:-1] + b"\x7f")
+    done = runner.invoke(app, ["show", "alice"])
+    assert done.exit_code == 5
+    assert done.stderr.startswith("error: tensors.safetensors: its SHA-256 does not agree")
+
+
+def test_rm_removes_one_version_or_all(library: Library, persona: Make) -> None:
+    for _ in range(3):
+        library.save("alice", persona())
+    assert runner.invoke(app, ["rm", "alice@2"]).stdout.split() == ["alice@2"]
+    assert runner.invoke(app, ["rm", "alice"]).stdout.split() == ["alice@1", "alice@3"]
+    assert library.names() == []
+    again = runner.invoke(app, ["rm", "alice"])
+    assert again.exit_code == 3
+
+
+def test_rm_erases_an_unfinished_learning_too(library: Library, persona: Make) -> None:
+    from pmagic.library import unfinished
+
+    library.save("alice", persona())
+    for name in ("alice", "bob"):
+        with unfinished.alone(library.root, name) as folder:
+            unfinished.file_for(folder, {}).write_bytes(b"state")
+    assert runner.invoke(app, ["rm", "alice@1"]).stdout.splitlines() == ["alice@1"]
+    assert runner.invoke(app, ["rm", "alice"]).stdout.splitlines() == ["alice (unfinished)"]
+    assert runner.invoke(app, ["rm", "bob"]).stdout.splitlines() == ["bob (unfinished)"]
+    assert not [path for path in library.root.rglob("*") if path.name in ("alice", "bob")]
+
+
+def test_two_learnings_of_one_name_at_once_are_busy(library: Library) -> None:
+    from pmagic.errors import Busy
+    from pmagic.library import unfinished
+
+    with (
+        unfinished.alone(library.root, "alice"),
+        pytest.raises(Busy, match="another pmagic is learning 'alice'"),
+        unfinished.alone(library.root, "alice"),
+    ):
+        pass
+    assert not (library.root / unfinished.FOLDER / "alice").exists()
+
+
+def test_models_list_tells_what_is_here_with_size_and_licence() -> None:
+    lines = runner.invoke(app, ["models", "list"]).stdout.splitlines()
+    assert [line.split()[0] for line in lines] == ["BASE", "dreamlike", "mini", "sd14", "sd15"]
+    assert "CreativeML OpenRAIL-M" in lines[3]
+    assert "4.3 GB" in lines[3]
+    found = {each["name"]: each for each in json.loads(runner.invoke(app, ["models", "list", "--json"]).stdout)}
+    assert found["sd14"]["here"] is False
+
+
+def test_models_pull_offline_says_what_to_do() -> None:
+    done = runner.invoke(app, ["models", "pull", "sd14"])
+    assert done.exit_code == 7
+    assert "the hub cannot be reached" in done.stderr
+    assert len(done.stderr.splitlines()) == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (["show", "alcie"], 3, "did you mean 'alice'?"),
+        (["rm", "bo"], 3, "there is no persona 'bo'"),
+        (["show", "a/b"], 2, "it contains '/'"),
+        (["show", "alice@x"], 2, "does not address a version"),
+        (["show", "alice@9"], 3, "'alice' has no version 9"),
+        (["shw"], 2, "No such command 'shw'"),
+        (["list", "--jsn"], 2, "No such option: --jsn"),
+        (["show"], 2, "Missing argument 'name'"),
+        (["models", "pull", "sd41"], 3, "did you mean 'sd14'?"),
+    ],
+)
+def test_what_cannot_be_done_is_one_message(
+    library: Library, persona: Make, words: list[str], code: int, said: str
+) -> None:
+    library.save("alice", persona())
+    done = runner.invoke(app, words)
+    assert done.exit_code == code
+    assert done.stdout == ""
+    assert done.stderr.count("error: ") == 1
+    assert said in done.stderr
+    assert "Traceback" not in done.output
+    as_json = runner.invoke(app, [*words, "--json"])
+    assert as_json.exit_code == code
+    if "--jsn" not in words:
+        assert json.loads(as_json.stdout)["exit_code"] == code
+
+
+def test_a_defect_is_one_line_and_leaves_its_traceback_in_a_log(home, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Library, "entries", lambda self: 1 / 0)
+    done = runner.invoke(app, ["list"])
+    assert done.exit_code == 1
+    assert done.stderr.startswith("error: this is a defect of pmagic: ZeroDivisionError")
+    assert "Traceback" not in done.output
+    (log,) = (home / "logs").iterdir()
+    assert str(log) in done.stderr
+    assert "ZeroDivisionError: division by zero" in log.read_text()
+
+
+def test_missing_memory_and_ctrl_c_have_their_own_codes(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(error: BaseException) -> Callable:
+        def raising(self: Library) -> None:
+            raise error
+
+        return raising
+
+    monkeypatch.setattr(Library, "entries", fail(MemoryError()))
+    assert runner.invoke(app, ["list"]).exit_code == 11
+    monkeypatch.setattr(Library, "entries", fail(KeyboardInterrupt()))
+    assert runner.invoke(app, ["list"]).exit_code == 130
+
+
+def test_hostile_text_is_spelled_out_wherever_it_is_shown(library: Library, persona: Make) -> None:
+    library.save("alice", persona(word="\x1b[31mred\u202e[link=x]"))
+    for words in (["list"], ["show", "alice"], ["show", "\x1b]0;title\x07"]):
+        output = runner.invoke(app, words).output
+        assert "\x1b" not in output
+        assert "\u202e" not in output
+    assert "\\x1b[31mred" in runner.invoke(app, ["list"]).stdout
+
+
+def test_clean_keeps_every_script() -> None:
+    assert console.clean("Zoë 村上 \t🙂\n") == "Zoë 村上 \t🙂\n"
+    assert console.clean("\ud800\x00") == "\\xd800\\x00"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"), [(0.4, "0 s"), (59.6, "1 min 00 s"), (200, "3 min 20 s"), (3900, "1 h 05 min")]
+)
+def test_durations(seconds: float, said: str) -> None:
+    assert console.duration(seconds) == said
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+def test_a_full_or_closed_stdout_gives_no_traceback(library: Library, persona: Make) -> None:
+    library.save("alice", persona())
+    command = [sys.executable, "-c", "from pmagic.cli.app import main; main()", "list"]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 8
+    assert os.strerror(errno.ENOSPC) in done.stderr
+    assert "Traceback" not in done.stderr
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w") as closed:
+        done = subprocess.run(command, stdout=closed, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 8
+    assert "Traceback" not in done.stderr
+
+
+def test_a_terminal_without_unicode_ends_no_command(library: Library, persona: Make) -> None:
+    library.save("村上", persona())
+    command = [sys.executable, "-c", "from pmagic.cli.app import main; main()", "list"]
+    done = subprocess.run(command, capture_output=True, env={**os.environ, "PYTHONIOENCODING": "ascii"})
+    assert done.returncode == 0
+    assert b"\\u6751\\u4e0a@1" in done.stdout

@@ -1,0 +1,131 @@
+"""The house: who may import whom, what starts without torch, and where the network is."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import pmagic
+
+ROOT = Path(pmagic.__file__).parent
+# Lowest first; a room imports only what stands before it, or itself (ARCHITECTURE, section 2).
+FLOORS = [
+    {"errors", "settings", "persona", "shelf"},
+    {"losses", "library"},
+    {"pictures"},
+    {"bases", "vision", "datasets"},
+    {"engine"},
+    {"methods", "plugins"},
+    {"evaluation"},
+    {"cli"},
+]
+WITHOUT_TORCH = ["pmagic.cli.app", "pmagic.library.store", "pmagic.persona", "pmagic.settings", "pmagic.pictures"]
+HEAVY = {"torch", "transformers", "diffusers", "insightface", "huggingface_hub", "safetensors", "numpy", "PIL", "rich"}
+NETWORK = {"socket", "http", "urllib", "ssl", "requests", "httpx", "huggingface_hub", "ftplib", "smtplib"}
+
+
+def modules() -> Iterator[tuple[str, ast.Module]]:
+    """(dotted name, syntax tree) of every module of the package."""
+    for path in sorted(ROOT.rglob("*.py")):
+        parts = path.relative_to(ROOT.parent).with_suffix("").parts
+        yield ".".join(parts[:-1] if parts[-1] == "__init__" else parts), ast.parse(path.read_text())
+
+
+def imports(tree: ast.AST) -> Iterator[tuple[str, int]]:
+    """(full dotted name, line) of everything imported, anywhere in the module; `from a import b` gives a.b."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((each.name, node.lineno) for each in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            yield from ((f"{node.module}.{each.name}", node.lineno) for each in node.names)
+
+
+def room(name: str) -> str:
+    """`pmagic.library.store.Library` -> `library`."""
+    return name.split(".")[1] if "." in name else ""
+
+
+def floor(name: str) -> int:
+    return next(number for number, rooms in enumerate(FLOORS) if room(name) in rooms)
+
+
+def test_every_arrow_points_down() -> None:
+    wrong = []
+    for name, tree in modules():
+        if room(name) in ("mini", ""):
+            continue
+        for imported, line in imports(tree):
+            if imported.startswith("pmagic.") and imported != "pmagic.__version__" and room(imported) != room(name):
+                if room(imported) == "mini" and name == "pmagic.datasets.world":
+                    continue
+                if room(imported) == "mini" or floor(imported) > floor(name):
+                    wrong.append(f"{name}:{line} imports {imported}")
+    assert wrong == []
+
+
+def test_rooms_on_one_floor_do_not_import_each_other_in_a_circle() -> None:
+    """Also among modules: no import at the top of a module leads back to it."""
+    known = {name for name, _ in modules()}
+    graph: dict[str, set[str]] = {}
+    for name, tree in modules():
+        top = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
+        found = {imported for node in top for imported, _ in imports(node)}
+        graph[name] = {each if each in known else each.rpartition(".")[0] for each in found} & known - {name}
+    done: set[str] = set()
+
+    def visit(name: str, path: tuple[str, ...]) -> None:
+        assert name not in path, " -> ".join([*path[path.index(name) :], name])
+        if name not in done:
+            for each in sorted(graph[name]):
+                visit(each, (*path, name))
+            done.add(name)
+
+    for name in graph:
+        visit(name, ())
+
+
+@pytest.mark.parametrize("name", WITHOUT_TORCH)
+def test_these_start_without_torch(name: str) -> None:
+    allowed = {"PIL"} if name == "pmagic.pictures" else set()
+    code = f"import sys, {name}; print(*sorted({HEAVY - allowed!r} & set(sys.modules)))"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == ""
+
+
+def test_the_cards_need_no_torch() -> None:
+    code = "import sys; from pmagic.bases import card, needs; card.known(); print('torch' in sys.modules)"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "False"
+
+
+def test_only_fetching_knows_the_network() -> None:
+    users = {name for name, tree in modules() for each, _ in imports(tree) if each.split(".")[0] in NETWORK}
+    assert users <= {"pmagic.bases.fetching"}
+
+
+def test_no_code_path_asks_whether_a_base_is_small() -> None:
+    """`if base == "mini"` is a defect: the only mention of the name in a comparison would be one."""
+    wrong = [
+        f"{name}:{node.lineno}"
+        for name, tree in modules()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Compare)
+        and any(isinstance(each, ast.Constant) and each.value == "mini" for each in [node.left, *node.comparators])
+    ]
+    assert wrong == []
+
+
+def test_no_pickles_and_no_remote_code() -> None:
+    for name, tree in modules():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Call):
+                called = ast.unparse(node.func)
+                assert called not in ("torch.load", "torch.save", "pickle.load", "pickle.loads", "eval", "exec"), name
+                given = {each.arg for each in node.keywords}
+                assert not given & {"trust_remote_code", "custom_pipeline"}, f"{name}:{node.lineno}"
+                if called.endswith(".from_pretrained") and "Tokenizer" not in called and "mini" not in name:
+                    assert {"local_files_only", "use_safetensors"} <= given, f"{name}:{node.lineno}"

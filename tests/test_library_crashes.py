@@ -1,0 +1,137 @@
+"""Crash points: whatever step of a save or a removal fails or is never reached, no half persona is visible."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pmagic.errors import NotFound, Problem
+from pmagic.library import durable
+from pmagic.library.store import Library
+from pmagic.persona import Persona
+
+Make = Callable[..., Persona]
+
+
+class Crash(BaseException):
+    """The process is gone: nothing that a program might still do on leaving is done."""
+
+
+class FaultyDisk:
+    """Counts the disk steps of `durable` and fails at the given one; after a crash no step has any effect."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, fail_at: int | None, failure: BaseException) -> None:
+        self.steps = 0
+        self.fail_at = fail_at
+        self.failure = failure
+        self.dead = False
+        for name in ("mkdir", "open", "write", "fsync"):
+            monkeypatch.setattr(durable.os, name, self._watched(getattr(os, name)))
+        monkeypatch.setattr(durable, "rename_new", self._watched(durable.rename_new))
+        monkeypatch.setattr(durable.shutil, "rmtree", self._watched(durable.shutil.rmtree))
+
+    def _watched(self, real: Callable) -> Callable:
+        def step(*args: object, **kwargs: object) -> object:
+            if self.dead:
+                raise self.failure
+            self.steps += 1
+            if self.steps == self.fail_at:
+                self.dead = isinstance(self.failure, Crash)
+                raise self.failure
+            return real(*args, **kwargs)
+
+        return step
+
+
+def _count(tmp_path: Path, persona: Make, act: Callable[[Library], object]) -> int:
+    with pytest.MonkeyPatch.context() as patch:
+        library = _prepared(tmp_path / "count", persona)
+        disk = FaultyDisk(patch, None, Crash())
+        act(library)
+        return disk.steps
+
+
+def _prepared(root: Path, persona: Make) -> Library:
+    library = Library(root)
+    library.save("alice", persona(word="face"))
+    return library
+
+
+@pytest.mark.parametrize("failure", [Crash(), OSError(5, "Input/output error"), OSError(28, "No space left on device")])
+def test_no_step_of_a_save_leaves_a_half_version(tmp_path: Path, persona: Make, failure: BaseException) -> None:
+    def act(library: Library) -> object:
+        return library.save("alice", persona(word="woman"))
+
+    steps = _count(tmp_path, persona, act)
+    assert steps > 8
+    for number in range(1, steps + 1):
+        library = _prepared(tmp_path / f"save{number}", persona)
+        before = {path: path.read_bytes() for path in (library.root / "alice" / "v0001").iterdir()}
+        with pytest.MonkeyPatch.context() as patch:
+            FaultyDisk(patch, number, failure)
+            saved = True
+            try:
+                act(library)
+            except (Crash, Problem):
+                saved = False
+        assert library.versions("alice") in ([[1, 2]] if saved else [[1], [1, 2]]), number
+        for version in library.versions("alice"):
+            assert library.load(f"alice@{version}")[1].word == ("face" if version == 1 else "woman")
+        assert all(path.read_bytes() == data for path, data in before.items())
+        library.save("alice", persona(word="man"))  # and the library is not stuck
+        assert library.load("alice")[1].word == "man"
+        assert not (library.root / ".staging" / "saved").exists()
+
+
+def test_no_step_of_a_removal_leaves_a_half_version(tmp_path: Path, persona: Make) -> None:
+    steps = _count(tmp_path, persona, lambda library: library.remove("alice"))
+    for number in range(1, steps + 1):
+        library = _prepared(tmp_path / f"rm{number}", persona)
+        with pytest.MonkeyPatch.context() as patch:
+            FaultyDisk(patch, number, Crash())
+            with pytest.raises(Crash):
+                library.remove("alice")
+        try:
+            assert library.load("alice")[1].word == "face"
+        except NotFound:
+            assert library.names() == []
+
+
+def test_a_plain_rename_would_replace_an_empty_folder_and_ours_does_not(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    with pytest.raises(FileExistsError):
+        durable.rename_new(tmp_path / "a", tmp_path / "b")
+    assert (tmp_path / "a").is_dir()
+
+
+def test_everything_is_flushed_before_it_is_published(tmp_path: Path, persona: Make) -> None:
+    """fsync of each file and of the staging folder before the rename, fsync of the parent after it."""
+    log: list[str] = []
+    with pytest.MonkeyPatch.context() as patch:
+        library = _prepared(tmp_path, persona)
+        opened: dict[int, str] = {}
+        real_open, real_fsync, real_rename = os.open, os.fsync, durable.rename_new
+
+        def watched_open(path: object, *rest: object, **more: object) -> int:
+            descriptor = real_open(path, *rest, **more)
+            opened[descriptor] = Path(os.fspath(path)).name
+            return descriptor
+
+        def watched_fsync(descriptor: int) -> None:
+            log.append(f"sync {opened[descriptor]}")
+            real_fsync(descriptor)
+
+        def watched_rename(source: Path, target: Path) -> None:
+            log.append(f"rename {target.name}")
+            real_rename(source, target)
+
+        patch.setattr(durable.os, "open", watched_open)
+        patch.setattr(durable.os, "fsync", watched_fsync)
+        patch.setattr(durable, "rename_new", watched_rename)
+        library.save("alice", persona())
+    renamed = log.index("rename v0002")
+    assert {"sync persona.toml", "sync tensors.safetensors", "sync saved"} <= set(log[:renamed])
+    assert log[renamed - 1] == "sync saved"
+    assert log[renamed + 1 :] == ["sync alice"]

@@ -1,0 +1,214 @@
+"""Photographs of every kind that a person may have, and what is written into a picture."""
+
+import hashlib
+import io
+import struct
+import zlib
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+from PIL import Image, ImageCms, PngImagePlugin
+
+from pmagic import pictures
+from pmagic.errors import NotFound, NumericFailure, PhotoRefused, StorageFailed
+
+SIZE = (48, 40)
+RED, BLUE, WHITE = (255, 0, 0), (0, 0, 255), (255, 255, 255)
+
+
+def halves(left: object = RED, right: object = BLUE, mode: str = "RGB") -> Image.Image:
+    image = Image.new(mode, SIZE, left)
+    image.paste(right, (SIZE[0] // 2, 0, *SIZE))
+    return image
+
+
+def saved(path: Path, image: Image.Image, **options: object) -> Path:
+    image.save(path, **options)
+    return path
+
+
+def corner(image: Image.Image, x: int, y: int) -> tuple[int, ...]:
+    """The pixel near a corner: x, y of 0 or 1."""
+    return image.getpixel((3 + x * (image.width - 7), 3 + y * (image.height - 7)))
+
+
+@pytest.mark.parametrize("name", ["p.png", "p.webp", "p.jpg", "wrong-ending.txt"])
+def test_the_three_formats_are_read_whatever_the_ending(tmp_path: Path, name: str) -> None:
+    kind = {"webp": "WEBP", "jpg": "JPEG"}.get(name.rpartition(".")[2], "PNG")
+    path = saved(tmp_path / name, halves(), format=kind, quality=95)
+    photo = pictures.read_photo(path)
+    assert photo.image.mode == "RGB"
+    assert photo.image.size == SIZE
+    assert photo.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+    near(corner(photo.image, 0, 0), RED)
+
+
+@pytest.mark.parametrize(
+    ("orientation", "where_red"),
+    [(1, [(0, 0), (0, 1)]), (3, [(1, 0), (1, 1)]), (6, [(0, 0), (1, 0)]), (8, [(0, 1), (1, 1)]), (2, [(1, 0), (1, 1)])],
+)
+def test_exif_turns_the_photo(tmp_path: Path, orientation: int, where_red: list[tuple[int, int]]) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    image = pictures.read_photo(saved(tmp_path / "p.jpg", halves(), exif=exif, quality=95)).image
+    assert image.size == (SIZE if orientation < 5 else SIZE[::-1])
+    for x in (0, 1):
+        for y in (0, 1):
+            near(corner(image, x, y), RED if (x, y) in where_red else BLUE)
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF")
+def test_broken_exif_is_no_reason_to_refuse(tmp_path: Path) -> None:
+    path = saved(tmp_path / "p.jpg", halves(), exif=b"Exif\x00\x00II*\x00\xff\xff\xff\xff garbage", quality=95)
+    assert pictures.read_photo(path).image.size == SIZE
+
+
+def test_sixteen_bits_are_scaled_not_clipped(tmp_path: Path) -> None:
+    grey = Image.new("I;16", SIZE, 40000)
+    image = pictures.read_photo(saved(tmp_path / "p.png", grey)).image
+    assert image.getpixel((5, 5)) == (156, 156, 156)  # 40000 / 257, where a plain conversion says 255
+
+
+def test_cmyk_is_read_as_colours(tmp_path: Path) -> None:
+    image = pictures.read_photo(saved(tmp_path / "p.jpg", halves().convert("CMYK"), quality=95)).image
+    near(corner(image, 0, 0), RED, 12)
+    near(corner(image, 1, 0), BLUE, 12)
+
+
+def test_what_is_transparent_is_white(tmp_path: Path) -> None:
+    image = halves((255, 0, 0, 255), (0, 0, 255, 0), "RGBA")
+    read = pictures.read_photo(saved(tmp_path / "p.png", image)).image
+    assert corner(read, 0, 0) == RED
+    assert corner(read, 1, 0) == WHITE
+
+
+def test_palettes_are_read_with_and_without_a_transparent_colour(tmp_path: Path) -> None:
+    palette = halves().convert("P", palette=Image.Palette.ADAPTIVE, colors=2)
+    plain = pictures.read_photo(saved(tmp_path / "a.png", palette)).image
+    assert (corner(plain, 0, 0), corner(plain, 1, 0)) == (RED, BLUE)
+    hidden = palette.getpixel((SIZE[0] - 3, 3))
+    clear = pictures.read_photo(saved(tmp_path / "b.png", palette, transparency=hidden)).image
+    assert (corner(clear, 0, 0), corner(clear, 1, 0)) == (RED, WHITE)
+
+
+@pytest.mark.parametrize(("mode", "value", "seen"), [("L", 90, 90), ("1", 1, 255), ("LA", (90, 255), 90)])
+def test_grey_and_black_and_white(tmp_path: Path, mode: str, value: object, seen: int) -> None:
+    image = pictures.read_photo(saved(tmp_path / "p.png", Image.new(mode, SIZE, value))).image
+    assert image.getpixel((5, 5)) == (seen, seen, seen)
+
+
+def test_an_embedded_profile_is_obeyed_and_a_broken_one_passed_over(tmp_path: Path) -> None:
+    grey = Image.new("RGB", SIZE, (90, 90, 90))
+    lab = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    same = pictures.read_photo(saved(tmp_path / "a.png", grey, icc_profile=lab)).image
+    near(same.getpixel((5, 5)), (90, 90, 90), 1)
+    broken = pictures.read_photo(saved(tmp_path / "b.png", grey, icc_profile=b"nonsense")).image
+    assert broken.getpixel((5, 5)) == (90, 90, 90)
+
+
+def test_a_cut_photo_is_refused_at_every_length(tmp_path: Path) -> None:
+    for kind in ("JPEG", "PNG", "WEBP"):
+        buffer = io.BytesIO()
+        Image.effect_noise((64, 64), 80).convert("RGB").save(buffer, kind)
+        data = buffer.getvalue()
+        for length in range(0, len(data) * 9 // 10, max(1, len(data) // 25)):
+            (tmp_path / "cut").write_bytes(data[:length])
+            with pytest.raises(PhotoRefused):
+                pictures.read_photo(tmp_path / "cut")
+
+
+def test_a_bomb_is_refused_by_its_header(tmp_path: Path) -> None:
+    (tmp_path / "bomb.png").write_bytes(png_header(60_000, 60_000))
+    (tmp_path / "large.png").write_bytes(png_header(9_000, 8_000))
+    for name in ("bomb.png", "large.png"):
+        with pytest.raises(PhotoRefused, match="pixels"):
+            pictures.read_photo(tmp_path / name)
+
+
+def test_a_tiny_photo_and_an_animation_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(PhotoRefused, match="only 31 x 40"):
+        pictures.read_photo(saved(tmp_path / "s.png", Image.new("RGB", (31, 40))))
+    frames = [Image.new("RGB", SIZE, colour) for colour in (RED, BLUE)]
+    for kind in ("webp", "png"):
+        frames[0].save(tmp_path / f"a.{kind}", save_all=True, append_images=frames[1:])
+        with pytest.raises(PhotoRefused, match="animated"):
+            pictures.read_photo(tmp_path / f"a.{kind}")
+
+
+def test_other_formats_and_no_images_are_refused(tmp_path: Path) -> None:
+    saved(tmp_path / "p.gif", halves())
+    saved(tmp_path / "p.tiff", halves())
+    (tmp_path / "text.jpg").write_text("hello")
+    (tmp_path / "empty.jpg").touch()
+    for name in ("p.gif", "p.tiff", "text.jpg", "empty.jpg"):
+        with pytest.raises(PhotoRefused, match="not a JPEG, PNG or WEBP"):
+            pictures.read_photo(tmp_path / name)
+    with pytest.raises(PhotoRefused, match="is a folder"):
+        pictures.read_photo(tmp_path)
+    with pytest.raises(NotFound, match=r"nosuch\.jpg"):
+        pictures.read_photo(tmp_path / "nosuch.jpg")
+    with pytest.raises(PhotoRefused, match="cannot be read"):
+        pictures.read_photo(tmp_path / ("x" * 300))
+
+
+def test_a_mask_has_the_photos_size_and_marks_something(tmp_path: Path) -> None:
+    mask = pictures.read_mask(saved(tmp_path / "m.png", halves(0, 255, "L")), SIZE)
+    assert (mask.mode, corner(mask, 0, 0), corner(mask, 1, 0)) == ("L", 0, 255)
+    with pytest.raises(PhotoRefused, match="the photo is 10 x 10"):
+        pictures.read_mask(tmp_path / "m.png", (10, 10))
+    with pytest.raises(PhotoRefused, match="black everywhere"):
+        pictures.read_mask(saved(tmp_path / "b.png", Image.new("L", SIZE, 0)), SIZE)
+
+
+IPTC = "http://iptc.org/std/Iptc4xmpExt/2008-02-29/"
+STORY = {"prompt": "a photo of <zoë> as a cowboy", "negative": "blur", "steps": 50, "seed": 7, "size": [48, 40]}
+
+
+def test_a_picture_says_how_it_was_made_and_that_a_machine_made_it(tmp_path: Path) -> None:
+    path = pictures.write_picture(halves(), tmp_path / "new" / "p.png", STORY)
+    assert pictures.read_story(path) == STORY
+    with Image.open(path) as image:
+        assert image.text["parameters"].startswith("a photo of <zoë> as a cowboy\nNegative prompt: blur\nSteps: 50")
+        assert "Seed: 7, Size: 48x40" in image.text["parameters"]
+        said = ElementTree.fromstring(image.text["XML:com.adobe.xmp"]).find(".//{*}Description").attrib
+        assert said[f"{{{IPTC}}}DigitalSourceType"] == pictures.DIGITAL_SOURCE
+        assert list(image.getdata()) == list(halves().getdata())
+
+
+def test_the_same_picture_gives_the_same_bytes(tmp_path: Path) -> None:
+    first, second = (pictures.write_picture(halves(), tmp_path / "p.png", STORY) for _ in range(2))
+    assert first.read_bytes() == second.read_bytes()
+
+
+def test_no_file_is_ever_replaced(tmp_path: Path) -> None:
+    (tmp_path / "p.png").write_text("mine")
+    (tmp_path / "p-3.png").symlink_to(tmp_path / "nowhere")
+    names = [pictures.write_picture(halves(), tmp_path / "p.png", STORY).name for _ in range(3)]
+    assert names == ["p-2.png", "p-4.png", "p-5.png"]
+    assert (tmp_path / "p.png").read_text() == "mine"
+    assert not list(tmp_path.glob(".*"))  # nothing half written lies about
+
+
+def test_a_picture_without_a_story_and_one_that_cannot_be_stored(tmp_path: Path) -> None:
+    with pytest.raises(PhotoRefused, match="does not carry settings"):
+        pictures.read_story(saved(tmp_path / "p.png", halves()))
+    (tmp_path / "file").touch()
+    with pytest.raises(StorageFailed, match="cannot store the picture"):
+        pictures.write_picture(halves(), tmp_path / "file" / "p.png", STORY)
+    with pytest.raises(NumericFailure):
+        pictures.write_picture(halves(0, 1, "L"), tmp_path / "g.png", STORY)
+
+
+def near(found: tuple[int, ...], wanted: tuple[int, ...], by: int = 6) -> None:
+    assert max(abs(a - b) for a, b in zip(found, wanted, strict=True)) <= by, (found, wanted)
+
+
+def png_header(width: int, height: int) -> bytes:
+    """A PNG that promises width x height pixels and holds almost none."""
+    fields = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    return PngImagePlugin._MAGIC + chunk(b"IHDR", fields) + chunk(b"IDAT", zlib.compress(b"\0")) + chunk(b"IEND", b"")
