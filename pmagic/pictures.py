@@ -37,6 +37,10 @@ def read_photo(path: Path) -> Photo:
     """
     data = _bytes(path)
     image = _opened(data, path)
+    if min(image.size) < MIN_SIDE:
+        raise PhotoRefused(
+            f"{path} has only {image.width} x {image.height} pixels", f"give a photo of at least {MIN_SIDE} px a side"
+        )
     return Photo(_rgb(image), hashlib.sha256(data).hexdigest(), path)
 
 
@@ -128,10 +132,6 @@ def _opened(data: bytes, path: Path) -> Image.Image:
         raise PhotoRefused(f"{path} cannot be decoded: {error}", _ADVICE) from error
     if image.width * image.height > MAX_PIXELS:
         raise PhotoRefused(f"{path} has {image.width} x {image.height} pixels", f"scale it below {MAX_PIXELS:,} pixels")
-    if min(image.size) < MIN_SIDE:
-        raise PhotoRefused(
-            f"{path} has only {image.width} x {image.height} pixels", f"give a photo of at least {MIN_SIDE} px a side"
-        )
     # MPO is a phone's JPEG with a second view or a depth map behind the photo: not an animation.
     if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:
         raise PhotoRefused(f"{path} is animated", "save one frame as JPEG or PNG")

@@ -123,7 +123,7 @@ def test_models_pull_offline_says_what_to_do() -> None:
         (["shw"], 2, "No such command 'shw'"),
         (["list", "--jsn"], 2, "No such option: --jsn"),
         (["show"], 2, "Missing argument 'name'"),
-        (["models", "pull", "sd41"], 3, "did you mean 'sd14'?"),
+        (["models", "pull", "dreamlke"], 3, "did you mean 'dreamlike'?"),
     ],
 )
 def test_what_cannot_be_done_is_one_message(
@@ -210,3 +210,22 @@ def test_a_terminal_without_unicode_ends_no_command(library: Library, persona: M
     done = subprocess.run(command, capture_output=True, env={**os.environ, "PYTHONIOENCODING": "ascii"})
     assert done.returncode == 0
     assert b"\\u6751\\u4e0a@1" in done.stdout
+
+
+def test_size_and_licence_are_told_before_a_download_starts(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
+    from pmagic.bases import card, fetching
+
+    order = fetching.Order("owner/repo", "c0ffee", "openrail", ("model_index.json",), 4_300_000_000, tmp_path / "x")
+    monkeypatch.setattr(fetching, "orders", lambda name: (card.find("owner/repo"), [order]))
+    said: list[str] = []
+    monkeypatch.setattr(console.Console, "say", lambda self, text: said.append(text))
+    monkeypatch.setattr(fetching, "fetch", lambda order, show: said.append("fetched") or order.place)
+    done = runner.invoke(app, ["models", "pull", "owner/repo", "--json"])
+    assert said == [f"owner/repo: 4.30 GB to {tmp_path / 'x'}, licence: openrail", "fetched"]
+    (fetched,) = json.loads(done.stdout)["fetched"]
+    assert fetched == {
+        "repo": "owner/repo",
+        "bytes": 4_300_000_000,
+        "licence": "openrail",
+        "folder": str(tmp_path / "x"),
+    }

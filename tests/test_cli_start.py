@@ -4,9 +4,13 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+from pmagic.library.store import Library
+from pmagic.persona import Persona
 
 COMPLETIONS = Path(__file__).parents[1] / "completions"
 SECONDS = 0.3
@@ -55,7 +59,7 @@ def complete(words: str) -> list[str]:
     return done.stdout.split()
 
 
-def test_commands_and_personas_are_completed(library, persona) -> None:
+def test_commands_and_personas_are_completed(library: Library, persona: Callable[..., Persona]) -> None:
     library.save("alice", persona())
     library.save("alan", persona())
     library.save("bob", persona())

@@ -6,7 +6,7 @@ feed them what the numbers were computed from; nothing of the method is written 
 
 import os
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -14,18 +14,18 @@ import tiny
 import torch
 from PIL import Image
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from pmagic.bases import loading
 from pmagic.bases.card import Card
-from pmagic.engine import chance, mapper, recipes, sentences, subject, training
+from pmagic.engine import chance, mapper, recipes, rendering, sentences, subject, training
 from pmagic.losses import tandem_equilibrium
-from pmagic.persona import REFERENCE_BOUNDS
+from pmagic.methods import personamagic
+from pmagic.persona import REFERENCE_BOUNDS, Persona
 
 GOLDEN = Path(os.environ.get("PMAGIC_GOLDEN", Path(__file__).parents[2] / "shared" / "golden" / "reference_a"))
 SCALING = 0.18215
 ROWS = 20  # of 77 text positions in the stored keys and values
-NEGATIVE = "monochrome, lowres, bad anatomy, worst quality, low quality"
 
 pytestmark = pytest.mark.skipif(
     not (GOLDEN / "training.safetensors").is_file(), reason=f"no golden numbers in {GOLDEN} (set PMAGIC_GOLDEN)"
@@ -37,6 +37,14 @@ def close(found: Tensor, expected: Tensor, tolerance: float = 1e-9) -> None:
     expected = expected.to(torch.float64)
     distance = (found.detach().reshape(expected.shape) - expected).norm() / (expected.norm() or 1.0)
     assert distance <= tolerance, f"relative distance {distance:.3e}"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def everything_in_float64() -> Iterator[None]:
+    """diffusers computes the UNet's time features with Tensor.float(); the numbers were computed without rounding."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.Tensor, "float", torch.Tensor.double)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -191,3 +199,88 @@ def test_gradients(learned: dict[str, Tensor], numbers: dict[str, Tensor]) -> No
 
 def test_two_optimiser_steps(learned: dict[str, Tensor], numbers: dict[str, Tensor]) -> None:
     compare(learned, numbers, "after.")
+
+
+@dataclass(frozen=True)
+class Trace:
+    """The 50 steps as the engine draws them."""
+
+    timesteps: list[float]
+    keys: Tensor  # (50, S, w)
+    values: Tensor  # (50, S, w)
+    eps: list[Tensor]  # after guidance, from the reference's latents of that step
+    latents_out: list[Tensor]
+
+
+@pytest.fixture(scope="module")
+def trace(base: loading.Base, drawn: dict[str, Tensor]) -> Trace:
+    settings = recipes.render_settings_for("reference", {})
+    assert (settings.scheduler, settings.steps, settings.guidance) == ("dpm++", 50, 8.0)
+    with personamagic.wear(base, golden_persona(base, drawn)) as conditioner:
+        script = rendering.script(base, conditioner, "A photo of {} as a cowboy", settings)
+    # The engine's own run, for the latents, and one in which every step begins at the reference's latents, for eps: the
+    # difference of the two libraries' float32 schedule tables does not add up there.
+    own, _, last = run(base, script, settings, drawn, forced=False)
+    _, eps, _ = run(base, script, settings, drawn, forced=True)
+    rows = torch.stack([script.rows[t] for t in rendering.timesteps(base, settings)])
+    return Trace(rendering.timesteps(base, settings), *rows.chunk(2, dim=-1), eps, [*own[1:], last])
+
+
+def golden_persona(base: loading.Base, drawn: dict[str, Tensor]) -> Persona:
+    tensors = {"image_embedding": drawn["image_embedding"].numpy()}
+    for name, weight in drawn.items():
+        if name.startswith("mapper."):
+            # The reference had stored its persona in float32 before it drew, all but the layer of the time features.
+            stored = weight if "time_input" in name else weight.to(torch.float32).double()
+            tensors[name.replace("mapper.", "learner.")] = stored.numpy()
+    return Persona("personamagic", "golden", base.fingerprint, "face", REFERENCE_BOUNDS, tensors)
+
+
+def run(
+    base: loading.Base,
+    script: rendering.Script,
+    settings: recipes.RenderSettings,
+    drawn: dict[str, Tensor],
+    *,
+    forced: bool,
+) -> tuple[list[Tensor], list[Tensor], Tensor]:
+    """Latents before each step, eps of each step, and the last latents."""
+    seen: list[Tensor] = []
+    eps: list[Tensor] = []
+
+    def put_in(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        latents = drawn["latents_in"][len(seen)].expand_as(args[0]) if forced else args[0]
+        seen.append(latents[:1].clone())
+        return (latents, *args[1:])
+
+    def take_out(module: nn.Module, args: tuple[Tensor, ...], output: tuple[Tensor, ...]) -> None:
+        without, with_prompt = output[0].chunk(2)
+        eps.append(without + settings.guidance * (with_prompt - without))
+
+    hooks = [base.pipeline.unet.register_forward_pre_hook(put_in), base.pipeline.unet.register_forward_hook(take_out)]
+    try:
+        return seen, eps, rendering.sample(base, script, drawn["latents_in"][0], settings)
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def test_sampler_reads_the_stages_conditions(trace: Trace, drawn: dict[str, Tensor]) -> None:
+    assert trace.timesteps == drawn["timesteps"].tolist()
+    for row, step in enumerate(drawn["steps"].tolist()):
+        close(trace.keys[step, :ROWS], drawn["keys"][row])
+        close(trace.values[step, :ROWS], drawn["values"][row])
+
+
+def test_sampler_noise_prediction(trace: Trace, drawn: dict[str, Tensor]) -> None:
+    assert len(trace.eps) == 50
+    for found, expected in zip(trace.eps, drawn["eps"], strict=True):
+        close(found, expected)
+
+
+def test_sampler_latents(trace: Trace, drawn: dict[str, Tensor]) -> None:
+    """All 50 steps in one go. Today's DPM-Solver++ keeps its tables and its latents in float32, hence 1e-6."""
+    assert len(trace.latents_out) == 50
+    for found, expected in zip(trace.latents_out[:-1], drawn["latents_out"], strict=False):
+        close(found, expected, 1e-6)
+    close(trace.latents_out[-1], drawn["latents_out"][-1], 1e-3)

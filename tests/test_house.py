@@ -20,7 +20,7 @@ FLOORS = [
     {"engine"},
     {"methods", "plugins"},
     {"evaluation"},
-    {"cli"},
+    {"cli", "__main__"},
 ]
 WITHOUT_TORCH = ["pmagic.cli.app", "pmagic.library.store", "pmagic.persona", "pmagic.settings", "pmagic.pictures"]
 HEAVY = {"torch", "transformers", "diffusers", "insightface", "huggingface_hub", "safetensors", "numpy", "PIL", "rich"}

@@ -173,7 +173,7 @@ def test_a_picture_says_how_it_was_made_and_that_a_machine_made_it(tmp_path: Pat
         assert "Seed: 7, Size: 48x40" in image.text["parameters"]
         said = ElementTree.fromstring(image.text["XML:com.adobe.xmp"]).find(".//{*}Description").attrib
         assert said[f"{{{IPTC}}}DigitalSourceType"] == pictures.DIGITAL_SOURCE
-        assert list(image.getdata()) == list(halves().getdata())
+        assert image.tobytes() == halves().tobytes()
 
 
 def test_the_same_picture_gives_the_same_bytes(tmp_path: Path) -> None:

@@ -1,6 +1,9 @@
 """Loading: an unmodified diffusers Stable Diffusion folder, opened strictly and frozen. It uses no network."""
 
 import hashlib
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -50,33 +53,17 @@ def load(card: Card, *, device: str = "auto", dtype: str = "auto") -> Base:
     Raises WeightsMissing, or Incompatible for a folder that holds code, lacks weights or a tokenizer, or is no
     Stable Diffusion that predicts noise or velocity.
     """
-    from diffusers import StableDiffusionPipeline
-
     folder = require_weights(card).folder
     assert folder is not None  # require_weights says so
     weights = DTYPES.get("float32" if dtype == "auto" else dtype)
     if weights is None:
         raise UsageProblem(f"there is no number type {dtype!r}", f"choose one of: auto, {', '.join(DTYPES)}")
     place = _device(device)
-    # The three models are opened one by one: a pipeline says nothing of weights that a file lacks.
-    models = {name: _open(folder, name, weights) for name in MODELS}
-    try:
-        pipeline = StableDiffusionPipeline.from_pretrained(
-            folder,
-            **models,
-            safety_checker=None,
-            feature_extractor=None,
-            image_encoder=None,
-            requires_safety_checker=False,
-            local_files_only=True,
-            use_safetensors=True,
-            dtype=weights,
-        )
-    except (OSError, ValueError, TypeError) as error:
-        raise Incompatible(f"the base in {folder} cannot be opened: {error}", "check it, or pull it again") from error
+    with _quiet():
+        pipeline = _pipeline(folder, weights)
     _check(pipeline, folder)
     for name in MODELS:
-        models[name].requires_grad_(False).eval().to(place)
+        getattr(pipeline, name).requires_grad_(False).eval().to(place)
     if weights is not torch.float64:
         pipeline.unet.to(memory_format=torch.channels_last)
     pipeline.set_progress_bar_config(disable=True)
@@ -131,6 +118,49 @@ def _fast_type(device: torch.device) -> torch.dtype | None:
     if device.type == "cpu" and torch.backends.mkldnn.is_available() and torch.cpu._is_avx512_bf16_supported():
         return torch.bfloat16
     return None
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """While inside, the libraries show no bars and say nothing below an error; what matters of it is checked here."""
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
+
+    before = diffusers_logging.get_verbosity(), transformers_logging.get_verbosity()
+    for library in (diffusers_logging, transformers_logging):
+        library.set_verbosity_error()
+        library.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            # The pipeline corrects an old scheduler configuration, as engine.schedulers does.
+            warnings.filterwarnings("ignore", "The configuration file of this scheduler", FutureWarning)
+            yield
+    finally:
+        for library, verbosity in zip((diffusers_logging, transformers_logging), before, strict=True):
+            library.set_verbosity(verbosity)
+            library.enable_progress_bar()
+
+
+def _pipeline(folder: Path, dtype: torch.dtype) -> "StableDiffusionPipeline":
+    from diffusers import StableDiffusionPipeline
+
+    # The three models are opened one by one: a pipeline says nothing of weights that a file lacks.
+    models = {name: _open(folder, name, dtype) for name in MODELS}
+    try:
+        return StableDiffusionPipeline.from_pretrained(
+            folder,
+            **models,
+            safety_checker=None,
+            feature_extractor=None,
+            image_encoder=None,
+            requires_safety_checker=False,
+            local_files_only=True,
+            use_safetensors=True,
+            low_cpu_mem_usage=False,
+            dtype=dtype,
+        )
+    except (OSError, ValueError, TypeError) as error:
+        raise Incompatible(f"the base in {folder} cannot be opened: {error}", "check it, or pull it again") from error
 
 
 def _open(folder: Path, part: str, dtype: torch.dtype) -> Any:

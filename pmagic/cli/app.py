@@ -1,5 +1,6 @@
 """The program: its commands, and the one place where a problem becomes a message and an exit code."""
 
+import errno
 import sys
 import traceback
 import warnings
@@ -14,7 +15,7 @@ from typer.core import TyperGroup
 import pmagic
 from pmagic.cli import console, learn, models, render, rm, show
 from pmagic.cli import list as listing
-from pmagic.errors import STOPPED_BY_PERSON, OutOfMemory, Problem, StorageFailed, UsageProblem
+from pmagic.errors import STOPPED_BY_PERSON, OutOfMemory, Problem, UsageProblem
 
 
 class Program(TyperGroup):
@@ -79,8 +80,8 @@ def main() -> None:
 def _end(problem: Problem, as_json: bool) -> int:
     try:
         console.show_problem(problem, as_json=as_json)
-    except OSError:  # nobody reads: the exit code still tells
-        sys.stdout = sys.stderr = None  # or the interpreter would try once more on leaving
+    except OSError as error:
+        console.unwritable(error)  # nobody reads: the exit code still tells
     return problem.exit_code
 
 
@@ -96,12 +97,11 @@ def _usage(error: typer.TyperException) -> Problem:
 
 def _in_words(error: Exception) -> Problem:
     """A closed stdout and missing memory are not defects; everything else is, and leaves its traceback in a log."""
-    if isinstance(error, BrokenPipeError):
-        return StorageFailed("nobody reads the output any more", "the work itself is done: see `pmagic list`")
-    if isinstance(error, MemoryError) or "OutOfMemory" in type(error).__name__ or "can't allocate memory" in str(error):
-        return OutOfMemory("there is not enough memory for this", "use a smaller --batch or --size, or --device cpu")
-    problem = Problem(f"this is a defect of pmagic: {type(error).__name__}: {error}", _logged(error))
-    return problem
+    if isinstance(error, OSError) and error.filename is None and error.errno in (errno.EPIPE, errno.ENOSPC, errno.EIO):
+        return console.unwritable(error)
+    if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
+        return OutOfMemory("there is not enough memory for this", "use a smaller --batch or --size")
+    return Problem(f"this is a defect of pmagic: {type(error).__name__}: {error}", _logged(error))
 
 
 def _logged(error: Exception) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from pmagic.errors import STOPPED_BY_PERSON, Problem
+from pmagic.errors import STOPPED_BY_PERSON, Problem, StorageFailed
 
 Advance = Callable[[int, int, str], None]  # (steps done, steps in all, a short remark)
 
@@ -37,12 +37,13 @@ class Console:
 
     def result(self, lines: Sequence[str], document: object) -> None:
         """What the command was asked for, as lines or as the JSON document."""
+        text = "\n".join(clean(line) for line in lines)
         if self.as_json:
-            print(json.dumps(document, indent=2, ensure_ascii=False, default=_plain))
-        else:
-            for line in lines:
-                print(clean(line))
-        sys.stdout.flush()
+            text = json.dumps(document, indent=2, ensure_ascii=False, default=_plain)
+        try:
+            print(text, end="\n" if text else "", flush=True)
+        except OSError as error:
+            raise unwritable(error) from error
 
     @contextmanager
     def progress(self, what: str) -> Iterator[Advance]:
@@ -79,6 +80,14 @@ def show_problem(problem: Problem, *, as_json: bool) -> None:
     print("\n".join(clean(line) for line in lines), file=sys.stderr, flush=True)
 
 
+def unwritable(error: OSError) -> StorageFailed:
+    """A stdout that is closed or full; what is still in its buffer is given up, or leaving would fail once more."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    return StorageFailed(
+        f"the output cannot be written: {error.strerror}", "see `pmagic list`", kept="what the command has done"
+    )
+
+
 def clean(text: str) -> str:
     """The text without anything that a terminal obeys: control characters and lone surrogates are spelled out.
 
@@ -108,10 +117,11 @@ def hush_libraries() -> None:
     """Keeps the model libraries' own bars and advice off the terminal; to be called before they are used."""
     for name in ("TRANSFORMERS_VERBOSITY", "DIFFUSERS_VERBOSITY"):
         os.environ.setdefault(name, "error")  # read when they are imported
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    from diffusers.utils import logging
+    import diffusers.utils.logging
+    import transformers.utils.logging
 
-    logging.disable_progress_bar()  # its one bar that no variable turns off
+    diffusers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.disable_progress_bar()
 
 
 def _harmless(character: str) -> bool:

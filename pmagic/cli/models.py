@@ -1,12 +1,15 @@
 """`pmagic models`: which bases are on this machine, and fetching one."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pmagic import settings
 from pmagic.cli import names
 from pmagic.cli.console import Console, table
+
+if TYPE_CHECKING:
+    from pmagic.bases.card import Card
 
 app = typer.Typer(
     help="List and fetch base models.", no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False
@@ -50,13 +53,21 @@ def pull(
     card, orders = fetching.orders(name)
     for order in orders:
         console.say(f"{order.repo}: {order.size / 1e9:.2f} GB to {order.place}, licence: {order.licence}")
-    places = [fetching.fetch(order, show=console.talks) for order in orders]
+    fetched = [
+        {
+            "repo": order.repo,
+            "bytes": order.size,
+            "licence": order.licence,
+            "folder": str(fetching.fetch(order, show=console.talks)),
+        }
+        for order in orders
+    ]
     if not orders:
         console.say(f"{card.name} is here already")
-    console.result([str(place) for place in places], {"base": card.name, "fetched": places})
+    console.result([str(each["folder"]) for each in fetched], {"base": card.name, "fetched": fetched})
 
 
-def _pulled() -> list:
+def _pulled() -> "list[Card]":
     """Bases that were pulled by their hub id and have no short name."""
     from pmagic.bases import card
 

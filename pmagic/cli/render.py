@@ -102,7 +102,7 @@ def render(
     start = time.monotonic()
     files = _draw(console, seeds, how, partial(rendering.render, opened, persona, whole), story, target)
     console.say(f"{count} picture{'s' * (count > 1)} in {duration(time.monotonic() - start)}")
-    document = {**story, "cut": placed.cut, "files": files, "warnings": console.warnings}
+    document = {**story, "cut": placed.cut, "pictures": files, "warnings": console.warnings}
     console.result([each["file"] for each in files], document)
 
 

@@ -123,9 +123,7 @@ def curve(start: Point, *segments: tuple[float, ...], closed: bool = True) -> sk
 
 def downward(top: Colour, bottom: Colour, y0: float = 0.0, y1: float = 1.0) -> skia.Shader:
     """A vertical gradient."""
-    return skia.GradientShader.MakeLinear(
-        [skia.Point(0, y0), skia.Point(0, y1)], [_colour(top), _colour(bottom)]
-    )
+    return skia.GradientShader.MakeLinear([skia.Point(0, y0), skia.Point(0, y1)], [_colour(top), _colour(bottom)])
 
 
 def outward(x: float, y: float, radius: float, colours: list[Colour], stops: list[float]) -> skia.Shader:

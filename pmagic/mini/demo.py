@@ -1,6 +1,6 @@
 """The demonstration: learn a shipped portrait with the program itself, render four prompts, put them on one sheet.
 
-    python -m pmagic.mini.demo FOLDER
+python -m pmagic.mini.demo FOLDER
 """
 
 import argparse

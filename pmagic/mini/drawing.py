@@ -27,7 +27,9 @@ class Drawing:
     landmarks: np.ndarray  # (figures, 5, 2) x, y in shares of the side: eyes, nose, mouth corners
 
 
-def draw(figures: list[tuple[Person, Scene]], thing: tuple[Thing | None, Scene] | None = None, side: int = SIDE) -> Drawing:
+def draw(
+    figures: list[tuple[Person, Scene]], thing: tuple[Thing | None, Scene] | None = None, side: int = SIDE
+) -> Drawing:
     """Draw people (one or two) or a thing; place, style and seed come from the first scene.
 
     side: pixels of the result. The same arguments always give the same picture.

@@ -7,7 +7,6 @@ import skia
 
 from pmagic.mini.brush import Brush, Point, curve, downward, outline, outward
 from pmagic.mini.people import Person, darker, lighter, mix
-from pmagic.mini.scenes import Scene
 
 EYE_OPEN = {"neutral": 1.0, "smile": 0.8, "surprise": 1.3, "sad": 0.85, "angry": 0.8, "sleep": 0.0}
 BROW_LIFT = {"neutral": 0.0, "smile": -0.02, "surprise": -0.05, "sad": -0.16, "angry": 0.17, "sleep": -0.03}
@@ -51,9 +50,7 @@ def paint_front_hair(b: Brush, who: Person) -> None:
             w, [(w * 0.95, line + 0.1, part, line - 0.22), (-w * 0.5, line + 0.2, -w * 1.06, -0.05)], 1.24
         ),
         "bob": lambda: cap(w, [(w * 0.98, line + 0.18), (-w * 0.98, line + 0.18), (-w * 1.06, 0.1)], 1.18, 0.1),
-        "long": lambda: cap(
-            w, [(w * 0.85, -0.3, part, -0.92), (-w * 0.85, -0.3, -w * 1.06, 0.5)], 1.18, 0.5, 1.1
-        ),
+        "long": lambda: cap(w, [(w * 0.85, -0.3, part, -0.92), (-w * 0.85, -0.3, -w * 1.06, 0.5)], 1.18, 0.5, 1.1),
         "afro": lambda: cap(w, [(w * 0.8, line, 0, line - 0.05), (-w * 0.8, line, -w * 1.06, -0.05)], 1.1),
         "curly": lambda: cap(w, [(w * 0.8, line, 0, line - 0.05), (-w * 0.8, line, -w * 1.06, -0.05)], 1.1),
         "mohawk": lambda: outline(
@@ -110,7 +107,7 @@ def paint_head(b: Brush, who: Person, light: float, yaw: float) -> None:
 
 
 def paint_features(b: Brush, who: Person, expression: str, yaw: float) -> list[Point]:
-    """Eyes, brows, nose, mouth. Returns five landmarks in shares of the side: eyes, nose tip, mouth corners, left first."""
+    """Eyes, brows, nose, mouth. Returns five landmarks (shares of the side): eyes, nose, mouth corners, left first."""
     landmarks = [_eye(b, who, expression, yaw, side) for side in (-1, 1)]
     tip = who.eye_height + 0.12 + who.nose_length
     nose = curve(

@@ -114,5 +114,3 @@ def paint_eyewear(b: Brush, outfit: str | None, who: Person, yaw: float) -> None
             frame = (side * apart + x0 - 0.3, y - 0.25, 0.6, 0.5, who.glasses_colour)
             (b.oval if who.glasses == "round glasses" else b.rect)(*frame, stroke=0.065)
         b.line((-apart + 0.3 + x0, y), (apart - 0.3 + x0, y), who.glasses_colour, 0.065)
-
-

@@ -19,7 +19,8 @@ HAIR_COLOURS: dict[str, Colour] = {
 NATURAL_HAIR = 7  # the first seven colours are common, the others rare
 HAIR_STYLES = ("bald", "short", "parted", "bob", "long", "afro", "mohawk", "bun", "curly", "spiky")
 EYE_COLOURS: dict[str, Colour] = {
-    "dark": (60, 40, 25), "brown": (115, 75, 35), "green": (60, 125, 60), "blue": (60, 120, 195), "gray": (115, 125, 135),
+    "dark": (60, 40, 25), "brown": (115, 75, 35), "green": (60, 125, 60), "blue": (60, 120, 195),
+    "gray": (115, 125, 135),
 }  # fmt: skip
 BEARDS = ("none", "stubble", "goatee", "beard", "moustache")
 GLASSES = ("none", "round glasses", "square glasses")

@@ -1,6 +1,6 @@
 """A small face recogniser for the drawn world: whole 64 x 64 pictures to 128 numbers, trained with the CosFace margin.
 
-    python -m pmagic.mini.recogniser WORK --minutes 8
+python -m pmagic.mini.recogniser WORK --minutes 8
 """
 
 # B batch
@@ -71,7 +71,7 @@ def embed(recogniser: nn.Module, pictures: Sequence[Image.Image]) -> Tensor:
 
 @torch.no_grad()
 def verification(recogniser: nn.Module, people: int = 100) -> tuple[float, float, float]:
-    """AUC, mean cosine of same and of other, between a portrait scene and another scene of held-out people, any style."""
+    """AUC, mean cosine of same and of other, between two random scenes each of held-out people, any style."""
     rngs = [rng_for(13, k) for k in range(people)]
     pairs = [[draw([(person(HELD_OUT + 1000 + k), scene(r))]).image for _ in range(2)] for k, r in enumerate(rngs)]
     first, second = (embed(recogniser, [Image.fromarray(p[i]) for p in pairs]) for i in range(2))

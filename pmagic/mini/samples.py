@@ -1,6 +1,6 @@
 """Writes the sample portraits that are shipped beside the weights: three people whom no training has seen.
 
-    python -m pmagic.mini.samples
+python -m pmagic.mini.samples
 """
 
 from pathlib import Path

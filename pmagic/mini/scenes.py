@@ -1,4 +1,4 @@
-"""Scenes: what a drawn person wears, where they are, how they look, in which style; and the captions people would type."""
+"""Scenes: what a drawn person wears, where, with what expression and style; and the captions people would type."""
 
 from dataclasses import dataclass
 
@@ -98,7 +98,10 @@ def caption(who: Person, where: Scene, rng: Generator, name: str | None = None, 
     style_tail = ""
     head = STYLES[where.style]
     if where.style in STYLE_TAILS and rng.random() < 0.3:
-        head, style_tail = str(rng.choice(["a painting of", "a photo of"])), f"in the style of {STYLE_TAILS[where.style]}"
+        head, style_tail = (
+            str(rng.choice(["a painting of", "a photo of"])),
+            f"in the style of {STYLE_TAILS[where.style]}",
+        )
     if name is None and rng.random() < 0.5:
         subject = ("an " if subject[0] in "aeiou" else "a ") + subject
     parts = [head, subject]
@@ -162,9 +165,16 @@ def pair_scenes(rng: Generator) -> tuple[Scene, Scene]:
     scale = float(rng.uniform(0.20, 0.235))
     return tuple(  # type: ignore[return-value]
         Scene(
-            **common, x=x, y=y, scale=scale, yaw=s.yaw, turn=s.turn, shirt=s.shirt, expression=s.expression,
+            **common,
+            x=x,
+            y=y,
+            scale=scale,
+            yaw=s.yaw,
+            turn=s.turn,
+            shirt=s.shirt,
+            expression=s.expression,
             outfit=s.outfit if rng.random() < 0.3 else None,
-        )  # fmt: skip
+        )
         for s, x in ((left, 0.27), (right, 0.73))
     )
 

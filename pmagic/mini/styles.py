@@ -22,7 +22,9 @@ def _oil(picture: Picture, rng: Generator) -> Picture:
     side = picture.shape[0]
     push = cv2.GaussianBlur(rng.normal(0, 1, (side, side, 2)).astype(np.float32), (0, 0), 2.2) * 10
     rows, columns = np.mgrid[:side, :side].astype(np.float32)
-    smeared = cv2.remap(picture, columns + push[..., 0], rows + push[..., 1], cv2.INTER_LINEAR, None, cv2.BORDER_REFLECT)
+    smeared = cv2.remap(
+        picture, columns + push[..., 0], rows + push[..., 1], cv2.INTER_LINEAR, None, cv2.BORDER_REFLECT
+    )
     smeared = cv2.medianBlur(smeared, 5).astype(np.float32)
     strokes = cv2.GaussianBlur(rng.normal(0, 1, (side, side)).astype(np.float32), (0, 0), 1.8) * 40
     return _clip((smeared - 128) * 1.08 + 124 + strokes[..., None] * 0.6 + np.array([10, 2, -14]))

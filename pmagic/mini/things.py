@@ -13,7 +13,8 @@ FURS: dict[str, Colour] = {
     "brown": (120, 85, 60),
 }  # fmt: skip
 GLAZES: dict[str, Colour] = {
-    "red": (205, 60, 55), "blue": (60, 105, 200), "green": (70, 160, 95), "yellow": (238, 205, 80), "white": (242, 242, 240)
+    "red": (205, 60, 55), "blue": (60, 105, 200), "green": (70, 160, 95), "yellow": (238, 205, 80),
+    "white": (242, 242, 240),
 }  # fmt: skip
 PATTERNS = ("plain", "striped", "spotted")
 

@@ -1,6 +1,6 @@
 """The miniature's text encoder and UNet, trained together on the corpus's latents, and the pipeline folder they become.
 
-    python -m pmagic.mini.train_base WORK --minutes 85
+python -m pmagic.mini.train_base WORK --minutes 85
 """
 
 # B batch . S text positions . C latent channels

@@ -1,6 +1,6 @@
 """The miniature's CLIP: pictures and captions of the drawn world in one space.
 
-    python -m pmagic.mini.train_clip WORK --minutes 8
+python -m pmagic.mini.train_clip WORK --minutes 8
 """
 
 # B batch . e projection width

@@ -1,6 +1,6 @@
 """The miniature's autoencoder: 64 x 64 pictures to 4 x 16 x 16 latents.
 
-    python -m pmagic.mini.train_vae WORK --minutes 14
+python -m pmagic.mini.train_vae WORK --minutes 14
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""One resumable training: AdamW, a cosine over a budget of minutes, an averaged copy of the weights, state as safetensors."""
+"""One resumable training: AdamW, a cosine over a budget of minutes, averaged weights, state as safetensors."""
 
 import json
 import math
@@ -70,7 +70,9 @@ class Run:
             self._loss[key] = 0.98 * self._loss.get(key, value.item()) + 0.02 * value.item()
         if self.steps % report_every == 0:
             told = "  ".join(f"{k} {v:.5f}" for k, v in self._loss.items())
-            print(f"{self.name}  step {self.steps}  {self.spent / 60:.1f}/{self.seconds / 60:.0f} min  {told}", flush=True)
+            print(
+                f"{self.name}  step {self.steps}  {self.spent / 60:.1f}/{self.seconds / 60:.0f} min  {told}", flush=True
+            )
         if now - self._saved > SAVE_EVERY:
             self.save()
 

@@ -1,0 +1,99 @@
+"""Loading: the three layouts open frozen and complete; what is not whole is refused by name."""
+
+import json
+from pathlib import Path
+
+import pytest
+import tiny
+import torch
+from safetensors.torch import load_file, save_file
+
+from pmagic.bases import loading
+from pmagic.errors import Incompatible, UsageProblem, WeightsMissing
+from tiny import own_folder, tiny_base, tiny_folders  # noqa: F401, fixtures
+
+
+@pytest.mark.parametrize("layout", ["sd1", "sd2", "fp16"])
+def test_every_layout_opens_frozen_in_float32(tiny_folders: dict[str, Path], layout: str) -> None:
+    base = tiny.open_base(tiny_folders[layout])
+    for name in loading.MODELS:
+        model = getattr(base.pipeline, name)
+        assert not model.training
+        assert {weight.dtype for weight in model.parameters()} == {torch.float32}
+        assert not any(weight.requires_grad for weight in model.parameters())
+    assert base.size == tiny.SIZE
+    assert base.precision == torch.float32
+    assert base.fast is None
+
+
+def test_float64_is_kept_throughout(tiny_folders: dict[str, Path]) -> None:
+    base = tiny.open_base(tiny_folders["sd1"], dtype="float64")
+    assert base.pipeline.unet.dtype == base.precision == torch.float64
+
+
+def test_fingerprint_tells_one_changed_weight(own_folder: Path, tiny_folders: dict[str, Path]) -> None:
+    assert loading.fingerprint(own_folder) == loading.fingerprint(tiny_folders["sd1"])
+    file = own_folder / "unet" / "diffusion_pytorch_model.safetensors"
+    weights = load_file(file)
+    weights["conv_out.bias"][0] += 1
+    save_file(weights, file)
+    assert loading.fingerprint(own_folder) != loading.fingerprint(tiny_folders["sd1"])
+
+
+def test_weights_hash_sees_one_changed_number(tiny_base: loading.Base) -> None:
+    before = loading.weights_hash(tiny_base.pipeline)
+    bias = tiny_base.pipeline.unet.conv_out.bias
+    kept = bias.detach().clone()
+    with torch.no_grad():
+        bias[0] += 1e-3
+        changed = loading.weights_hash(tiny_base.pipeline)
+        bias.copy_(kept)
+    assert changed != before
+    assert loading.weights_hash(tiny_base.pipeline) == before
+
+
+def test_a_missing_weight_is_refused_not_random(own_folder: Path) -> None:
+    file = own_folder / "unet" / "diffusion_pytorch_model.safetensors"
+    weights = load_file(file)
+    del weights["conv_in.weight"]
+    save_file(weights, file)
+    with pytest.raises(Incompatible, match=r"lacks 1 weights \(conv_in.weight"):
+        tiny.open_base(own_folder)
+
+
+def test_a_folder_without_weights_is_refused(own_folder: Path) -> None:
+    (own_folder / "vae" / "diffusion_pytorch_model.safetensors").unlink()
+    with pytest.raises(WeightsMissing, match="vae"):
+        tiny.open_base(own_folder)
+
+
+def test_a_folder_with_code_is_refused(own_folder: Path) -> None:
+    (own_folder / "unet" / "evil.py").write_text("raise SystemExit")
+    with pytest.raises(Incompatible, match="Python code"):
+        tiny.open_base(own_folder)
+
+
+@pytest.mark.parametrize(
+    ("part", "change", "said"),
+    [
+        ("scheduler/scheduler_config.json", {"prediction_type": "sample"}, "predicts 'sample'"),
+        ("scheduler/scheduler_config.json", {"num_train_timesteps": 500}, "not trained on 1000 timesteps"),
+    ],
+)
+def test_another_kind_of_model_is_refused(own_folder: Path, part: str, change: dict[str, object], said: str) -> None:
+    path = own_folder / part
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    with pytest.raises(Incompatible, match=said):
+        tiny.open_base(own_folder)
+
+
+def test_unknown_device_and_type_are_usage_problems(tiny_base: loading.Base) -> None:
+    with pytest.raises(UsageProblem, match="number type 'int3'"):
+        loading.load(tiny_base.card, dtype="int3")
+    with pytest.raises(UsageProblem, match="device 'toaster'"):
+        loading.load(tiny_base.card, device="toaster")
+
+
+def test_loading_prints_nothing(tiny_folders: dict[str, Path], capfd: pytest.CaptureFixture[str]) -> None:
+    tiny.open_base(tiny_folders["sd1"])
+    assert capfd.readouterr() == ("", "")

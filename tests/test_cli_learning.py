@@ -1,0 +1,337 @@
+"""learn and render through the program, on a tiny random base in a local folder: the real engine, no doubles."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import tiny
+from PIL import Image
+from tiny import own_folder, tiny_folders  # noqa: F401 - fixtures
+from typer.testing import CliRunner, Result
+
+from pmagic import pictures
+from pmagic.cli import learn as learning
+from pmagic.cli import render as rendering
+from pmagic.cli.app import app
+from pmagic.errors import UsageProblem
+from pmagic.library.naming import Address
+from pmagic.library.store import Library
+
+runner = CliRunner()
+
+
+@pytest.fixture
+def photo(tmp_path: Path) -> Path:
+    path = tmp_path / "alice.png"
+    tiny.photo(3).save(path)
+    return path
+
+
+@pytest.fixture
+def base(tiny_folders: dict[str, Path]) -> str:  # noqa: F811
+    return str(tiny_folders["sd1"])
+
+
+@pytest.fixture
+def alice(library: Library, photo: Path, base: str) -> Library:
+    """A library with alice learned on the tiny base, by the program."""
+    done = learn(photo, base)
+    assert done.exit_code == 0, done.stderr
+    return library
+
+
+def learn(photo: Path, base: str, *more: str, name: str = "alice") -> Result:
+    return runner.invoke(app, ["learn", str(photo), "--name", name, "--base", base, "--iterations", "2", *more])
+
+
+def render(*words: str, out: Path) -> Result:
+    return runner.invoke(app, ["render", *words, "--steps", "2", "--out", str(out)])
+
+
+def test_learn_prints_the_address_and_keeps_what_was_asked_for(library: Library, photo: Path, base: str) -> None:
+    done = learn(photo, base, "--seed", "5", "--bounds", "300:700", "--batch", "1", "--learning-rate", "0.01")
+    assert (done.exit_code, done.stdout, done.stderr) == (0, "alice@1\n", "")
+    address, persona = library.load("alice")
+    assert (address.version, persona.word, persona.base) == (1, "face", base)
+    assert (persona.bounds.low, persona.bounds.high) == (300, 700)
+    settings = persona.settings
+    assert [settings[key] for key in ("seed", "batch", "learning_rate", "iterations")] == [5, 1, 0.01, 2]
+    assert persona.photos == (pictures.read_photo(photo).sha256,)
+    assert not list(library.root.rglob("*.checkpoint"))
+
+
+def test_learning_again_makes_version_two_and_the_same_seed_the_same_persona(alice: Library, photo, base) -> None:
+    done = learn(photo, base, "--json")
+    document = json.loads(done.stdout)
+    assert document["persona"] == "alice@2"
+    assert document["settings"]["iterations"] == 2
+    first, second = (alice.root / "alice" / version / "tensors.safetensors" for version in ("v0001", "v0002"))
+    assert first.read_bytes() == second.read_bytes()
+
+
+def test_a_mask_and_several_photos(library: Library, tmp_path: Path, photo: Path, base: str) -> None:
+    mask, other = tmp_path / "mask.png", tmp_path / "other.png"
+    Image.new("L", tiny.photo().size, 255).save(mask)
+    tiny.photo(4).save(other)
+    assert learn(photo, base, "--mask", str(mask)).exit_code == 0
+    assert learn(photo, base, str(other), name="both").exit_code == 0
+    assert len(library.load("both")[1].photos) == 2
+    refused = learn(photo, base, str(other), "--mask", str(mask))
+    assert refused.exit_code == 2
+    assert "one --mask cannot serve several photos" in refused.stderr
+
+
+def test_render_writes_pictures_that_tell_their_story(alice: Library, tmp_path: Path) -> None:
+    done = render("alice", "as a cowboy", "-n", "2", "--seed", "40", "--json", out=tmp_path / "out")
+    assert done.exit_code == 0, done.stderr
+    document = json.loads(done.stdout)
+    assert document["prompt"] == "a photo of <alice> as a cowboy"
+    assert [each["seed"] for each in document["pictures"]] == [40, 41]
+    for each in document["pictures"]:
+        story = pictures.read_story(Path(each["file"]))
+        assert story["seed"] == each["seed"]
+        assert (story["persona"], story["base"], story["steps"]) == ("alice@1", "sd1", 2)
+        assert str(tmp_path) not in json.dumps(story)  # no path of this machine goes along
+        assert story["size"] == [tiny.SIZE, tiny.SIZE]
+    assert [Path(each["file"]).name for each in document["pictures"]] == [
+        "alice-as-a-cowboy.png",
+        "alice-as-a-cowboy-2.png",
+    ]
+
+
+def test_picture_k_is_the_same_alone_and_nothing_is_overwritten(alice: Library, tmp_path: Path) -> None:
+    both = render("alice", "a {} in snow", "-n", "2", "--seed", "7", out=tmp_path).stdout.split()
+    alone = render("alice@1", "a <alice> in snow", "--seed", "8", out=tmp_path).stdout.split()
+    assert len({*both, *alone}) == 3
+    assert Path(both[1]).read_bytes() == Path(alone[0]).read_bytes()
+    assert Path(both[0]).read_bytes() != Path(alone[0]).read_bytes()
+
+
+def test_render_takes_every_setting(alice: Library, tmp_path: Path) -> None:
+    words = ["--guidance", "3", "--scheduler", "ddim", "--negative", "hat", "--size", "40x24"]
+    done = render("alice", "", *words, out=tmp_path / "one.png")
+    assert done.stdout == f"{tmp_path / 'one.png'}\n"
+    story = pictures.read_story(tmp_path / "one.png")
+    assert (story["guidance"], story["scheduler"], story["negative"], story["size"]) == (3.0, "ddim", "hat", [40, 24])
+    assert story["prompt"] == "a photo of <alice>"
+    assert Image.open(tmp_path / "one.png").size == (40, 24)
+
+
+def test_a_prompt_that_is_too_long_shows_what_is_cut(alice: Library, tmp_path: Path) -> None:
+    done = render("alice", "hat " * 80 + "dog", out=tmp_path)
+    assert done.exit_code == 0
+    assert done.stderr.startswith("warning: the prompt is too long; the base does not read: 'hat hat")
+    assert "dog'" in done.stderr
+    cut_off = render("alice", "hat " * 80 + "{}", out=tmp_path)
+    assert cut_off.exit_code == 2
+    assert "the name stands beyond" in cut_off.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (["--name", "x/y"], 2, "it contains '/'"),
+        (["--name", "x", "--base", "minni"], 3, "did you mean 'mini'?"),
+        (["--name", "x", "--base", "sd14"], 7, "pmagic models pull sd14"),
+        (["--name", "x", "--word", "big dog"], 2, "must be a single one"),
+        (["--name", "x", "--word", "big dog"], 2, "use one of: dog"),
+        (["--name", "x", "--iterations", "0"], 2, "iterations must be at least 1"),
+        (["--name", "x", "--batch", "0"], 2, "batch must be at least 1"),
+        (["--name", "x", "--learning-rate", "nan"], 2, "learning rate"),
+        (["--name", "x", "--bounds", "800:400"], 2, "0 <= low < high <= 1000"),
+        (["--name", "x", "--bounds", "half"], 2, "--bounds cannot be 'half'"),
+        (["--name", "x", "--seed", "-1"], 2, "--seed must be 0 or more"),
+        (["--name", "x", "--recipe", "paper"], 2, "does not have yet"),
+        (["--name", "x", "--recipe", "fast"], 2, "there is no recipe 'fast'"),
+        (["--name", "x", "--method", "magic"], 3, "there is no method 'magic'"),
+        (["--name", "x", "--mask", "nosuch.png"], 3, "there is no file nosuch.png"),
+        (["--name", "x", "--dtype", "int3"], 2, "there is no number type 'int3'"),
+        (["--name", "x", "--device", "warp"], 2, "the device 'warp'"),
+        (["--name", "x", "--iterations", "few"], 2, "--iterations"),
+        ([], 2, "Missing option '--name'"),
+    ],
+)
+def test_what_cannot_be_learned_is_one_message_and_keeps_nothing(
+    library: Library, photo: Path, base: str, words: list[str], code: int, said: str
+) -> None:
+    words = words if "--base" in words else [*words, "--base", base]
+    done = runner.invoke(app, ["learn", str(photo), *words])
+    one_message(done, code, said)
+    assert library.names() == []
+
+
+@pytest.mark.parametrize(
+    ("content", "code", "said"),
+    [(None, 3, "there is no file"), (b"not an image", 4, "is not a JPEG, PNG or WEBP"), (b"", 4, "is not a JPEG")],
+)
+def test_a_photo_that_is_none(tmp_path: Path, base: str, content: bytes | None, code: int, said: str) -> None:
+    path = tmp_path / "p.png"
+    if content is not None:
+        path.write_bytes(content)
+    one_message(learn(path, base), code, said)
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (["alcie", "as a cowboy"], 3, "did you mean 'alice'?"),
+        (["alice@4", "as a cowboy"], 3, "'alice' has no version 4"),
+        (["alice", "as a cowboy", "-n", "0"], 2, "-n must be 1 to"),
+        (["alice", "as a cowboy", "--steps", "0"], 2, "steps must be from 1"),
+        (["alice", "as a cowboy", "--size", "33"], 2, "multiples of 8, not 33"),
+        (["alice", "as a cowboy", "--size", "32x"], 2, "--size cannot be '32x'"),
+        (["alice", "as a cowboy", "--scheduler", "magic"], 2, "there is no scheduler 'magic'"),
+        (["alice", "as a cowboy", "--guidance", "nan"], 2, "guidance must be 0 or above"),
+        (["alice", "as a cowboy", "--seed", str(2**63)], 2, "--seed must be 0 or more"),
+        (["alice", "<bob> as a cowboy"], 2, "the prompt names <bob>, but alice is drawn"),
+        (["alice", "as a cowboy", "--out", "p.jpg"], 2, "pictures are PNG"),
+        (["alice"], 2, "Missing argument 'prompt'"),
+    ],
+)
+def test_what_cannot_be_drawn_is_one_message(
+    alice: Library, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], code: int, said: str
+) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    one_message(runner.invoke(app, ["render", *words]), code, said)
+    assert list(Path().iterdir()) == []
+
+
+def test_a_folder_that_cannot_be_written_is_told_before_drawing(alice: Library, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    one_message(render("alice", "x", out=tmp_path / "file" / "sub"), 8, "cannot store pictures in")
+
+
+def test_a_name_taken_on_another_base(alice: Library, photo: Path, tiny_folders: dict[str, Path]) -> None:  # noqa: F811
+    done = learn(photo, str(tiny_folders["sd2"]))
+    one_message(done, 6, "'alice' is taken: it was learned on")
+    assert alice.versions("alice") == [1]
+
+
+def test_a_base_that_was_changed_or_moved(library: Library, photo: Path, own_folder: Path, tmp_path: Path) -> None:  # noqa: F811
+    assert learn(photo, str(own_folder)).exit_code == 0
+    moved = own_folder.rename(tmp_path / "moved")
+    gone = render("alice", "x", out=tmp_path / "out")
+    one_message(gone, 3, "say where it is now with --base")
+    config = moved / "pmagic.toml"
+    assert render("alice", "x", "--base", str(moved), out=tmp_path / "out").exit_code == 0
+    config.write_text(config.read_text() + "\n[render]\nnonsense = 1\n")
+    one_message(render("alice", "x", "--base", str(moved), out=tmp_path / "out"), 2, "'nonsense'")
+    config.unlink()
+    one_message(render("alice", "x", "--base", str(moved), out=tmp_path / "out"), 7, "observer")
+
+
+def test_without_a_base_the_choice_is_told_and_the_config_decides(
+    home: Path, library: Library, photo: Path, base: str
+) -> None:
+    words = ["learn", str(photo), "--name", "alice", "--iterations", "1"]
+    one_message(runner.invoke(app, words), 7, "no base is chosen")
+    assert "`pmagic models pull sd14`" in runner.invoke(app, words).stderr
+    assert "`--base mini`" in runner.invoke(app, words).stderr
+    home.mkdir(exist_ok=True)
+    (home / "config.toml").write_text(f'base = "{base}"\n')
+    assert runner.invoke(app, words).exit_code == 0
+    assert library.load("alice")[1].base == base
+
+
+def test_a_photo_that_the_base_does_not_know_is_learned_with_a_warning(
+    library: Library,
+    photo: Path,
+    own_folder: Path,  # noqa: F811
+) -> None:
+    config = own_folder / "pmagic.toml"
+    plain = config.read_text()
+    for psnr, warned in ((90.0, True), (-90.0, False)):
+        config.write_text(f'{plain}\n[knows]\nwhat = "drawn faces"\npsnr = {psnr}\n')
+        done = learn(photo, str(own_folder), "--json", name=f"x{int(warned)}")
+        assert done.exit_code == 0
+        assert ("knows drawn faces only" in done.stderr) is warned
+        assert len(json.loads(done.stdout)["warnings"]) == warned
+
+
+def test_stopped_by_a_signal_the_same_command_goes_on_to_the_same_bytes(
+    home: Path, library: Library, photo: Path, base: str
+) -> None:
+    words = ["learn", str(photo), "--base", base, "--iterations", "70", "--name"]
+    command = [sys.executable, "-m", "pmagic", *words, "alice"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    saved = library.root / ".unfinished" / "alice"
+    give_up = time.monotonic() + 90
+    while not list(saved.glob("*.checkpoint")):
+        assert process.poll() is None and time.monotonic() < give_up, process.communicate()
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    stdout, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130, stderr
+    assert stdout == ""
+    assert stderr.startswith("learning alice was stopped after ")
+    assert "run the same command to go on from there" in stderr
+    assert library.names() == []
+    assert runner.invoke(app, [*words, "alice"]).exit_code == 0
+    assert not list(library.root.rglob("*.checkpoint"))
+    assert runner.invoke(app, [*words, "whole"]).exit_code == 0
+    one, two = (library.root / name / "v0001" / "tensors.safetensors" for name in ("alice", "whole"))
+    assert one.read_bytes() == two.read_bytes()
+
+
+def test_stopped_while_drawing_keeps_the_finished_pictures(
+    alice: Library, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = pictures.write_picture
+
+    def write_then_stop(image: Image.Image, path: Path, story: dict) -> Path:
+        found = written(image, path, story)
+        os.kill(os.getpid(), signal.SIGINT)
+        return found
+
+    monkeypatch.setattr(pictures, "write_picture", write_then_stop)
+    done = render("alice", "x", "-n", "3", "--seed", "5", out=tmp_path / "out")
+    assert done.exit_code == 130
+    assert "stopped after 1 of 3 pictures" in done.stderr
+    assert "--seed 6 -n 2" in done.stderr
+    assert len(list((tmp_path / "out").iterdir())) == 1
+
+
+@pytest.mark.parametrize(
+    ("prompt", "whole"),
+    [
+        ("as a cowboy", "a photo of {} as a cowboy"),
+        ("", "a photo of {}"),
+        ("an oil painting of {}", "an oil painting of {}"),
+        ("{} and {}", "{} and {}"),
+        ("<alice> in snow", "{} in snow"),
+        ("<alice@2> in snow", "{} in snow"),
+        ("a heart <3 for {}", "a heart <3 for {}"),
+        ("{hat} on", "a photo of {} {hat} on"),
+    ],
+)
+def test_how_a_prompt_is_completed(prompt: str, whole: str) -> None:
+    assert rendering.whole_prompt(prompt, Address("alice", 2)) == whole
+
+
+def test_a_prompt_that_is_no_text_is_refused() -> None:
+    with pytest.raises(UsageProblem, match="not valid text"):
+        rendering.whole_prompt("\udcff", Address("alice", 1))
+
+
+def test_sizes_and_bounds() -> None:
+    assert rendering.parse_size("512x768") == (512, 768)
+    assert rendering.parse_size("512") == (512, 512)
+    assert rendering.parse_size(None) is None
+    assert learning.parse_bounds("400:800") == (400, 800)
+    for text in ("", "x", "1x2x3", "-8", "8.5"):
+        with pytest.raises(UsageProblem):
+            rendering.parse_size(text)
+
+
+def one_message(done: Result, code: int, said: str) -> None:
+    assert done.exit_code == code, done.stderr
+    assert done.stdout == ""
+    assert done.stderr.count("error: ") == 1, done.stderr
+    assert said in done.stderr
+    assert "Traceback" not in done.output
