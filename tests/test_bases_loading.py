@@ -10,7 +10,9 @@ from safetensors.torch import load_file, save_file
 
 from pmagic.bases import loading
 from pmagic.errors import Incompatible, UsageProblem, WeightsMissing
-from tiny import own_folder, tiny_base, tiny_folders  # noqa: F401, fixtures
+from pmagic.vision import clip
+
+pytest_plugins = ["tiny"]
 
 
 @pytest.mark.parametrize("layout", ["sd1", "sd2", "fp16"])
@@ -95,5 +97,7 @@ def test_unknown_device_and_type_are_usage_problems(tiny_base: loading.Base) -> 
 
 
 def test_loading_prints_nothing(tiny_folders: dict[str, Path], capfd: pytest.CaptureFixture[str]) -> None:
-    tiny.open_base(tiny_folders["sd1"])
+    base = tiny.open_base(tiny_folders["sd1"])
+    assert isinstance(base.card.clip, Path)
+    clip.load(base.card.clip)
     assert capfd.readouterr() == ("", "")

@@ -1,7 +1,7 @@
 """Tiny random models in the layouts of the real ones: SD 1.x, SD 2.x (velocity), half-precision variant, CLIP.
 
-Real folders in the libraries' own formats, small enough to be made and loaded within a second or two. A test asks for
-them through the fixtures at the end, which a test file imports.
+Real folders in the libraries' own formats, small enough to be made and loaded within a second or two. The fixtures at
+the end are there for every test file that says `pytest_plugins = ["tiny"]`; each folder is made once per run.
 """
 
 import json
@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 
 from pmagic.bases import card, loading
+from pmagic.engine import subject
 
 LENGTH = 77
 WIDTH = 32  # of the text encoder
@@ -60,8 +61,8 @@ def build_base(folder: Path, *, prediction: str = "epsilon", variant: str | None
     return folder
 
 
-def build_tokenizer(folder: Path) -> Any:
-    """A CLIP tokenizer: every byte, and `WORDS` whole."""
+def build_tokenizer(folder: Path, size: int = 0) -> Any:
+    """A CLIP tokenizer: every byte, and `WORDS` whole; filled up to `size` tokens that no text contains."""
     from transformers import CLIPTokenizer
 
     folder.mkdir(parents=True)
@@ -74,7 +75,10 @@ def build_tokenizer(folder: Path) -> Any:
             merges.append((pieces[0], pieces[1]))
             pieces[:2] = ["".join(pieces[:2])]
             vocabulary.append(pieces[0])
-    tokens = list(dict.fromkeys([*vocabulary, "<|startoftext|>", "<|endoftext|>"]))
+    special = ["<|startoftext|>", "<|endoftext|>"]
+    vocabulary = list(dict.fromkeys(vocabulary))
+    unused = [f"<|unused{number}|>" for number in range(size - len(vocabulary) - len(special))]
+    tokens = [*vocabulary, *unused, *special]
     (folder / "vocab.json").write_text(json.dumps({token: number for number, token in enumerate(tokens)}))
     lines = dict.fromkeys(f"{left} {right}" for left, right in merges)
     (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *lines]) + "\n")
@@ -95,15 +99,15 @@ def build_tokenizer(folder: Path) -> Any:
     return tokenizer
 
 
-def build_clip(folder: Path, tokenizer: Any) -> Path:
-    """A CLIPModel folder: projections 24 wide, pictures 16 x 16."""
+def build_clip(folder: Path, tokenizer: Any, projection: int = 24) -> Path:
+    """A CLIPModel folder: pictures 16 x 16."""
     from transformers import CLIPConfig, CLIPModel, CLIPVisionConfig
 
     torch.manual_seed(8)
     vision = CLIPVisionConfig(
         hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2, image_size=16, patch_size=8
     )
-    config = CLIPConfig(text_config=_text_config(tokenizer), vision_config=vision, projection_dim=24)
+    config = CLIPConfig(text_config=_text_config(tokenizer), vision_config=vision, projection_dim=projection)
     CLIPModel(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     statistics = {"image_mean": [0.48, 0.46, 0.41], "image_std": [0.27, 0.26, 0.28]}
@@ -117,8 +121,36 @@ def photo(seed: int = 0, size: tuple[int, int] = (40, 48)) -> Image.Image:
     return Image.fromarray(values.numpy(), "RGB")
 
 
+def known(base: loading.Base, seeds: tuple[int, ...] = (0,)) -> subject.Subject:
+    """Random photos as learning sees them; the left half of the only photo is the subject, all of several photos."""
+    photos = [photo(seed) for seed in seeds]
+    mask = None
+    if len(photos) == 1:
+        mask = Image.new("L", photos[0].size, 0)
+        mask.paste(255, (0, 0, photos[0].width // 2, photos[0].height))
+    return subject.observe(base, photos, [f"{seed:064x}" for seed in seeds], word="face", mask=mask)
+
+
+def lesson(**overrides: Any) -> dict[str, Any]:
+    """Overrides of a recipe with which a tiny base learns fast."""
+    short = {
+        "iterations": 3,
+        "learning_rate": 1e-3,
+        "templates": ("a photo of a {}", "a photo of the {}"),
+        "open_prompts": ("{} as a cowboy", "oil painting of {}"),
+    }
+    return {**short, **overrides}
+
+
 def open_base(folder: Path, dtype: str = "float32") -> loading.Base:
     return loading.load(card.find(str(folder)), device="cpu", dtype=dtype)
+
+
+def hooks_of(base: loading.Base) -> list[str]:
+    """Names of this package's hooks that are left on the base; the libraries have some of their own."""
+    modules = [module for name in loading.MODELS for module in getattr(base.pipeline, name).modules()]
+    hooks = [hook for each in modules for hook in (*each._forward_pre_hooks.values(), *each._forward_hooks.values())]
+    return [hook.__qualname__ for hook in hooks if getattr(hook, "__module__", "").startswith("pmagic")]
 
 
 def _text_config(tokenizer: Any) -> Any:

@@ -59,7 +59,7 @@ def load(card: Card, *, device: str = "auto", dtype: str = "auto") -> Base:
     if weights is None:
         raise UsageProblem(f"there is no number type {dtype!r}", f"choose one of: auto, {', '.join(DTYPES)}")
     place = _device(device)
-    with _quiet():
+    with quietly():
         pipeline = _pipeline(folder, weights)
     _check(pipeline, folder)
     for name in MODELS:
@@ -87,7 +87,7 @@ def weights_hash(pipeline: "StableDiffusionPipeline") -> str:
     for name in MODELS:
         for key, tensor in sorted(getattr(pipeline, name).state_dict().items()):
             total.update(f"{name}.{key}".encode())
-            total.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy())
+            total.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     return total.hexdigest()
 
 
@@ -121,7 +121,7 @@ def _fast_type(device: torch.device) -> torch.dtype | None:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quietly() -> Iterator[None]:
     """While inside, the libraries show no bars and say nothing below an error; what matters of it is checked here."""
     from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging as transformers_logging

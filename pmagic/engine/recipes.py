@@ -108,10 +108,12 @@ def settings_for(recipe: str, base_defaults: Mapping[str, Any], **overrides: Any
         raise UsageProblem(f"there is no recipe {recipe!r}", f"choose one of: {', '.join(RECIPES)}")
     settings = RECIPES[recipe]()
     given = {key: value for key, value in overrides.items() if value is not None}
-    kind = given.get("kind", settings.kind)
+    values = {**base_defaults.get("learn", {}), **given}
+    kind = values.get("kind", settings.kind)
     if kind not in prompts.TEMPLATES:
         raise UsageProblem(f"there is no kind {kind!r}", f"choose one of: {', '.join(prompts.TEMPLATES)}")
-    values = {"templates": prompts.TEMPLATES[kind], **base_defaults.get("learn", {}), **given}
+    if "templates" not in values or ("kind" in given and "templates" not in given):
+        values["templates"] = prompts.TEMPLATES[kind]  # a kind that the person names outweighs the base's templates
     known = {each.name for each in fields(LearnSettings)} - {"recipe"}
     for key in values:
         if key not in known:

@@ -1,7 +1,7 @@
 """Rendering: the stock Stable Diffusion pipeline, wearing a persona. No sampling loop of our own.
 
-Everything that draws pictures k, k+1, ... from one seed gives each its own noise, so a picture is the same alone or
-among others; drawn one at a time (the default) it is the same to the last bit.
+Every seed gives a picture noise of its own, so a picture is the same alone or among others; drawn one at a time, which
+is the default, it is the same to the last bit.
 """
 
 # S text positions . w text width . C latent channels . h, w of the latents

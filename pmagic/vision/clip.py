@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from pmagic.bases.loading import quietly
 from pmagic.errors import Incompatible, WeightsMissing
 
 PREFIX = "A photo depicts "  # Hessel et al. 2021
@@ -73,9 +74,10 @@ def load(folder: Path, *, device: str = "cpu") -> Clip:
     if not (folder / "config.json").is_file():
         raise WeightsMissing(f"there is no CLIP in {folder}", "fetch the base's observer with `pmagic models pull`")
     try:
-        model, report = CLIPModel.from_pretrained(
-            folder, dtype=torch.float32, use_safetensors=True, local_files_only=True, output_loading_info=True
-        )
+        with quietly():
+            model, report = CLIPModel.from_pretrained(
+                folder, dtype=torch.float32, use_safetensors=True, local_files_only=True, output_loading_info=True
+            )
     except (OSError, ValueError) as error:
         raise WeightsMissing(f"the CLIP in {folder} cannot be opened: {error}", "fetch it again") from error
     if report["missing_keys"]:

@@ -1,0 +1,73 @@
+"""Stable Diffusion 1.4's exact shape with random weights: one learning step, one picture. Minutes, 12 GB of memory."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny
+import torch
+
+from pmagic.bases import loading
+from pmagic.engine import rendering, training
+from pmagic.engine.recipes import render_settings_for, settings_for
+from pmagic.methods import personamagic
+
+pytestmark = pytest.mark.slow
+
+
+def build_sd14(folder: Path) -> Path:
+    """Stable Diffusion 1.4's configurations, half-precision files (2 GB), observer embeddings 512 wide."""
+    from diffusers import AutoencoderKL, PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    torch.manual_seed(0)
+    tokenizer = tiny.build_tokenizer(folder.with_name("words"), size=49408)
+    cross = ("CrossAttnDownBlock2D",) * 3
+    pipeline = StableDiffusionPipeline(
+        vae=AutoencoderKL(
+            sample_size=512, block_out_channels=(128, 256, 512, 512), layers_per_block=2, latent_channels=4,
+            down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
+        ),
+        text_encoder=CLIPTextModel(
+            CLIPTextConfig(
+                vocab_size=49408, hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12,
+                max_position_embeddings=77, projection_dim=768,
+            )
+        ),
+        tokenizer=tokenizer,
+        unet=UNet2DConditionModel(
+            sample_size=64, block_out_channels=(320, 640, 1280, 1280), layers_per_block=2, cross_attention_dim=768,
+            attention_head_dim=8, down_block_types=(*cross, "DownBlock2D"),
+            up_block_types=("UpBlock2D", *(name.replace("Down", "Up") for name in cross)),
+        ),
+        scheduler=PNDMScheduler(
+            beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", skip_prk_steps=True, steps_offset=1,
+            set_alpha_to_one=False,
+        ),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )  # fmt: skip
+    pipeline.to(torch.float16)
+    pipeline.save_pretrained(folder, variant="fp16")
+    tiny.build_clip(folder.with_name("clip"), tokenizer, projection=512)
+    (folder / "pmagic.toml").write_text('[observers]\nclip = "../clip"\n')
+    return folder
+
+
+def test_one_iteration_and_one_picture(tmp_path: Path) -> None:
+    base = tiny.open_base(build_sd14(tmp_path / "sd14"), dtype="auto")
+    assert sum(weight.numel() for weight in base.pipeline.unet.parameters()) == 859_520_964
+    assert base.size == 512
+    before = loading.weights_hash(base.pipeline)
+    reports: list[training.StepReport] = []
+    settings = settings_for("reference", base.card.defaults, iterations=1)
+    persona = personamagic.learn(base, tiny.known(base), settings, reports.append)
+    assert np.isfinite(reports[0].loss)
+    assert persona.tensors["learner.time_input.weight"].shape == (200, 2048)
+    assert persona.tensors["learner.dynamic_out.weight"].shape == (4 * 768, 128)
+    assert persona.tensors["image_embedding"].shape == (512,)
+    two_steps = render_settings_for("reference", base.card.defaults, steps=2)
+    (drawn,) = rendering.render(base, persona, "a photo of {} as a cowboy", [0], two_steps)
+    assert drawn.size == (512, 512)
+    assert loading.weights_hash(base.pipeline) == before

@@ -1,0 +1,86 @@
+"""Prompts: where the name stands, what is cut, and which words can be a super-category."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+
+from pmagic.engine import prompts
+from pmagic.engine.recipes import LearnSettings
+from pmagic.errors import Incompatible, UsageProblem
+
+pytest_plugins = ["tiny"]
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tiny_folders: dict[str, Path]) -> Any:
+    return prompts.load_tokenizer(tiny_folders["sd1"])
+
+
+def test_placeholders_stand_where_the_name_stands(tokenizer: Any) -> None:
+    placed = prompts.check_prompt(tokenizer, "a photo of {} as a cowboy", 4)
+    assert len(placed.ids) == len(placed.slots) == tiny.LENGTH
+    assert placed.slots[:9] == (-1, -1, -1, -1, 0, 1, 2, 3, -1)
+    assert placed.length == 3 + 4 + 3
+    assert placed.cut == ""
+
+
+def test_the_rest_is_tokenised_as_the_tokenizer_does(tokenizer: Any) -> None:
+    placed = prompts.check_prompt(tokenizer, "a photo of {}, in the snow", 1)
+    whole = tokenizer("a photo of face, in the snow", padding="max_length", max_length=tiny.LENGTH).input_ids
+    kept = [token for token, slot in zip(placed.ids, placed.slots, strict=True) if slot < 0]
+    name = tokenizer("face", add_special_tokens=False).input_ids[0]
+    assert kept == [token for token in whole if token != name]
+
+
+def test_what_does_not_fit_is_told(tokenizer: Any) -> None:
+    placed = prompts.check_prompt(tokenizer, "{} " + "snow " * 70 + "with a dog", 4)
+    assert placed.length == tiny.LENGTH - 2
+    assert placed.cut == "a dog"
+    assert placed.ids[-1] == tokenizer.eos_token_id
+
+
+@pytest.mark.parametrize("words", [74, 72, 80])
+def test_a_name_that_is_cut_off_is_refused(tokenizer: Any, words: int) -> None:
+    with pytest.raises(UsageProblem, match="the name stands beyond the 75"):
+        prompts.check_prompt(tokenizer, "snow " * words + "{}", 4)
+
+
+def test_a_name_at_the_very_end_fits(tokenizer: Any) -> None:
+    assert prompts.check_prompt(tokenizer, "snow " * 71 + "{}", 4).length == 75
+
+
+def test_a_prompt_without_a_name_is_refused(tokenizer: Any) -> None:
+    with pytest.raises(UsageProblem, match=r"has no \{\}"):
+        prompts.check_prompt(tokenizer, "a photo of alice", 4)
+    with pytest.raises(UsageProblem, match=r"has no \{\}"):
+        prompts.spoken("a photo of alice", "face")
+
+
+def test_a_word_of_one_token_passes_and_others_get_proposals(tokenizer: Any) -> None:
+    assert prompts.check_word(tokenizer, "face") == tokenizer("face").input_ids[1]
+    for word in ("facehat", "oil painting", "faces"):
+        with pytest.raises(UsageProblem, match="must be a single one") as raised:
+            prompts.check_word(tokenizer, word)
+        proposals = raised.value.next_step.removeprefix("use one of: ").split(", ")
+        assert all(len(tokenizer(each, add_special_tokens=False).input_ids) == 1 for each in proposals)
+    assert proposals[0] == "face"
+    with pytest.raises(UsageProblem):
+        prompts.check_word(tokenizer, "<|endoftext|>")
+    with pytest.raises(UsageProblem):
+        prompts.check_word(tokenizer, "")
+
+
+def test_a_folder_without_tokenizer_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(Incompatible, match="holds no tokenizer"):
+        prompts.load_tokenizer(tmp_path)
+
+
+def test_every_prompt_of_learning_has_a_name_and_another_word() -> None:
+    for text in (
+        *LearnSettings("reference").open_prompts,
+        *(each for kind in prompts.TEMPLATES.values() for each in kind),
+    ):
+        assert text.count("{}") == 1 and len(text.split()) > 1
+    assert len(set(prompts.OPEN_PROMPTS)) == 20

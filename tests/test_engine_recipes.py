@@ -1,0 +1,89 @@
+"""Recipes: the reference's values, and who may override whom."""
+
+import pytest
+
+from pmagic.engine.recipes import REFERENCE_NEGATIVE, LearnSettings, render_settings_for, settings_for
+from pmagic.engine.stages import dynamic_sources
+from pmagic.errors import UsageProblem
+from pmagic.persona import StageBounds
+
+
+def test_the_reference_is_the_references() -> None:
+    found = settings_for("reference", {})
+    assert (found.iterations, found.batch, found.learning_rate, found.tokens) == (1000, 2, 1e-4, 4)
+    assert (found.betas, found.weight_decay, found.epsilon) == ((0.9, 0.999), 0.01, 1e-8)
+    assert found.bounds == StageBounds(400, 800)
+    assert dict(found.losses) == {"masked_mse": 1.0, "tandem_equilibrium": 0.001}
+    drawn = render_settings_for("reference", {})
+    assert (drawn.scheduler, drawn.steps, drawn.guidance, drawn.negative) == ("dpm++", 50, 8.0, REFERENCE_NEGATIVE)
+
+
+def test_the_base_overrides_the_recipe_and_the_person_both() -> None:
+    defaults = {"learn": {"learning_rate": 1e-3, "iterations": 300}, "render": {"guidance": 4.0, "size": [64, 64]}}
+    found = settings_for("reference", defaults, iterations=7, seed=None)
+    assert (found.learning_rate, found.iterations, found.seed) == (1e-3, 7, 0)
+    drawn = render_settings_for("reference", defaults, guidance=2.0)
+    assert (drawn.guidance, drawn.size, drawn.steps) == (2.0, (64, 64), 50)
+
+
+def test_the_kind_decides_the_templates_unless_they_are_given() -> None:
+    base = {"learn": {"templates": ["drawing of {}"]}}
+    style = "the painting in the style of {}"
+    assert settings_for("reference", base).templates == ("drawing of {}",)
+    assert style in settings_for("reference", {"learn": {"kind": "style"}}).templates
+    assert style in settings_for("reference", base, kind="style").templates
+    assert settings_for("reference", base, kind="style", templates=("my {}",)).templates == ("my {}",)
+
+
+def test_the_paper_says_what_is_missing() -> None:
+    with pytest.raises(UsageProblem, match="the interval probe and the identity loss"):
+        settings_for("paper", {})
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"iterations": 0}, "iterations must be at least 1, not 0"),
+        ({"learning_rate": 0.0}, "learning rate must be above 0"),
+        ({"learning_rate": float("nan")}, "learning rate must be above 0"),
+        ({"bounds": (800, 400)}, "0 <= low < high <= 1000"),
+        ({"templates": ["a photo"]}, "'a photo' has no {}"),
+        ({"kind": "ghost"}, "no kind 'ghost'"),
+        ({"magic": 1}, "no setting 'magic'"),
+    ],
+)
+def test_values_that_cannot_be_are_usage_problems(change: dict[str, object], said: str) -> None:
+    with pytest.raises(UsageProblem, match=said):
+        settings_for("reference", {}, **change)
+    with pytest.raises(UsageProblem, match=said):
+        settings_for("reference", {"learn": change})
+
+
+def test_unknown_recipes_are_told() -> None:
+    for ask in (settings_for, render_settings_for):
+        with pytest.raises(UsageProblem, match="no recipe 'mine'"):
+            ask("mine", {})
+
+
+def test_a_table_holds_plain_values_only() -> None:
+    table = LearnSettings("reference").as_table()
+    assert table["bounds"] == [400, 800]
+    assert table["losses"] == {"masked_mse": 1.0, "tandem_equilibrium": 0.001}
+
+    def plain(value: object) -> bool:
+        if isinstance(value, dict):
+            return all(isinstance(key, str) and plain(each) for key, each in value.items())
+        return all(map(plain, value)) if isinstance(value, list) else isinstance(value, str | int | float)
+
+    assert plain(table)
+
+
+def test_sources_of_a_falling_schedule() -> None:
+    bounds = StageBounds(400, 800)
+    assert dynamic_sources([999, 800, 799, 400, 399, 0], bounds) == [None, None, 799, 400, 400, 400]
+    assert dynamic_sources([799.9, 400.1, 3], bounds) == [799.9, 400.1, 400.1]
+    assert dynamic_sources([900, 100], bounds) == [
+        None,
+        400,
+    ]  # jumps over the interval: the t nearest to where it lands
+    assert dynamic_sources([], bounds) == []

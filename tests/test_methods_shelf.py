@@ -1,0 +1,79 @@
+"""Every method on the shelf, on every layout: it learns, its persona is kept and worn, and the base stays as it was."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny
+import torch
+
+from pmagic import shelf
+from pmagic.bases import loading
+from pmagic.engine import rendering, training
+from pmagic.engine.recipes import RenderSettings
+from pmagic.errors import UsageProblem
+from pmagic.library.store import Library
+from pmagic.methods import textual_inversion
+from pmagic.persona import StageBounds
+
+pytest_plugins = ["tiny"]
+
+FEW = RenderSettings(steps=4, guidance=3.0)
+
+
+@pytest.mark.parametrize("layout", ["sd1", "sd2", "fp16"])
+@pytest.mark.parametrize("name", shelf.names("methods"))
+def test_learn_keep_wear(tiny_folders: dict[str, Path], library: Library, name: str, layout: str) -> None:
+    base = tiny.open_base(tiny_folders[layout])
+    before = loading.weights_hash(base.pipeline)
+    method = shelf.take("methods", name)
+    settings = method.settings_for("reference", base.card.defaults, **tiny.lesson())
+    reports: list[training.StepReport] = []
+    persona = method.learn(base, tiny.known(base), settings, reports.append)
+    assert (persona.method, persona.fingerprint, persona.word) == (name, base.fingerprint, "face")
+    assert persona.bounds == settings.bounds
+    assert persona.settings["tokens"] == settings.tokens
+    assert set(persona.losses) == set(settings.losses)
+    assert [each.step for each in reports] == [1, 2, 3]
+    address = library.save("alice", persona)
+    _, kept = library.load(str(address))
+    assert kept.settings == persona.settings
+    prompt = "a photo of {} in the snow"
+    fresh = rendering.render(base, persona, prompt, [3], FEW)
+    assert rendering.render(base, kept, prompt, [3], FEW)[0].tobytes() == fresh[0].tobytes()
+    assert rendering.render(base, None, prompt, [3], FEW, word="face")[0].tobytes() != fresh[0].tobytes()
+    assert loading.weights_hash(base.pipeline) == before
+    assert tiny.hooks_of(base) == []
+
+
+@pytest.mark.parametrize("name", shelf.names("methods"))
+def test_learning_in_the_fast_type(tiny_folders: dict[str, Path], name: str) -> None:
+    """What `auto` does on hardware with bfloat16: the UNet is autocast, everything else stays in float32."""
+    base = loading.load(tiny.open_base(tiny_folders["sd1"]).card, device="cpu", dtype="auto")
+    object.__setattr__(base, "fast", torch.bfloat16)
+    method = shelf.take("methods", name)
+    persona = method.learn(base, tiny.known(base), method.settings_for("reference", {}, **tiny.lesson()))
+    assert persona.settings["autocast"] == "bfloat16"
+    assert all(array.dtype == np.float32 for array in persona.tensors.values())
+    alone = rendering.render(base, persona, "{} in snow", [4], FEW)[0]
+    assert rendering.render(base, persona, "{} in snow", [3, 4], FEW)[1].tobytes() == alone.tobytes()
+
+
+def test_textual_inversion_is_one_vector_for_every_timestep(tiny_base: loading.Base) -> None:
+    settings = textual_inversion.settings_for("reference", {"learn": {"learning_rate": 1e-3, "iterations": 2}})
+    assert (settings.tokens, settings.bounds, settings.learning_rate) == (1, StageBounds(0, 1000), 5e-3)
+    assert settings.iterations == 2  # the same budget
+    persona = textual_inversion.learn(
+        tiny_base, tiny.known(tiny_base), textual_inversion.settings_for("reference", {}, **tiny.lesson())
+    )
+    assert persona.tensors["learner.vectors"].shape == (1, tiny.WIDTH)
+    with textual_inversion.wear(tiny_base, persona) as conditioner:
+        found = conditioner("a photo of {}", [999.0, 500.0, 1.0])
+    assert found[999.0] is found[1.0]
+    assert found[1.0].keys is found[1.0].values
+
+
+def test_textual_inversion_refuses_bounds(tiny_base: loading.Base) -> None:
+    settings = textual_inversion.settings_for("reference", {}, **tiny.lesson(bounds=(400, 800)))
+    with pytest.raises(UsageProblem, match="no bounds 400:800"):
+        textual_inversion.learn(tiny_base, tiny.known(tiny_base), settings)
