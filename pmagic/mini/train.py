@@ -4,13 +4,19 @@
 
 Every part goes on where it stopped, and one that is done is not begun again: WORK holds the state. Longer budgets
 for a finished part are given to its own command (train_vae, train_clip, recogniser, train_base).
+With --onward an empty WORK begins from the shipped weights, with autoencoder and CLIP done: the base is trained on.
 """
 
 import argparse
 import shutil
 from pathlib import Path
 
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from transformers import CLIPModel, CLIPTextModel
+
 from pmagic.mini import corpus, recogniser, train_base, train_clip, train_vae, vocabulary
+from pmagic.mini.training import write_state
 
 WEIGHTS = Path(__file__).parent / "weights"
 PARTS = ("base", "clip", "recogniser")
@@ -29,6 +35,24 @@ def make(work: Path, minutes: float, pictures: int) -> None:
     install(work)
 
 
+def take_up(work: Path) -> None:
+    """Write WORK's states from the shipped weights: the base's run begins with them, autoencoder and CLIP are done.
+
+    The vocabulary is the shipped one; a corpus with more pictures may follow, one with more words may not.
+    """
+    shutil.copytree(WEIGHTS / "base" / "tokenizer", work / "base" / "tokenizer", dirs_exist_ok=True)
+    base, given = WEIGHTS / "base", {"use_safetensors": True, "dtype": torch.float32}
+    text = CLIPTextModel.from_pretrained(base / "text_encoder", **given).state_dict()
+    unet = UNet2DConditionModel.from_pretrained(base / "unet", **given).state_dict()
+    networks = {**{f"text.{k}": v for k, v in text.items()}, **{f"unet.{k}": v for k, v in unet.items()}}
+    vae = AutoencoderKL.from_pretrained(base / "vae", **given).state_dict()
+    clip = CLIPModel.from_pretrained(WEIGHTS / "clip", **given).state_dict()
+    done, begun = {"steps": 0, "spent": 1e9, "averaged": 1}, {"steps": 0, "spent": 0.0, "averaged": 1}
+    for name, weights, story in (("vae", vae, done), ("clip", clip, done), ("base", networks, begun)):
+        if not (work / f"{name}.safetensors").exists():
+            write_state(work / f"{name}.safetensors", weights, weights, {}, story)
+
+
 def install(work: Path) -> None:
     """Copy the finished folders over the package's own."""
     for part in PARTS:
@@ -43,9 +67,12 @@ if __name__ == "__main__":
     parser.add_argument("work", type=Path)
     parser.add_argument("--minutes", type=float, default=100)
     parser.add_argument("--pictures", type=int, default=60_000)
+    parser.add_argument("--onward", action="store_true", help="begin from the shipped weights")
     parser.add_argument("--install", action="store_true", help="only copy WORK's folders into the package")
     arguments = parser.parse_args()
     if arguments.install:
         install(arguments.work)
     else:
+        if arguments.onward:
+            take_up(arguments.work)
         make(arguments.work, arguments.minutes, arguments.pictures)

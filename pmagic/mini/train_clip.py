@@ -32,6 +32,7 @@ COMMON = {"hidden_act": "quick_gelu", "num_hidden_layers": 4}
 def network(tokenizer: CLIPTokenizer) -> CLIPModel:
     return CLIPModel(
         CLIPConfig(
+            attn_implementation="eager",  # the fused one's backward pass is slow on a CPU in bfloat16
             projection_dim=128,
             vision_config={
                 **COMMON, "image_size": SIDE, "patch_size": 8, "hidden_size": 192, "intermediate_size": 768,

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 SAVE_EVERY = 120.0  # seconds
+LONGEST_STEP = 5.0  # seconds; what is longer was a halted process or an evaluation, and no training
 WARMUP = 0.02  # share of the budget in which the learning rate rises
 
 
@@ -65,7 +66,7 @@ class Run:
         self.averaged.update_parameters(self.model)
         self.steps += 1
         now = time.monotonic()
-        self.spent, self._tick = self.spent + now - self._tick, now
+        self.spent, self._tick = self.spent + min(now - self._tick, LONGEST_STEP), now
         for key, value in losses.items():
             self._loss[key] = 0.98 * self._loss.get(key, value.item()) + 0.02 * value.item()
         if self.steps % report_every == 0:
@@ -78,15 +79,9 @@ class Run:
 
     def save(self) -> None:
         """Write weights, average and moments at once: whoever stops the run keeps the last file whole."""
-        tensors = {f"model.{k}": v for k, v in self.model.state_dict().items()}
-        tensors |= {f"average.{k}": v for k, v in self.average.state_dict().items()}
-        for i, state in self.optimizer.state_dict()["state"].items():
-            tensors |= {f"moments.{i}.{k}": v for k, v in state.items()}
+        moments = {f"{i}.{k}": v for i, each in self.optimizer.state_dict()["state"].items() for k, v in each.items()}
         story = {"steps": self.steps, "spent": self.spent, "averaged": int(self.averaged.n_averaged)}
-        self.file.parent.mkdir(parents=True, exist_ok=True)
-        fresh = self.file.with_suffix(".new")
-        save_file({k: v.contiguous().clone() for k, v in tensors.items()}, fresh, {"run": json.dumps(story)})
-        os.replace(fresh, self.file)
+        write_state(self.file, self.model.state_dict(), self.average.state_dict(), moments, story)
         self._saved = time.monotonic()
 
     def _read(self) -> None:
@@ -103,3 +98,16 @@ class Run:
         self.optimizer.load_state_dict(state)
         self.averaged.n_averaged.fill_(story["averaged"])
         self.steps, self.spent = story["steps"], story["spent"]
+
+
+def write_state(
+    file: Path, model: dict[str, Tensor], average: dict[str, Tensor], moments: dict[str, Tensor], story: dict
+) -> None:
+    """One run's state as a file that is whole at every moment. Without moments the optimiser begins anew."""
+    tensors = {f"model.{k}": v for k, v in model.items()}
+    tensors |= {f"average.{k}": v for k, v in average.items()}
+    tensors |= {f"moments.{k}": v for k, v in moments.items()}
+    file.parent.mkdir(parents=True, exist_ok=True)
+    fresh = file.with_suffix(".new")
+    save_file({k: v.contiguous().clone() for k, v in tensors.items()}, fresh, {"run": json.dumps(story)})
+    os.replace(fresh, file)

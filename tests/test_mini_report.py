@@ -1,0 +1,38 @@
+"""The report's arithmetic on made cells: means over pictures, standard errors over people, faces that are not found."""
+
+from PIL import Image
+
+from pmagic.mini import report
+from pmagic.mini.sheet import contact_sheet
+
+
+def cell(row: str, person: int, identities: list[float], obeyed: float = 1.0, seconds: float = 0.0) -> report.Cell:
+    pictures = [Image.new("RGB", (8, 8)) for _ in identities]
+    return report.Cell(row, person, "p", pictures, [(each, 0.5, obeyed) for each in identities], seconds)
+
+
+def test_the_table_tells_means_errors_and_missing_faces() -> None:
+    cells = [
+        cell("A", 1, [0.2, 0.4]),
+        cell("A", 2, [0.6, -1.0], obeyed=0.0),
+        cell("B", 1, [1.0], seconds=59.6),
+        cell("B", 2, [0.5], seconds=80.4),
+    ]
+    lines = list(report._table(cells))
+    # A: (0.2 + 0.4 + 0.6 - 1) / 4; people 0.3 and -0.2, deviation 0.354, error 0.25
+    assert lines[2] == "| A | 0.050 ± 0.250 | 0.500 | 50% | 75% |  |"
+    assert lines[3] == "| B | 0.750 ± 0.250 | 0.500 | 100% | 100% | 70 s |"
+
+
+def test_the_sheet_has_a_row_for_each_way_and_person_shown(tmp_path) -> None:
+    cells = [cell(row, report.FIRST + k, [0.1]) for k in range(report.SHOWN + 2) for row in ("A", "B")]
+    rows = report._sheet_rows(cells)
+    assert len(rows) == 2 * report.SHOWN and rows[0][0] == "person 1: A"
+    contact_sheet(tmp_path / "sheet.png", rows)
+    assert Image.open(tmp_path / "sheet.png").height > len(rows) * 128
+
+
+def test_every_prompt_has_its_own_drawing() -> None:
+    """The first row of the table draws each prompt's scene; two equal scenes would make `obeyed` meaningless."""
+    assert len({tuple(scene.items()) for scene in report.PROMPTS.values()}) == len(report.PROMPTS)
+    assert all("{}" in prompt for prompt in report.PROMPTS)

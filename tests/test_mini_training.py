@@ -1,0 +1,62 @@
+"""Training runs of the miniature: resumable, bounded by their own running time, usable whenever they stop."""
+
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from pmagic.mini import training
+
+
+def _model() -> nn.Linear:
+    torch.manual_seed(0)
+    return nn.Linear(3, 3)
+
+
+def _steps(run: training.Run, count: int) -> None:
+    x = torch.linspace(-1, 1, 12).reshape(4, 3)
+    for _ in range(count):
+        run.step({"error": (run.model(x) - x.flip(0)).square().mean()})
+
+
+def test_a_run_goes_on_with_the_same_weights_moments_and_time(tmp_path: Path) -> None:
+    run = training.Run(tmp_path, "part", _model(), minutes=10, rate=1e-2)
+    _steps(run, 5)
+    run.save()
+    again = training.Run(tmp_path, "part", nn.Linear(3, 3), minutes=10, rate=1e-2)
+    assert (again.steps, again.spent) == (5, run.spent)
+    for mine, other in ((run.model, again.model), (run.average, again.average)):
+        assert all(torch.equal(a, b) for a, b in zip(mine.parameters(), other.parameters(), strict=True))
+    run.spent = again.spent = 60.0  # the same place on the cosine
+    _steps(run, 1)
+    again.spent = 60.0
+    _steps(again, 1)
+    for a, b in zip(run.model.parameters(), again.model.parameters(), strict=True):
+        assert torch.allclose(a, b, atol=1e-6)
+
+
+def test_it_ends_when_its_time_is_spent_and_leaves_its_state(tmp_path: Path) -> None:
+    run = training.Run(tmp_path, "part", _model(), minutes=0.01, rate=1e-2)
+    while run.going:
+        _steps(run, 1)
+    assert run.share == 1.0 and run.steps > 10
+    run.save()
+    assert not training.Run(tmp_path, "part", _model(), minutes=0.01, rate=1e-2).going
+
+
+def test_a_halted_process_spends_nothing(tmp_path: Path) -> None:
+    run = training.Run(tmp_path, "part", _model(), minutes=10, rate=1e-2)
+    _steps(run, 1)
+    before, run._tick = run.spent, run._tick - 3600
+    _steps(run, 1)
+    assert run.spent - before <= training.LONGEST_STEP
+
+
+def test_a_state_without_moments_is_a_beginning(tmp_path: Path) -> None:
+    model = _model()
+    weights = model.state_dict()
+    training.write_state(tmp_path / "part.safetensors", weights, weights, {}, {"steps": 0, "spent": 0.0, "averaged": 1})
+    run = training.Run(tmp_path, "part", nn.Linear(3, 3), minutes=10, rate=1e-2)
+    assert torch.equal(run.model.weight, model.weight) and torch.equal(run.average.weight, model.weight)
+    _steps(run, 2)
+    assert run.steps == 2 and not torch.equal(run.model.weight, model.weight)

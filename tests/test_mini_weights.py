@@ -1,0 +1,66 @@
+"""What is shipped: small files, safetensors in float16, opened by the same code as any other base."""
+
+import json
+import struct
+from pathlib import Path
+
+import pytest
+
+from pmagic.bases import card
+from pmagic.mini import train_vae
+from pmagic.mini.train import WEIGHTS
+
+MEGABYTE = 1024**2
+
+
+def weight_files() -> list[Path]:
+    return [path for path in WEIGHTS.rglob("*") if path.is_file()]
+
+
+def test_files_are_small_and_hold_no_code_and_no_pickle() -> None:
+    files = weight_files()
+    assert files
+    assert sum(path.stat().st_size for path in files) <= 40 * MEGABYTE
+    assert all(path.stat().st_size <= 15 * MEGABYTE for path in files)
+    assert {path.suffix for path in files} <= {".safetensors", ".onnx", ".json", ".txt", ".toml"}
+
+
+def test_safetensors_are_float16() -> None:
+    for path in WEIGHTS.rglob("*.safetensors"):
+        with path.open("rb") as file:
+            header = json.loads(file.read(struct.unpack("<Q", file.read(8))[0]))
+        kinds = {entry["dtype"] for name, entry in header.items() if name != "__metadata__"}
+        assert kinds <= {"F16", "I64"}, path  # I64: batch counters and position ids
+
+
+def test_the_base_is_complete_and_copies_people_it_has_never_seen() -> None:
+    from pmagic.bases import loading
+
+    base = loading.load(card.find("mini"), dtype="float32")
+    assert base.size == 64
+    assert train_vae.psnr(base.pipeline.vae, train_vae.held_out_pictures(16)) > 24.0
+
+
+def test_its_clip_finds_the_right_caption() -> None:
+    from pmagic.bases import loading
+    from pmagic.engine.subject import observer
+    from pmagic.mini import train_clip
+
+    clip = observer(loading.load(card.find("mini"), dtype="float32"))
+    assert train_clip.retrieval(clip.model, clip.tokenizer, 20) >= 0.8
+
+
+@pytest.mark.parametrize("name", ["alice", "bruno", "chiara"])
+def test_sample_portraits_are_what_the_command_draws(name: str) -> None:
+    """Byte-equal drawings need one graphics library; a person's likeness does not."""
+    import numpy as np
+    from PIL import Image
+
+    from pmagic.mini import samples
+    from pmagic.mini.drawing import draw
+    from pmagic.mini.people import person
+    from pmagic.mini.scenes import PORTRAIT
+
+    shipped = np.asarray(Image.open(samples.FOLDER / f"{name}.png").convert("RGB")).astype(int)
+    drawn = draw([(person(samples.SAMPLES[name]), PORTRAIT)], side=samples.SIDE).image
+    assert np.abs(shipped - drawn).mean() < 1
