@@ -80,7 +80,9 @@ def read_story(path: Path) -> dict[str, object]:
     image = _opened(_bytes(path), path)
     try:
         story = json.loads(image.info["pmagic"])
-    except (KeyError, ValueError) as error:
+        if not isinstance(story, dict):
+            raise TypeError
+    except (KeyError, ValueError, TypeError, RecursionError) as error:
         raise PhotoRefused(f"{path} does not carry settings of pmagic", "give a PNG that pmagic has written") from error
     return story
 

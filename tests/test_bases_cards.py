@@ -2,6 +2,7 @@
 
 import json
 import struct
+import zipfile
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -72,12 +73,54 @@ def test_a_local_folder_is_a_base_with_its_own_defaults(tmp_path: Path) -> None:
     assert card.require_weights(found) is found
 
 
+def test_observers_are_folders_where_they_are_here_and_names_where_not(tmp_path: Path) -> None:
+    toml = '[observers]\nclipseg = "../clipseg"\nfaces = "../faces_a"\njudge = "../faces_b"\n'
+    found = card.find(str(base_folder(tmp_path / "base", toml)))
+    assert (found.clip, found.clipseg, found.faces, found.judge) == (
+        card.CLIP_REPO,
+        (tmp_path / "clipseg").resolve(),
+        (tmp_path / "faces_a").resolve(),
+        (tmp_path / "faces_b").resolve(),
+    )
+    plain = card.find("sd14")
+    assert (plain.clipseg, plain.faces, plain.judge) == ("CIDAS/clipseg-rd64-refined", "buffalo_l", "antelopev2")
+    card.place_of("buffalo_l").mkdir(parents=True)
+    assert card.find("sd14").faces == card.place_of("buffalo_l")
+
+
+def test_the_miniature_has_its_own_observers() -> None:
+    found = card.find("mini")
+    assert [Path(place).name for place in (found.clip, found.clipseg, found.faces, found.judge)] == [
+        "clip",
+        "clipseg",
+        "faces_a",
+        "faces_b",
+    ]
+
+
+def test_a_base_without_face_packs_and_clipseg_is_complete(tmp_path: Path) -> None:
+    """The reference recipe with a mask needs neither."""
+    observer_folder(tmp_path / "clip")
+    found = card.find(str(base_folder(tmp_path / "base", '[observers]\nclip = "../clip"\nfaces = "../none"')))
+    assert card.require_weights(found) is found
+
+
 def test_a_folder_that_is_no_base_says_why(tmp_path: Path) -> None:
     with pytest.raises(NotFound, match=r"no model_index\.json"):
         card.find(str(tmp_path))
 
 
-@pytest.mark.parametrize("toml", ["[learn", "learn = 3", '[knows]\nwhat = "x"', '[knows]\nwhat = "x"\npsnr = "much"'])
+@pytest.mark.parametrize(
+    "toml",
+    [
+        "[learn",
+        "learn = 3",
+        "[observers]\nclip = 3",
+        '[observers]\neyes = "x"',
+        '[knows]\nwhat = "x"',
+        '[knows]\nwhat = "x"\npsnr = "much"',
+    ],
+)
 def test_a_pmagic_toml_that_cannot_be_used_is_named(tmp_path: Path, toml: str) -> None:
     with pytest.raises(Incompatible, match=r"pmagic\.toml"):
         card.find(str(base_folder(tmp_path / "base", toml)))
@@ -131,7 +174,7 @@ FILES = {
     "evil.py": 1,
 }
 OBSERVER = {"model.safetensors": 7, "pytorch_model.bin": 9, "config.json": 1, "vocab.json": 1, "merges.txt": 1}
-REPOS = {"CompVis/stable-diffusion-v1-4": FILES, card.CLIP_REPO: OBSERVER}
+REPOS = {"CompVis/stable-diffusion-v1-4": FILES, card.CLIP_REPO: OBSERVER, card.CLIPSEG_REPO: OBSERVER}
 
 
 @pytest.fixture
@@ -163,8 +206,8 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
 
 
 def test_an_order_tells_size_and_licence_and_takes_one_set_of_safetensors(hub: SimpleNamespace) -> None:
-    found, orders = fetching.orders("sd14")
-    assert [order.repo for order in orders] == ["CompVis/stable-diffusion-v1-4", card.CLIP_REPO]
+    orders = fetching.orders("sd14")
+    assert [order.repo for order in orders] == ["CompVis/stable-diffusion-v1-4", card.CLIP_REPO, card.CLIPSEG_REPO]
     assert (orders[0].size, orders[0].licence, orders[0].revision) == (
         5 + 30 + 2 + 20 + 2 + 10 + 2 + 3 + 3 + 1,
         "openrail",
@@ -173,24 +216,89 @@ def test_an_order_tells_size_and_licence_and_takes_one_set_of_safetensors(hub: S
     assert not [
         name for order in orders for name in order.files if name.endswith((".bin", ".ckpt", ".py", ".fp16.safetensors"))
     ]
-    assert found.folder is None
+    assert card.find("sd14").folder is None
     assert hub.asked == []  # nothing is downloaded before it was told
 
 
 def test_what_was_pulled_is_found_and_not_pulled_again(hub: SimpleNamespace) -> None:
-    for order in fetching.orders("sd14")[1]:
+    for order in fetching.orders("sd14"):
         fetching.fetch(order, show=False)
     found = card.require_weights(card.find("sd14"))
     assert found.folder == card.place_of("CompVis/stable-diffusion-v1-4")
     assert found.clip == card.place_of(card.CLIP_REPO)
+    assert found.clipseg == card.place_of(card.CLIPSEG_REPO)
+    assert found.faces == "buffalo_l"  # a pack is only fetched by its own name
     assert not list(found.folder.parent.glob("*.part"))
-    assert fetching.orders("sd14")[1] == []
+    assert fetching.orders("sd14") == []
+
+
+def test_an_observer_can_be_pulled_by_itself(hub: SimpleNamespace) -> None:
+    (order,) = fetching.orders(card.CLIPSEG_REPO)
+    fetching.fetch(order, show=False)
+    assert card.find("sd14").clipseg == card.place_of(card.CLIPSEG_REPO)
+    assert fetching.orders(card.CLIPSEG_REPO) == []
+
+
+@pytest.fixture
+def archive(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """insightface's download, played by a double that leaves `inside` where the real one would."""
+    from insightface.utils import storage
+
+    double = SimpleNamespace(inside=["det_10g.onnx", "w600k_r50.onnx"], error=None)
+
+    def download(sub_dir: str, name: str, force: bool, root: str) -> str:
+        print("download_path:", root)
+        folder = Path(root) / sub_dir / name
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder.parent / f"{name}.zip").write_bytes(b"zip")
+        if double.error:
+            raise double.error
+        for file in double.inside:
+            (folder / file).parent.mkdir(exist_ok=True)
+            (folder / file).write_bytes(b"onnx")
+        return str(folder)
+
+    monkeypatch.setattr(storage, "download", download)
+    return double
+
+
+@pytest.mark.parametrize("nested", ["", "buffalo_l/"])
+def test_a_pack_is_told_with_its_licence_and_published_whole(
+    archive: SimpleNamespace, capsys: pytest.CaptureFixture[str], nested: str
+) -> None:
+    archive.inside = [nested + name for name in archive.inside]
+    (order,) = fetching.orders("buffalo_l")
+    assert "non-commercial research only" in order.licence
+    assert order.size > 300_000_000
+    place = fetching.fetch(order, show=False)
+    assert place == card.place_of("buffalo_l") == card.find("sd14").faces
+    assert sorted(path.name for path in place.iterdir()) == ["det_10g.onnx", "w600k_r50.onnx"]
+    assert [path.name for path in place.parent.iterdir()] == ["buffalo_l"]
+    assert capsys.readouterr().out == ""  # stdout is for results
+    assert fetching.orders("buffalo_l") == []
+
+
+@pytest.mark.parametrize("error", [RuntimeError("Failed downloading url"), zipfile.BadZipFile("not a zip file")])
+def test_a_pack_that_does_not_arrive_leaves_none(archive: SimpleNamespace, error: Exception) -> None:
+    archive.error = error
+    (order,) = fetching.orders("antelopev2")
+    with pytest.raises(WeightsMissing, match="did not arrive whole"):
+        fetching.fetch(order, show=False)
+    assert card.find("sd14").judge == "antelopev2"
+
+
+def test_a_pack_offline_says_so(archive: SimpleNamespace) -> None:
+    import requests
+
+    archive.error = requests.exceptions.ConnectionError("no route")
+    with pytest.raises(WeightsMissing, match="cannot be reached"):
+        fetching.fetch(fetching.orders("buffalo_l")[0], show=False)
 
 
 def test_an_interrupted_pull_leaves_no_base(hub: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
     import huggingface_hub
 
-    order = fetching.orders("sd14")[1][0]
+    order = fetching.orders("sd14")[0]
 
     def interrupted(repo: str, local_dir: Path, **rest: object) -> None:
         (Path(local_dir) / "unet").mkdir(parents=True)
@@ -205,7 +313,7 @@ def test_an_interrupted_pull_leaves_no_base(hub: SimpleNamespace, monkeypatch: p
 def test_a_disk_that_is_too_small_is_told_before_the_download(
     hub: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    order = fetching.orders("sd14")[1][0]
+    order = fetching.orders("sd14")[0]
     monkeypatch.setattr(fetching.shutil, "disk_usage", lambda path: SimpleNamespace(free=3))
     with pytest.raises(StorageFailed, match="GB free"):
         fetching.fetch(order, show=False)

@@ -44,7 +44,8 @@ def test_show_says_everything_and_checks_the_files(library: Library, persona: Ma
     library.save("alice", persona())
     text = runner.invoke(app, ["show", "alice"]).stdout
     assert "persona: alice@1" in text
-    assert "bounds: 400, 800" in text
+    assert "bounds: dynamic for 400 <= t < 800" in text
+    assert "curve: ▅▇  IoU 0.50 at t = 800 to 0.75 at t = 400" in text
     assert "learning_rate: 0.001" in text
     found = json.loads(runner.invoke(app, ["show", "alice@1", "--json"]).stdout)
     assert found["tensors"] == {"image_embedding": [8], "mapper.weight": [3, 4]}
@@ -98,7 +99,8 @@ def test_two_learnings_of_one_name_at_once_are_busy(library: Library) -> None:
 
 def test_models_list_tells_what_is_here_with_size_and_licence() -> None:
     lines = runner.invoke(app, ["models", "list"]).stdout.splitlines()
-    assert [line.split()[0] for line in lines] == ["BASE", "dreamlike", "mini", "sd14", "sd15"]
+    assert [line.split()[0] for line in lines[:5]] == ["MODEL", "dreamlike", "mini", "sd14", "sd15"]
+    assert {line.split()[0] for line in lines[5:]} >= {"buffalo_l", "antelopev2", "CIDAS/clipseg-rd64-refined"}
     assert "CreativeML OpenRAIL-M" in lines[3]
     assert "4.3 GB" in lines[3]
     found = {each["name"]: each for each in json.loads(runner.invoke(app, ["models", "list", "--json"]).stdout)}
@@ -213,10 +215,10 @@ def test_a_terminal_without_unicode_ends_no_command(library: Library, persona: M
 
 
 def test_size_and_licence_are_told_before_a_download_starts(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
-    from pmagic.bases import card, fetching
+    from pmagic.bases import fetching
 
     order = fetching.Order("owner/repo", "c0ffee", "openrail", ("model_index.json",), 4_300_000_000, tmp_path / "x")
-    monkeypatch.setattr(fetching, "orders", lambda name: (card.find("owner/repo"), [order]))
+    monkeypatch.setattr(fetching, "orders", lambda name: [order])
     said: list[str] = []
     monkeypatch.setattr(console.Console, "say", lambda self, text: said.append(text))
     monkeypatch.setattr(fetching, "fetch", lambda order, show: said.append("fetched") or order.place)

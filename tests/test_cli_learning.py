@@ -15,8 +15,8 @@ from tiny import own_folder, tiny_folders  # noqa: F401 - fixtures
 from typer.testing import CliRunner, Result
 
 from pmagic import pictures
-from pmagic.cli import learn as learning
 from pmagic.cli import render as rendering
+from pmagic.cli import staging
 from pmagic.cli.app import app
 from pmagic.errors import UsageProblem
 from pmagic.library.naming import Address
@@ -46,7 +46,9 @@ def alice(library: Library, photo: Path, base: str) -> Library:
 
 
 def learn(photo: Path, base: str, *more: str, name: str = "alice") -> Result:
-    return runner.invoke(app, ["learn", str(photo), "--name", name, "--base", base, "--iterations", "2", *more])
+    """By the recipe that needs no face pack, unless `more` says otherwise: the tiny base has none."""
+    words = ["--name", name, "--base", base, "--iterations", "2", "--recipe", "reference", *more]
+    return runner.invoke(app, ["learn", str(photo), *words])
 
 
 def render(*words: str, out: Path) -> Result:
@@ -54,7 +56,7 @@ def render(*words: str, out: Path) -> Result:
 
 
 def test_learn_prints_the_address_and_keeps_what_was_asked_for(library: Library, photo: Path, base: str) -> None:
-    done = learn(photo, base, "--seed", "5", "--bounds", "300:700", "--batch", "1", "--learning-rate", "0.01")
+    done = learn(photo, base, "--seed", "5", "--stages", "300:700", "--batch", "1", "--learning-rate", "0.01")
     assert (done.exit_code, done.stdout, done.stderr) == (0, "alice@1\n", "")
     address, persona = library.load("alice")
     assert (address.version, persona.word, persona.base) == (1, "face", base)
@@ -138,15 +140,19 @@ def test_a_prompt_that_is_too_long_shows_what_is_cut(alice: Library, tmp_path: P
         (["--name", "x/y"], 2, "it contains '/'"),
         (["--name", "x", "--base", "minni"], 3, "did you mean 'mini'?"),
         (["--name", "x", "--base", "sd14"], 7, "pmagic models pull sd14"),
-        (["--name", "x", "--word", "big dog"], 2, "must be a single one"),
-        (["--name", "x", "--word", "big dog"], 2, "use one of: dog"),
+        (["--name", "x", "--class", "big dog"], 2, "must be a single one"),
+        (["--name", "x", "--class", "big dog"], 2, "use one of: dog"),
         (["--name", "x", "--iterations", "0"], 2, "iterations must be at least 1"),
         (["--name", "x", "--batch", "0"], 2, "batch must be at least 1"),
         (["--name", "x", "--learning-rate", "nan"], 2, "learning rate"),
-        (["--name", "x", "--bounds", "800:400"], 2, "0 <= low < high <= 1000"),
-        (["--name", "x", "--bounds", "half"], 2, "--bounds cannot be 'half'"),
+        (["--name", "x", "--stages", "800:400"], 2, "0 <= low < high <= 1000"),
+        (["--name", "x", "--stages", "half"], 2, "--stages cannot be 'half'"),
         (["--name", "x", "--seed", "-1"], 2, "--seed must be 0 or more"),
-        (["--name", "x", "--recipe", "paper"], 2, "does not have yet"),
+        (["--name", "x", "--recipe", "paper"], 7, "`pmagic models pull buffalo_l`"),
+        (["--name", "x", "--recipe", "paper"], 7, "`--recipe reference"),
+        (["--name", "x", "--face", "2"], 2, "--face 2 cannot be followed: no face pack"),
+        (["--name", "x", "--class", "dog", "--face", "1"], 2, "only faces are told apart"),
+        (["--name", "x", "--style", "--mask", "m.png"], 2, "a style is the whole picture"),
         (["--name", "x", "--recipe", "fast"], 2, "there is no recipe 'fast'"),
         (["--name", "x", "--method", "magic"], 3, "there is no method 'magic'"),
         (["--name", "x", "--mask", "nosuch.png"], 3, "there is no file nosuch.png"),
@@ -160,6 +166,7 @@ def test_what_cannot_be_learned_is_one_message_and_keeps_nothing(
     library: Library, photo: Path, base: str, words: list[str], code: int, said: str
 ) -> None:
     words = words if "--base" in words else [*words, "--base", base]
+    words = words if "--recipe" in words else [*words, "--recipe", "reference"]
     done = runner.invoke(app, ["learn", str(photo), *words])
     one_message(done, code, said)
     assert library.names() == []
@@ -229,7 +236,7 @@ def test_a_base_that_was_changed_or_moved(library: Library, photo: Path, own_fol
 def test_without_a_base_the_choice_is_told_and_the_config_decides(
     home: Path, library: Library, photo: Path, base: str
 ) -> None:
-    words = ["learn", str(photo), "--name", "alice", "--iterations", "1"]
+    words = ["learn", str(photo), "--name", "alice", "--iterations", "1", "--recipe", "reference"]
     one_message(runner.invoke(app, words), 7, "no base is chosen")
     assert "`pmagic models pull sd14`" in runner.invoke(app, words).stderr
     assert "`--base mini`" in runner.invoke(app, words).stderr
@@ -257,7 +264,7 @@ def test_a_photo_that_the_base_does_not_know_is_learned_with_a_warning(
 def test_stopped_by_a_signal_the_same_command_goes_on_to_the_same_bytes(
     home: Path, library: Library, photo: Path, base: str
 ) -> None:
-    words = ["learn", str(photo), "--base", base, "--iterations", "70", "--name"]
+    words = ["learn", str(photo), "--base", base, "--iterations", "70", "--recipe", "reference", "--name"]
     command = [sys.executable, "-m", "pmagic", *words, "alice"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     saved = library.root / ".unfinished" / "alice"
@@ -323,7 +330,7 @@ def test_sizes_and_bounds() -> None:
     assert rendering.parse_size("512x768") == (512, 768)
     assert rendering.parse_size("512") == (512, 512)
     assert rendering.parse_size(None) is None
-    assert learning.parse_bounds("400:800") == (400, 800)
+    assert staging.parse("400:800") == (400, 800)
     for text in ("", "x", "1x2x3", "-8", "8.5"):
         with pytest.raises(UsageProblem):
             rendering.parse_size(text)

@@ -66,10 +66,11 @@ def test_commands_and_personas_are_completed(library: Library, persona: Callable
     assert complete("pmagic sh") == ["show"]
     assert complete("pmagic show al") == ["alan", "alice"]
     assert complete("pmagic learn p.png --base mi") == ["mini"]
+    assert complete("pmagic learn p.png --recipe ref") == ["reference"]
     assert "--scheduler" in complete("pmagic render alice x --s")
 
 
 def test_help_names_every_command_and_no_other() -> None:
     text = run("--help").stdout
     commands = [line.split()[0] for line in text.partition("Commands:")[2].splitlines() if line.strip()]
-    assert commands == ["learn", "render", "list", "show", "rm", "models"]
+    assert commands == ["learn", "probe", "render", "list", "show", "rm", "models"]

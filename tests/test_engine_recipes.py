@@ -35,9 +35,25 @@ def test_the_kind_decides_the_templates_unless_they_are_given() -> None:
     assert settings_for("reference", base, kind="style", templates=("my {}",)).templates == ("my {}",)
 
 
-def test_the_paper_says_what_is_missing() -> None:
-    with pytest.raises(UsageProblem, match="the interval probe and the identity loss"):
-        settings_for("paper", {})
+def test_the_paper_is_the_papers() -> None:
+    found = settings_for("paper", {})
+    assert (found.iterations, found.batch, found.learning_rate, found.weight_decay) == (1000, 2, 5e-5, 0.01)
+    assert found.bounds is None and (found.iou_low, found.iou_high) == (0.7, 0.8)
+    assert set(found.losses) == {"masked_mse", "tandem_equilibrium", "identity"}
+    assert len(set(found.open_prompts)) == 40
+    drawn = render_settings_for("paper", {})
+    assert (drawn.scheduler, drawn.steps, drawn.guidance, drawn.negative) == ("ddim", 50, 8.0, "")
+
+
+def test_bounds_that_are_given_leave_nothing_to_probe() -> None:
+    assert settings_for("paper", {}, bounds=(300, 600)).bounds == StageBounds(300, 600)
+
+
+def test_a_kind_has_only_what_it_can_have() -> None:
+    thing, style = (settings_for("paper", {}, kind=kind) for kind in ("object", "style"))
+    assert set(thing.losses) == set(style.losses) == {"masked_mse", "tandem_equilibrium"}
+    assert thing.bounds is None
+    assert style.bounds == StageBounds(400, 800)  # no place in the picture, so nothing to probe
 
 
 @pytest.mark.parametrize(
@@ -49,6 +65,8 @@ def test_the_paper_says_what_is_missing() -> None:
         ({"bounds": (800, 400)}, "0 <= low < high <= 1000"),
         ({"templates": ["a photo"]}, "'a photo' has no {}"),
         ({"kind": "ghost"}, "no kind 'ghost'"),
+        ({"iou_low": 0.8, "iou_high": 0.7}, "0 < iou_low < iou_high <= 1, not 0.8, 0.7"),
+        ({"probe_iterations": 0}, "probe_iterations must be at least 1"),
         ({"magic": 1}, "no setting 'magic'"),
     ],
 )
@@ -66,6 +84,7 @@ def test_unknown_recipes_are_told() -> None:
 
 
 def test_a_table_holds_plain_values_only() -> None:
+    assert settings_for("paper", {}).as_table()["bounds"] == []
     table = LearnSettings("reference").as_table()
     assert table["bounds"] == [400, 800]
     assert table["losses"] == {"masked_mse": 1.0, "tandem_equilibrium": 0.001}

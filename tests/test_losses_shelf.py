@@ -1,4 +1,4 @@
-"""Every loss on the shelf keeps the shelf's contract, and the two known ones give known answers."""
+"""Every loss on the shelf keeps the shelf's contract, and two of them give known answers here."""
 
 import math
 
@@ -8,7 +8,7 @@ import torch
 from pmagic import shelf
 from pmagic.losses import Moment, masked_mse, tandem_equilibrium
 
-B, H, S, D = 3, 2, 8, 5
+B, H, S, D, E = 3, 2, 8, 5, 6
 
 
 def moment(**changes: object) -> Moment:
@@ -31,6 +31,9 @@ def moment(**changes: object) -> Moment:
         "attention": normal(B, H, S, S).softmax(dim=-1).requires_grad_(),
         "open_slots": slots,
         "open_lengths": torch.full((B,), 5),
+        "signal": torch.tensor([0.6, 0.4, 0.2]),
+        "recognise": lambda clean: clean.flatten(1)[:, :E],
+        "likeness": normal(B, E),
     }
     return Moment(**{**values, **changes})
 
@@ -38,7 +41,7 @@ def moment(**changes: object) -> Moment:
 @pytest.mark.parametrize("name", shelf.names("losses"))
 def test_contract(name: str) -> None:
     loss = shelf.take("losses", name)
-    assert isinstance(loss.READS_OPEN_PROMPT, bool)
+    assert isinstance(loss.READS_OPEN_PROMPT, bool) and isinstance(loss.READS_FACE, bool)
     given = moment()
     found = loss.loss(given)
     assert found.shape == (B,)
@@ -49,6 +52,9 @@ def test_contract(name: str) -> None:
     if loss.READS_OPEN_PROMPT:
         with pytest.raises(ValueError, match="open prompt"):
             loss.loss(moment(attention=None))
+    if loss.READS_FACE:
+        with pytest.raises(ValueError, match="recogniser"):
+            loss.loss(moment(recognise=None))
 
 
 def test_masked_mse_counts_only_where_the_mask_is() -> None:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import packs
 import pytest
 import torch
 from PIL import Image
@@ -25,7 +26,7 @@ WORDS = (*PROMPTS.replace(";", "").split(), "man", "woman", "dog", "with", "hat"
 
 
 def build_base(folder: Path, *, prediction: str = "epsilon", variant: str | None = None) -> Path:
-    """A diffusers folder with its observer beside it (`<folder>-clip`), seeded, the same each time."""
+    """A diffusers folder with its observers beside it (`<folder>-clip`, ...), seeded, the same each time."""
     from diffusers import AutoencoderKL, PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
     from transformers import CLIPTextModel
 
@@ -57,7 +58,9 @@ def build_base(folder: Path, *, prediction: str = "epsilon", variant: str | None
         pipeline.to(torch.float16)
     pipeline.save_pretrained(folder, variant=variant)
     build_clip(folder.with_name(folder.name + "-clip"), tokenizer)
-    (folder / "pmagic.toml").write_text(f'[observers]\nclip = "../{folder.name}-clip"\n')
+    packs.build_clipseg(folder.with_name(folder.name + "-clipseg"), tokenizer)
+    observers = [f'{name} = "../{folder.name}-{name}"\n' for name in ("clip", "clipseg")]
+    (folder / "pmagic.toml").write_text("[observers]\n" + "".join(observers))
     return folder
 
 
@@ -122,7 +125,7 @@ def photo(seed: int = 0, size: tuple[int, int] = (40, 48)) -> Image.Image:
 
 
 def known(base: loading.Base, seeds: tuple[int, ...] = (0,)) -> subject.Subject:
-    """Random photos as learning sees them; the left half of the only photo is the subject, all of several photos."""
+    """Random photos as learning sees them; the left half of the only photo is the subject, CLIPSeg's of several."""
     photos = [photo(seed) for seed in seeds]
     mask = None
     if len(photos) == 1:
@@ -187,8 +190,26 @@ def tiny_base(tiny_folders: dict[str, Path]) -> loading.Base:
     return open_base(tiny_folders["sd1"])
 
 
+@pytest.fixture(scope="session")
+def faced_folder(tiny_folders: dict[str, Path]) -> Path:
+    """The SD 1.x layout with a face pack that takes red blocks for faces (see packs)."""
+    plain = tiny_folders["sd1"]
+    folder = shutil.copytree(plain, plain.with_name("faced"))
+    pack = packs.build_pack(plain.with_name("faced-faces"))
+    config = folder / "pmagic.toml"
+    config.write_text(config.read_text() + f'faces = "../{pack.name}"\n')
+    return folder
+
+
+@pytest.fixture(scope="session")
+def faced_base(faced_folder: Path) -> loading.Base:
+    """A base with a face pack. A test must leave it as it found it."""
+    return open_base(faced_folder)
+
+
 @pytest.fixture
 def own_folder(tiny_folders: dict[str, Path], tmp_path: Path) -> Path:
     """A copy of the SD 1.x folder that a test may damage."""
-    shutil.copytree(tiny_folders["sd1"].with_name("sd1-clip"), tmp_path / "sd1-clip")
+    for name in ("sd1-clip", "sd1-clipseg"):
+        shutil.copytree(tiny_folders["sd1"].with_name(name), tmp_path / name)
     return shutil.copytree(tiny_folders["sd1"], tmp_path / "sd1")

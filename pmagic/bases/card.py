@@ -16,6 +16,10 @@ from pmagic import settings, shelf
 from pmagic.errors import Incompatible, NotFound, WeightsMissing
 
 CLIP_REPO = "openai/clip-vit-base-patch32"  # the observer of METHOD 2: image embedding and text score
+CLIPSEG_REPO = "CIDAS/clipseg-rd64-refined"  # masks for a word
+# insightface's packs: one that finds faces and is trained against, and another that only judges.
+FACES_PACK, JUDGE_PACK = "buffalo_l", "antelopev2"
+OBSERVERS = ("clip", "clipseg", "faces", "judge")
 PARTS = ("unet", "vae", "text_encoder")  # each must hold weights; the tokenizer and the scheduler hold only texts
 MAX_TOML_BYTES = 64 * 1024
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
@@ -25,7 +29,7 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCI
 class Card:
     """One base model. Pure value: making one touches neither the network nor the weights.
 
-    clip: the observer's folder, or its hub id while it is not on this machine.
+    clip, clipseg, faces, judge: the observers' folders; while one is not on this machine, its hub id or pack name.
     defaults: <folder>/pmagic.toml parsed ([learn], [render], [observers], [knows]), empty without one.
     """
 
@@ -36,6 +40,9 @@ class Card:
     size_gb: float | None  # of what a download would fetch; None when only the hub can say
     licence: str
     defaults: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    clipseg: str | Path = CLIPSEG_REPO  # finds the mask of a word
+    faces: str | Path = FACES_PACK  # finds faces, and knows them for the identity loss
+    judge: str | Path = JUDGE_PACK  # knows faces, for evaluation alone
 
 
 def known() -> list[Card]:
@@ -105,7 +112,7 @@ def missing_parts(card: Card) -> list[str]:
 
 
 def place_of(repo: str) -> Path:
-    """Where the hub's `owner/repo` is kept once pulled."""
+    """Where the hub's `owner/repo`, or a face pack, is kept once pulled."""
     return settings.models_dir() / repo.replace("/", "--")
 
 
@@ -115,7 +122,7 @@ def _located(card: Card) -> Card:
     if folder is None or not (folder / "model_index.json").is_file():
         folder = None
     defaults = _read_defaults(folder)
-    return replace(card, folder=folder, clip=_observer(card.clip, folder, defaults), defaults=defaults)
+    return replace(card, folder=folder, defaults=defaults, **_observers(card, folder, defaults))
 
 
 def _of_folder(folder: Path) -> Card:
@@ -125,25 +132,22 @@ def _of_folder(folder: Path) -> Card:
             "give the folder that holds model_index.json, unet, vae, text_encoder and tokenizer",
         )
     defaults = _read_defaults(folder)
-    return Card(
-        name=str(folder),
-        folder=folder,
-        repo=None,
-        clip=_observer(CLIP_REPO, folder, defaults),
-        size_gb=None,
-        licence="the folder's own",
-        defaults=defaults,
-    )
+    plain = Card(str(folder), folder, repo=None, clip=CLIP_REPO, size_gb=None, licence="the folder's own")
+    return replace(plain, defaults=defaults, **_observers(plain, folder, defaults))
 
 
-def _observer(stated: str | Path, folder: Path | None, defaults: Mapping[str, Any]) -> str | Path:
-    """A folder where there is one: pmagic.toml's, the card's own, or the pulled snapshot of the hub id."""
-    own = defaults.get("observers", {}).get("clip")
-    if own is not None and folder is not None:
-        return (folder / own).resolve()
-    if isinstance(stated, Path):
-        return stated
-    return place_of(stated) if place_of(stated).is_dir() else stated
+def _observers(card: Card, folder: Path | None, defaults: Mapping[str, Any]) -> dict[str, str | Path]:
+    """Each a folder where there is one: pmagic.toml's, the card's own, or what was pulled of that name."""
+    own = defaults.get("observers", {}) if folder is not None else {}
+    places: dict[str, str | Path] = {}
+    for observer in OBSERVERS:
+        stated = getattr(card, observer)
+        if observer in own:
+            stated = (folder / own[observer]).resolve()
+        elif isinstance(stated, str) and place_of(stated).is_dir():
+            stated = place_of(stated)
+        places[observer] = stated
+    return places
 
 
 def _read_defaults(folder: Path | None) -> Mapping[str, Any]:
@@ -158,6 +162,12 @@ def _read_defaults(folder: Path | None) -> Mapping[str, Any]:
     for table in ("learn", "render", "observers", "knows"):
         if not isinstance(found.get(table, {}), dict):
             raise Incompatible(f"{path}: {table} must be a table", f"write [{table}] above its values")
+    for observer, place in found.get("observers", {}).items():
+        if observer not in OBSERVERS or not isinstance(place, str):
+            raise Incompatible(
+                f"{path}: [observers] cannot have {observer} = {place!r}",
+                f"give folders, relative to the base's own, for: {', '.join(OBSERVERS)}",
+            )
     knows = found.get("knows")
     if knows and not (isinstance(knows.get("what"), str) and type(knows.get("psnr")) in (int, float)):
         raise Incompatible(f"{path}: [knows] must say what and psnr", 'write: what = "drawn faces" and psnr = 22.0')

@@ -1,19 +1,25 @@
-"""Downloads a base and its observer from the hub: safetensors and texts only, told first, all or nothing.
+"""Downloads bases and observers from the hub, and face packs: no pickles, told first, all or nothing.
 
 The only module that uses the network, and only when `pmagic models pull` asks for it.
 """
 
+import contextlib
+import io
 import os
 import shutil
+import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pmagic.bases.card import PARTS, Card, find, place_of
+from pmagic.bases.card import CLIP_REPO, CLIPSEG_REPO, FACES_PACK, JUDGE_PACK, PARTS, find, place_of
 from pmagic.errors import Incompatible, NotFound, StorageFailed, UsageProblem, WeightsMissing
 from pmagic.library import durable
 
 _TEXTS = (".json", ".txt")
+# insightface's packs and what their archives hold, in bytes.
+PACKS = {FACES_PACK: 326_000_000, JUDGE_PACK: 407_000_000}
+PACK_LICENCE = "non-commercial research only (insightface's packs of pretrained models)"
 _CONVERTER = "SFconvertbot"  # the hub's own robot: offers safetensors of old repositories as a pull request
 
 
@@ -29,8 +35,16 @@ class Order:
     place: Path
 
 
-def orders(name: str) -> tuple[Card, list[Order]]:
-    """What is missing of the base and its observer. Asks the hub, downloads nothing."""
+def orders(name: str) -> list[Order]:
+    """What is missing of a base and its two hub observers, of one such observer, or of a face pack.
+
+    Asks the hub, downloads nothing. A base does not order the packs: their licence forbids more than its own.
+    """
+    if name in PACKS:
+        place = place_of(name)
+        return [] if place.is_dir() else [Order(name, "model-zoo", PACK_LICENCE, ("*.onnx",), PACKS[name], place)]
+    if name in (CLIP_REPO, CLIPSEG_REPO):
+        return [] if place_of(name).is_dir() else [_order(name, _observer_files, "see its page")]
     card = find(name)
     if card.repo is None:
         raise UsageProblem(
@@ -39,9 +53,10 @@ def orders(name: str) -> tuple[Card, list[Order]]:
     wanted = []
     if card.folder is None:
         wanted.append(_order(card.repo, _base_files, card.licence))
-    if not isinstance(card.clip, Path):
-        wanted.append(_order(card.clip, _observer_files, "see its page"))
-    return card, wanted
+    for observer in (card.clip, card.clipseg):
+        if not isinstance(observer, Path):
+            wanted.append(_order(observer, _observer_files, "see its page"))
+    return wanted
 
 
 def fetch(order: Order, *, show: bool = True) -> Path:
@@ -49,20 +64,29 @@ def fetch(order: Order, *, show: bool = True) -> Path:
 
     show: whether the hub client draws its progress on stderr.
     """
+    part = order.place.with_name(order.place.name + ".part")
+    with durable.storing(order.repo):
+        durable.make_folder(order.place.parent)
+        free = shutil.disk_usage(order.place.parent).free
+    needed = order.size * (2 if order.repo in PACKS else 1)  # a pack lies there as an archive, too, for a moment
+    if free < needed:
+        raise StorageFailed(
+            f"{order.repo} needs {needed / 1e9:.1f} GB, {order.place.parent} has {free / 1e9:.1f} GB free",
+            "free some space, or set PMAGIC_HOME to a larger disk",
+        )
+    arrived = _fetch_pack(order, part, show=show) if order.repo in PACKS else _fetch_snapshot(order, part, show=show)
+    with durable.storing(order.repo):
+        durable.rename_new(arrived, order.place)
+        durable.sync_folder(order.place.parent)
+        shutil.rmtree(part, ignore_errors=True)
+    return order.place
+
+
+def _fetch_snapshot(order: Order, part: Path, *, show: bool) -> Path:
     import huggingface_hub
 
     if not show:
         huggingface_hub.utils.disable_progress_bars()
-
-    part = order.place.with_name(order.place.name + ".part")
-    with durable.storing(f"the base {order.repo}"):
-        durable.make_folder(order.place.parent)
-        free = shutil.disk_usage(order.place.parent).free
-    if free < order.size:
-        raise StorageFailed(
-            f"{order.repo} needs {order.size / 1e9:.1f} GB, {order.place.parent} has {free / 1e9:.1f} GB free",
-            "free some space, or set PMAGIC_HOME to a larger disk",
-        )
     try:
         huggingface_hub.snapshot_download(
             order.repo, revision=order.revision, local_dir=part, allow_patterns=list(order.files)
@@ -72,11 +96,26 @@ def fetch(order: Order, *, show: bool = True) -> Path:
     for name in order.files:
         if not (part / name).is_file():
             raise WeightsMissing(f"{order.repo}: {name} did not arrive", "run the command again: it resumes")
-    with durable.storing(f"the base {order.repo}"):
-        shutil.rmtree(part / ".cache", ignore_errors=True)  # the hub client's notes, of no use once all is here
-        durable.rename_new(part, order.place)
-        durable.sync_folder(order.place.parent)
-    return order.place
+    shutil.rmtree(part / ".cache", ignore_errors=True)  # the hub client's notes, of no use once all is here
+    return part
+
+
+def _fetch_pack(order: Order, part: Path, *, show: bool) -> Path:
+    """By insightface's own means, which begin anew each time; the folder with the ONNX files, wherever it lies."""
+    from insightface.utils import storage
+
+    hush = contextlib.nullcontext() if show else contextlib.redirect_stderr(io.StringIO())
+    try:
+        with contextlib.redirect_stdout(io.StringIO()), hush:  # stdout is for results
+            storage.download("", order.repo, force=True, root=str(part))
+    except (RuntimeError, zipfile.BadZipFile) as error:
+        raise WeightsMissing(f"{order.repo} did not arrive whole: {error}", "run the command again") from error
+    except Exception as error:
+        raise _in_words(error, order.repo) from error
+    files = sorted((part / order.repo).rglob("*.onnx"))
+    if not files:
+        raise WeightsMissing(f"{order.repo} arrived without ONNX files", "run the command again")
+    return files[0].parent
 
 
 def _order(repo: str, choose: Callable[[Sequence[str]], list[str]], licence: str) -> Order:

@@ -13,7 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 import pmagic
-from pmagic.cli import console, learn, models, render, rm, show
+from pmagic.cli import console, learn, models, probe, render, rm, show
 from pmagic.cli import list as listing
 from pmagic.errors import STOPPED_BY_PERSON, OutOfMemory, Problem, UsageProblem
 
@@ -47,6 +47,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command("learn")(learn.learn)
+app.command("probe")(probe.probe)
 app.command("render")(render.render)
 app.command("list")(listing.list_personas)
 app.command("show")(show.show)

@@ -1,4 +1,4 @@
-"""`pmagic models`: which bases are on this machine, and fetching one."""
+"""`pmagic models`: which bases, observers and face packs are on this machine, and fetching one."""
 
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,14 +12,17 @@ if TYPE_CHECKING:
     from pmagic.bases.card import Card
 
 app = typer.Typer(
-    help="List and fetch base models.", no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False
+    help="List and fetch base models, their observers and face packs.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
 )
 
 
 @app.command("list")
 def list_models(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False) -> None:
-    """List the bases that have a short name, and which of them are here."""
-    from pmagic.bases import card
+    """List the bases that have a short name, the observers and the face packs, and which of them are here."""
+    from pmagic.bases import card, fetching
 
     rows, documents = [], []
     for each in [*card.known(), *_pulled()]:
@@ -37,22 +40,43 @@ def list_models(as_json: Annotated[bool, typer.Option("--json", help="Print one 
                 "licence": each.licence,
             }
         )
-    Console(as_json=as_json).result(table(rows, ("BASE", "HERE", "SIZE", "FROM", "LICENCE")), documents)
+    kinds = {card.CLIP_REPO: "the hub", card.CLIPSEG_REPO: "the hub"} | dict.fromkeys(fetching.PACKS, "insightface")
+    for name, source in kinds.items():
+        here, place = card.place_of(name).is_dir(), card.place_of(name)
+        size = fetching.PACKS[name] / 1e9 if name in fetching.PACKS else None
+        licence = fetching.PACK_LICENCE if name in fetching.PACKS else "see its page"
+        rows.append((name, "yes" if here else "no", f"{size:.2g} GB" if size else "-", source, licence))
+        documents.append(
+            {
+                "name": name,
+                "here": here,
+                "missing": [] if here else ["the weights"],
+                "folder": place if here else None,
+                "repo": name,
+                "size_gb": size,
+                "licence": licence,
+            }
+        )
+    Console(as_json=as_json).result(table(rows, ("MODEL", "HERE", "SIZE", "FROM", "LICENCE")), documents)
 
 
 @app.command("pull")
 def pull(
-    name: Annotated[str, typer.Argument(help="sd14, sd15, dreamlike or a hub id", autocompletion=names.bases)],
+    name: Annotated[
+        str, typer.Argument(help="sd14, sd15, dreamlike, a hub id, buffalo_l or antelopev2", autocompletion=names.bases)
+    ],
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No talk, no progress.")] = False,
 ) -> None:
-    """Fetch a base and its observer: safetensors only; size and licence are told first."""
+    """Fetch a base with CLIP and CLIPSeg, or a face pack: never a pickle; size and licence are told first."""
     from pmagic.bases import fetching
 
     console = Console(quiet=quiet, as_json=as_json)
-    card, orders = fetching.orders(name)
+    orders = fetching.orders(name)
     for order in orders:
         console.say(f"{order.repo}: {order.size / 1e9:.2f} GB to {order.place}, licence: {order.licence}")
+        if order.repo in fetching.PACKS:
+            console.warn(f"{order.repo} may be used for {order.licence}")
     fetched = [
         {
             "repo": order.repo,
@@ -63,8 +87,8 @@ def pull(
         for order in orders
     ]
     if not orders:
-        console.say(f"{card.name} is here already")
-    console.result([str(each["folder"]) for each in fetched], {"base": card.name, "fetched": fetched})
+        console.say(f"{name} is here already")
+    console.result([str(each["folder"]) for each in fetched], {"base": name, "fetched": fetched})
 
 
 def _pulled() -> "list[Card]":

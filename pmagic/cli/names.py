@@ -14,3 +14,9 @@ def bases(incomplete: str) -> list[str]:
 
 def methods(incomplete: str) -> list[str]:
     return [name for name in shelf.names("methods") if name.startswith(incomplete)]
+
+
+def recipes(incomplete: str) -> list[str]:
+    from pmagic.engine.recipes import RECIPES
+
+    return [name for name in RECIPES if name.startswith(incomplete)]

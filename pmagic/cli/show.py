@@ -1,11 +1,12 @@
 """`pmagic show`: everything that is known of one version, after every file of it has verified."""
 
+from collections.abc import Sequence
 from typing import Annotated
 
 import typer
 
 from pmagic import settings
-from pmagic.cli import names
+from pmagic.cli import curves, names
 from pmagic.cli.console import Console
 from pmagic.library.naming import folder_of
 from pmagic.library.store import Library
@@ -28,6 +29,7 @@ def show(
         "folder": str(folder),
         "bytes": sum(each.stat().st_size for each in folder.iterdir()),
         "method": about.method,
+        "recipe": about.settings.get("recipe", ""),
         "base": about.base,
         "fingerprint": about.fingerprint,
         "word": about.word,
@@ -38,8 +40,27 @@ def show(
         "settings": dict(about.settings),
         "tensors": weights,
     }
-    shown = {**document, "tensors": f"{len(weights)}, {document['bytes'] / 1e6:.1f} MB", "files": "all verified"}
+    spoken = {
+        "bounds": f"dynamic for {about.bounds.low} <= t < {about.bounds.high}",
+        "photos": [f"{len(about.photos)} ({', '.join(digest[:12] for digest in about.photos)})"],
+        "curve": _curve(about.curve),
+    }
+    shown = {
+        **document,
+        **spoken,
+        "tensors": f"{len(weights)}, {document['bytes'] / 1e6:.1f} MB",
+        "files": "all verified",
+    }
     Console(as_json=as_json).result(_lines(shown), document)
+
+
+def _curve(curve: Sequence[tuple[int, float]]) -> str:
+    """The probe's IoU over falling t as one line, "" without a probe."""
+    if not curve:
+        return ""
+    (first, low), (last, high) = curve[0], curve[-1]
+    drawn = curves.sparkline([iou for _, iou in curve])
+    return f"{drawn}  IoU {low:.2f} at t = {first} to {high:.2f} at t = {last}"
 
 
 def _lines(document: dict[str, object], indent: str = "") -> list[str]:

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from pmagic.engine import chance
+from pmagic.engine.recipes import LearnSettings
 from pmagic.persona import StageBounds
 
 TIME_FEATURES = 2048
@@ -76,6 +78,15 @@ class Mapper(nn.Module):
         seen = self.image_hidden(torch.cat([hidden, image_embedding.to(hidden.dtype)], dim=-1))  # (B, 128)
         residual = self.residual_out(seen).unflatten(-1, (tokens, width))
         return dynamic, residual
+
+
+def fresh(word: Tensor, image_embedding: Tensor, settings: LearnSettings) -> Mapper:
+    """An untrained mapper, initialised from the settings' seed. word: (w,). image_embedding: (P, e), for its type."""
+    assert settings.bounds is not None  # the probe has found them
+    shape = MapperShape(settings.tokens, len(word), image_embedding.shape[-1])
+    word = word.to(image_embedding.dtype)
+    with chance.seeded_weights(settings.seed):
+        return Mapper(shape, word.cpu(), settings.bounds).to(image_embedding.device, image_embedding.dtype)
 
 
 def _two_layers(inputs: int) -> nn.Sequential:

@@ -88,6 +88,32 @@ OPEN_PROMPTS: tuple[str, ...] = (
     "{} waving from the window of a train",
 )
 
+# The paper has twice as many as the authors' code.
+MORE_OPEN_PROMPTS: tuple[str, ...] = (
+    "{} kneading dough in a small bakery",
+    "{} under a red umbrella in the rain",
+    "a bronze coin with the profile of {}",
+    "{} feeding pigeons on a square",
+    "{} as a beekeeper beside wooden hives",
+    "{} reading a newspaper on a tram",
+    "a papier-mache mask of {}",
+    "{} building a sand castle with a bucket",
+    "{} wearing a graduation gown in a courtyard",
+    "a woodcut of {} beneath tall pines",
+    "{} polishing a trumpet in a workshop",
+    "{} drinking tea on a balcony full of flowers",
+    "{} as a diver with a brass helmet",
+    "{} asleep in a hammock between two trees",
+    "a mosaic of {} on a bathroom wall",
+    "{} pushing a wheelbarrow of pumpkins",
+    "{} wearing a knitted scarf at a market stall",
+    "a puppet that looks like {} in a toy shop",
+    "{} painting a fence on a farm",
+    "{} holding an old map in a canyon",
+)
+
+# Words for people: what they name has a face.
+FACE_WORDS = ("face", "person", "man", "woman", "boy", "girl", "child", "portrait")
 COMMON_WORDS = ("face", "person", "man", "woman", "boy", "girl", "cat", "dog", "toy", "cup", "painting", "style")
 
 

@@ -11,6 +11,7 @@ from pmagic.errors import UsageProblem
 from pmagic.persona import REFERENCE_BOUNDS, StageBounds
 
 REFERENCE_LOSSES: Mapping[str, float] = MappingProxyType({"masked_mse": 1.0, "tandem_equilibrium": 0.001})
+PAPER_LOSSES: Mapping[str, float] = MappingProxyType({"masked_mse": 1.0, "tandem_equilibrium": 1.0, "identity": 1.0})
 REFERENCE_NEGATIVE = "monochrome, lowres, bad anatomy, worst quality, low quality"
 
 
@@ -26,7 +27,11 @@ class LearnSettings:
     weight_decay: float = 0.01
     epsilon: float = 1e-8
     seed: int = 0
-    bounds: StageBounds = REFERENCE_BOUNDS
+    bounds: StageBounds | None = REFERENCE_BOUNDS  # None: found by the probe
+    iou_low: float = 0.7  # lambda_1 of the probe, reached at the dynamic interval's upper end
+    iou_high: float = 0.8  # lambda_2, reached at its lower end; 1 leaves out the second static stage
+    probe_iterations: int = 100  # optimiser steps of the probe
+    alike: float = 0.28  # cosine of two faces from which they count as one person's
     tokens: int = 4  # placeholders n
     residual_dropout: float = 0.5  # probability with which a sample's whole residual is zeroed
     losses: Mapping[str, float] = field(default_factory=lambda: REFERENCE_LOSSES)
@@ -35,11 +40,16 @@ class LearnSettings:
     open_prompts: tuple[str, ...] = prompts.OPEN_PROMPTS
 
     def __post_init__(self) -> None:
-        for name in ("iterations", "batch", "tokens"):
+        for name in ("iterations", "batch", "tokens", "probe_iterations"):
             if getattr(self, name) < 1:
                 raise UsageProblem(f"{name} must be at least 1, not {getattr(self, name)}", "give a larger number")
         if not 0 < self.learning_rate < float("inf"):
             raise UsageProblem(f"the learning rate must be above 0, not {self.learning_rate}", "try 0.0001")
+        if not 0 < self.iou_low < self.iou_high <= 1:
+            raise UsageProblem(
+                f"the probe's thresholds must satisfy 0 < iou_low < iou_high <= 1, not {self.iou_low}, {self.iou_high}",
+                "the paper has 0.7 and 0.8",
+            )
         for text in (*self.templates, *self.open_prompts):
             if prompts.NAME not in text:
                 raise UsageProblem(
@@ -49,7 +59,7 @@ class LearnSettings:
     def as_table(self) -> dict[str, object]:
         """Plain values for a persona's record."""
         table = asdict(replace(self, bounds=None, losses={}))
-        table["bounds"] = [self.bounds.low, self.bounds.high]
+        table["bounds"] = [self.bounds.low, self.bounds.high] if self.bounds else []
         table["losses"] = dict(self.losses)
         return {key: list(value) if isinstance(value, tuple) else value for key, value in table.items()}
 
@@ -85,13 +95,16 @@ def _reference() -> LearnSettings:
 
 
 def _paper() -> LearnSettings:
-    raise UsageProblem(
-        "the recipe 'paper' needs the interval probe and the identity loss, which this version does not have yet",
-        "use the recipe 'reference'",
+    return LearnSettings(
+        recipe="paper",
+        learning_rate=5e-5,
+        bounds=None,
+        losses=PAPER_LOSSES,
+        open_prompts=(*prompts.OPEN_PROMPTS, *prompts.MORE_OPEN_PROMPTS),
     )
 
 
-RECIPES: Mapping[str, Callable[[], LearnSettings]] = {"reference": _reference, "paper": _paper}
+RECIPES: Mapping[str, Callable[[], LearnSettings]] = {"paper": _paper, "reference": _reference}
 RENDER_DEFAULTS: Mapping[str, RenderSettings] = {
     "reference": RenderSettings(negative=REFERENCE_NEGATIVE),
     "paper": RenderSettings(scheduler="ddim"),
@@ -101,8 +114,8 @@ RENDER_DEFAULTS: Mapping[str, RenderSettings] = {
 def settings_for(recipe: str, base_defaults: Mapping[str, Any], **overrides: Any) -> LearnSettings:
     """A recipe's values, under those of the base's pmagic.toml [learn], under the person's own.
 
-    An override of None counts as not given. bounds may be a pair (low, high). Raises UsageProblem for an unknown
-    recipe, key or kind.
+    An override of None counts as not given. bounds may be a pair (low, high). What the kind cannot have is left out.
+    Raises UsageProblem for an unknown recipe, key or kind.
     """
     if recipe not in RECIPES:
         raise UsageProblem(f"there is no recipe {recipe!r}", f"choose one of: {', '.join(RECIPES)}")
@@ -118,7 +131,7 @@ def settings_for(recipe: str, base_defaults: Mapping[str, Any], **overrides: Any
     for key in values:
         if key not in known:
             raise UsageProblem(f"learning has no setting {key!r}", f"choose one of: {', '.join(sorted(known))}")
-    return replace(settings, **{key: _as_typed(key, value) for key, value in values.items()})
+    return _fitting(replace(settings, **{key: _as_typed(key, value) for key, value in values.items()}))
 
 
 def render_settings_for(recipe: str, base_defaults: Mapping[str, Any], **overrides: Any) -> RenderSettings:
@@ -131,6 +144,15 @@ def render_settings_for(recipe: str, base_defaults: Mapping[str, Any], **overrid
         if key not in known:
             raise UsageProblem(f"drawing has no setting {key!r}", f"choose one of: {', '.join(sorted(known))}")
     return replace(RENDER_DEFAULTS[recipe], **{k: tuple(v) if k == "size" else v for k, v in values.items()})
+
+
+def _fitting(settings: LearnSettings) -> LearnSettings:
+    """Without what a kind cannot have: only a face has an identity, and a style has no place for the probe to find."""
+    if settings.kind == "face":
+        return settings
+    losses = {name: weight for name, weight in settings.losses.items() if name != "identity"}
+    bounds = settings.bounds or (REFERENCE_BOUNDS if settings.kind == "style" else None)
+    return replace(settings, losses=MappingProxyType(losses), bounds=bounds)
 
 
 def _as_typed(key: str, value: Any) -> Any:

@@ -1,26 +1,35 @@
 """The subject: everything that learning needs to know of the photos, computed once."""
 
-# P photos . C latent channels . h, w latent height and width . e image embedding width
+# P photos . C latent channels . h, w latent height and width . e image embedding width . E face embedding width
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+from pmagic.bases.card import Card
 from pmagic.bases.loading import Base
-from pmagic.engine import prompts
+from pmagic.engine import portraits, prompts
+from pmagic.engine.portraits import Portrait
 from pmagic.errors import PhotoRefused, UsageProblem, WeightsMissing
-from pmagic.vision import clip
+from pmagic.vision import clip, clipseg
+
+FOUND = 0.2  # the highest probability in a mask below which the word counts as not in the photo
+MARGIN = 0.25  # of a face's box, kept around it where the photo's central square would cut it
+
+# Left, top, right, bottom in pixels.
+Frame = tuple[int, int, int, int]
 
 
 @dataclass(frozen=True)
 class Subject:
-    """Photos as the base and its observer see them; the photos themselves are not in it."""
+    """Photos as the base and its observers see them; the photos themselves are not in it."""
 
     word: str  # super-category, one token of the base's tokenizer
     mean: Tensor  # (P, C, h, w), of the autoencoder's posterior, unscaled
@@ -28,29 +37,52 @@ class Subject:
     mask: Tensor  # (P, 1, h, w), range [0, 1], where the subject is
     image_embedding: Tensor  # (P, e), CLIP's projection of each whole photo
     hashes: tuple[str, ...]  # SHA-256 of each photo's file
+    landmarks: Tensor | None = None  # (P, 5, 2), x and y in pixels of the base's square picture; None without faces
+    likeness: Tensor | None = None  # (P, E), unit rows: the recogniser's answer for that picture
 
 
 def observe(
-    base: Base, photos: Sequence[Image.Image], hashes: Sequence[str], *, word: str, mask: Image.Image | None = None
+    base: Base,
+    photos: Sequence[Image.Image],
+    hashes: Sequence[str],
+    *,
+    word: str,
+    kind: str = "face",
+    mask: Image.Image | None = None,
+    known: Sequence[Portrait] | None = None,
 ) -> Subject:
-    """Encode the photos once: autoencoder moments, mask on the latent grid, image embedding.
+    """Encode the photos once: autoencoder moments, mask on the latent grid, image embedding, face.
 
-    Photos are cut to their central square and brought to the base's own size for the autoencoder; the observer sees
-    them whole. Without a mask the whole photo counts. Raises UsageProblem for a word of several tokens or a mask
-    with several photos, PhotoRefused for an empty mask.
+    Photos are cut to a square (the central one, moved as far as the face asks for) and brought to the base's own size
+    for the autoencoder; CLIP sees them whole. kind: "face", "object" or "style". Without a mask CLIPSeg says where the
+    word is; a style is the whole picture. known: the faces, where portraits.portraits was asked before; otherwise it
+    is asked here, if the base has a face pack on this machine.
+    Raises UsageProblem for a word of several tokens or a mask with several photos, PhotoRefused, WeightsMissing.
     """
     if not photos:
         raise UsageProblem("there is no photo to learn from", "give at least one")
     if mask is not None and len(photos) > 1:
         raise UsageProblem("one mask cannot serve several photos", "learn from one photo, or leave the mask out")
     prompts.check_word(base.pipeline.tokenizer, word)
+    if known is None and kind == "face" and isinstance(base.card.faces, Path):
+        names = [f"photo {number}" for number in range(1, len(photos) + 1)]
+        known = portraits.portraits(base.card, photos, names)
+    faces: Sequence[Portrait | None] = known or [None] * len(photos)
+    frames = [frame(photo.size, each) for photo, each in zip(photos, faces, strict=True)]
+    squares = [photo.crop(where) for photo, where in zip(photos, frames, strict=True)]
     vae = base.pipeline.vae
-    pixels = torch.cat([photo_pixels(photo, base.size) for photo in photos])
+    pixels = torch.cat([photo_pixels(square, base.size) for square in squares])
     with torch.no_grad():
         posterior = vae.encode(pixels.to(vae.device, vae.dtype)).latent_dist
     size = posterior.mean.shape[-2:]
-    masks = torch.ones(len(photos), 1, *size) if mask is None else latent_mask(mask, size)
-    return Subject(
+    if mask is not None:
+        masks = latent_mask(mask.crop(frames[0]), size)
+    elif kind == "style":
+        masks = torch.ones(len(photos), 1, *size)
+    else:
+        seen = [_word_mask(base.card, photo, word, each) for photo, each in zip(photos, faces, strict=True)]
+        masks = torch.cat([_cut(each, where, size) for each, where in zip(seen, frames, strict=True)])
+    found = Subject(
         word=word,
         mean=posterior.mean.to(base.precision),
         std=posterior.std.to(base.precision),
@@ -58,6 +90,18 @@ def observe(
         image_embedding=observer(base).image_embedding(photos).to(base.precision),
         hashes=tuple(hashes),
     )
+    return _with_faces(base, found, squares, frames, known) if known else found
+
+
+def require_observers(card: Card, kind: str, *, masked: bool, recognised: bool) -> None:
+    """WeightsMissing, before anything is loaded, for what learning in this way would lack.
+
+    masked: whether the person gave a mask. recognised: whether a loss looks at the face.
+    """
+    if recognised:
+        portraits.folder_of(card)
+    if kind != "style" and not masked:
+        _segmenter_of(card)
 
 
 def observer(base: Base) -> clip.Clip:
@@ -66,21 +110,43 @@ def observer(base: Base) -> clip.Clip:
         raise WeightsMissing(
             f"the observer {base.card.clip} is not on this machine", f"fetch it with `pmagic models pull {base.name}`"
         )
-    return _opened(base.card.clip, str(base.device))
+    return _opened_clip(base.card.clip, str(base.device))
 
 
 @lru_cache(maxsize=2)
-def _opened(folder: Path, device: str) -> clip.Clip:
+def _opened_clip(folder: Path, device: str) -> clip.Clip:
     return clip.load(folder, device=device)
+
+
+@lru_cache(maxsize=2)
+def _opened_clipseg(folder: Path) -> clipseg.ClipSeg:
+    return clipseg.load(folder)  # on the CPU: it is asked once a photo
+
+
+def frame(size: tuple[int, int], portrait: Portrait | None = None) -> Frame:
+    """The square of a photo that is learned from: the central one, moved along the long side to hold the whole face."""
+    side = min(size)
+    corner = [(each - side) // 2 for each in size]
+    if portrait is not None:
+        for axis in (0, 1):
+            low, high = portrait.face.box[axis], portrait.face.box[axis + 2]
+            margin = MARGIN * (high - low)
+            moved = min(max(corner[axis], round(high + margin) - side), round(low - margin))
+            corner[axis] = min(max(moved, 0), size[axis] - side)
+    return corner[0], corner[1], corner[0] + side, corner[1] + side
 
 
 def photo_pixels(photo: Image.Image, size: int) -> Tensor:
     """The central square of a photo at `size` x `size`: (1, 3, size, size), range [-1, 1]."""
-    square = _central_square(photo.convert("RGB"))
-    if square.size != (size, size):
-        square = square.resize((size, size), Image.Resampling.BICUBIC)
+    square = resized(photo, size)
     pixels = torch.frombuffer(bytearray(square.tobytes()), dtype=torch.uint8).view(1, size, size, 3)
     return pixels.permute(0, 3, 1, 2).to(torch.float64) / 127.5 - 1
+
+
+def resized(photo: Image.Image, size: int) -> Image.Image:
+    """The central square of a photo at `size` x `size` pixels, RGB."""
+    square = photo.convert("RGB").crop(frame(photo.size))
+    return square if square.size == (size, size) else square.resize((size, size), Image.Resampling.BICUBIC)
 
 
 def roundtrip_psnr(base: Base, photo: Image.Image) -> float:
@@ -98,7 +164,7 @@ def roundtrip_psnr(base: Base, photo: Image.Image) -> float:
 
 def latent_mask(mask: Image.Image, size: tuple[int, int]) -> Tensor:
     """The mask's central square on the latent grid, nearest neighbour: (1, 1, h, w), range [0, 1], white is subject."""
-    square = _central_square(mask.convert("L"))
+    square = mask.convert("L").crop(frame(mask.size))
     levels = torch.frombuffer(bytearray(square.tobytes()), dtype=torch.uint8).view(1, 1, *reversed(square.size))
     found = F.interpolate(levels.to(torch.float64) / 255, size=size, mode="nearest-exact")
     if not found.any():
@@ -108,8 +174,58 @@ def latent_mask(mask: Image.Image, size: tuple[int, int]) -> Tensor:
     return found
 
 
-def _central_square(image: Image.Image) -> Image.Image:
-    width, height = image.size
-    side = min(width, height)
-    left, top = (width - side) // 2, (height - side) // 2
-    return image if width == height else image.crop((left, top, left + side, top + side))
+def _word_mask(card: Card, photo: Image.Image, word: str, portrait: Portrait | None) -> Tensor:
+    """How probable the word is at each pixel of the photo, 0 where another face is nearer: (H, W)."""
+    found = _opened_clipseg(_segmenter_of(card)).mask(photo, word)
+    if found.max() < FOUND:
+        raise PhotoRefused(
+            f"no {word} is found in the photo: nowhere is it more than {found.max():.0%} probable",
+            "say with --class what the photo shows, or with --mask where it is",
+        )
+    if portrait is not None:
+        found = found * _nearest(found.shape, portrait)
+    return found
+
+
+def _nearest(size: tuple[int, int], portrait: Portrait) -> Tensor:
+    """1 at each pixel whose nearest face is the portrait's, 0 elsewhere: (H, W)."""
+    down, across = torch.meshgrid(*(torch.arange(each) for each in size), indexing="ij")
+    distances = []
+    for face in (portrait.face, *portrait.others):
+        left, top, right, bottom = face.box
+        distances.append((across - (left + right) / 2) ** 2 + (down - (top + bottom) / 2) ** 2)
+    return torch.stack(distances).argmin(dim=0) == 0
+
+
+def _segmenter_of(card: Card) -> Path:
+    if not isinstance(card.clipseg, Path):
+        raise WeightsMissing(
+            f"where the subject is in the photo is found with {card.clipseg}, which is not on this machine",
+            f"fetch it with `pmagic models pull {card.clipseg}`, or say it yourself: `--recipe reference --mask MASK`",
+        )
+    return card.clipseg
+
+
+def _cut(found: Tensor, where: Frame, size: tuple[int, int]) -> Tensor:
+    """A photo's mask (H, W), its square averaged over each latent cell: (1, 1, h, w)."""
+    left, top, right, bottom = where
+    return F.adaptive_avg_pool2d(found[None, None, top:bottom, left:right].double(), size)
+
+
+def _with_faces(
+    base: Base, found: Subject, squares: Sequence[Image.Image], frames: Sequence[Frame], known: Sequence[Portrait]
+) -> Subject:
+    """The subject with landmarks and likeness, both of the square picture that the base sees."""
+    pack = portraits.opened(base.card)
+    landmarks, likeness = [], []
+    for square, where, portrait in zip(squares, frames, known, strict=True):
+        scale = base.size / square.width
+        moved = (portrait.face.landmarks - np.array(where[:2], np.float32)) * scale
+        face = replace(portrait.face, landmarks=moved.astype(np.float32))
+        landmarks.append(torch.from_numpy(face.landmarks))
+        likeness.append(torch.from_numpy(pack.embed(resized(square, base.size), [face])[0]))
+    return replace(
+        found,
+        landmarks=torch.stack(landmarks).to(base.device, base.precision),
+        likeness=torch.stack(likeness).to(base.device, base.precision),
+    )

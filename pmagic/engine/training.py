@@ -7,18 +7,22 @@ A learner is an nn.Module called with timesteps (B,) and image embeddings (B, e)
 # B batch . S text positions . n placeholder tokens . w text width . e image embedding width . C, h, w of the latents
 
 import math
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from pmagic import shelf
 from pmagic.bases.loading import Base
-from pmagic.engine import chance, checkpoint, memory, sentences
+from pmagic.engine import chance, checkpoint, likeness, mapper, memory, sentences
 from pmagic.engine.conditioning import Encoded, autocast_noise, encode, packed_attention
+from pmagic.engine.likeness import Looker
 from pmagic.engine.recipes import LearnSettings
 from pmagic.engine.sentences import Sentences
 from pmagic.engine.subject import Subject
@@ -48,8 +52,9 @@ class Course:
     settings: LearnSettings
     templates: Sentences
     open_prompts: Sentences
-    schedule: object  # diffusers.DDPMScheduler, for its noising alone
+    schedule: Any  # diffusers.DDPMScheduler, for its noising alone
     losses: Mapping[str, ModuleType]
+    looker: Looker | None  # where no loss reads the face
 
     @property
     def reads_open_prompt(self) -> bool:
@@ -57,9 +62,15 @@ class Course:
 
 
 def course(base: Base, subject: Subject, settings: LearnSettings) -> Course:
-    """Everything tokenised and looked up once. Raises NotFound for an unknown loss, UsageProblem for a bad prompt."""
+    """Everything tokenised, opened and looked up once.
+
+    Raises NotFound for an unknown loss, UsageProblem for a bad prompt, and as likeness.looker where a loss reads faces.
+    """
     from diffusers import DDPMScheduler
 
+    if settings.bounds is None:
+        raise ValueError("the stages are found by the probe, before anything is trained in them")
+    losses = {name: shelf.take("losses", name) for name, weight in settings.losses.items() if weight}
     return Course(
         base=base,
         subject=subject,
@@ -67,7 +78,8 @@ def course(base: Base, subject: Subject, settings: LearnSettings) -> Course:
         templates=sentences.with_name(base, settings.templates, settings.tokens),
         open_prompts=sentences.with_name(base, settings.open_prompts, settings.tokens),
         schedule=DDPMScheduler.from_config(base.pipeline.scheduler.config),
-        losses={name: shelf.take("losses", name) for name, weight in settings.losses.items() if weight},
+        losses=losses,
+        looker=likeness.looker(base, subject) if any(loss.READS_FACE for loss in losses.values()) else None,
     )
 
 
@@ -99,6 +111,10 @@ def moment(course: Course, learner: nn.Module, draw: chance.Draw) -> Moment:
         attention=None if encoded.attention is None else encoded.attention[batch:],
         open_slots=None if open_prompts is None else open_prompts.slots,
         open_lengths=None if open_prompts is None else open_prompts.lengths,
+        signal=course.schedule.alphas_cumprod.to(base.device)[draw.t],
+        velocity=velocity,
+        recognise=None if course.looker is None else partial(course.looker, photo=draw.photo),
+        likeness=None if subject.likeness is None else subject.likeness[draw.photo],
     )
 
 
@@ -156,6 +172,21 @@ def advance(
     return loss.item(), {name: value.mean().item() for name, value in values.items()}
 
 
+def seconds_per_step(base: Base, subject: Subject, settings: LearnSettings) -> float:
+    """How long one step takes here, from two with a mapper that is thrown away; the first warms the machine up."""
+    lesson = course(base, subject, settings)
+    learner = mapper.fresh(sentences.word_embedding(base, subject.word), subject.image_embedding, settings)
+    times = [time.monotonic()]
+    with memory.enough_for("learn", "learn with a smaller batch"):
+        for step in range(2):
+            draw = chance.draw(settings, step, len(subject.mean), subject.mean.shape[1:], subject.mean.dtype)
+            loss = weighted(lesson, terms(lesson, moment(lesson, learner, draw))).mean()
+            loss.backward()
+            loss.item()  # a GPU has answered only now
+            times.append(time.monotonic())
+    return times[2] - times[1]
+
+
 def train(
     course: Course,
     learner: nn.Module,
@@ -200,7 +231,11 @@ def identity_of(course: Course, learner: nn.Module) -> str:
             [base.fingerprint, str(base.device.type), str(base.precision), str(base.fast), torch.__version__],
             [subject.word, *subject.hashes],
         ],
-        tensors={"mask": subject.mask, "image_embedding": subject.image_embedding},
+        tensors={
+            "mask": subject.mask,
+            "image_embedding": subject.image_embedding,
+            **({} if course.looker is None else {"landmarks": subject.landmarks, "likeness": subject.likeness}),
+        },
     )
 
 

@@ -73,7 +73,59 @@ def pack(persona: Persona) -> dict[str, bytes]:
 
 def read_manifest(folder: Path) -> Manifest:
     """persona.toml, verified; Incompatible for another format, BundleDamaged for anything wrong in it."""
+    return _parsed(_read(folder, TOML))
+
+
+def verify(folder: Path) -> Manifest:
+    """Reads every file of the bundle and compares its SHA-256; needs no numpy."""
+    return verify_files(files(folder))
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    """The bundle's files by name, as `pack` gives them: persona.toml verified, the others as they are."""
     data = _read(folder, TOML)
+    return {TOML: data, **{name: _read(folder, name) for name in _parsed(data).files}}
+
+
+def verify_files(files: Mapping[str, bytes]) -> Manifest:
+    """What persona.toml says, once every file it names is there and has its SHA-256."""
+    if TOML not in files:
+        raise _damaged(TOML, "it is missing")
+    manifest = _parsed(files[TOML])
+    for name, digest in manifest.files.items():
+        if name not in files:
+            raise _damaged(name, "it is missing")
+        if hashlib.sha256(files[name]).hexdigest() != digest:
+            raise _damaged(name, "its SHA-256 does not agree: it was changed or cut")
+    return manifest
+
+
+def read(folder: Path) -> Persona:
+    """The persona, once every file of it verifies."""
+    return unpack(files(folder))
+
+
+def unpack(files: Mapping[str, bytes]) -> Persona:
+    """The opposite of `pack`: the persona, once every file of it verifies."""
+    from pmagic.library import tensors
+
+    manifest = verify_files(files)
+    return Persona(
+        method=manifest.method,
+        base=manifest.base,
+        fingerprint=manifest.fingerprint,
+        word=manifest.word,
+        bounds=manifest.bounds,
+        tensors=tensors.read(files[TENSORS], manifest.tensors),
+        settings=manifest.settings,
+        losses=manifest.losses,
+        curve=manifest.curve,
+        photos=manifest.photos,
+        preview=files.get(PREVIEW, b"") if PREVIEW in manifest.files else b"",
+    )
+
+
+def _parsed(data: bytes) -> Manifest:
     head = _HEAD.match(data)
     if head is None:
         raise _damaged(TOML, "its first line is not a persona's")
@@ -86,46 +138,10 @@ def read_manifest(folder: Path) -> Manifest:
         raise _damaged(TOML, f"it does not parse: {error}") from error
     if table.get("format") != FORMAT:
         raise Incompatible(
-            f"{folder} has bundle format {table.get('format')!r}, this pmagic reads {FORMAT}",
+            f"the persona has bundle format {table.get('format')!r}, this pmagic reads {FORMAT}",
             "use the pmagic that wrote it, or learn the persona again",
         )
     return _manifest(table)
-
-
-def verify(folder: Path) -> Manifest:
-    """Reads every file of the bundle and compares its SHA-256; needs no numpy."""
-    manifest = read_manifest(folder)
-    for name in manifest.files:
-        _read_verified(folder, name, manifest)
-    return manifest
-
-
-def read(folder: Path) -> Persona:
-    """The persona, once every file of it verifies."""
-    from pmagic.library import tensors
-
-    manifest = read_manifest(folder)
-    data = {name: _read_verified(folder, name, manifest) for name in manifest.files}
-    return Persona(
-        method=manifest.method,
-        base=manifest.base,
-        fingerprint=manifest.fingerprint,
-        word=manifest.word,
-        bounds=manifest.bounds,
-        tensors=tensors.read(data[TENSORS], manifest.tensors),
-        settings=manifest.settings,
-        losses=manifest.losses,
-        curve=manifest.curve,
-        photos=manifest.photos,
-        preview=data.get(PREVIEW, b""),
-    )
-
-
-def _read_verified(folder: Path, name: str, manifest: Manifest) -> bytes:
-    data = _read(folder, name)
-    if hashlib.sha256(data).hexdigest() != manifest.files[name]:
-        raise _damaged(name, "its SHA-256 does not agree: it was changed or cut")
-    return data
 
 
 def _read(folder: Path, name: str) -> bytes:

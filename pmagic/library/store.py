@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pmagic.errors import BundleDamaged, Busy, Incompatible, NotFound, Problem, UsageProblem
-from pmagic.library import bundle, durable
+from pmagic.library import archive, bundle, durable
 from pmagic.library.naming import Address, checked_name, folder_of, parse, version_of
 from pmagic.persona import Persona
 
@@ -114,6 +114,36 @@ class Library:
                     kept=f"{name!r} is unchanged",
                 )
             return
+
+    def rename(self, old: str, new: str) -> list[Address]:
+        """All versions of `old` under another name; UsageProblem where that one is taken."""
+        old, new = checked_name(old), checked_name(new)
+        self.find(old)
+        if new.casefold() != old.casefold():
+            self.require_free(new)
+        with durable.storing(f"the new name {new!r}"), self._locked():
+            if self.versions(new):
+                raise UsageProblem(f"the name {new!r} is taken", f"remove it with `pmagic rm {new}`, or use another")
+            if (self.root / new).is_dir() and not (self.root / new).samefile(self.root / old):
+                durable.erase(self.root / new)  # an empty folder that a stopped process has left
+            durable.rename_new(self.root / old, self.root / new)
+            durable.sync_folder(self.root)
+            return [Address(new, version) for version in self.versions(new)]
+
+    def copy(self, text: str, name: str) -> Address:
+        """One version (the newest, if none is named) as the next version of `name`."""
+        return self.save(name, self.load(text)[1])
+
+    def export(self, text: str) -> tuple[Address, bytes]:
+        """One version as an archive, once every file of it verifies; the same persona gives the same bytes."""
+        address = self.find(text)
+        files = bundle.files(self._real_folder(address))
+        bundle.verify_files(files)
+        return address, archive.pack(files)
+
+    def take_in(self, path: Path, name: str) -> Address:
+        """An archive as the next version of `name`. Raises as `archive.unpack`, `bundle.unpack` and `save` do."""
+        return self.save(name, bundle.unpack(archive.unpack(path)))
 
     def remove(self, text: str) -> list[Address]:
         """Erases one version (`alice@1`) or all of a name (`alice`), with every copy that was derived from it."""

@@ -1,11 +1,13 @@
 """Losses, one equation per file. The contract of a file on this shelf:
 
 READS_OPEN_PROMPT: bool             whether `Moment.attention` must be there
+READS_FACE: bool                    whether `Moment.recognise` must be there
 def loss(moment: Moment) -> Tensor  (B,), one value per sample; trained is the mean times the recipe's weight
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -13,6 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 # B batch . C latent channels . h, w latent height and width . S text positions . H heads . D text width
+# E width of a face's embedding
 
 
 @dataclass(frozen=True)
@@ -20,7 +23,8 @@ class Moment:
     """One training step as a loss may see it.
 
     The prediction and its target are the noise, or the velocity for a base that predicts it. The attention is the
-    text encoder's last layer on an open prompt, a free sentence that holds the name; None where no loss reads it.
+    text encoder's last layer on an open prompt, a free sentence that holds the name; None where no loss reads it, as is
+    what concerns the face.
     """
 
     t: Tensor  # (B,) long, training timesteps
@@ -34,3 +38,7 @@ class Moment:
     attention: Tensor | None = None  # (B, H, S, S), rows are queries and sum to 1
     open_slots: Tensor | None = None  # (B, S), k at placeholder k, -1 elsewhere
     open_lengths: Tensor | None = None  # (B,), tokens without start and end
+    signal: Tensor | None = None  # (B,), how much of the clean latents' variance is left in `noisy`: alpha bar
+    velocity: bool = False  # whether prediction and target are velocities
+    recognise: Callable[[Tensor], Tensor] | None = None  # clean latents (B, C, h, w) -> the face's embedding (B, E)
+    likeness: Tensor | None = None  # (B, E), the photo's own embedding

@@ -5,6 +5,7 @@ from torch import Tensor
 from pmagic.losses import Moment
 
 READS_OPEN_PROMPT = False
+READS_FACE = False
 
 
 def loss(moment: Moment) -> Tensor:

@@ -8,6 +8,7 @@ from torch import Tensor
 from pmagic.losses import Moment
 
 READS_OPEN_PROMPT = True
+READS_FACE = False
 SHARPNESS = 100.0  # the authors' code multiplies the attention by it before the softmax; the paper does not say
 
 

@@ -60,6 +60,7 @@ def persona_of(
 
     import pmagic
 
+    assert settings.bounds is not None  # learned in these stages
     tensors = {f"learner.{name}": weight.detach() for name, weight in learner.named_parameters()}
     tensors["image_embedding"] = subject.image_embedding.mean(dim=0)
     return Persona(

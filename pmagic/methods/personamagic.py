@@ -4,13 +4,14 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from pmagic.bases.loading import Base
-from pmagic.engine import chance, prompts, sentences, training
+from pmagic.engine import mapper, probe, prompts, sentences, training
 from pmagic.engine.conditioning import Condition, Conditioner, encode
 from pmagic.engine.mapper import HIDDEN, Mapper, MapperShape
 from pmagic.engine.recipes import LearnSettings, settings_for
@@ -31,14 +32,18 @@ def learn(
     on_step: Callable[[StepReport], None] = lambda report: None,
     checkpoint: Path | None = None,
 ) -> Persona:
-    """Train a mapper on the subject. Raises as `training.train` does."""
+    """Train a mapper on the subject, in the interval that the probe finds where the settings leave it open.
+
+    Raises as `training.train` does.
+    """
+    if settings.bounds is None:
+        found = probe.probe(base, subject, settings)
+        persona = learn(base, subject, replace(settings, bounds=found.bounds), on_step, checkpoint)
+        return probe.told(persona, found.curve, found.fell_back)
     course = training.course(base, subject, settings)
-    word = sentences.word_embedding(base, subject.word).to(base.precision)
-    shape = MapperShape(settings.tokens, len(word), subject.image_embedding.shape[-1])
-    with chance.seeded_weights(settings.seed):
-        mapper = Mapper(shape, word.cpu(), settings.bounds).to(base.device, base.precision)
-    losses = training.train(course, mapper, on_step, checkpoint)
-    return persona_of("personamagic", base, subject, settings, mapper, losses)
+    learner = mapper.fresh(sentences.word_embedding(base, subject.word), subject.image_embedding, settings)
+    losses = training.train(course, learner, on_step, checkpoint)
+    return persona_of("personamagic", base, subject, settings, learner, losses)
 
 
 @contextmanager
@@ -48,7 +53,7 @@ def wear(base: Base, persona: Persona) -> Iterator[Conditioner]:
     Raises Incompatible for a persona of another base.
     """
     require_base(base, persona)
-    mapper, image_embedding = _mapper_of(base, persona)
+    learner, image_embedding = mapper_of(base, persona)
 
     @torch.no_grad()
     def condition(prompt: str, timesteps: Sequence[float]) -> Mapping[float, Condition]:
@@ -56,11 +61,11 @@ def wear(base: Base, persona: Persona) -> Iterator[Conditioner]:
         found: dict[float | None, Condition] = {None: sentences.plain(base, prompts.spoken(prompt, persona.word))}
         dynamic = list(dict.fromkeys(source for source in sources if source is not None))
         if dynamic:
-            said = sentences.with_name(base, [prompt], mapper.shape.tokens).chosen(
+            said = sentences.with_name(base, [prompt], learner.shape.tokens).chosen(
                 torch.zeros(len(dynamic), dtype=torch.long, device=base.device)
             )
             t = torch.tensor(dynamic, device=base.device, dtype=base.precision)
-            tokens, residual = mapper(t, image_embedding.expand(len(dynamic), -1))
+            tokens, residual = learner(t, image_embedding.expand(len(dynamic), -1))
             both = encode(base.pipeline.text_encoder, said.ids, said.slots, tokens, residual).condition
             pairs = zip(dynamic, both.keys.split(1), both.values.split(1), strict=True)
             found.update({source: Condition(keys, values) for source, keys, values in pairs})
@@ -69,7 +74,7 @@ def wear(base: Base, persona: Persona) -> Iterator[Conditioner]:
     yield condition
 
 
-def _mapper_of(base: Base, persona: Persona) -> tuple[Mapper, Tensor]:
+def mapper_of(base: Base, persona: Persona) -> tuple[Mapper, Tensor]:
     """The trained mapper and the image embedding (1, e), on the base's device."""
     weights = {
         name.removeprefix("learner."): torch.tensor(array, dtype=base.precision, device=base.device)
@@ -80,8 +85,8 @@ def _mapper_of(base: Base, persona: Persona) -> tuple[Mapper, Tensor]:
         image_embedding = weights.pop("image_embedding")
         outputs, inputs = len(weights["dynamic_out.bias"]), weights["image_hidden.0.weight"].shape[-1]
         shape = MapperShape(outputs // len(word), len(word), inputs - HIDDEN)
-        mapper = Mapper(shape, word, persona.bounds).to(base.device, base.precision)
-        mapper.load_state_dict(weights)
+        learner = Mapper(shape, word, persona.bounds).to(base.device, base.precision)
+        learner.load_state_dict(weights)
     except (KeyError, RuntimeError) as error:
         raise Incompatible(f"the persona's tensors are not those of a mapper: {error}", "learn it again") from error
-    return mapper.requires_grad_(False), image_embedding[None]
+    return learner.requires_grad_(False), image_embedding[None]

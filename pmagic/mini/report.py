@@ -60,7 +60,6 @@ PROMPTS = {
 LEARNED = {
     "one-vector textual inversion": ("textual_inversion", "reference"),
     "PersonaMagic, recipe `reference`": ("personamagic", "reference"),
-    "PersonaMagic, recipe `paper`": ("personamagic", "paper"),
 }
 CEILING, PLAIN = "drawn by the world itself", "plain word"
 

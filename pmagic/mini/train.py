@@ -1,10 +1,11 @@
-"""Makes the whole miniature: world, tokenizer, autoencoder, CLIP, recogniser, base; then installs the weights.
+"""Makes the whole miniature: world, tokenizer, autoencoder, CLIP, its eyes, base; then installs the weights.
 
     python -m pmagic.mini.train WORK --minutes 100
 
 Every part goes on where it stopped, and one that is done is not begun again: WORK holds the state. Longer budgets
-for a finished part are given to its own command (train_vae, train_clip, recogniser, train_base).
-With --onward an empty WORK begins from the shipped weights, with autoencoder and CLIP done: the base is trained on.
+for a finished part are given to its own command (train_vae, train_clip, train_detector, train_recognisers,
+train_clipseg, recogniser, train_base).
+With --onward an empty WORK begins from the shipped weights, with all but the base done: the base is trained on.
 """
 
 import argparse
@@ -15,12 +16,27 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPModel, CLIPTextModel
 
-from pmagic.mini import corpus, recogniser, train_base, train_clip, train_vae, vocabulary
+from pmagic.mini import (
+    corpus,
+    gallery,
+    recogniser,
+    train_base,
+    train_clip,
+    train_clipseg,
+    train_detector,
+    train_recognisers,
+    train_vae,
+    vocabulary,
+)
 from pmagic.mini.training import write_state
 
 WEIGHTS = Path(__file__).parent / "weights"
-PARTS = ("base", "clip", "recogniser")
-SHARES = {"vae": 0.14, "clip": 0.1, "recogniser": 0.09, "base": 0.67}  # of the minutes
+EYES = ("faces_a", "faces_b", "clipseg")
+PARTS = ("base", "clip", "recogniser", *EYES)
+SHARES = {  # of the minutes
+    "vae": 0.12, "clip": 0.09, "recogniser": 0.05, "detector": 0.06, "a": 0.07, "b": 0.07, "clipseg": 0.05,
+    "base": 0.49,
+}  # fmt: skip
 
 
 def make(work: Path, minutes: float, pictures: int) -> None:
@@ -31,6 +47,14 @@ def make(work: Path, minutes: float, pictures: int) -> None:
     train_vae.train(work, SHARES["vae"] * minutes)
     train_clip.train(work, SHARES["clip"] * minutes)
     recogniser.train(work, SHARES["recogniser"] * minutes)
+    gallery.make(work / "gallery", pictures // 3)
+    if not (work / "faces_b" / "detector.onnx").exists():
+        train_detector.train(work, SHARES["detector"] * minutes)
+    for which in train_recognisers.KINDS:
+        if not (work / f"faces_{which}" / "recogniser.onnx").exists():
+            train_recognisers.train(work, which, SHARES[which] * minutes)
+    if not (work / "clipseg" / "preprocessor_config.json").exists():
+        train_clipseg.train(work, SHARES["clipseg"] * minutes)
     train_base.train(work, SHARES["base"] * minutes)
     install(work)
 
@@ -41,6 +65,8 @@ def take_up(work: Path) -> None:
     The vocabulary is the shipped one; a corpus with more pictures may follow, one with more words may not.
     """
     shutil.copytree(WEIGHTS / "base" / "tokenizer", work / "base" / "tokenizer", dirs_exist_ok=True)
+    for part in EYES:
+        shutil.copytree(WEIGHTS / part, work / part, dirs_exist_ok=True)
     base, given = WEIGHTS / "base", {"use_safetensors": True, "dtype": torch.float32}
     text = CLIPTextModel.from_pretrained(base / "text_encoder", **given).state_dict()
     unet = UNet2DConditionModel.from_pretrained(base / "unet", **given).state_dict()

@@ -48,6 +48,9 @@ guidance = 4.0
 
 [observers]
 clip = "../clip"
+clipseg = "../clipseg"
+faces = "../faces_a"
+judge = "../faces_b"
 
 [knows]
 what = "drawn faces"

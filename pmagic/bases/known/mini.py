@@ -12,6 +12,9 @@ CARD = Card(
     folder=_WEIGHTS / "base",
     repo=None,
     clip=_WEIGHTS / "clip",
-    size_gb=0.03,
+    size_gb=0.04,
     licence="Apache-2.0",
+    clipseg=_WEIGHTS / "clipseg",
+    faces=_WEIGHTS / "faces_a",
+    judge=_WEIGHTS / "faces_b",
 )

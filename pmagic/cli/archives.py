@@ -1,0 +1,51 @@
+"""`pmagic export` and `pmagic import`: a persona as one file, and back."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pmagic import settings
+from pmagic.cli import names
+from pmagic.cli.console import Console
+from pmagic.errors import UsageProblem
+from pmagic.library import archive, durable
+from pmagic.library.store import Library
+
+
+def export_persona(
+    name: Annotated[str, typer.Argument(help="alice (the newest version), or alice@1", autocompletion=names.personas)],
+    out: Annotated[
+        Path | None, typer.Argument(help=f"File to write, NAME{archive.SUFFIX} without one; none is overwritten.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+) -> None:
+    """Write a persona to one file, for another machine. Example: pmagic export alice
+
+    Whoever has the file can draw the person: it is as private as the photo.
+    """
+    console = Console(as_json=as_json)
+    address, data = Library(settings.library_dir()).export(name)
+    target = out or Path(f"{address.name}{archive.SUFFIX}")
+    if target.is_dir():
+        target = target / f"{address.name}{archive.SUFFIX}"
+    with durable.storing(f"the archive {target}"):
+        written = durable.publish_file(data, target)
+    console.say("whoever has this file can draw the person: keep it as private as the photo")
+    console.result([str(written)], {"persona": str(address), "file": str(written), "bytes": len(data)})
+
+
+def import_persona(
+    file: Annotated[Path, typer.Argument(help=f"A file that `pmagic export` has written (*{archive.SUFFIX}).")],
+    name: Annotated[str | None, typer.Option("--as", help="Its name here; without it, the file's own.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+) -> None:
+    """Take a persona in from a file. Example: pmagic import alice.pmagic --as alice-from-bob"""
+    chosen = name or file.name.removesuffix(archive.SUFFIX)
+    try:
+        address = Library(settings.library_dir()).take_in(file, chosen)
+    except UsageProblem as problem:
+        if name is None and "cannot be a persona's name" in problem.what:
+            raise UsageProblem(problem.what, "say what to call it with --as NAME") from problem
+        raise
+    Console(as_json=as_json).result([str(address)], {"persona": str(address)})

@@ -1,0 +1,20 @@
+"""`pmagic cp`: one version of a persona under another name as well."""
+
+from typing import Annotated
+
+import typer
+
+from pmagic import settings
+from pmagic.cli import names
+from pmagic.cli.console import Console
+from pmagic.library.store import Library
+
+
+def copy(
+    name: Annotated[str, typer.Argument(help="alice (the newest version), or alice@1", autocompletion=names.personas)],
+    new: Annotated[str, typer.Argument(help="The name of the copy.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+) -> None:
+    """Copy one version of a persona to another name. Example: pmagic cp alice@1 young-alice"""
+    address = str(Library(settings.library_dir()).copy(name, new))
+    Console(as_json=as_json).result([address], {"persona": address})

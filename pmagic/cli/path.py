@@ -1,0 +1,23 @@
+"""`pmagic path`: where things are kept."""
+
+from typing import Annotated
+
+import typer
+
+from pmagic import settings
+from pmagic.cli import names
+from pmagic.cli.console import Console
+from pmagic.library.naming import folder_of
+from pmagic.library.store import Library
+
+
+def path(
+    name: Annotated[
+        str | None, typer.Argument(help="alice, or alice@1; without it, the library.", autocompletion=names.personas)
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+) -> None:
+    """Print the folder of a persona's version, or of the library."""
+    library = Library(settings.library_dir())
+    folder = str(library.root if name is None else folder_of(library.root, library.find(name)))
+    Console(as_json=as_json).result([folder], {"path": folder})

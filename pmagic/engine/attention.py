@@ -1,0 +1,95 @@
+"""Attention: where in the picture the UNet's cross-attention looks for some of the prompt's tokens.
+
+Two hooks on each cross-attention (`to_q`, `to_k`) see what its own processor multiplies; the processors stay, whether
+the condition is packed `[K|V]` or not. It costs a second softmax a layer, so nothing installs it while training.
+"""
+
+# B batch . H heads . S text positions . h, w a layer's own height and width
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+MIDDLE = (2, 4)  # how much coarser than the latents a layer of middle resolution may be
+FINEST = 8  # cells of a side below which a map is too coarse to outline anything
+
+
+@dataclass(frozen=True)
+class Look:
+    """One cross-attention in one UNet call: the share of each cell's attention that went to the chosen tokens."""
+
+    layer: str
+    weights: Tensor  # (B, h, w) float32, range [0, 1], mean over heads and chosen tokens
+
+
+@contextmanager
+def captured(unet: nn.Module, chosen: Tensor) -> Iterator[list[Look]]:
+    """While inside, every UNet call adds one look per cross-attention to the list.
+
+    chosen: (B, S) bool, the text positions that are watched in each row of the batch, at least one each.
+    """
+    looks: list[Look] = []
+    extent: list[int] = []  # of the latents in the current call
+    queries: dict[str, Tensor] = {}
+
+    def remember_extent(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        sample = args[0] if args else kwargs["sample"]
+        extent[:] = sample.shape[-2:]
+
+    def watch(name: str, attention: nn.Module) -> list[Any]:
+        def see_queries(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
+            queries[name] = output
+
+        def see_keys(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
+            both = [each.unflatten(-1, (attention.heads, -1)).transpose(1, 2) for each in (queries.pop(name), output)]
+            scores = (both[0] @ both[1].transpose(-1, -2)).float() * attention.scale  # (B, H, h * w, S)
+            watched = chosen.to(scores.device)[:, None, None, :]
+            share = (scores.softmax(dim=-1) * watched).sum(dim=-1) / watched.sum(dim=-1)
+            looks.append(Look(name, share.mean(dim=1).unflatten(-1, _grid(extent, share.shape[-1]))))
+
+        return [
+            attention.to_q.register_forward_hook(see_queries),
+            attention.to_k.register_forward_hook(see_keys),
+        ]
+
+    hooks = [unet.register_forward_pre_hook(remember_extent, with_kwargs=True)]
+    try:
+        for name, module in unet.named_modules():
+            if name.endswith("attn2"):
+                hooks += watch(name, module)
+        yield looks
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def averaged(looks: Sequence[Look], size: tuple[int, int]) -> Tensor:
+    """The mean over the layers of middle resolution, enlarged to `size`, that of the latents: (B, h, w).
+
+    Those are the layers two to four times coarser than the latents (32 and 16 cells a side for Stable Diffusion) with
+    at least 8 cells; coarser ones outline nothing, the finest follow edges. A UNet without any gives its finest.
+    """
+    sides = {look.layer: min(look.weights.shape[-2:]) for look in looks}
+    whole = min(size)
+    middle = {name for name, side in sides.items() if whole >= MIDDLE[0] * side and _is_fine(side, whole)}
+    kept = middle or {name for name, side in sides.items() if side == max(sides.values())}
+    maps = [look.weights[:, None] for look in looks if look.layer in kept]
+    return torch.cat([F.interpolate(each, size=size, mode="bilinear") for each in maps], dim=1).mean(dim=1)
+
+
+def _is_fine(side: int, whole: int) -> bool:
+    return side >= FINEST and whole <= MIDDLE[1] * side
+
+
+def _grid(extent: Sequence[int], cells: int) -> tuple[int, int]:
+    """Height and width of a layer of `cells` cells, from those of the latents: each level halves both, rounding up."""
+    height, width = extent
+    while height * width > cells:
+        height, width = math.ceil(height / 2), math.ceil(width / 2)
+    return height, width

@@ -1,0 +1,157 @@
+"""Likeness: from clean latents to the face's embedding, so that a loss can follow it back to the learner.
+
+Decoding is the dearest thing in an iteration, so only the part of the latents that the recogniser looks at is decoded,
+with a margin. The face is aligned with the photo's own landmarks: while learning it does not move.
+
+    python -m pmagic.engine.likeness PHOTO --base mini
+
+prints how well that agrees with decoding everything.
+"""
+
+# P photos . B batch . C latent channels . h, w latent height and width . E face embedding width
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from pmagic.bases.loading import Base
+from pmagic.engine import portraits
+from pmagic.engine.subject import Subject
+from pmagic.errors import UsageProblem
+from pmagic.vision import recogniser
+
+MARGIN = 1 / 16  # of the latents' side, decoded around what the recogniser looks at
+
+
+@dataclass(frozen=True)
+class Looker:
+    """The recogniser, and where each photo's face is in the latents. All crops are squares of one size."""
+
+    base: Base
+    network: nn.Module  # (B, 3, 112, 112), range [-1, 1] -> (B, E)
+    landmarks: Tensor  # (P, 5, 2), x and y in pixels of the base's square picture
+    corners: Tensor  # (P, 2) long, column and row of each crop's first latent cell
+    side: int  # of each crop, in latent cells
+
+    def __call__(self, clean: Tensor, photo: Tensor) -> Tensor:
+        """The embeddings of the faces in clean, scaled latents (B, C, h, w); photo: (B,) whose face: (B, E).
+
+        Differentiable in `clean`.
+        """
+        vae, pixel = self.base.pipeline.vae, self.base.pipeline.vae_scale_factor
+        corners = self.corners[photo]
+        crops = [
+            latents[:, row : row + self.side, column : column + self.side]
+            for latents, (column, row) in zip(clean, corners.tolist(), strict=True)
+        ]
+        landmarks = self.landmarks[photo] - corners[:, None] * pixel
+        fast = self.base.fast
+        with torch.autocast(vae.device.type, dtype=fast or torch.bfloat16, enabled=fast is not None):
+            pixels = vae.decode(torch.stack(crops).to(vae.dtype) / vae.config.scaling_factor, return_dict=False)[0]
+        aligned = recogniser.align(pixels.to(clean.dtype), landmarks)
+        return self.network(aligned)
+
+
+def looker(base: Base, subject: Subject, *, margin: float = MARGIN) -> Looker:
+    """The subject's faces, ready to be looked at. margin: in shares of the latents' side; 1 decodes everything.
+
+    Raises UsageProblem for a subject without a face, WeightsMissing without a face pack.
+    """
+    folder = portraits.folder_of(base.card)
+    if subject.landmarks is None:
+        raise UsageProblem("the identity loss needs a face, and the photo was learned without one", "use --class face")
+    pixel = base.pipeline.vae_scale_factor
+    cells = base.size // pixel
+    reach = round(margin * cells)
+    box = looked_at(subject.landmarks, base.size)  # (P, 4)
+    low = (box[:, :2] / pixel).floor().long() - reach
+    high = (box[:, 2:] / pixel).ceil().long() + reach
+    side = min(cells, int((high - low).max()))
+    return Looker(
+        base=base,
+        network=recogniser.load(folder, device=base.device, dtype=base.precision),
+        landmarks=subject.landmarks,
+        corners=((low + high - side) // 2).clamp(0, cells - side),
+        side=side,
+    )
+
+
+def looked_at(landmarks: Tensor, size: int) -> Tensor:
+    """The smallest box around all that alignment reads of `size` x `size` pictures: (P, 4) left, top, right, bottom.
+
+    landmarks: (P, 5, 2). Found by aligning a picture of coordinates.
+    """
+    line = torch.arange(size, dtype=landmarks.dtype, device=landmarks.device)
+    inside = torch.ones(size, size, dtype=landmarks.dtype, device=landmarks.device)
+    picture = torch.stack([line.expand(size, size), line[:, None].expand(size, size), inside])
+    seen = recogniser.align(picture.expand(len(landmarks), -1, -1, -1), landmarks).flatten(2)  # (P, 3, 112 * 112)
+    there = seen[:, 2:] > 0.99  # what lies outside of the picture is -1
+    low = seen[:, :2].masked_fill(~there, float("inf")).amin(dim=-1)
+    high = seen[:, :2].masked_fill(~there, float("-inf")).amax(dim=-1)
+    return torch.cat([low, high + 1], dim=-1)
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How one crop's embedding and gradient compare with those of the whole decoded picture."""
+
+    margin: float
+    side: int  # latent cells
+    embedding: float  # cosine
+    gradient: float  # cosine, of the loss 1 - cosine with regard to the latents
+
+
+def agreements(base: Base, subject: Subject, margins: Sequence[float]) -> list[Agreement]:
+    """The crop against the whole picture, for several margins, at the photo's latents with a little noise on them."""
+    scale = base.pipeline.vae.config.scaling_factor
+    noise = torch.randn(subject.mean.shape, generator=torch.Generator().manual_seed(0)).to(subject.mean)
+    latents = scale * subject.mean + 0.1 * noise
+    photo = torch.arange(len(latents), device=base.device)
+
+    def answer(margin: float) -> tuple[int, Tensor, Tensor]:
+        given = latents.clone().requires_grad_()
+        look = looker(base, subject, margin=margin)
+        seen = look(given, photo)
+        (1 - F.cosine_similarity(seen, subject.likeness, dim=-1)).sum().backward()
+        return look.side, seen.detach().flatten(), given.grad.flatten()
+
+    _, embedding, gradient = answer(1.0)
+    found = []
+    for margin in margins:
+        side, seen, slope = answer(margin)
+        cosines = [float(F.cosine_similarity(*pair, dim=0)) for pair in ((seen, embedding), (slope, gradient))]
+        found.append(Agreement(margin, side, *cosines))
+    return found
+
+
+def _main() -> None:
+    from pmagic.bases import card, loading
+    from pmagic.engine.subject import observe
+    from pmagic.pictures import read_photo
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("photo", type=Path, nargs="+")
+    parser.add_argument("--base", default="mini")
+    arguments = parser.parse_args()
+    base = loading.load(card.find(arguments.base))
+    print("| photo | margin | crop | embedding | gradient |\n|---|---|---|---|---|")
+    cells = base.size // base.pipeline.vae_scale_factor
+    for path in arguments.photo:
+        photo = read_photo(path)
+        everywhere = Image.new("L", photo.image.size, 255)  # the mask has no say here
+        subject = observe(base, [photo.image], [photo.sha256], word="face", mask=everywhere)
+        for each in agreements(base, subject, (0.0, 1 / 32, 1 / 16, 1 / 8, 1 / 4)):
+            print(
+                f"| {path.name} | {each.margin:.3f} | {each.side} of {cells} cells "
+                f"| {each.embedding:.4f} | {each.gradient:.4f} |"
+            )
+
+
+if __name__ == "__main__":
+    _main()

@@ -1,0 +1,176 @@
+"""The probe: which part of the schedule is worth learning in, found for each photo (paper, Sec. 3.1).
+
+The method's own mapper is trained briefly over the whole schedule. Then, for a grid of timesteps, the photo is noised,
+the UNet asked, and what it looks at for the name is compared with where the subject is. The more noise, the less it
+finds: the intersection over union (IoU) falls with t. The dynamic interval is where it lies between two thresholds.
+
+A map is binarised as its brightest cells, as many as the mask has: the number is then how much of the subject the map
+ranks first, whatever its contrast, which differs from base to base and from t to t.
+"""
+
+# P photos . T timesteps of the grid . R rows of a UNet call . S text positions . C, h, w of the latents
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from pmagic.bases.loading import Base
+from pmagic.engine import attention, chance, mapper, memory, sentences, training
+from pmagic.engine.conditioning import autocast_noise, encode, packed_attention
+from pmagic.engine.recipes import LearnSettings
+from pmagic.engine.subject import Subject
+from pmagic.persona import REFERENCE_BOUNDS, Persona, StageBounds
+
+WHOLE = StageBounds(0, 1000)
+GRID = tuple(range(975, 0, -50))  # timesteps, falling
+NOISES = 4  # fixed ones at each timestep; several photos share them
+NARROWEST = 20  # timesteps; a sampler of 50 steps would jump over a narrower interval
+LOSSES = {"masked_mse": 1.0}  # all it needs: where the name is looked for does not depend on the others
+
+Curve = tuple[tuple[int, float], ...]  # (t, IoU), largest t first
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What was found. maps: of the first photo, at the curve's timesteps. fell_back: why the bounds are not its own."""
+
+    bounds: StageBounds
+    curve: Curve
+    maps: Tensor  # (T, h, w), range [0, 1]
+    mask: Tensor  # (h, w) bool, of the first photo
+    fell_back: str = ""
+
+
+def probe(
+    base: Base,
+    subject: Subject,
+    settings: LearnSettings,
+    on_step: Callable[[int, int], None] = lambda done, total: None,
+) -> Probe:
+    """Train briefly, look, and read the bounds. on_step is told steps done and in all.
+
+    Raises as training.train does.
+    """
+    before = settings.probe_iterations
+    total = before + len(GRID)
+    course, learner = trained(base, subject, settings, lambda report: on_step(report.step, total))
+    curve, maps = [], []
+    for done, t in enumerate(GRID, before + 1):
+        seen = look(course, learner, t)  # (R, h, w)
+        mask = subject.mask[photo_of_row(subject)][:, 0]
+        curve.append((t, float(overlap(binarised(seen, outlined(mask)), outlined(mask)).mean())))
+        maps.append(seen[photo_of_row(subject) == 0].mean(dim=0))
+        on_step(done, total)
+    bounds, fell_back = read_bounds(tuple(curve), settings.iou_low, settings.iou_high)
+    return Probe(bounds, tuple(curve), torch.stack(maps), outlined(subject.mask[:1, 0])[0], fell_back)
+
+
+def trained(
+    base: Base,
+    subject: Subject,
+    settings: LearnSettings,
+    on_step: Callable[[training.StepReport], None] = lambda report: None,
+) -> tuple[training.Course, nn.Module]:
+    """The mapper after the probe's short training, and what it was trained on."""
+    how = brief(settings)
+    course = training.course(base, subject, how)
+    learner = mapper.fresh(sentences.word_embedding(base, subject.word), subject.image_embedding, how)
+    training.train(course, learner, on_step)
+    return course, learner
+
+
+def brief(settings: LearnSettings) -> LearnSettings:
+    """The probe's own short training: the whole schedule, the denoising loss alone."""
+    return replace(settings, bounds=WHOLE, iterations=settings.probe_iterations, losses=LOSSES)
+
+
+def told(persona: Persona, curve: Curve, fell_back: str) -> Persona:
+    """The persona with the curve of the probe that gave it its bounds, or why that had none to give."""
+    stages = f"fell back: {fell_back}" if fell_back else "found by the probe"
+    return replace(persona, curve=curve, settings={**persona.settings, "stages": stages})
+
+
+@torch.no_grad()
+def look(course: training.Course, learner: nn.Module, t: int) -> Tensor:
+    """What the UNet looks at for the name at timestep t, for each photo and fixed noise: (R, h, w), range [0, 1]."""
+    base, subject = course.base, course.subject
+    photo = photo_of_row(subject)
+    rows = len(photo)
+    shape = (rows, *subject.mean.shape[1:])
+    noise = torch.randn(shape, generator=chance.generator(course.settings.seed, "probe")).to(subject.mean)
+    latents = base.pipeline.vae.config.scaling_factor * subject.mean[photo]
+    timesteps = torch.full((rows,), t, device=base.device)
+    noisy = course.schedule.add_noise(latents, noise, timesteps)
+    said = course.templates.chosen(torch.zeros(rows, dtype=torch.long, device=base.device))
+    dynamic, residual = learner(timesteps, subject.image_embedding[photo])
+    condition = encode(base.pipeline.text_encoder, said.ids, said.slots, dynamic, residual).condition
+    unet = base.pipeline.unet
+    with (
+        memory.enough_for("probe", "probe with --device cpu"),
+        packed_attention(unet),
+        autocast_noise(unet, base.fast),
+        attention.captured(unet, said.slots >= 0) as looks,
+    ):
+        packed = condition.packed().to(unet.dtype)
+        unet(noisy.to(unet.dtype), timesteps, encoder_hidden_states=packed, return_dict=False)
+    return attention.averaged(looks, tuple(shape[-2:]))
+
+
+def outlined(mask: Tensor) -> Tensor:
+    """A soft mask (R, h, w) as cells that belong to the subject, those above half of its highest value: bool."""
+    return mask > 0.5 * mask.amax(dim=(1, 2), keepdim=True)
+
+
+def binarised(maps: Tensor, mask: Tensor) -> Tensor:
+    """The brightest cells of each map (R, h, w), as many as `mask` (R, h, w) has: bool."""
+    rank = maps.flatten(1).argsort(dim=1, descending=True).argsort(dim=1)
+    return (rank < mask.flatten(1).sum(dim=1, keepdim=True)).view_as(mask)
+
+
+def overlap(found: Tensor, mask: Tensor) -> Tensor:
+    """Intersection over union of bool cells (R, h, w): (R,), range [0, 1]."""
+    both, either = ((one.flatten(1)).sum(dim=1) for one in (found & mask, found | mask))
+    return both / either.clamp(min=1)
+
+
+def rising(curve: Curve) -> list[float]:
+    """The IoU at each t of the curve, made monotone: the nearest numbers that never fall as t does."""
+    from scipy.optimize import isotonic_regression
+
+    return isotonic_regression([iou for _, iou in curve], increasing=True).x.tolist()
+
+
+def read_bounds(curve: Curve, iou_low: float, iou_high: float) -> tuple[StageBounds, str]:
+    """The dynamic interval: t where `iou_low` <= IoU <= `iou_high`. And "", or why it is the reference's instead.
+
+    A curve that lies above `iou_low` from the start has no first static stage; `iou_high` = 1 asks for no second one.
+    """
+    ious = rising(curve)
+    if ious[-1] < iou_low:
+        return REFERENCE_BOUNDS, f"the IoU never reaches {iou_low:g}, it ends at {ious[-1]:.2f}"
+    if iou_high < 1 and ious[-1] < iou_high:
+        return REFERENCE_BOUNDS, f"the IoU never reaches {iou_high:g}, it ends at {ious[-1]:.2f}"
+    if ious[0] >= iou_high:
+        return REFERENCE_BOUNDS, f"the IoU is above {iou_high:g} from the start, at {ious[0]:.2f}"
+    times = [t for t, _ in curve]
+    high = 1000 if ious[0] >= iou_low else round(_reached(times, ious, iou_low))
+    low = 0 if iou_high >= 1 else round(_reached(times, ious, iou_high))
+    if high - low < NARROWEST:
+        return REFERENCE_BOUNDS, f"the IoU rises from {iou_low:g} to {iou_high:g} within {high - low} timesteps"
+    return StageBounds(low, high), ""
+
+
+def _reached(times: Sequence[int], ious: Sequence[float], level: float) -> float:
+    """The largest t at which the rising curve, straight between its points, has reached `level`."""
+    after = int(np.argmax(np.array(ious) >= level))
+    below, above = ious[after - 1], ious[after]
+    return times[after - 1] + (times[after] - times[after - 1]) * (level - below) / (above - below)
+
+
+def photo_of_row(subject: Subject) -> Tensor:
+    """Which photo each noise goes to: (R,) long; each photo has one at least."""
+    photos = len(subject.mean)
+    return torch.arange(max(NOISES, photos), device=subject.mean.device) % photos

@@ -1,0 +1,68 @@
+"""One persona as one file, `alice.pmagic`: its bundle in a plain zip. The same persona gives the same bytes.
+
+An archive from a stranger is data: an exact list of members with a byte budget each, nothing unpacked to disk,
+every SHA-256 compared before a value is used.
+"""
+
+import io
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from pmagic.errors import BundleDamaged, NotFound, UsageProblem
+from pmagic.library import bundle
+
+SUFFIX = ".pmagic"
+_DATE = (1980, 1, 1, 0, 0, 0)  # the first that a zip can hold
+_MODE = 0o100600 << 16
+_MAX_BYTES = sum(bundle.MAX_BYTES.values()) + 1024**2
+
+
+def pack(files: Mapping[str, bytes]) -> bytes:
+    """A bundle's files (see bundle.pack) as an archive."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
+        for name in sorted(files):
+            member = zipfile.ZipInfo(name, _DATE)
+            member.external_attr = _MODE
+            member.create_system = 3  # or the bytes would tell the system it was written on
+            archive.writestr(member, files[name])
+    return buffer.getvalue()
+
+
+def unpack(path: Path) -> dict[str, bytes]:
+    """The bundle's files in an archive, none of them trusted yet (see bundle.unpack).
+
+    Raises NotFound, UsageProblem for what is no archive, BundleDamaged for one that is not as `pack` writes it.
+    """
+    if not path.is_file():
+        raise NotFound(f"there is no file {path}", "check the path of the archive")
+    try:
+        if path.stat().st_size > _MAX_BYTES:
+            raise _hostile(path, f"it is larger than {_MAX_BYTES} bytes")
+        data = path.read_bytes()
+    except OSError as error:
+        raise UsageProblem(f"{path} cannot be read: {error.strerror}", "check its permissions") from error
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            return _members(path, archive)
+    except (zipfile.BadZipFile, ValueError, EOFError, NotImplementedError, RuntimeError, OverflowError) as error:
+        raise UsageProblem(f"{path} is not a persona's archive: {error}", "give a file that pmagic exported") from error
+
+
+def _members(path: Path, archive: zipfile.ZipFile) -> dict[str, bytes]:
+    members = archive.infolist()
+    names = [member.filename for member in members]
+    if len(set(names)) != len(names) or not {bundle.TOML, bundle.TENSORS} <= set(names) <= set(bundle.MAX_BYTES):
+        shown = ", ".join(sorted(names)[:5])
+        raise _hostile(path, f"it holds {shown or 'nothing'}")
+    found = {}
+    for member in members:
+        if member.compress_type != zipfile.ZIP_STORED or member.file_size > bundle.MAX_BYTES[member.filename]:
+            raise _hostile(path, f"its {member.filename} is compressed or too large")
+        found[member.filename] = archive.read(member)
+    return found
+
+
+def _hostile(path: Path, why: str) -> BundleDamaged:
+    return BundleDamaged(f"{path} is not as pmagic writes an archive: {why}", "ask for the archive again")

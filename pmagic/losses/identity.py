@@ -1,0 +1,44 @@
+"""Identity loss (paper, Eqs. 3 and 4): the face in the picture that this step's prediction amounts to.
+
+The clean latents X_0|t follow from the prediction, their face crop is decoded and recognised, and what counts is how
+far its embedding is from the photo's. A prediction at large t is a blur, so the weight falls with t.
+"""
+
+# B batch . E embedding width
+
+import math
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from pmagic.losses import Moment
+
+READS_OPEN_PROMPT = False
+READS_FACE = True
+TIMESTEPS = 1000  # T of Eq. 4
+
+
+def loss(moment: Moment) -> Tensor:
+    """lambda_id(t) * (1 - cosine) per sample, range [0, 2]: (B,)."""
+    if moment.recognise is None or moment.likeness is None:
+        raise ValueError("the identity loss needs a recogniser and the photo's embedding")
+    seen = moment.recognise(clean(moment))  # (B, E)
+    return weight(moment.t).to(seen.dtype) * (1 - F.cosine_similarity(seen, moment.likeness, dim=-1))
+
+
+def weight(t: Tensor) -> Tensor:
+    """lambda_id(t) = cos(pi t / 2T) (Eq. 4), range (0, 1], 1 at t = 0: (B,)."""
+    return (t.double() * (math.pi / 2 / TIMESTEPS)).cos()
+
+
+def clean(moment: Moment) -> Tensor:
+    """X_0|t: the clean latents if the prediction were right, (B, C, h, w).
+
+    From x_t = a x_0 + s noise with a^2 + s^2 = 1; a velocity is a noise - s x_0.
+    """
+    signal = moment.signal.to(moment.noisy.dtype)[:, None, None, None]
+    a, s = signal.sqrt(), (1 - signal).sqrt()
+    prediction = moment.prediction.to(moment.noisy.dtype)
+    if moment.velocity:
+        return a * moment.noisy - s * prediction
+    return (moment.noisy - s * prediction) / a

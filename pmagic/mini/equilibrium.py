@@ -1,0 +1,132 @@
+"""Whether tandem equilibrium does what it claims: the name leaves room for the other words, and garments show.
+
+    python -m pmagic.mini.equilibrium --people 10
+
+Each held-out person is learned with several weights of the loss, in the same stages and with the same seed. Then, over
+prompts with a garment: how much of the text encoder's last self-attention goes to the name's strongest token and to
+the strongest other word (mean over heads and queries), the name's share p of Eq. 1, and the share of pictures whose
+own garment CLIP finds among all. People are spread over the processor's cores.
+"""
+
+# B batch . H heads . S text positions
+
+import argparse
+import os
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from functools import cache
+from multiprocessing import get_context
+from types import MappingProxyType
+
+import numpy as np
+import torch
+from PIL import Image
+
+from pmagic.bases import card, loading
+from pmagic.engine import probe, sentences
+from pmagic.engine.conditioning import encode
+from pmagic.engine.recipes import LearnSettings, render_settings_for, settings_for
+from pmagic.engine.rendering import render
+from pmagic.engine.subject import Subject, observe, observer
+from pmagic.losses import tandem_equilibrium
+from pmagic.methods import personamagic
+from pmagic.mini.report import FIRST, WORD, embedding, portrait
+from pmagic.mini.scenes import OUTFITS
+from pmagic.persona import Persona
+
+WEIGHTS = (0.0, 0.001, 0.01, 0.1, 1.0)
+PROMPTS = tuple(f"a photo of {{}} {words}" for words in OUTFITS.values())
+
+
+@dataclass(frozen=True)
+class Row:
+    """One person learned with one weight; means over the prompts."""
+
+    weight: float
+    name: float  # attention to the name's strongest token, range [0, 1]
+    other: float  # attention to the strongest other word
+    share: float  # p
+    shown: float  # share of pictures that show the garment
+    identity: float  # cosine with the portrait by the evaluation's recogniser, -1 without a face
+
+
+@cache
+def _base() -> loading.Base:
+    return loading.load(card.find("mini"))
+
+
+def measured(seed: int, weights: Sequence[float]) -> list[Row]:
+    """A row for each weight of one person."""
+    torch.set_num_threads(1)  # one person a core
+    base, photo = _base(), portrait(seed)
+    subject = observe(base, [photo], [f"{seed:064x}"], word=WORD)
+    how = settings_for("paper", base.card.defaults)
+    how = replace(how, bounds=probe.probe(base, subject, how).bounds)
+    rows = []
+    for weight in weights:
+        losses = MappingProxyType({**how.losses, "tandem_equilibrium": weight})
+        persona = personamagic.learn(base, subject, replace(how, losses=losses))
+        name, other, share = _attention(base, subject, persona, how)
+        shown, identity = _pictures(base, persona, photo)
+        rows.append(Row(weight, name, other, share, shown, identity))
+        print(f"person {seed}  weight {weight:g}  name {name:.3f}  other {other:.3f}  shown {shown:.0%}", flush=True)
+    return rows
+
+
+@torch.no_grad()
+def _attention(
+    base: loading.Base, subject: Subject, persona: Persona, how: LearnSettings
+) -> tuple[float, float, float]:
+    """Attention to the name and to the strongest other word, and p: means over prompts, at the interval's middle."""
+    said = sentences.with_name(base, PROMPTS, how.tokens)
+    learner = personamagic.mapper_of(base, persona)[0]
+    middle = torch.full((len(PROMPTS),), (persona.bounds.low + persona.bounds.high) // 2)
+    dynamic, _ = learner(middle, subject.image_embedding.expand(len(PROMPTS), -1))
+    found = encode(base.pipeline.text_encoder, said.ids, said.slots, dynamic, None, with_attention=True).attention
+    received = found.mean(dim=(1, 2))  # (B, S)
+    inside = torch.arange(received.shape[1]) <= said.lengths[:, None]
+    inside[:, 0] = False
+    name = received.masked_fill(~(inside & (said.slots >= 0)), 0).amax(dim=1)
+    other = received.masked_fill(~(inside & (said.slots < 0)), 0).amax(dim=1)
+    share = tandem_equilibrium.shares(found, said.slots, said.lengths)
+    return float(name.mean()), float(other.mean()), float(share.mean())
+
+
+def _pictures(base: loading.Base, persona: Persona, photo: Image.Image) -> tuple[float, float]:
+    """The share of pictures whose garment CLIP finds among all, and the mean identity."""
+    clip, drawing = observer(base), render_settings_for("paper", base.card.defaults)
+    texts, likeness = [prompt.replace("{}", WORD) for prompt in PROMPTS], embedding(photo)
+    hits, identities = [], []
+    for number, prompt in enumerate(PROMPTS):
+        (picture,) = render(base, persona, prompt, [number], drawing)
+        hits.append(int(clip.text_similarity([picture] * len(texts), texts).argmax()) == number)
+        seen = embedding(picture)
+        identities.append(-1.0 if seen is None or likeness is None else float(seen @ likeness))
+    return float(np.mean(hits)), float(np.mean(identities))
+
+
+def report(people: int, weights: Sequence[float]) -> str:
+    """The table as Markdown; the standard error is over people."""
+    seeds = [FIRST + k for k in range(people)]
+    with ProcessPoolExecutor(os.cpu_count(), mp_context=get_context("spawn")) as pool:
+        rows = [row for each in pool.map(measured, seeds, [weights] * people) for row in each]
+    lines = ["| weight of L_te | attention to the name | to the strongest other word | p | garment shown | identity |"]
+    lines.append("|---|---|---|---|---|---|")
+    for weight in weights:
+        mine = [row for row in rows if row.weight == weight]
+        error = np.std([row.shown for row in mine], ddof=1) / len(mine) ** 0.5 if len(mine) > 1 else float("nan")
+        means = {field: np.mean([getattr(row, field) for row in mine]) for field in Row.__dataclass_fields__}
+        lines.append(
+            f"| {weight:g} | {means['name']:.3f} | {means['other']:.3f} | {means['share']:.3f} "
+            f"| {means['shown']:.0%} ± {error:.0%} | {means['identity']:.3f} |"
+        )
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--people", type=int, default=10)
+    parser.add_argument("--weights", type=float, nargs="+", default=WEIGHTS)
+    arguments = parser.parse_args()
+    print(report(arguments.people, arguments.weights))

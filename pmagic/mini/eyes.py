@@ -1,0 +1,218 @@
+"""How well the miniature sees, measured on drawn people whom no training has met.
+
+    python -m pmagic.mini.eyes [FOLDER] --pictures 60
+
+FOLDER holds faces_a, faces_b, clipseg and clip; without it the shipped weights are measured. All of them are opened
+as any other pack or model would be.
+"""
+
+# N pictures . F faces
+
+import argparse
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from pmagic.mini import train_clip
+from pmagic.mini.drawing import Drawing, draw
+from pmagic.mini.gallery import boxes
+from pmagic.mini.people import HELD_OUT, person
+from pmagic.mini.scenes import STYLES, Scene, caption, pair_scenes, rng_for, scene
+from pmagic.mini.things import thing
+from pmagic.vision import clip, clipseg, faces, recogniser
+
+WEIGHTS = Path(__file__).parent / "weights"
+FIRST = HELD_OUT + 3000
+SIDES = (64, 256)  # pixels: as the base draws, and as a portrait comes
+AMONG = 20  # captions that retrieval chooses from
+Row = tuple[str, str]
+
+
+def _who(k: int) -> int:
+    return FIRST + k
+
+
+def _scene(style: str, *key: int) -> Scene:
+    return replace(scene(rng_for(31, *key)), style=style)
+
+
+def portraits(style: str, count: int, side: int, take: int = 0) -> list[tuple[Drawing, Scene]]:
+    """One picture each of `count` people; another `take` shows the same people in other scenes."""
+    scenes = [_scene(style, list(STYLES).index(style), take, k) for k in range(count)]
+    return [(draw([(person(_who(k)), where)], side=side), where) for k, where in enumerate(scenes)]
+
+
+def faceless(count: int, side: int) -> list[Drawing]:
+    """Cats, cups and empty places, in every style."""
+    pictures = []
+    for k in range(count):
+        rng = rng_for(32, k)
+        what = (thing(rng, "cat"), thing(rng, "cup"), None)[k % 3]
+        pictures.append(draw([], (what, replace(scene(rng), style=list(STYLES)[k // 3 % len(STYLES)])), side))
+    return pictures
+
+
+def overlap(box: np.ndarray, other: np.ndarray) -> float:
+    """Intersection over union of two boxes (left, top, right, bottom), range [0, 1]."""
+    low, high = np.maximum(box[:2], other[:2]), np.minimum(box[2:], other[2:])
+    both = float(np.clip(high - low, 0, None).prod())
+    return both / (float((box[2:] - box[:2]).prod() + (other[2:] - other[:2]).prod()) - both)
+
+
+def found(pack: faces.FacePack, drawing: Drawing, scenes: list[Scene]) -> tuple[int, int, list[float]]:
+    """Faces found, faces invented, and each found one's mean landmark error in shares of its height.
+
+    Found means a box that overlaps by a half with landmarks off by less than a tenth of the face's height.
+    """
+    side = drawing.image.shape[0]
+    left = pack.find(Image.fromarray(drawing.image))
+    errors = []
+    for box, points in zip(boxes(scenes) * side, drawing.landmarks * side, strict=True):
+        height = box[3] - box[1]
+        off = [float(np.linalg.norm(f.landmarks - points, axis=1).mean() / height) for f in left]
+        good = [k for k, f in enumerate(left) if overlap(np.array(f.box), box) >= 0.5 and off[k] < 0.1]
+        if good:
+            errors.append(off[good[0]])
+            left = [f for k, f in enumerate(left) if k != good[0]]
+    return len(errors), len(left), errors
+
+
+def detection(pack: faces.FacePack, count: int) -> list[Row]:
+    lines, all_found, all_faces, errors = [], 0, 0, []
+    for style in STYLES:
+        hits = [found(pack, d, [w]) for side in SIDES for d, w in portraits(style, count, side)]
+        lines.append((f"faces found, {style}", f"{sum(h for h, _, _ in hits) / len(hits):.3f} of {len(hits)}"))
+        all_found, all_faces = all_found + sum(h for h, _, _ in hits), all_faces + len(hits)
+        errors += [e for _, _, es in hits for e in es]
+    pairs = [list(pair_scenes(rng_for(33, k))) for k in range(count)]
+    hits = []
+    for k, scenes in enumerate(pairs):
+        figures = [(person(_who(2 * k + i)), where) for i, where in enumerate(scenes)]
+        hits += [found(pack, draw(figures, side=side), scenes) for side in SIDES]
+    lines.append(("faces found, pairs", f"{sum(h for h, _, _ in hits) / (2 * len(hits)):.3f} of {2 * len(hits)}"))
+    all_found, all_faces = all_found + sum(h for h, _, _ in hits), all_faces + 2 * len(hits)
+    empty = [pack.find(Image.fromarray(d.image)) for side in SIDES for d in faceless(3 * count, side)]
+    return [
+        ("faces found, all", f"{all_found / all_faces:.3f} of {all_faces}"),
+        ("faces invented per face-free drawing", f"{sum(map(len, empty)) / len(empty):.3f} of {len(empty)}"),
+        ("landmark error, share of a face's height", f"{np.mean(errors):.3f}"),
+        *lines,
+    ]
+
+
+def embeddings(pack: faces.FacePack, pictures: list[Drawing]) -> list[np.ndarray | None]:
+    """Of each picture's largest face, as the detector cuts it: (E,) each, None where none was found."""
+    rows = []
+    for each in pictures:
+        picture = Image.fromarray(each.image)
+        seen = pack.find(picture)[:1]
+        rows.append(pack.embed(picture, seen)[0] if seen else None)
+    return rows
+
+
+def verification(pack: faces.FacePack, count: int) -> list[Row]:
+    """Area under the curve between a photograph of one person and a picture in each style of the same or another."""
+    first = embeddings(pack, [d for d, _ in portraits("photo", count, 64, take=1)])
+    lines = []
+    for style in STYLES:
+        second = embeddings(pack, [d for d, _ in portraits(style, count, 64, take=2)])
+        both = [k for k in range(count) if first[k] is not None and second[k] is not None]
+        cosines = np.stack([first[k] for k in both]) @ np.stack([second[k] for k in both]).T
+        same, other = np.diag(cosines), cosines[~np.eye(len(both), dtype=bool)]
+        auc = float((same[:, None] > other[None]).mean())
+        lines.append((style, f"{auc:.3f} (same {same.mean():.2f}, other {other.mean():.2f})"))
+    return lines
+
+
+def resolutions(pack: faces.FacePack, count: int) -> float:
+    """Mean cosine of the same picture's face at 64 and at 256 pixels."""
+    small, large = (embeddings(pack, [d for d, _ in portraits("photo", count, side)]) for side in SIDES)
+    return float(np.mean([a @ b for a, b in zip(small, large, strict=True) if a is not None and b is not None]))
+
+
+def intersection(mask: torch.Tensor, exact: np.ndarray) -> float:
+    """IoU of a soft mask, cut at a half, with an exact one of the same size; 1 where both are empty."""
+    a, b = mask.numpy() >= 0.5, exact >= 128
+    return float((a & b).sum() / (a | b).sum()) if (a | b).any() else 1.0
+
+
+def segmentation(opened: clipseg.ClipSeg, count: int) -> list[Row]:
+    def measured(word: str, pictures: list[Drawing]) -> str:
+        values = [intersection(opened.mask(Image.fromarray(d.image), word), d.mask) for d in pictures]
+        return f"{np.mean(values):.3f} (least {np.min(values):.2f})"
+
+    lines = [(f"face, {style}", measured("face", [d for d, _ in portraits(style, count, 64)])) for style in STYLES]
+    lines.insert(0, ("face, photo at 256 pixels", measured("face", [d for d, _ in portraits("photo", count, 256)])))
+    things = faceless(3 * count, 64)
+    lines += [("cat", measured("cat", things[0::3])), ("cup", measured("cup", things[1::3]))]
+    share = [float((opened.mask(Image.fromarray(d.image), "face") >= 0.5).float().mean()) for d in things]
+    return [*lines, ("share of a face-free drawing taken for a face", f"{np.mean(share):.3f}")]
+
+
+def retrieval(opened: clip.Clip, groups: int) -> float:
+    """Share of held-out pictures whose own caption is the closest of twenty; chance is 0.05."""
+    hits = []
+    for group in range(groups):
+        rngs = [rng_for(34, group, k) for k in range(AMONG)]
+        scenes, people = [scene(rng) for rng in rngs], [person(_who(group * AMONG + k)) for k in range(AMONG)]
+        images = np.stack([draw([each]).image for each in zip(people, scenes, strict=True)])
+        texts = [caption(p, s, r, traits=True) for p, s, r in zip(people, scenes, rngs, strict=True)]
+        with torch.no_grad():
+            cosines = train_clip.similarities(opened.model, opened.tokenizer, train_clip.pixels(images), texts)
+        hits.append((cosines.argmax(dim=1) == torch.arange(AMONG)).float().mean())
+    return float(torch.stack(hits).mean())
+
+
+def agreement(folder: Path, pack: faces.FacePack) -> float:
+    """Largest difference between the recogniser in torch and in onnxruntime on 20 crops."""
+    crops = np.stack([draw([(person(_who(k)), _scene("photo", 9, k))], side=112).image for k in range(20)])
+    want = np.concatenate([pack.recogniser.get_feat(crop[:, :, ::-1]) for crop in crops])
+    pixels = torch.from_numpy(crops).permute(0, 3, 1, 2).float() / 127.5 - 1
+    return float(np.abs(recogniser.load(folder)(pixels).numpy() - want).max())
+
+
+def report(folder: Path, count: int, parts: set[str]) -> str:
+    """The measured table as Markdown, as far as the folders are there."""
+    lines = ["| | |", "|---|---|"]
+
+    def told(rows: list[Row]) -> None:
+        lines.extend(f"| {name} | {value} |" for name, value in rows)
+
+    measures: dict[str, Callable[[], list[Row]]] = {
+        "detection": lambda: detection(faces.load(folder / "faces_a"), count),
+        "a": lambda: _recogniser_rows("A", folder / "faces_a", count),
+        "b": lambda: _recogniser_rows("B", folder / "faces_b", count),
+        "clipseg": lambda: [
+            (f"CLIPSeg IoU, {name}" if "share" not in name else name, value)
+            for name, value in segmentation(clipseg.load(folder / "clipseg"), count)
+        ],
+        "clip": lambda: [(f"CLIP finds the caption among {AMONG}", f"{retrieval(clip.load(folder / 'clip'), 10):.3f}")],
+    }
+    for name, measure in measures.items():
+        if name in parts:
+            told(measure())
+    return "\n".join(lines)
+
+
+def _recogniser_rows(name: str, folder: Path, count: int) -> list[Row]:
+    pack = faces.load(folder)
+    return [
+        *((f"recogniser {name}, AUC of photo with {style}", value) for style, value in verification(pack, 3 * count)),
+        (f"recogniser {name}, cosine of 64 with 256 pixels", f"{resolutions(pack, count):.3f}"),
+        (f"recogniser {name}, torch against onnxruntime", f"{agreement(folder, pack):.1e}"),
+    ]
+
+
+PARTS = ("detection", "a", "b", "clipseg", "clip")
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, nargs="?", default=WEIGHTS)
+    parser.add_argument("--pictures", type=int, default=60, help="of each style and size")
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS)
+    arguments = parser.parse_args()
+    print(report(arguments.folder, arguments.pictures, set(arguments.only)))

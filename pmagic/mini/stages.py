@@ -1,0 +1,142 @@
+"""What the probe finds on people whom no training has seen, and why its maps are binarised as they are.
+
+    python -m pmagic.mini.stages --people 10
+
+One table compares ways to binarise an attention map, each against the exact mask of the drawn face: how surely the IoU
+rises as t falls (Spearman's rank correlation of the IoU with -t), how high it gets and how far it moves. Another shows
+the bounds of each person by the probe itself, with the exact mask and with CLIPSeg's. `--training` asks people of the
+training range instead: whoever chooses a base's thresholds chooses them there.
+"""
+
+# R rows of a UNet call . h, w of the latents
+
+import argparse
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import cache, partial
+from multiprocessing import get_context
+
+import numpy as np
+import torch
+from PIL import Image
+from scipy.stats import spearmanr
+from skimage.filters import threshold_otsu
+from torch import Tensor
+
+from pmagic.bases import card, loading
+from pmagic.engine import probe, recipes
+from pmagic.engine.probe import GRID, Curve, read_bounds
+from pmagic.engine.subject import observe
+from pmagic.mini.drawing import draw
+from pmagic.mini.people import HELD_OUT, NAMED, person
+from pmagic.mini.scenes import PORTRAIT
+from pmagic.persona import StageBounds
+
+SIDE = 256
+WORD = "face"
+FIRST = {"held out": HELD_OUT + 100, "training": NAMED}  # seeds
+
+
+def _above(level: Callable[[Tensor], Tensor], maps: Tensor, mask: Tensor) -> Tensor:
+    return maps > level(maps.flatten(1))[:, None, None]
+
+
+def _otsu(maps: Tensor) -> Tensor:
+    return torch.tensor([threshold_otsu(each.numpy()) for each in maps])
+
+
+# (R, h, w) maps and masks to bool cells
+BINARISATIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "as many cells as the mask": probe.binarised,
+    "above the mean": partial(_above, lambda maps: maps.mean(dim=1)),
+    "above half of the range": partial(_above, lambda maps: (maps.amin(dim=1) + maps.amax(dim=1)) / 2),
+    "Otsu": partial(_above, _otsu),
+}
+
+
+@dataclass(frozen=True)
+class Found:
+    """What one person gives."""
+
+    seed: int
+    curves: dict[str, Curve]  # by binarisation, against the exact mask
+    own: Curve  # the probe's, with CLIPSeg's mask
+    bounds: dict[str, tuple[StageBounds, str]]  # by whose mask: bounds, why they fell back
+
+
+@cache
+def _base(name: str) -> loading.Base:
+    return loading.load(card.find(name))
+
+
+def found(name: str, seed: int) -> Found:
+    torch.set_num_threads(1)  # one person a core
+    base = _base(name)
+    how = recipes.settings_for("paper", base.card.defaults)
+    drawing = draw([(person(seed), PORTRAIT)], side=SIDE)
+    photo, hashes = Image.fromarray(drawing.image), [f"{seed:064x}"]
+    exact = observe(base, [photo], hashes, word=WORD, mask=Image.fromarray(drawing.mask))
+    course, learner = probe.trained(base, exact, how)
+    mask = probe.outlined(exact.mask[probe.photo_of_row(exact)][:, 0])
+    points: dict[str, list[tuple[int, float]]] = {way: [] for way in BINARISATIONS}
+    for t in GRID:
+        maps = probe.look(course, learner, t)
+        for way, binarised in BINARISATIONS.items():
+            points[way].append((t, float(probe.overlap(binarised(maps, mask), mask).mean())))
+    curves = {way: tuple(each) for way, each in points.items()}
+    by_probe = probe.probe(base, observe(base, [photo], hashes, word=WORD), how)
+    bounds = {
+        "exact": read_bounds(curves["as many cells as the mask"], how.iou_low, how.iou_high),
+        "CLIPSeg": (by_probe.bounds, by_probe.fell_back),
+    }
+    return Found(seed, curves, by_probe.curve, bounds)
+
+
+def rise(curve: Curve) -> float:
+    """Spearman's correlation of the IoU with -t, 1 where it rises at every step as t falls."""
+    return float(spearmanr([-t for t, _ in curve], [iou for _, iou in curve]).statistic)
+
+
+def _binarisation_table(people: list[Found]) -> Iterator[str]:
+    yield "| binarised | Spearman, median | lowest | IoU at t = 975 | 475 | 25 | highest |"
+    yield "|---|---|---|---|---|---|---|"
+    rows = {way: [each.curves[way] for each in people] for way in BINARISATIONS}
+    rows["the probe, with CLIPSeg's mask"] = [each.own for each in people]
+    for way, curves in rows.items():
+        rises = [rise(each) for each in curves]
+        ious = np.array([[iou for _, iou in each] for each in curves])
+        means = ious.mean(axis=0)
+        yield (
+            f"| {way} | {np.median(rises):.2f} | {min(rises):.2f} | {means[0]:.2f} | {means[GRID.index(475)]:.2f} "
+            f"| {means[-1]:.2f} | {ious.max(axis=1).mean():.2f} |"
+        )
+
+
+def _bounds_table(people: list[Found]) -> Iterator[str]:
+    yield "| person | bounds, exact mask | bounds, CLIPSeg's mask | Spearman | IoU (monotone) from t = 975 to 25 |"
+    yield "|---|---|---|---|---|"
+    for each in people:
+        told = [f"{b.low}:{b.high}{f' ({why})' if why else ''}" for b, why in each.bounds.values()]
+        ious = " ".join(f"{iou:.2f}" for iou in probe.rising(each.own)[::3])
+        yield f"| {each.seed} | {' | '.join(told)} | {rise(each.own):.2f} | {ious} |"
+
+
+def report(name: str, people: int, whose: str, cores: int) -> str:
+    """Both tables as Markdown."""
+    seeds = [FIRST[whose] + k for k in range(people)]
+    with ProcessPoolExecutor(cores, mp_context=get_context("spawn")) as pool:
+        everyone = list(pool.map(found, [name] * people, seeds))
+    return "\n".join([*_binarisation_table(everyone), "", *_bounds_table(everyone)])
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--people", type=int, default=10)
+    parser.add_argument("--base", default="mini")
+    parser.add_argument("--training", action="store_true", help="people of the training range")
+    parser.add_argument("--cores", type=int, default=os.cpu_count())
+    arguments = parser.parse_args()
+    whose = "training" if arguments.training else "held out"
+    print(report(arguments.base, arguments.people, whose, arguments.cores))

@@ -1,0 +1,157 @@
+"""The miniature's CLIPSeg: the mask of a face, a cat or a cup, and an empty one for what is not there.
+
+    python -m pmagic.mini.train_clipseg WORK --minutes 10
+
+Unlike the published one its towers are trained together with the decoder: the exact masks are known here.
+"""
+
+# B batch
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import CLIPSegConfig, CLIPSegForImageSegmentation, CLIPTokenizer
+
+from pmagic.mini import corpus, vocabulary
+from pmagic.mini.drawing import SIDE
+from pmagic.mini.scenes import OPENINGS
+from pmagic.mini.training import Run
+from pmagic.vision.clipseg import PHRASINGS
+
+BATCH = 16  # small: many steps teach the towers faster than large ones
+RATE = 1e-3
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # the published CLIPSeg's own
+FACE = ("face", "face", "face", "person", "portrait", "man", "woman", "character")  # all of them mean the face
+THINGS = ("cat", "cup")
+SURROUNDINGS = ("beach", "snow", "jungle", "city", "sky", "library", "desert", "space", "background", "hat", "scenery")
+ASKED_RIGHT = 0.6  # share of the pictures that are asked for what they show
+
+
+def network(tokenizer: CLIPTokenizer) -> CLIPSegForImageSegmentation:
+    special = {each: getattr(tokenizer, each) for each in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    config = CLIPSegConfig(
+        attn_implementation="eager",  # the fused one's backward pass is slow on a CPU in bfloat16
+        projection_dim=64, extract_layers=[1, 2, 3], reduce_dim=64, decoder_num_attention_heads=4,
+        decoder_intermediate_size=128,
+        vision_config={
+            "image_size": SIDE, "patch_size": 8, "hidden_size": 128, "intermediate_size": 384, "num_hidden_layers": 4,
+            "num_attention_heads": 4,
+        },
+        text_config={
+            **special, "vocab_size": len(tokenizer), "hidden_size": 64, "intermediate_size": 128,
+            "num_hidden_layers": 2, "num_attention_heads": 2, "max_position_embeddings": vocabulary.LENGTH,
+        },
+    )  # fmt: skip
+    torch.manual_seed(6)
+    model = CLIPSegForImageSegmentation(config)
+    decoder = model.decoder  # the library begins these at a width of 1, from which nothing is learned
+    for layer in (decoder.film_mul, decoder.film_add, *decoder.reduces):
+        nn.init.xavier_uniform_(layer.weight)
+    nn.init.ones_(decoder.film_mul.bias)
+    nn.init.normal_(decoder.transposed_convolution.weight, std=0.05)
+    return model
+
+
+def logits(model: CLIPSegForImageSegmentation, pixels: Tensor, ids: Tensor) -> Tensor:
+    """As the library's forward pass, with gradients for both towers: (B, side, side)."""
+    hidden = model.clip.vision_model(pixel_values=pixels, output_hidden_states=True).hidden_states
+    words = model.clip.text_projection(model.clip.text_model(input_ids=ids).pooler_output)
+    return model.decoder([hidden[i + 1] for i in model.extract_layers], words).logits
+
+
+class Questions:
+    """Pictures of the corpus, each asked for a word, with the mask that is right."""
+
+    def __init__(self, work: Path, seed: int) -> None:
+        self.data, self.rng = corpus.load(work / "corpus"), np.random.default_rng(seed)
+        self.shown = [_shown(text, marks) for text, marks in zip(self.data.captions, self.data.landmarks, strict=True)]
+        faces = np.array([each == "face" for each in self.shown])
+        self.share = np.where(faces, 0.7 / faces.sum(), 0.3 / (~faces).sum())  # things more often than in the corpus
+
+    def batch(self) -> tuple[Tensor, list[str], Tensor]:
+        """Pixels (B, 3, side, side) in CLIPSeg's statistics, texts, masks (B, side, side) in [0, 1]."""
+        rows = np.sort(self.rng.choice(len(self.shown), BATCH, p=self.share))
+        words = [self._word(self.shown[k]) for k in rows]
+        right = np.array([_means(word) == self.shown[k] for word, k in zip(words, rows, strict=True)])
+        masks = torch.from_numpy(self.data.masks[rows] * right[:, None, None]).float() / 255
+        both = torch.cat([normalised(self.data.images[rows]), masks[:, None]], dim=1)
+        if self.rng.random() < 0.5:
+            both = both.flip(-1)
+        if self.rng.random() < 0.5:  # nearer
+            size = int(self.rng.integers(40, SIDE))
+            y, x = (int(v) for v in self.rng.integers(0, SIDE - size, 2))
+            both = F.interpolate(both[..., y : y + size, x : x + size], size=SIDE, mode="bilinear")
+        pixels = both[:, :3] * float(self.rng.uniform(0.85, 1.15)) + float(self.rng.uniform(-0.2, 0.2))
+        return pixels, [self._phrased(word) for word in words], both[:, 3]
+
+    def _word(self, shown: str | None) -> str:
+        if self.rng.random() < ASKED_RIGHT and shown is not None:
+            return str(self.rng.choice(FACE)) if shown == "face" else shown
+        return str(self.rng.choice((str(self.rng.choice(FACE)), *THINGS, str(self.rng.choice(SURROUNDINGS)))))
+
+    def _phrased(self, word: str) -> str:
+        if self.rng.random() < 0.2:
+            return f"{self.rng.choice(OPENINGS)} a {word}"
+        return str(self.rng.choice(PHRASINGS)).format(word)
+
+
+def _shown(caption: str, landmarks: list) -> str | None:
+    if landmarks:
+        return "face"
+    return next((thing for thing in THINGS if f" {thing}" in caption), None)
+
+
+def _means(word: str) -> str:
+    return "face" if word in FACE else word
+
+
+def normalised(images: np.ndarray) -> Tensor:
+    """(B, H, W, 3) uint8 to CLIPSeg's statistics: (B, 3, H, W)."""
+    raw = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
+    return (raw - torch.tensor(MEAN).view(1, 3, 1, 1)) / torch.tensor(STD).view(1, 3, 1, 1)
+
+
+def train(work: Path, minutes: float) -> None:
+    tokenizer = CLIPTokenizer.from_pretrained(work / "base" / "tokenizer")
+    run = Run(work, "clipseg", network(tokenizer), minutes, RATE, decay=0.998)
+    questions = Questions(work, seed=run.steps)
+    while run.going:
+        pixels, texts, masks = questions.batch()
+        ids = tokenizer(texts, padding=True, return_tensors="pt").input_ids
+        with torch.autocast("cpu", torch.bfloat16):
+            found = logits(run.model, pixels, ids).float()
+        probable = found.sigmoid()
+        overlap = (2 * (probable * masks).sum((1, 2)) + 1) / ((probable + masks).sum((1, 2)) + 1)
+        entropy = F.binary_cross_entropy_with_logits(found, masks)
+        run.step({"entropy": 2 * entropy, "overlap": 0.5 * (1 - overlap).mean()})
+    export(work)
+
+
+def export(work: Path) -> None:
+    """Write WORK/clipseg: float16 safetensors, tokenizer, pixel statistics."""
+    tokenizer = CLIPTokenizer.from_pretrained(work / "base" / "tokenizer")
+    model = Run(work, "clipseg", network(tokenizer), 1, RATE).average.eval()
+    model.half().save_pretrained(work / "clipseg", safe_serialization=True)
+    tokenizer.save_pretrained(work / "clipseg")
+    statistics = {
+        "image_processor_type": "ViTImageProcessor", "do_resize": True, "size": {"height": SIDE, "width": SIDE},
+        "do_rescale": True, "do_normalize": True, "image_mean": MEAN, "image_std": STD, "resample": 3,
+    }  # fmt: skip
+    (work / "clipseg" / "preprocessor_config.json").write_text(json.dumps(statistics, indent=2))
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("work", type=Path)
+    parser.add_argument("--minutes", type=float, default=10)
+    parser.add_argument("--export", action="store_true", help="only write the folder from the last saved state")
+    arguments = parser.parse_args()
+    if arguments.export:
+        export(arguments.work)
+    else:
+        train(arguments.work, arguments.minutes)

@@ -1,0 +1,75 @@
+"""CLIPSeg: where in a picture a word is."""
+
+# N phrasings . S side of the square that the model reads . H, W the picture's own height and width
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+
+from pmagic.bases.loading import quietly
+from pmagic.errors import Incompatible, WeightsMissing
+
+PHRASINGS = ("{}", "a {}", "the {}", "a photo of a {}")
+
+
+@dataclass(frozen=True)
+class ClipSeg:
+    """An opened CLIPSegForImageSegmentation with its own pixel statistics."""
+
+    model: Any  # transformers.CLIPSegForImageSegmentation
+    tokenizer: Any
+    size: int  # S
+    image_mean: tuple[float, float, float]
+    image_std: tuple[float, float, float]
+
+    @torch.no_grad()
+    def mask(self, picture: Image.Image, word: str) -> Tensor:
+        """How probable the word is at each pixel, the mean over its phrasings: (H, W) float32, range [0, 1]."""
+        ids = self.tokenizer([text.format(word) for text in PHRASINGS], padding=True, return_tensors="pt")
+        pixels = self._normalised(picture.convert("RGB")).expand(len(PHRASINGS), -1, -1, -1)
+        logits = self.model(**ids.to(self.model.device), pixel_values=pixels).logits  # (N, S, S)
+        probable = logits.float().sigmoid().mean(dim=0)[None, None]
+        size = (picture.height, picture.width)
+        return F.interpolate(probable, size=size, mode="bilinear", antialias=True)[0, 0].cpu()
+
+    def _normalised(self, picture: Image.Image) -> Tensor:
+        """The whole picture squeezed to the model's square, in its own statistics: (1, 3, S, S)."""
+        square = picture.resize((self.size, self.size), Image.Resampling.BICUBIC)
+        raw = torch.frombuffer(bytearray(square.tobytes()), dtype=torch.uint8).view(1, self.size, self.size, 3)
+        mean, std = (torch.tensor(each).view(1, 3, 1, 1) for each in (self.image_mean, self.image_std))
+        return ((raw.permute(0, 3, 1, 2).float() / 255 - mean) / std).to(self.model.device)
+
+
+def load(folder: Path, *, device: torch.device | str = "cpu") -> ClipSeg:
+    """Open a CLIPSeg folder in float32. Raises WeightsMissing or Incompatible, naming what is wrong."""
+    from transformers import CLIPSegForImageSegmentation, CLIPTokenizer
+
+    if not (folder / "config.json").is_file():
+        raise WeightsMissing(f"there is no CLIPSeg in {folder}", "fetch the base's observers with `pmagic models pull`")
+    try:
+        with quietly():
+            model, report = CLIPSegForImageSegmentation.from_pretrained(
+                folder, dtype=torch.float32, use_safetensors=True, local_files_only=True, output_loading_info=True
+            )
+    except (OSError, ValueError) as error:
+        raise WeightsMissing(f"the CLIPSeg in {folder} cannot be opened: {error}", "fetch it again") from error
+    if report["missing_keys"]:
+        raise Incompatible(f"the CLIPSeg in {folder} lacks {len(report['missing_keys'])} weights", "fetch it again")
+    tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+    if len(tokenizer) < model.config.text_config.vocab_size:
+        raise Incompatible(f"the CLIPSeg in {folder} holds no usable tokenizer", "fetch it again")
+    statistics = json.loads((folder / "preprocessor_config.json").read_text())
+    size = statistics["size"]
+    return ClipSeg(
+        model=model.requires_grad_(False).eval().to(device),
+        tokenizer=tokenizer,
+        size=size["height"] if isinstance(size, dict) else size,
+        image_mean=tuple(statistics["image_mean"]),
+        image_std=tuple(statistics["image_std"]),
+    )

@@ -1,0 +1,94 @@
+"""mv, cp, export, import, verify, path, info: on personas that are kept already, so that no model is needed."""
+
+import json
+import os
+import stat
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from PIL import Image, PngImagePlugin
+from typer.testing import CliRunner
+
+from pmagic import pictures
+from pmagic.cli import info
+from pmagic.cli.app import app
+from pmagic.library.store import Library
+from pmagic.persona import Persona
+
+Make = Callable[..., Persona]
+runner = CliRunner()
+STORY = {
+    "persona": "alice@1", "prompt": "a photo of <alice> as a 'cowboy'", "seed": 3, "steps": 25, "guidance": 4.0,
+    "scheduler": "ddim", "negative": "", "size": [64, 64], "base": "mini",
+}  # fmt: skip
+
+
+def test_export_and_import(library: Library, persona: Make, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    library.save("alice", persona())
+    assert runner.invoke(app, ["export", "alice"]).stdout == "alice.pmagic\n"
+    assert runner.invoke(app, ["export", "alice"]).stdout == "alice-2.pmagic\n"  # nothing is overwritten
+    assert Path("alice.pmagic").read_bytes() == Path("alice-2.pmagic").read_bytes()
+    assert stat.S_IMODE(os.stat("alice.pmagic").st_mode) == 0o600
+    assert runner.invoke(app, ["import", "alice.pmagic"]).stdout == "alice@2\n"
+    found = json.loads(runner.invoke(app, ["import", "alice.pmagic", "--as", "bob", "--json"]).stdout)
+    assert found == {"persona": "bob@1"}
+
+
+def test_an_archive_whose_file_name_is_no_name_needs_one(library: Library, persona: Make, tmp_path: Path) -> None:
+    library.save("alice", persona())
+    runner.invoke(app, ["export", "alice", str(tmp_path / "{x}.pmagic")])
+    done = runner.invoke(app, ["import", str(tmp_path / "{x}.pmagic")])
+    assert done.exit_code == 2 and "--as NAME" in done.stderr
+
+
+def test_mv_and_cp(library: Library, persona: Make) -> None:
+    library.save("alice", persona())
+    assert runner.invoke(app, ["cp", "alice@1", "bob"]).stdout == "bob@1\n"
+    assert runner.invoke(app, ["mv", "alice", "carol"]).stdout == "carol@1\n"
+    assert library.names() == ["bob", "carol"]
+    assert runner.invoke(app, ["mv", "bob", "carol"]).exit_code == 2
+    assert runner.invoke(app, ["mv", "alise", "dora"]).exit_code == 3
+
+
+def test_verify_tells_each_and_ends_with_the_damage(library: Library, persona: Make) -> None:
+    library.save("alice", persona())
+    library.save("bob", persona())
+    done = runner.invoke(app, ["verify"])
+    assert (done.exit_code, done.stdout.splitlines()) == (0, ["alice@1  verified", "bob@1  verified"])
+    (library.root / "alice" / "v0001" / "tensors.safetensors").write_bytes(b"x")
+    done = runner.invoke(app, ["verify", "--json"])
+    assert done.exit_code == 5
+    assert [each["verified"] for each in json.loads(done.stdout)] == [False, True]
+    assert runner.invoke(app, ["verify", "bob"]).exit_code == 0
+
+
+def test_path(library: Library, persona: Make) -> None:
+    library.save("alice", persona())
+    assert runner.invoke(app, ["path"]).stdout == f"{library.root}\n"
+    assert runner.invoke(app, ["path", "alice"]).stdout == f"{library.root / 'alice' / 'v0001'}\n"
+
+
+def test_info_gives_the_command_that_draws_the_picture_again(tmp_path: Path) -> None:
+    path = pictures.write_picture(Image.new("RGB", (64, 64)), tmp_path / "a.png", STORY)
+    command = (
+        """pmagic render alice@1 'a photo of <alice> as a '"'"'cowboy'"'"'' --seed 3 --steps 25 --guidance 4.0 """
+        "--scheduler ddim --negative '' --size 64x64"
+    )
+    lines = runner.invoke(app, ["info", str(path)]).stdout.splitlines()
+    assert "seed: 3" in lines and lines[-1].strip() == command
+    assert json.loads(runner.invoke(app, ["info", str(path), "--json"]).stdout) == {**STORY, "command": command}
+
+
+@pytest.mark.parametrize("text", ["[]", "{}", "nonsense", '{"persona": {}, "prompt": "x"}', "[" * 100_000])
+def test_a_story_that_somebody_else_wrote_is_refused(tmp_path: Path, text: str) -> None:
+    notes = PngImagePlugin.PngInfo()
+    notes.add_itxt("pmagic", text)
+    Image.new("RGB", (64, 64)).save(tmp_path / "a.png", pnginfo=notes)
+    done = runner.invoke(app, ["info", str(tmp_path / "a.png")])
+    assert done.exit_code == 4 and done.stderr.startswith("error: ")
+
+
+def test_info_quotes_what_a_shell_would_obey() -> None:
+    assert "'$(rm -rf ~)'" in info.repeat({**STORY, "prompt": "$(rm -rf ~)"})

@@ -1,0 +1,124 @@
+"""Likeness: the crop holds what the recogniser reads, agrees with the whole picture, and leads back to the latents."""
+
+import pytest
+import tiny
+import torch
+from packs import photo_of
+from PIL import Image
+from torch.nn import functional as F
+
+from pmagic.bases import loading
+from pmagic.engine import chance, likeness, mapper, portraits, sentences, subject, training
+from pmagic.engine.recipes import settings_for
+from pmagic.engine.subject import Subject
+from pmagic.errors import UsageProblem
+from pmagic.vision import recogniser
+
+pytest_plugins = ["tiny"]
+
+
+@pytest.fixture(scope="module")
+def known(faced_base: loading.Base) -> Subject:
+    return subject.observe(faced_base, [photo_of((7, 8))], ["a" * 64], word="face")
+
+
+def test_the_box_is_what_alignment_reads() -> None:
+    """Pixels outside of the box change nothing, pixels just inside do."""
+    landmarks = torch.tensor([[[24.0, 24.0], [40.0, 24.0], [32.0, 31.0], [26.0, 38.0], [38.0, 38.0]]])
+    left, top, right, bottom = likeness.looked_at(landmarks, 64)[0].tolist()
+    picture = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    cut = torch.full_like(picture, 0.5)
+    inside = (..., slice(int(top), int(bottom) + 2), slice(int(left), int(right) + 2))
+    cut[inside] = picture[inside]
+    torch.testing.assert_close(recogniser.align(cut, landmarks), recogniser.align(picture, landmarks))
+    assert 0 < left < 24 and 40 < right < 64 and 0 < top < 24 and 38 < bottom < 64
+    beyond = likeness.looked_at(landmarks + torch.tensor([20.0, 0.0]), 64)[0].tolist()
+    assert beyond[2] == pytest.approx(64, abs=1) and beyond[0] > 30  # cut by the picture's edge on the right alone
+
+
+def test_the_whole_margin_decodes_the_whole_picture(faced_base: loading.Base, known: Subject) -> None:
+    """The very steps of the definition, written out."""
+    vae = faced_base.pipeline.vae
+    latents = known.mean * vae.config.scaling_factor
+    look = likeness.looker(faced_base, known, margin=1.0)
+    assert look.side == 8 and look.corners.tolist() == [[0, 0]]
+    with torch.no_grad():
+        found = look(latents, torch.tensor([0]))
+        pixels = vae.decode(known.mean).sample
+        expected = look.network(recogniser.align(pixels, known.landmarks))
+    torch.testing.assert_close(found, expected)
+
+
+def test_a_crop_is_where_the_face_is(faced_base: loading.Base, known: Subject) -> None:
+    look = likeness.looker(faced_base, known, margin=0.0)
+    assert look.side < 8
+    column, row = look.corners[0].tolist()
+    inside = (known.landmarks[0] / 4 >= torch.tensor([column, row])) & (
+        known.landmarks[0] / 4 <= torch.tensor([column, row]) + look.side
+    )
+    assert inside.all()
+
+
+def test_crop_and_whole_are_compared_by_embedding_and_gradient(faced_base: loading.Base, known: Subject) -> None:
+    small, whole = likeness.agreements(faced_base, known, (1 / 8, 1.0))
+    assert small.side < whole.side == 8
+    assert (whole.embedding, whole.gradient) == (pytest.approx(1.0), pytest.approx(1.0))
+    assert -1 <= small.embedding <= 1 and -1 <= small.gradient <= 1
+
+
+def test_each_row_is_looked_at_with_its_own_photos_face(faced_base: loading.Base) -> None:
+    photos = [photo_of((4, 5)), photo_of((10, 9))]
+    faces = portraits.portraits(faced_base.card, photos, ["a", "b"], alike=-1.0)
+    both = subject.observe(faced_base, photos, ["a" * 64, "b" * 64], word="face", known=faces)
+    look = likeness.looker(faced_base, both)
+    latents = both.mean * faced_base.pipeline.vae.config.scaling_factor
+    with torch.no_grad():
+        found = look(latents[[1, 0]], torch.tensor([1, 0]))
+        alone = torch.cat([look(latents[[k]], torch.tensor([k])) for k in (1, 0)])
+    torch.testing.assert_close(found, alone, atol=1e-4, rtol=1e-4)
+
+
+def test_the_gradient_reaches_the_learner_and_nothing_frozen(faced_base: loading.Base, known: Subject) -> None:
+    settings = settings_for("paper", {}, **tiny.lesson(bounds=(100, 300), losses={"identity": 1.0}))
+    course = training.course(faced_base, known, settings)
+    learner = mapper.fresh(sentences.word_embedding(faced_base, "face"), known.image_embedding, settings)
+    draw = chance.draw(settings, 0, 1, known.mean.shape[1:], torch.float32)
+    _, values = training.advance(course, learner, training.optimiser_for(learner, settings), draw)
+    assert 0 < values["identity"] < 2
+    assert learner.dynamic_out.weight.grad.abs().max() > 0
+    frozen = [*course.looker.network.buffers(), *course.looker.network.parameters()]
+    for name in loading.MODELS:
+        frozen += getattr(faced_base.pipeline, name).parameters()
+    assert all(each.grad is None for each in frozen)
+
+
+def test_learning_lowers_the_identity_loss_of_the_same_draw(faced_base: loading.Base, known: Subject) -> None:
+    settings = settings_for(
+        "paper", {}, **tiny.lesson(bounds=(100, 300), losses={"identity": 1.0}, residual_dropout=0.0)
+    )
+    course = training.course(faced_base, known, settings)
+    learner = mapper.fresh(sentences.word_embedding(faced_base, "face"), known.image_embedding, settings)
+    optimiser = training.optimiser_for(learner, settings)
+    draw = chance.draw(settings, 0, 1, known.mean.shape[1:], torch.float32)
+    losses = [training.advance(course, learner, optimiser, draw)[0] for _ in range(15)]
+    assert losses[-1] < losses[0]
+
+
+def test_a_right_prediction_of_the_photo_is_recognised(faced_base: loading.Base, known: Subject) -> None:
+    """With the photo's own latents the only distance left is what the autoencoder loses."""
+    look = likeness.looker(faced_base, known, margin=1.0)
+    vae = faced_base.pipeline.vae
+    with torch.no_grad():
+        seen = look(known.mean * vae.config.scaling_factor, torch.tensor([0]))
+        copy = vae.decode(known.mean).sample.clamp(-1, 1)
+    pixels = ((copy[0].permute(1, 2, 0) + 1) * 127.5).round().to(torch.uint8).numpy()
+    pack = portraits.opened(faced_base.card)
+    face = pack.find(photo_of((7, 8)))[0]
+    here = type(face)(face.box, known.landmarks[0].numpy(), face.score)
+    expected = torch.from_numpy(pack.embed(Image.fromarray(pixels), [here])[0])
+    assert F.cosine_similarity(seen[0], expected, dim=0) > 0.99
+
+
+def test_a_subject_without_a_face_has_no_identity(faced_base: loading.Base, tiny_base: loading.Base) -> None:
+    with pytest.raises(UsageProblem, match="needs a face"):
+        likeness.looker(faced_base, tiny.known(tiny_base))

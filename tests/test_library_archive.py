@@ -1,0 +1,119 @@
+"""Archives: the same bytes for the same persona, nothing trusted on the way back."""
+
+import io
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pmagic.errors import BundleDamaged, NotFound, Problem, UsageProblem
+from pmagic.library import archive, bundle
+from pmagic.library.store import Library
+from pmagic.persona import Persona
+
+Make = Callable[..., Persona]
+
+
+def zipped(members: list[tuple[str, bytes]], kind: int = zipfile.ZIP_STORED) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", kind) as made:
+        for name, data in members:
+            made.writestr(name, data)
+    return buffer.getvalue()
+
+
+def test_out_and_in_again_is_the_same_persona(tmp_path: Path, library: Library, persona: Make) -> None:
+    library.save("alice", persona(preview=b"\x89PNG"))
+    address, data = library.export("alice")
+    assert str(address) == "alice@1"
+    (tmp_path / "alice.pmagic").write_bytes(data)
+    again = library.take_in(tmp_path / "alice.pmagic", "bob")
+    (_, first), (_, second) = library.load("alice"), library.load("bob")
+    assert str(again) == "bob@1" and first.preview == second.preview and first.settings == second.settings
+    assert all(np.array_equal(first.tensors[name], second.tensors[name]) for name in first.tensors)
+    assert library.export("bob")[1] == data  # neither name, nor time, nor machine is in it
+
+
+def test_every_changed_bit_is_found(tmp_path: Path, library: Library, persona: Make) -> None:
+    """Of the members' content; a zip's own bookkeeping may differ where the content does not."""
+    library.save("alice", persona())
+    _, data = library.export("alice")
+    whole = bundle.files(library.root / "alice" / "v0001")
+    path = tmp_path / "a.pmagic"
+    for position in range(0, len(data), 7):
+        path.write_bytes(data[:position] + bytes([data[position] ^ 0x10]) + data[position + 1 :])
+        try:
+            found = archive.unpack(path)
+            bundle.verify_files(found)
+        except Problem:
+            continue
+        assert found == whole, position
+
+
+@pytest.mark.parametrize("cut", [0, 1, 30, -1, -22])
+def test_a_cut_archive_is_refused(tmp_path: Path, library: Library, persona: Make, cut: int) -> None:
+    library.save("alice", persona())
+    path = tmp_path / "a.pmagic"
+    path.write_bytes(library.export("alice")[1][:cut])
+    with pytest.raises((UsageProblem, BundleDamaged)):
+        archive.unpack(path)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["persona.toml"],
+        ["persona.toml", "tensors.safetensors", "../evil"],
+        ["persona.toml", "tensors.safetensors", "/etc/passwd"],
+        ["persona.toml", "tensors.safetensors", "more.py"],
+        ["persona.toml", "persona.toml", "tensors.safetensors"],
+        [],
+    ],
+)
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_other_members_are_refused(tmp_path: Path, names: list[str]) -> None:
+    path = tmp_path / "a.pmagic"
+    path.write_bytes(zipped([(name, b"x") for name in names]))
+    with pytest.raises(BundleDamaged, match="not as pmagic writes"):
+        archive.unpack(path)
+    assert [each.name for each in tmp_path.iterdir()] == ["a.pmagic"]
+
+
+def test_a_bomb_is_refused_before_it_is_unpacked(tmp_path: Path) -> None:
+    path = tmp_path / "a.pmagic"
+    bomb = [("persona.toml", bytes(50 * 1024**2)), ("tensors.safetensors", b"")]
+    path.write_bytes(zipped(bomb, zipfile.ZIP_DEFLATED))
+    assert path.stat().st_size < 100_000
+    with pytest.raises(BundleDamaged, match="compressed or too large"):
+        archive.unpack(path)
+
+
+def test_what_is_no_archive_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(NotFound):
+        archive.unpack(tmp_path / "nothing.pmagic")
+    (tmp_path / "text.pmagic").write_text("hello")
+    with pytest.raises(UsageProblem, match="is not a persona's archive"):
+        archive.unpack(tmp_path / "text.pmagic")
+
+
+def test_rename_takes_all_versions_and_replaces_nobody(library: Library, persona: Make) -> None:
+    library.save("alice", persona())
+    library.save("alice", persona(word="woman"))
+    library.save("bob", persona())
+    with pytest.raises(UsageProblem, match="'bob' is taken"):
+        library.rename("alice", "bob")
+    assert [str(each) for each in library.rename("alice", "carol")] == ["carol@1", "carol@2"]
+    assert library.names() == ["bob", "carol"] and library.load("carol")[1].word == "woman"
+    assert [str(each) for each in library.rename("carol", "Carol")] == ["Carol@1", "Carol@2"]
+    with pytest.raises(UsageProblem, match="too close"):
+        library.rename("bob", "CAROL")
+
+
+def test_a_copy_is_a_version_of_its_own(library: Library, persona: Make) -> None:
+    library.save("alice", persona())
+    library.save("alice", persona(word="woman"))
+    assert str(library.copy("alice@1", "bob")) == "bob@1"
+    assert str(library.copy("alice", "bob")) == "bob@2"
+    assert library.load("bob@1")[1].word == "face" and library.load("bob")[1].word == "woman"
