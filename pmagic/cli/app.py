@@ -13,7 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 import pmagic
-from pmagic.cli import console, learn, models, probe, render, rm, show
+from pmagic.cli import archives, console, cp, doctor, info, learn, models, mv, path, probe, render, rm, show, verify
 from pmagic.cli import list as listing
 from pmagic.errors import STOPPED_BY_PERSON, OutOfMemory, Problem, UsageProblem
 
@@ -51,7 +51,15 @@ app.command("probe")(probe.probe)
 app.command("render")(render.render)
 app.command("list")(listing.list_personas)
 app.command("show")(show.show)
+app.command("mv")(mv.move)
+app.command("cp")(cp.copy)
 app.command("rm")(rm.remove)
+app.command("export")(archives.export_persona)
+app.command("import")(archives.import_persona)
+app.command("verify")(verify.verify)
+app.command("path")(path.path)
+app.command("info")(info.info)
+app.command("doctor")(doctor.doctor)
 app.add_typer(models.app, name="models")
 
 

@@ -18,18 +18,18 @@ from torch.nn import functional as F
 from transformers import CLIPSegConfig, CLIPSegForImageSegmentation, CLIPTokenizer
 
 from pmagic.mini import corpus, vocabulary
-from pmagic.mini.drawing import SIDE
 from pmagic.mini.scenes import OPENINGS
 from pmagic.mini.training import Run
 from pmagic.vision.clipseg import PHRASINGS
 
-BATCH = 16  # small: many steps teach the towers faster than large ones
+SIDE, PATCH = 32, 4  # pixels; masks are smooth, and a patch of few pixels is learned fastest
+BATCH, WORDS = 16, 3  # pictures, and words asked of each: small, as many steps teach the towers faster than large ones
 RATE = 1e-3
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # the published CLIPSeg's own
 FACE = ("face", "face", "face", "person", "portrait", "man", "woman", "character")  # all of them mean the face
 THINGS = ("cat", "cup")
 SURROUNDINGS = ("beach", "snow", "jungle", "city", "sky", "library", "desert", "space", "background", "hat", "scenery")
-ASKED_RIGHT = 0.6  # share of the pictures that are asked for what they show
+ASKED_RIGHT = 0.6  # share of the words that are what the picture shows
 
 
 def network(tokenizer: CLIPTokenizer) -> CLIPSegForImageSegmentation:
@@ -39,7 +39,7 @@ def network(tokenizer: CLIPTokenizer) -> CLIPSegForImageSegmentation:
         projection_dim=64, extract_layers=[1, 2, 3], reduce_dim=64, decoder_num_attention_heads=4,
         decoder_intermediate_size=128,
         vision_config={
-            "image_size": SIDE, "patch_size": 8, "hidden_size": 128, "intermediate_size": 384, "num_hidden_layers": 4,
+            "image_size": SIDE, "patch_size": PATCH, "hidden_size": 128, "intermediate_size": 384, "num_hidden_layers": 4,
             "num_attention_heads": 4,
         },
         text_config={
@@ -54,18 +54,37 @@ def network(tokenizer: CLIPTokenizer) -> CLIPSegForImageSegmentation:
         nn.init.xavier_uniform_(layer.weight)
     nn.init.ones_(decoder.film_mul.bias)
     nn.init.normal_(decoder.transposed_convolution.weight, std=0.05)
+    with torch.no_grad():
+        positions = model.clip.vision_model.embeddings.position_embedding.weight
+        positions[1:] = 0.6 * waves(SIDE // PATCH, positions.shape[1])
     return model
 
 
+def waves(side: int, width: int) -> Tensor:
+    """Sines and cosines of a square's rows and columns, from which a tower learns neighbourhood soonest.
+
+    (side * side, width).
+    """
+    rates = 0.01 ** (torch.arange(width // 4) / (width // 4))
+    line = torch.arange(side)[:, None] * rates  # (side, width / 4)
+    along = torch.cat([line.sin(), line.cos()], dim=1)
+    rows, columns = along[:, None].expand(-1, side, -1), along[None].expand(side, -1, -1)
+    return torch.cat([rows, columns], dim=-1).flatten(0, 1)
+
+
 def logits(model: CLIPSegForImageSegmentation, pixels: Tensor, ids: Tensor) -> Tensor:
-    """As the library's forward pass, with gradients for both towers: (B, side, side)."""
+    """As the library's forward pass, with gradients for both towers and several texts a picture: (texts, side, side).
+
+    pixels: (B, 3, side, side). ids: (texts, length), first those of the first picture, equally many of each.
+    """
     hidden = model.clip.vision_model(pixel_values=pixels, output_hidden_states=True).hidden_states
     words = model.clip.text_projection(model.clip.text_model(input_ids=ids).pooler_output)
-    return model.decoder([hidden[i + 1] for i in model.extract_layers], words).logits
+    each = len(ids) // len(pixels)
+    return model.decoder([hidden[i + 1].repeat_interleave(each, dim=0) for i in model.extract_layers], words).logits
 
 
 class Questions:
-    """Pictures of the corpus, each asked for a word, with the mask that is right."""
+    """Pictures of the corpus, each asked for some words, with the masks that are right."""
 
     def __init__(self, work: Path, seed: int) -> None:
         self.data, self.rng = corpus.load(work / "corpus"), np.random.default_rng(seed)
@@ -74,23 +93,27 @@ class Questions:
         self.share = np.where(faces, 0.7 / faces.sum(), 0.3 / (~faces).sum())  # things more often than in the corpus
 
     def batch(self) -> tuple[Tensor, list[str], Tensor]:
-        """Pixels (B, 3, side, side) in CLIPSeg's statistics, texts, masks (B, side, side) in [0, 1]."""
+        """Pixels (B, 3, side, side) in CLIPSeg's statistics; B * WORDS texts and masks (., side, side) in [0, 1]."""
         rows = np.sort(self.rng.choice(len(self.shown), BATCH, p=self.share))
-        words = [self._word(self.shown[k]) for k in rows]
-        right = np.array([_means(word) == self.shown[k] for word, k in zip(words, rows, strict=True)])
-        masks = torch.from_numpy(self.data.masks[rows] * right[:, None, None]).float() / 255
+        masks = torch.from_numpy(self.data.masks[rows]).float() / 255
         both = torch.cat([normalised(self.data.images[rows]), masks[:, None]], dim=1)
         if self.rng.random() < 0.5:
             both = both.flip(-1)
+        side = both.shape[-1]
         if self.rng.random() < 0.5:  # nearer
-            size = int(self.rng.integers(40, SIDE))
-            y, x = (int(v) for v in self.rng.integers(0, SIDE - size, 2))
-            both = F.interpolate(both[..., y : y + size, x : x + size], size=SIDE, mode="bilinear")
+            size = int(self.rng.integers(40, side))
+            y, x = (int(v) for v in self.rng.integers(0, side - size, 2))
+            both = both[..., y : y + size, x : x + size]
+        both = F.interpolate(both, size=SIDE, mode="bilinear", antialias=True)
         pixels = both[:, :3] * float(self.rng.uniform(0.85, 1.15)) + float(self.rng.uniform(-0.2, 0.2))
-        return pixels, [self._phrased(word) for word in words], both[:, 3]
+        shown = np.repeat([self.shown[k] or "" for k in rows], WORDS)
+        words = [self._word(each) for each in shown]
+        right = torch.tensor([_means(word) == each for word, each in zip(words, shown, strict=True)])
+        masks = both[:, 3].repeat_interleave(WORDS, dim=0) * right[:, None, None]
+        return pixels, [self._phrased(word) for word in words], masks
 
-    def _word(self, shown: str | None) -> str:
-        if self.rng.random() < ASKED_RIGHT and shown is not None:
+    def _word(self, shown: str) -> str:
+        if shown and self.rng.random() < ASKED_RIGHT:
             return str(self.rng.choice(FACE)) if shown == "face" else shown
         return str(self.rng.choice((str(self.rng.choice(FACE)), *THINGS, str(self.rng.choice(SURROUNDINGS)))))
 
