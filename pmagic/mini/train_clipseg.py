@@ -39,8 +39,8 @@ def network(tokenizer: CLIPTokenizer) -> CLIPSegForImageSegmentation:
         projection_dim=64, extract_layers=[1, 2, 3], reduce_dim=64, decoder_num_attention_heads=4,
         decoder_intermediate_size=128,
         vision_config={
-            "image_size": SIDE, "patch_size": PATCH, "hidden_size": 128, "intermediate_size": 384, "num_hidden_layers": 4,
-            "num_attention_heads": 4,
+            "image_size": SIDE, "patch_size": PATCH, "hidden_size": 128, "intermediate_size": 384,
+            "num_hidden_layers": 4, "num_attention_heads": 4,
         },
         text_config={
             **special, "vocab_size": len(tokenizer), "hidden_size": 64, "intermediate_size": 128,
