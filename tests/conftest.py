@@ -1,5 +1,6 @@
 """Every test has a library of its own and no network."""
 
+import os
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +10,8 @@ import pytest
 
 from pmagic.library.store import Library
 from pmagic.persona import REFERENCE_BOUNDS, Persona
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # read when the hub's client is imported, which a test file may do at its top
 
 
 @pytest.fixture(autouse=True)
