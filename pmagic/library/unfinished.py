@@ -54,8 +54,12 @@ def clear(folder: Path) -> None:
 
 
 def names(root: Path) -> list[str]:
-    """The names that have an unfinished learning."""
+    """The names that have an unfinished learning or a kept probe."""
     try:
-        return sorted(each.name for each in (root / FOLDER).iterdir() if any(each.glob("*.checkpoint")))
+        return sorted(
+            each.name
+            for each in (root / FOLDER).iterdir()
+            if any(each.glob("*.checkpoint")) or any(each.glob("*.probe"))
+        )
     except FileNotFoundError:
         return []
