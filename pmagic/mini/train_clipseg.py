@@ -24,7 +24,7 @@ from pmagic.vision.clipseg import PHRASINGS
 
 SIDE, PATCH = 32, 4  # pixels; masks are smooth, and a patch of few pixels is learned fastest
 BATCH, WORDS = 16, 3  # pictures, and words asked of each: small, as many steps teach the towers faster than large ones
-RATE = 1e-3
+RATE = 4e-4
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # the published CLIPSeg's own
 FACE = ("face", "face", "face", "person", "portrait", "man", "woman", "character")  # all of them mean the face
 THINGS = ("cat", "cup")
