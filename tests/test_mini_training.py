@@ -40,7 +40,7 @@ def test_it_ends_when_its_time_is_spent_and_leaves_its_state(tmp_path: Path) -> 
     while run.going:
         _steps(run, 1)
     assert run.share == 1.0 and run.steps > 10
-    run.save()
+    assert training.Run(tmp_path, "part", _model(), minutes=0.01, rate=1e-2).steps == run.steps
     assert not training.Run(tmp_path, "part", _model(), minutes=0.01, rate=1e-2).going
 
 

@@ -37,6 +37,7 @@ class Run:
         if self.file.exists():
             self._read()
         self._tick = self._saved = time.monotonic()
+        self._kept = self.steps  # how many of them the file holds
         self._loss: dict[str, float] = {}
 
     @property
@@ -50,7 +51,7 @@ class Run:
 
     @property
     def going(self) -> bool:
-        if self.share >= 1.0 and time.monotonic() - self._saved > 1.0:
+        if self.share >= 1.0 and self.steps > self._kept:
             self.save()
         return self.share < 1.0
 
@@ -82,7 +83,7 @@ class Run:
         moments = {f"{i}.{k}": v for i, each in self.optimizer.state_dict()["state"].items() for k, v in each.items()}
         story = {"steps": self.steps, "spent": self.spent, "averaged": int(self.averaged.n_averaged)}
         write_state(self.file, self.model.state_dict(), self.average.state_dict(), moments, story)
-        self._saved = time.monotonic()
+        self._saved, self._kept = time.monotonic(), self.steps
 
     def _read(self) -> None:
         with safe_open(self.file, "pt") as file:
