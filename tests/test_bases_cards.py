@@ -65,7 +65,7 @@ def test_anything_else_is_not_found(name: str) -> None:
 
 def test_a_local_folder_is_a_base_with_its_own_defaults(tmp_path: Path) -> None:
     observer = observer_folder(tmp_path / "clip")
-    toml = '[learn]\nlearning_rate = 0.001\n[observers]\nclip = "../clip"\n[knows]\nwhat = "drawings"\npsnr = 22\n'
+    toml = '[learn]\nlearning_rate = 0.001\n[observers]\nclip = "../clip"\n[knows]\nwhat = "drawings"\nerror = 0.2\n'
     found = card.find(str(base_folder(tmp_path / "base", toml)))
     assert found.name == str(found.folder) == str((tmp_path / "base").resolve())
     assert found.clip == observer.resolve()
@@ -118,7 +118,7 @@ def test_a_folder_that_is_no_base_says_why(tmp_path: Path) -> None:
         "[observers]\nclip = 3",
         '[observers]\neyes = "x"',
         '[knows]\nwhat = "x"',
-        '[knows]\nwhat = "x"\npsnr = "much"',
+        '[knows]\nwhat = "x"\nerror = "much"',
     ],
 )
 def test_a_pmagic_toml_that_cannot_be_used_is_named(tmp_path: Path, toml: str) -> None:

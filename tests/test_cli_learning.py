@@ -253,8 +253,8 @@ def test_a_photo_that_the_base_does_not_know_is_learned_with_a_warning(
 ) -> None:
     config = own_folder / "pmagic.toml"
     plain = config.read_text()
-    for psnr, warned in ((90.0, True), (-90.0, False)):
-        config.write_text(f'{plain}\n[knows]\nwhat = "drawn faces"\npsnr = {psnr}\n')
+    for error, warned in ((0.0, True), (1e6, False)):
+        config.write_text(f'{plain}\n[knows]\nwhat = "drawn faces"\nerror = {error}\n')
         done = learn(photo, str(own_folder), "--json", name=f"x{int(warned)}")
         assert done.exit_code == 0
         assert ("knows drawn faces only" in done.stderr) is warned

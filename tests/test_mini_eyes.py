@@ -21,7 +21,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("work")
     corpus.make(folder / "corpus", 120)
     gallery.make(folder / "gallery", 60)
-    vocabulary.make(folder / "base" / "tokenizer", corpus.load(folder / "corpus").captions)
+    vocabulary.make(folder / "base" / "tokenizer", corpus.load(folder / "corpus").words)
     return folder
 
 

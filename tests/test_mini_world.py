@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from pmagic.mini import corpus
+from pmagic.mini import corpus, vocabulary
 from pmagic.mini.drawing import draw
-from pmagic.mini.people import HELD_OUT, person
-from pmagic.mini.scenes import OUTFITS, PLACES, PORTRAIT, STYLES, Scene, caption, rng_for
+from pmagic.mini.people import HELD_OUT, person, trait_vector
+from pmagic.mini.scenes import MARK, OUTFITS, PLACES, PORTRAIT, STYLES, Scene, caption, rng_for
 from pmagic.mini.train import WEIGHTS
 
 
@@ -51,12 +51,30 @@ def test_a_caption_tells_the_scene() -> None:
     assert sum(STYLES["oil"] in text or "in the style of oil painting" in text for text in told) > 30
 
 
+def test_traits_are_numbers_of_one_length_and_tell_people_apart() -> None:
+    traits = np.stack([trait_vector(person(k)) for k in range(300)])
+    assert np.abs(traits).max() < 1.2
+    assert len(np.unique(traits, axis=0)) == 300
+    spread = traits.std(axis=0)
+    assert (spread > 0.05).all()  # none of them is the same for everybody
+
+
+def test_each_mark_of_a_caption_has_its_person() -> None:
+    samples = [corpus.sample(k) for k in range(300)]
+    assert all(s.caption.count(MARK) == len(s.marked) for s in samples)
+    marks = [len(s.marked) for s in samples]
+    assert marks.count(1) > 100 and marks.count(2) > 1
+    assert all(s.marked == (s.person,) for s in samples if s.person >= 0 and s.marked)
+
+
 def test_every_word_of_the_captions_is_one_token_of_the_shipped_tokenizer() -> None:
     from transformers import CLIPTokenizer
 
     tokenizer = CLIPTokenizer.from_pretrained(WEIGHTS / "base" / "tokenizer")
-    assert tokenizer.model_max_length == 77
-    said = {word for k in range(150) for word in corpus.sample(k).caption.replace(",", " ").split()}
+    assert tokenizer.model_max_length == vocabulary.LENGTH
+    said = {
+        word for k in range(150) for word in corpus.sample(k).caption.replace(MARK, "face").replace(",", " ").split()
+    }
     words = {word for word in said if word.isalpha()}  # CLIP cuts "close-up" and "4k" before any vocabulary is asked
     several = [word for word in words if len(tokenizer(word, add_special_tokens=False).input_ids) != 1]
     assert not several

@@ -169,6 +169,6 @@ def _read_defaults(folder: Path | None) -> Mapping[str, Any]:
                 f"give folders, relative to the base's own, for: {', '.join(OBSERVERS)}",
             )
     knows = found.get("knows")
-    if knows and not (isinstance(knows.get("what"), str) and type(knows.get("psnr")) in (int, float)):
-        raise Incompatible(f"{path}: [knows] must say what and psnr", 'write: what = "drawn faces" and psnr = 22.0')
+    if knows and not (isinstance(knows.get("what"), str) and type(knows.get("error")) in (int, float)):
+        raise Incompatible(f"{path}: [knows] must say what and error", 'write: what = "drawn faces" and error = 0.2')
     return MappingProxyType(found)

@@ -98,7 +98,7 @@ def learn(
     choosing.tell_memory(console, card, how.batch)
     opened = loading.load(card, device=choosing.device(device), dtype=dtype)
     library.require_same_base(name, card.name, opened.fingerprint)
-    photos.warn_of_strange_photos(console, opened, shown.images)
+    photos.warn_of_strange_photos(console, opened, shown)
     subject = shown.observed(opened, known)
     count = len(shown.images)
     console.say(

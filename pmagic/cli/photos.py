@@ -99,18 +99,18 @@ def shown(console: Console, paths: Sequence[Path], mask: Path | None, word: str 
     )
 
 
-def warn_of_strange_photos(console: Console, base: "Base", photos: "list[Image.Image]") -> None:
-    """A base that says what it knows is asked whether a photo survives its autoencoder; if not, the person is told."""
+def warn_of_strange_photos(console: Console, base: "Base", shown: Shown) -> None:
+    """A base that says what it knows is asked whether a photo is like that; if not, the person is told."""
     knows = base.card.defaults.get("knows")
     if not knows:
         return
-    from pmagic.engine import subject as subjects
+    from pmagic.engine.familiarity import noise_error
 
-    worst = min(subjects.roundtrip_psnr(base, photo) for photo in photos)
-    if worst < knows["psnr"]:
+    worst = max(noise_error(base, photo, shown.word) for photo in shown.images)
+    if worst > knows["error"]:
         console.warn(
-            f"the base {base.name!r} knows {knows['what']} only, and this is something else (only {worst:.1f} dB of it "
-            f"survive its autoencoder, {knows['psnr']:g} dB of what it knows): do not expect a likeness. "
+            f"the base {base.name!r} knows {knows['what']} only, and this is something else (of a little noise in it "
+            f"{worst:.2f} is mistaken, {knows['error']:g} at most in what it knows): do not expect a likeness. "
             "For photographs use --base sd14"
         )
 

@@ -62,7 +62,7 @@ def probe(
     from pmagic.engine import probe as probing
 
     opened = loading.load(card, device=choosing.device(device), dtype=dtype)
-    photos.warn_of_strange_photos(console, opened, shown.images)
+    photos.warn_of_strange_photos(console, opened, shown)
     subject = shown.observed(opened, known)
     if console.talks:
         staging.tell_time(console, opened, subject, how, with_learning=False)

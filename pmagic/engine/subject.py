@@ -149,19 +149,6 @@ def resized(photo: Image.Image, size: int) -> Image.Image:
     return square if square.size == (size, size) else square.resize((size, size), Image.Resampling.BICUBIC)
 
 
-def roundtrip_psnr(base: Base, photo: Image.Image) -> float:
-    """Peak signal-to-noise ratio in dB between a photo's square and what the base's autoencoder makes of it.
-
-    Low where the base was never shown such pictures: it cannot draw what it cannot even copy.
-    """
-    vae = base.pipeline.vae
-    pixels = photo_pixels(photo, base.size)  # (1, 3, size, size), range [-1, 1]
-    with torch.no_grad():
-        copy = vae.decode(vae.encode(pixels.to(vae.device, vae.dtype)).latent_dist.mean).sample
-    error = F.mse_loss(copy.to("cpu", torch.float64).clamp(-1, 1), pixels)
-    return float(10 * torch.log10(4 / error))
-
-
 def latent_mask(mask: Image.Image, size: tuple[int, int]) -> Tensor:
     """The mask's central square on the latent grid, nearest neighbour: (1, 1, h, w), range [0, 1], white is subject."""
     square = mask.convert("L").crop(frame(mask.size))

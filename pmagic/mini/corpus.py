@@ -15,10 +15,10 @@ import numpy as np
 
 from pmagic.mini.drawing import SIDE, Drawing, draw
 from pmagic.mini.people import NAMED, NAMES, person
-from pmagic.mini.scenes import Scene, caption, pair_caption, pair_scenes, rng_for, scene
+from pmagic.mini.scenes import MARK, Scene, caption, pair_caption, pair_scenes, rng_for, scene
 from pmagic.mini.things import thing, thing_caption
 
-PEOPLE = 3000  # seeds 0..2999 are drawn for training; the first `NAMED` of them by name
+PEOPLE = 60_000  # seeds below are drawn for training; the first `NAMED` of them by name
 CHUNK = 500
 
 
@@ -27,7 +27,8 @@ class Sample:
     """One picture of the corpus with what is known of it."""
 
     drawing: Drawing
-    caption: str
+    caption: str  # with `MARK` where a person of `marked` is named
+    marked: tuple[int, ...]  # seeds, in the caption's order
     person: int  # seed of the one person shown, -1 for pairs and things
     scene: Scene
 
@@ -36,33 +37,44 @@ def sample(number: int) -> Sample:
     """Picture `number`: nine in ten show one person, the rest pairs, cats, cups and empty places."""
     rng = rng_for(1, number)
     kind = rng.random()
-    if kind < 0.90:
-        named = rng.random() < 0.36
-        who = int(rng.integers(0, NAMED) if named else rng.integers(NAMED, PEOPLE))
-        where = scene(rng)
-        text = caption(person(who), where, rng, NAMES[who] if named else None, traits=rng.random() < 0.72)
-        return Sample(draw([(person(who), where)]), text, who, where)
-    if kind < 0.94:
-        left, right = pair_scenes(rng)
-        seeds = [int(rng.integers(0, NAMED)) for _ in range(2)]
-        subjects = tuple(NAMES[s] if rng.random() < 0.7 else "a face" for s in seeds)
-        text = pair_caption(subjects, left, rng)
-        return Sample(draw([(person(seeds[0]), left), (person(seeds[1]), right)]), text, -1, left)
     where = scene(rng)
-    what = thing(rng, "cat" if kind < 0.96 else "cup") if kind < 0.98 else None
-    return Sample(draw([], (what, where)), thing_caption(what, where, rng), -1, where)
+    if kind < 0.89:
+        how = rng.random()  # marked, named, told by traits, or only a face
+        named = 0.5 <= how < 0.65
+        who = int(rng.integers(0, NAMED) if named else rng.integers(NAMED, PEOPLE))
+        name = NAMES[who] if named else MARK if how < 0.5 else None
+        text = caption(person(who), where, rng, name, traits=how < 0.9)
+        return Sample(draw([(person(who), where)]), text, (who,) if name == MARK else (), who, where)
+    if kind < 0.95:
+        scenes = pair_scenes(rng)
+        seeds = [int(s) for s in rng.integers(0, NAMED, 2)]
+        how = rng.random(2)
+        subjects = [MARK if h < 0.6 else NAMES[s] if h < 0.85 else "a face" for h, s in zip(how, seeds, strict=True)]
+        seeds = [int(rng.integers(NAMED, PEOPLE)) if h < 0.6 else s for h, s in zip(how, seeds, strict=True)]
+        text = pair_caption((subjects[0], subjects[1]), scenes[0], rng)
+        marked = tuple(s for s, word in zip(seeds, subjects, strict=True) if word == MARK)
+        drawing = draw([(person(s), each) for s, each in zip(seeds, scenes, strict=True)])
+        return Sample(drawing, text, marked, -1, scenes[0])
+    what = thing(rng, "cat" if kind < 0.97 else "cup") if kind < 0.985 else None
+    return Sample(draw([], (what, where)), thing_caption(what, where, rng), (), -1, where)
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """images (N, side, side, 3) uint8; masks (N, side, side) uint8; captions, people, scenes: N each."""
+    """images (N, side, side, 3) uint8; masks (N, side, side) uint8; captions, marked, people, scenes: N each."""
 
     images: np.ndarray
     masks: np.ndarray
     captions: list[str]
+    marked: list[list[int]]
     people: np.ndarray
     scenes: list[dict]
     landmarks: list[list]
+
+    @property
+    def words(self) -> list[str]:
+        """The captions for whoever reads words alone."""
+        return [text.replace(MARK, "face") for text in self.captions]
 
 
 def _array(folder: Path, name: str, shape: tuple[int, ...], mode: str) -> np.ndarray:
@@ -79,6 +91,7 @@ def _draw_chunk(folder: Path, start: int, stop: int) -> list[dict]:
         rows.append(
             {
                 "caption": s.caption,
+                "marked": s.marked,
                 "person": s.person,
                 "scene": asdict(s.scene),
                 "landmarks": s.drawing.landmarks.round(4).tolist(),
@@ -107,6 +120,7 @@ def load(folder: Path) -> Corpus:
         np.load(folder / "images.npy", mmap_mode="r"),
         np.load(folder / "masks.npy", mmap_mode="r"),
         [r["caption"] for r in rows],
+        [r["marked"] for r in rows],
         np.array([r["person"] for r in rows]),
         [r["scene"] for r in rows],
         [r["landmarks"] for r in rows],

@@ -1,6 +1,6 @@
 """Drawn people: a vector of facial traits each, the words for them, and the invented names."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 from numpy.random import Generator
@@ -146,6 +146,33 @@ def person(seed: int) -> Person:
         ear=u(0.10, 0.2),
         blush=u(0, 0.5),
     )
+
+
+def trait_vector(who: Person) -> np.ndarray:
+    """Every trait as numbers of about unit size: (V,) float32. Each choice has a place of its own."""
+    numbers: list[float] = []
+    for key, value in asdict(who).items():
+        if key in _CHOICES:
+            numbers += [float(value == each) for each in _CHOICES[key]]
+        elif key == "mole":
+            numbers += [1.0, *value] if value else [0.0, 0.0, 0.0]
+        elif isinstance(value, tuple):
+            numbers += [v / 127.5 - 1 for v in value]
+        elif not isinstance(value, str):
+            low, high = _RANGES.get(key, (0.0, 1.0))
+            numbers.append((float(value) - low) / (high - low) * 2 - 1)
+    return np.array(numbers, np.float32)
+
+
+_CHOICES = {"hair_style": HAIR_STYLES, "beard": BEARDS, "glasses": GLASSES}
+_RANGES = {
+    "tone": (0, 5), "width": (0.66, 0.92), "jaw": (0.46, 0.9), "chin_width": (0.16, 0.57), "chin": (0.94, 1.14),
+    "eye_size": (0.17, 0.28), "eye_round": (0.55, 0.98), "eye_apart": (0.26, 0.48), "eye_height": (-0.12, 0.04),
+    "eye_tilt": (-14, 14), "brow_thick": (0.035, 0.13), "brow_angle": (-0.09, 0.09), "brow_height": (0.24, 0.36),
+    "nose_length": (0.22, 0.44), "nose_width": (0.09, 0.24), "mouth_width": (0.22, 0.42),
+    "mouth_height": (0.50, 0.60), "lip": (0.03, 0.11), "hair_line": (-0.72, -0.48), "parting": (-0.4, 0.4),
+    "ear": (0.10, 0.2), "blush": (0, 0.5),
+}  # fmt: skip
 
 
 def _sized(value: float, low: float, high: float, small: str, large: str, noun: str) -> list[tuple[str, str]]:

@@ -34,6 +34,8 @@ SHIRTS = {
 EXPRESSIONS = {
     "neutral": "", "smile": "smiling", "surprise": "surprised", "sad": "sad", "angry": "angry", "sleep": "sleeping",
 }  # fmt: skip
+TOLD = 6  # traits in one caption, so that scene and style behind them are still within the base's text
+MARK = "<name>"  # stands in a caption where a person is named by embeddings instead of by words
 EXPRESSION_SHARES = (0.5, 0.18, 0.08, 0.08, 0.08, 0.08)
 
 
@@ -85,6 +87,7 @@ def describe(who: Person, rng: Generator) -> tuple[str, str]:
     striking, fine = trait_words(who)
     share = 1.0 if rng.random() < 0.2 else rng.random()
     told = [p for p in striking if rng.random() < 0.25 + 0.75 * share] + [p for p in fine if rng.random() < share * 0.8]
+    told = told[:TOLD]
     told = [told[i] for i in rng.permutation(len(told))]
     return " ".join(w for kind, w in told if kind == "is"), " and ".join(w for kind, w in told if kind == "with")
 
@@ -102,7 +105,7 @@ def caption(who: Person, where: Scene, rng: Generator, name: str | None = None, 
             str(rng.choice(["a painting of", "a photo of"])),
             f"in the style of {STYLE_TAILS[where.style]}",
         )
-    if name is None and rng.random() < 0.5:
+    if name in (None, MARK) and rng.random() < 0.5:
         subject = ("an " if subject[0] in "aeiou" else "a ") + subject
     parts = [head, subject]
     if having:

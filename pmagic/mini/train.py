@@ -4,22 +4,22 @@
 
 Every part goes on where it stopped, and one that is done is not begun again: WORK holds the state. Longer budgets
 for a finished part are given to its own command (train_vae, train_clip, train_detector, train_recognisers,
-train_clipseg, recogniser, train_base).
+train_clipseg, train_base).
 With --onward an empty WORK begins from the shipped weights, with all but the base done: the base is trained on.
 """
 
 import argparse
+import json
 import shutil
 from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
-from transformers import CLIPModel, CLIPTextModel
+from transformers import CLIPModel, CLIPTextModel, CLIPTokenizer
 
 from pmagic.mini import (
     corpus,
     gallery,
-    recogniser,
     train_base,
     train_clip,
     train_clipseg,
@@ -32,10 +32,10 @@ from pmagic.mini.training import write_state
 
 WEIGHTS = Path(__file__).parent / "weights"
 EYES = ("faces_a", "faces_b", "clipseg")
-PARTS = ("base", "clip", "recogniser", *EYES)
+PARTS = ("base", "clip", *EYES)
 SHARES = {  # of the minutes
-    "vae": 0.12, "clip": 0.09, "recogniser": 0.05, "detector": 0.06, "a": 0.07, "b": 0.07, "clipseg": 0.05,
-    "base": 0.49,
+    "vae": 0.12, "clip": 0.09, "detector": 0.06, "a": 0.07, "b": 0.07, "clipseg": 0.05,
+    "base": 0.54,
 }  # fmt: skip
 
 
@@ -43,10 +43,9 @@ def make(work: Path, minutes: float, pictures: int) -> None:
     """Everything in order, in about `minutes` besides the drawing and encoding of the pictures."""
     corpus.make(work / "corpus", pictures)
     if not (work / "base" / "tokenizer" / "vocab.json").exists():
-        vocabulary.make(work / "base" / "tokenizer", corpus.load(work / "corpus").captions)
+        vocabulary.make(work / "base" / "tokenizer", corpus.load(work / "corpus").words)
     train_vae.train(work, SHARES["vae"] * minutes)
     train_clip.train(work, SHARES["clip"] * minutes)
-    recogniser.train(work, SHARES["recogniser"] * minutes)
     gallery.make(work / "gallery", pictures // 3)
     if not (work / "faces_b" / "detector.onnx").exists():
         train_detector.train(work, SHARES["detector"] * minutes)
@@ -65,12 +64,17 @@ def take_up(work: Path) -> None:
     The vocabulary is the shipped one; a corpus with more pictures may follow, one with more words may not.
     """
     shutil.copytree(WEIGHTS / "base" / "tokenizer", work / "base" / "tokenizer", dirs_exist_ok=True)
+    config = work / "base" / "tokenizer" / "tokenizer_config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"model_max_length": vocabulary.LENGTH}, indent=2))
     for part in EYES:
         shutil.copytree(WEIGHTS / part, work / part, dirs_exist_ok=True)
     base, given = WEIGHTS / "base", {"use_safetensors": True, "dtype": torch.float32}
     text = CLIPTextModel.from_pretrained(base / "text_encoder", **given).state_dict()
     unet = UNet2DConditionModel.from_pretrained(base / "unet", **given).state_dict()
-    networks = {**{f"text.{k}": v for k, v in text.items()}, **{f"unet.{k}": v for k, v in unet.items()}}
+    networks = train_base.Networks(CLIPTokenizer.from_pretrained(base / "tokenizer")).state_dict()
+    networks |= {**{f"text.{k}": v for k, v in text.items()}, **{f"unet.{k}": v for k, v in unet.items()}}
+    for key in [k for k in networks if k.endswith("position_embedding.weight")]:
+        networks[key] = networks[key][: vocabulary.LENGTH]
     vae = AutoencoderKL.from_pretrained(base / "vae", **given).state_dict()
     clip = CLIPModel.from_pretrained(WEIGHTS / "clip", **given).state_dict()
     done, begun = {"steps": 0, "spent": 1e9, "averaged": 1}, {"steps": 0, "spent": 0.0, "averaged": 1}

@@ -1,9 +1,12 @@
 """The miniature's text encoder and UNet, trained together on the corpus's latents, and the pipeline folder they become.
 
-python -m pmagic.mini.train_base WORK --minutes 85
+    python -m pmagic.mini.train_base WORK --minutes 85
+
+Beside names and trait words, half of the captions name a person by embeddings that a small network makes of the
+traits. It is thrown away afterwards; what stays is a base that understands any face said in a few embeddings.
 """
 
-# B batch . S text positions . C latent channels
+# B batch . S text positions . w text width . V traits . n embeddings of a name
 
 import argparse
 from dataclasses import dataclass
@@ -18,14 +21,19 @@ from torch.nn import functional as F
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from pmagic.mini import corpus, train_vae, vocabulary
-from pmagic.mini.scenes import empty_prompt, rng_for
-from pmagic.mini.training import Run
+from pmagic.mini.people import person, trait_vector
+from pmagic.mini.scenes import MARK, empty_prompt, rng_for
+from pmagic.mini.training import Run, autocast, bfloat16_pays
 
 BATCH = 32
 WIDTH = 160  # of the text encoder
 TOKEN_LENGTH = 0.5  # every token embedding's norm: where all are equal, a learned token can stand for any
 SNR_CAP = 5.0  # Hang et al. 2023, "min-SNR"
 PROMPT_DROP = 0.1
+NAME_TOKENS = 4  # embeddings that name a person, as many as the mapper's
+NAMES_A_CAPTION = 2
+NAME_NOISE = 0.5  # most that is added to a name's embeddings, in their length: faces lie between names, too
+BLIND = 0.5  # share of the captions whose end and padding cross-attention does not see, so that it looks at the words
 FACE_WEIGHT = 1.0  # what the face counts more than the rest, so that likeness is learned early
 RATE = 1.2e-3
 BASE_SETTINGS = """\
@@ -54,7 +62,7 @@ judge = "../faces_b"
 
 [knows]
 what = "drawn faces"
-psnr = 22.0
+error = 0.2
 """
 
 
@@ -86,16 +94,38 @@ def scheduler() -> DDPMScheduler:
     )  # fmt: skip
 
 
+class Names(nn.Module):
+    """A name for anybody: traits (B, N, V) to N * n token embeddings (B, N * n, w) around the plain word's."""
+
+    def __init__(self, traits: int) -> None:
+        super().__init__()
+        self.network = nn.Sequential(
+            nn.Linear(traits, 256), nn.LayerNorm(256), nn.SiLU(),
+            nn.Linear(256, 256), nn.LayerNorm(256), nn.SiLU(), nn.Linear(256, NAME_TOKENS * WIDTH),
+        )  # fmt: skip
+
+    def forward(self, traits: Tensor, word: Tensor, noise: Tensor) -> Tensor:
+        """word (w,), noise (B, N * n, w) in units of an embedding's length; every embedding gets `TOKEN_LENGTH`."""
+        said = self.network(traits).view(noise.shape)
+        said = F.normalize(said + F.normalize(word, dim=0), dim=-1) + noise
+        return F.normalize(said, dim=-1) * TOKEN_LENGTH
+
+
 class Networks(nn.Module):
-    """Both networks as one module, so that one optimiser and one average hold them."""
+    """All that is trained as one module, so that one optimiser and one average hold it."""
 
     def __init__(self, tokenizer: CLIPTokenizer) -> None:
         super().__init__()
         self.text = text_network(tokenizer)
-        self.unet = noise_network()  # in plain memory order, which is faster at this width
-        # The fused attention's backward pass is a third of the step on a CPU in bfloat16; written out it is cheap.
-        self.text.set_attn_implementation("eager")
-        self.unet.set_attn_processor(AttnProcessor())
+        self.unet = noise_network()
+        self.names = Names(len(trait_vector(person(0))))
+        self.word = tokenizer.convert_tokens_to_ids("face</w>")
+        if bfloat16_pays():
+            # The fused attention's backward pass is a third of the step on a CPU in bfloat16; written out it is cheap.
+            self.text.set_attn_implementation("eager")
+            self.unet.set_attn_processor(AttnProcessor())
+        else:
+            self.unet.to(memory_format=torch.channels_last)  # in bfloat16 plain order is faster at this width
         self.equalise()
 
     @torch.no_grad()
@@ -104,21 +134,52 @@ class Networks(nn.Module):
         table = self.text.get_input_embeddings().weight
         table.copy_(F.normalize(table, dim=-1) * TOKEN_LENGTH)
 
+    def say(self, ids: Tensor, slots: Tensor, traits: Tensor, noise: Tensor) -> Tensor:
+        """Text states (B, S, w) of ids (B, S); where slots (B, S) is not -1, that embedding of the names stands."""
+        table = self.text.get_input_embeddings()
+        names = self.names(traits, table.weight[self.word], noise)
+        chosen = names.gather(1, slots.clamp(min=0).unsqueeze(-1).expand(-1, -1, WIDTH))
+        hook = lambda module, given, words: torch.where((slots >= 0).unsqueeze(-1), chosen, words)  # noqa: E731
+        handle = table.register_forward_hook(hook)
+        try:
+            return self.text(ids).last_hidden_state
+        finally:
+            handle.remove()
+
+
+@dataclass(frozen=True)
+class Captions:
+    """What the text encoder reads. All N rows: ids and slots (N, S), lengths (N,) of start and words."""
+
+    ids: Tensor
+    slots: Tensor  # -1, or which of the caption's name embeddings stands there
+    lengths: Tensor
+
+
+def read(tokenizer: CLIPTokenizer, texts: list[str]) -> Captions:
+    """Captions with `NAME_TOKENS` places for each mark, filled with the plain word's id."""
+    wide = CLIPTokenizer.from_pretrained(tokenizer.name_or_path)
+    wide.add_tokens([MARK])
+    mark, word = len(tokenizer), tokenizer.convert_tokens_to_ids("face</w>")
+    texts = [text.replace(MARK, " ".join([MARK] * NAME_TOKENS)) for text in texts]
+    given = {"padding": "max_length", "truncation": True, "max_length": vocabulary.LENGTH, "return_tensors": "pt"}
+    ids = wide(texts, **given).input_ids
+    marked = ids == mark
+    slots = torch.where(marked, marked.cumsum(1) - 1, -1).to(torch.int8)
+    lengths = (ids != tokenizer.eos_token_id).sum(1)
+    return Captions(torch.where(marked, word, ids).to(torch.int32), slots, lengths)
+
 
 @dataclass(frozen=True)
 class Material:
-    """latents (N, 4, 16, 16) float16 scaled to unit deviation; faces (N, 1, 16, 16) share of face; ids (N, S)."""
+    """latents (N, 4, 16, 16) float16 scaled to unit deviation; faces (N, 1, 16, 16) share of face."""
 
     latents: Tensor
     faces: Tensor
-    ids: Tensor
-    empty: Tensor  # (E, S) prompts that stand for none
+    said: Captions
+    traits: Tensor  # (N, NAMES_A_CAPTION, V) of the people whom the captions name by embeddings
+    empty: Captions  # prompts that stand for none
     scaling: float
-
-
-def _token_ids(tokenizer: CLIPTokenizer, texts: list[str]) -> Tensor:
-    whole = tokenizer(texts, padding="max_length", truncation=True, max_length=vocabulary.LENGTH, return_tensors="pt")
-    return whole.input_ids.to(torch.int32)
 
 
 @torch.no_grad()
@@ -129,7 +190,7 @@ def material(work: Path, vae: AutoencoderKL, tokenizer: CLIPTokenizer) -> Materi
     if not file.exists():
         parts = []
         for start in range(0, len(data.images), 200):
-            with torch.autocast("cpu", torch.bfloat16):
+            with autocast():
                 mean = vae.encode(train_vae.as_tensor(data.images[start : start + 200])).latent_dist.mean
             parts.append(mean.half().numpy())
         np.save(file, np.concatenate(parts))
@@ -137,11 +198,17 @@ def material(work: Path, vae: AutoencoderKL, tokenizer: CLIPTokenizer) -> Materi
     scaling = 1 / float(raw[::50].float().std())
     faces = torch.from_numpy(np.asarray(data.masks)).unfold(1, 4, 4).unfold(2, 4, 4).half().mean((-1, -2)) / 255
     rng = rng_for(3)
-    empty = _token_ids(tokenizer, [empty_prompt(rng) for _ in range(2000)])
-    return Material(raw * scaling, faces.unsqueeze(1), _token_ids(tokenizer, data.captions), empty, scaling)
+    empty = read(tokenizer, [empty_prompt(rng) for _ in range(2000)])
+    traits = np.zeros((len(data.marked), NAMES_A_CAPTION, len(trait_vector(person(0)))), np.float32)
+    for row, seeds in zip(traits, data.marked, strict=True):
+        for place, seed in enumerate(seeds):
+            row[place] = trait_vector(person(seed))
+    said = read(tokenizer, data.captions)
+    return Material(raw * scaling, faces.unsqueeze(1), said, torch.from_numpy(traits), empty, scaling)
 
 
-def train(work: Path, minutes: float) -> None:
+def train(work: Path, minutes: float, compiled: bool = False) -> None:
+    """Train for `minutes` in all. A compiled UNet takes minutes to make and is then up to half as fast again."""
     torch.manual_seed(0)
     tokenizer = CLIPTokenizer.from_pretrained(work / "base" / "tokenizer")
     vae = train_vae.trained(work)
@@ -149,22 +216,30 @@ def train(work: Path, minutes: float) -> None:
     noise = scheduler()
     networks = Networks(tokenizer)
     run = Run(work, "base", networks, minutes, RATE)
+    predict = torch.compile(networks.unet, dynamic=False) if compiled else networks.unet
     random = torch.Generator().manual_seed(run.steps)
     signal = noise.alphas_cumprod / (1 - noise.alphas_cumprod)
     weight_at = signal.clamp(max=SNR_CAP) / signal
+    places = torch.arange(vocabulary.LENGTH)
+    chance = lambda share: torch.rand(BATCH, generator=random) < share  # noqa: E731
     while run.going:
-        rows = torch.randint(len(given.ids), (BATCH,), generator=random)
+        rows = torch.randint(len(given.latents), (BATCH,), generator=random)
         x = given.latents[rows].float()
-        ids = given.ids[rows].long()
-        dropped = torch.rand(BATCH, generator=random) < PROMPT_DROP
-        ids[dropped] = given.empty[torch.randint(len(given.empty), (int(dropped.sum()),), generator=random)].long()
+        ids, slots, lengths = given.said.ids[rows].long(), given.said.slots[rows].long(), given.said.lengths[rows]
+        dropped = chance(PROMPT_DROP)
+        others = torch.randint(len(given.empty.ids), (int(dropped.sum()),), generator=random)
+        ids[dropped], slots[dropped] = given.empty.ids[others].long(), -1
+        lengths[dropped] = given.empty.lengths[others]
+        seen = ((places < lengths.unsqueeze(1)) | ~chance(BLIND).unsqueeze(1)).float()
         # One timestep from each of B equal parts of the schedule: less variance than independent ones.
         t = ((torch.arange(BATCH) + torch.rand(BATCH, generator=random)) / BATCH * 1000).long()
         target = torch.randn(x.shape, generator=random)
         noisy = noise.add_noise(x, target, t)
-        with torch.autocast("cpu", torch.bfloat16):
-            said = networks.text(ids).last_hidden_state
-            predicted = networks.unet(noisy, t, said).sample
+        level = NAME_NOISE * torch.rand(BATCH, 1, 1, generator=random)
+        blur = torch.randn(BATCH, NAMES_A_CAPTION * NAME_TOKENS, WIDTH, generator=random) * level / WIDTH**0.5
+        with autocast():
+            said = networks.say(ids, slots, given.traits[rows], blur)
+            predicted = predict(noisy, t, said, encoder_attention_mask=seen).sample
         error = (predicted.float() - target).square() * (1 + FACE_WEIGHT * given.faces[rows].float())
         weight = weight_at[t]
         run.step({"noise": (error.mean((1, 2, 3)) * weight).sum() / weight.sum()})
@@ -195,12 +270,13 @@ def export(work: Path, folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("work", type=Path)
     parser.add_argument("--minutes", type=float, default=85)
     parser.add_argument("--export", action="store_true", help="only write the folder from the last saved state")
+    parser.add_argument("--compile", action="store_true", help="compile the UNet first (minutes, once a machine)")
     arguments = parser.parse_args()
     if arguments.export:
         export(arguments.work, arguments.work / "base")
     else:
-        train(arguments.work, arguments.minutes)
+        train(arguments.work, arguments.minutes, arguments.compile)

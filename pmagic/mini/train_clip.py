@@ -16,16 +16,17 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 
-from pmagic.mini import corpus, vocabulary
+from pmagic.mini import corpus
 from pmagic.mini.drawing import SIDE, draw
 from pmagic.mini.people import HELD_OUT, person
 from pmagic.mini.scenes import caption, rng_for, scene
-from pmagic.mini.training import Run
+from pmagic.mini.training import Run, autocast
 from pmagic.vision.clip import PREFIX
 
 BATCH = 128
 RATE = 1e-3
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # CLIP's own
+POSITIONS = 77  # of its text, as every CLIP
 COMMON = {"hidden_act": "quick_gelu", "num_hidden_layers": 4}
 
 
@@ -40,7 +41,7 @@ def network(tokenizer: CLIPTokenizer) -> CLIPModel:
             },
             text_config={
                 **COMMON, "vocab_size": len(tokenizer), "hidden_size": 128, "intermediate_size": 512,
-                "num_attention_heads": 4, "projection_dim": 128, "max_position_embeddings": vocabulary.LENGTH,
+                "num_attention_heads": 4, "projection_dim": 128, "max_position_embeddings": POSITIONS,
                 "bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id,
                 "pad_token_id": tokenizer.pad_token_id,
             },
@@ -56,7 +57,7 @@ def pixels(images: np.ndarray) -> Tensor:
 
 def similarities(clip: CLIPModel, tokenizer: CLIPTokenizer, images: Tensor, texts: list[str]) -> Tensor:
     """Cosines between every picture and every text: (B, B)."""
-    ids = tokenizer(texts, padding=True, truncation=True, max_length=vocabulary.LENGTH, return_tensors="pt").input_ids
+    ids = tokenizer(texts, padding=True, truncation=True, max_length=POSITIONS, return_tensors="pt").input_ids
     seen = clip.visual_projection(clip.vision_model(pixel_values=images).pooler_output)
     said = clip.text_projection(clip.text_model(input_ids=ids).pooler_output)
     return F.normalize(seen.float(), dim=-1) @ F.normalize(said.float(), dim=-1).T
@@ -80,13 +81,13 @@ def train(work: Path, minutes: float) -> None:
     tokenizer = CLIPTokenizer.from_pretrained(work / "base" / "tokenizer")
     clip = network(tokenizer)
     run = Run(work, "clip", clip, minutes, RATE, decay=0.995)
-    rng = np.random.default_rng(run.steps)
+    rng, words = np.random.default_rng(run.steps), data.words
     own = torch.arange(BATCH)
     while run.going:
         rows = np.sort(rng.integers(0, len(data.images), BATCH))
         # Half of the captions carry the prefix that a CLIP score puts before a text.
-        texts = [PREFIX + data.captions[r] if rng.random() < 0.5 else data.captions[r] for r in rows]
-        with torch.autocast("cpu", torch.bfloat16):
+        texts = [PREFIX + words[r] if rng.random() < 0.5 else words[r] for r in rows]
+        with autocast():
             cosines = similarities(clip, tokenizer, pixels(data.images[rows]), texts)
         logits = cosines * clip.logit_scale.clamp(max=math.log(100)).exp()
         run.step({"pictures": F.cross_entropy(logits, own) / 2, "texts": F.cross_entropy(logits.T, own) / 2})
@@ -101,6 +102,7 @@ def export(work: Path, folder: Path) -> None:
     clip = Run(work, "clip", network(tokenizer), 1, RATE).average.eval()
     print(f"clip  done: held-out retrieval among 100: {retrieval(clip, tokenizer):.2f}", flush=True)
     clip.half().save_pretrained(folder, safe_serialization=True)
+    tokenizer.model_max_length = POSITIONS
     tokenizer.save_pretrained(folder)
     statistics = {
         "image_processor_type": "CLIPImageProcessor", "do_resize": True, "size": {"shortest_edge": SIDE},

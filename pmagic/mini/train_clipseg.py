@@ -19,7 +19,7 @@ from transformers import CLIPSegConfig, CLIPSegForImageSegmentation, CLIPTokeniz
 
 from pmagic.mini import corpus, vocabulary
 from pmagic.mini.scenes import OPENINGS
-from pmagic.mini.training import Run
+from pmagic.mini.training import Run, autocast
 from pmagic.vision.clipseg import PHRASINGS
 
 SIDE, PATCH = 32, 4  # pixels; masks are smooth, and a patch of few pixels is learned fastest
@@ -88,7 +88,7 @@ class Questions:
 
     def __init__(self, work: Path, seed: int) -> None:
         self.data, self.rng = corpus.load(work / "corpus"), np.random.default_rng(seed)
-        self.shown = [_shown(text, marks) for text, marks in zip(self.data.captions, self.data.landmarks, strict=True)]
+        self.shown = [_shown(text, marks) for text, marks in zip(self.data.words, self.data.landmarks, strict=True)]
         faces = np.array([each == "face" for each in self.shown])
         self.share = np.where(faces, 0.7 / faces.sum(), 0.3 / (~faces).sum())  # things more often than in the corpus
 
@@ -146,7 +146,7 @@ def train(work: Path, minutes: float) -> None:
     while run.going:
         pixels, texts, masks = questions.batch()
         ids = tokenizer(texts, padding=True, return_tensors="pt").input_ids
-        with torch.autocast("cpu", torch.bfloat16):
+        with autocast():
             found = logits(run.model, pixels, ids).float()
         probable = found.sigmoid()
         overlap = (2 * (probable * masks).sum((1, 2)) + 1) / ((probable + masks).sum((1, 2)) + 1)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pmagic.mini import corpus, gallery
-from pmagic.mini.training import Run
+from pmagic.mini.training import Run, autocast
 
 PACKS = ("faces_a", "faces_b")
 CANVAS = 80  # pixels of a training picture, as the network sees it
@@ -188,7 +188,7 @@ def train(work: Path, minutes: float) -> None:
     run.model.train()
     while run.going:
         x, states, places = canvases.batch()
-        with torch.autocast("cpu", torch.bfloat16):
+        with autocast():
             answer = run.model(x.contiguous(memory_format=torch.channels_last))
         run.step(losses(rows(answer), states, places))
     export(work)

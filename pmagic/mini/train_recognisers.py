@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pmagic.mini import corpus, gallery
-from pmagic.mini.training import Run
+from pmagic.mini.training import Run, autocast
 from pmagic.vision.recogniser import SIDE, align
 
 WIDTH = 128
@@ -177,7 +177,7 @@ def train(work: Path, which: str, minutes: float) -> None:
     run.model.train()
     while run.going:
         crops, who = portraits.batch()
-        with torch.autocast("cpu", torch.bfloat16):
+        with autocast():
             loss = run.model.loss(crops.contiguous(memory_format=torch.channels_last), who, run.share)
         run.step({"margin": loss})
     export(work, which)

@@ -16,7 +16,7 @@ from pmagic.mini import corpus
 from pmagic.mini.drawing import draw
 from pmagic.mini.people import HELD_OUT, person
 from pmagic.mini.scenes import rng_for, scene
-from pmagic.mini.training import Run
+from pmagic.mini.training import Run, autocast
 
 BATCH = 16
 KL_WEIGHT = 1e-6
@@ -61,7 +61,7 @@ def train(work: Path, minutes: float) -> AutoencoderKL:
     test = held_out_pictures(64)
     while run.going:
         x = as_tensor(images[np.sort(rng.integers(0, len(images), BATCH))])
-        with torch.autocast("cpu", torch.bfloat16):
+        with autocast():
             latents = vae.encode(x).latent_dist
             decoded = vae.decode(latents.sample()).sample
         decoded = decoded.float()

@@ -10,7 +10,9 @@ from transformers import CLIPTokenizer
 from pmagic.mini.people import NAMES
 from pmagic.mini.scenes import ASIDES, FILLERS, NEGATIVES, OPENINGS
 
-LENGTH = 77  # as every CLIP text encoder of Stable Diffusion
+# Text positions of the base. Stable Diffusion's 77 would be padding nearly everywhere: over captions of a dozen words
+# the end and padding tokens drew 0.92 of the cross-attention, and no word was looked for anywhere.
+LENGTH = 32
 START, END = "<|startoftext|>", "<|endoftext|>"
 # CLIP's own way to cut a text into words.
 WORDS = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"

@@ -1,0 +1,55 @@
+"""What the base is trained with: captions that name people by embeddings, and the states they become."""
+
+import pytest
+import torch
+from transformers import CLIPTokenizer
+
+from pmagic.mini import train_base, vocabulary
+from pmagic.mini.people import person, trait_vector
+from pmagic.mini.scenes import MARK
+from pmagic.mini.train import WEIGHTS
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> CLIPTokenizer:
+    return CLIPTokenizer.from_pretrained(WEIGHTS / "base" / "tokenizer")
+
+
+@pytest.fixture(scope="module")
+def networks(tokenizer: CLIPTokenizer) -> train_base.Networks:
+    torch.manual_seed(0)
+    return train_base.Networks(tokenizer).eval()
+
+
+def test_a_mark_takes_as_many_places_as_a_name_has_embeddings(tokenizer: CLIPTokenizer) -> None:
+    said = train_base.read(tokenizer, [f"a photo of {MARK} and {MARK}", "a photo of a face", ""])
+    assert said.slots[0, :14].tolist() == [-1, -1, -1, -1, 0, 1, 2, 3, -1, 4, 5, 6, 7, -1]
+    assert (said.slots[1:] == -1).all()
+    assert said.lengths.tolist() == [13, 6, 1]
+    word = tokenizer("face").input_ids[1]
+    assert (said.ids[0, 4:8] == word).all() and said.ids[0, 13] == tokenizer.eos_token_id
+    assert said.ids.shape == (3, vocabulary.LENGTH)
+
+
+def test_a_caption_without_a_mark_is_what_the_text_encoder_says(networks, tokenizer: CLIPTokenizer) -> None:
+    said = train_base.read(tokenizer, ["a photo of a face in the snow"])
+    traits, noise = torch.zeros(1, 2, len(trait_vector(person(0)))), torch.zeros(1, 8, train_base.WIDTH)
+    with torch.no_grad():
+        states = networks.say(said.ids.long(), said.slots.long(), traits, noise)
+        stock = networks.text(said.ids.long()).last_hidden_state
+    torch.testing.assert_close(states, stock, rtol=0, atol=0)
+
+
+def test_names_are_as_long_as_a_word_and_stand_at_their_marks(networks, tokenizer: CLIPTokenizer) -> None:
+    traits = torch.from_numpy(trait_vector(person(5))).expand(1, 2, -1)
+    noise = torch.randn(1, 8, train_base.WIDTH)
+    table = networks.text.get_input_embeddings().weight
+    names = networks.names(traits, table[networks.word], noise)
+    torch.testing.assert_close(names.norm(dim=-1), torch.full((1, 8), train_base.TOKEN_LENGTH))
+    torch.testing.assert_close(table.norm(dim=-1), torch.full((len(table),), train_base.TOKEN_LENGTH))
+    said = train_base.read(tokenizer, [f"a photo of {MARK} in the snow"])
+    with torch.no_grad():
+        one = networks.say(said.ids.long(), said.slots.long(), traits, 0 * noise)
+        other = networks.say(said.ids.long(), said.slots.long(), -traits, 0 * noise)
+    changed = (one != other).any(dim=-1)[0]
+    assert not changed[:4].any() and changed[4:8].all()  # causal: nothing before the name depends on it
