@@ -1,6 +1,7 @@
 """The miniature's text encoder and UNet, trained together on the corpus's latents, and the pipeline folder they become.
 
     python -m pmagic.mini.train_base WORK --minutes 85
+    OMP_NUM_THREADS=1 torchrun --nproc-per-node 2 -m pmagic.mini.train_base WORK --minutes 85 --compile
 
 Beside names and trait words, half of the captions name a person by embeddings that a small network makes of the
 traits. It is thrown away afterwards; what stays is a base that understands any face said in a few embeddings.
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from diffusers import AutoencoderKL, DDPMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor, nn
@@ -23,7 +25,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from pmagic.mini import corpus, train_vae, vocabulary
 from pmagic.mini.people import person, trait_vector
 from pmagic.mini.scenes import MARK, empty_prompt, rng_for
-from pmagic.mini.training import Run, autocast, bfloat16_pays
+from pmagic.mini.training import Run, autocast, bfloat16_pays, join, processes, rank
 
 BATCH = 32
 WIDTH = 160  # of the text encoder
@@ -209,6 +211,9 @@ def material(work: Path, vae: AutoencoderKL, tokenizer: CLIPTokenizer) -> Materi
 
 def train(work: Path, minutes: float, compiled: bool = False) -> None:
     """Train for `minutes` in all. A compiled UNet takes minutes to make and is then up to half as fast again."""
+    join()
+    if rank():
+        dist.barrier()  # the first one makes the latents and compiles; what it kept is there for the others
     torch.manual_seed(0)
     tokenizer = CLIPTokenizer.from_pretrained(work / "base" / "tokenizer")
     vae = train_vae.trained(work)
@@ -217,13 +222,18 @@ def train(work: Path, minutes: float, compiled: bool = False) -> None:
     networks = Networks(tokenizer)
     run = Run(work, "base", networks, minutes, RATE)
     predict = torch.compile(networks.unet, dynamic=False) if compiled else networks.unet
-    random = torch.Generator().manual_seed(run.steps)
+    batch = BATCH // processes()
+    if rank() == 0 and processes() > 1:
+        if compiled:
+            _warm_up(predict, batch)
+        dist.barrier()
+    random = torch.Generator().manual_seed(run.steps * processes() + rank())
     signal = noise.alphas_cumprod / (1 - noise.alphas_cumprod)
     weight_at = signal.clamp(max=SNR_CAP) / signal
     places = torch.arange(vocabulary.LENGTH)
-    chance = lambda share: torch.rand(BATCH, generator=random) < share  # noqa: E731
+    chance = lambda share: torch.rand(batch, generator=random) < share  # noqa: E731
     while run.going:
-        rows = torch.randint(len(given.latents), (BATCH,), generator=random)
+        rows = torch.randint(len(given.latents), (batch,), generator=random)
         x = given.latents[rows].float()
         ids, slots, lengths = given.said.ids[rows].long(), given.said.slots[rows].long(), given.said.lengths[rows]
         dropped = chance(PROMPT_DROP)
@@ -232,11 +242,11 @@ def train(work: Path, minutes: float, compiled: bool = False) -> None:
         lengths[dropped] = given.empty.lengths[others]
         seen = ((places < lengths.unsqueeze(1)) | ~chance(BLIND).unsqueeze(1)).float()
         # One timestep from each of B equal parts of the schedule: less variance than independent ones.
-        t = ((torch.arange(BATCH) + torch.rand(BATCH, generator=random)) / BATCH * 1000).long()
+        t = ((torch.arange(batch) + torch.rand(batch, generator=random)) / batch * 1000).long()
         target = torch.randn(x.shape, generator=random)
         noisy = noise.add_noise(x, target, t)
-        level = NAME_NOISE * torch.rand(BATCH, 1, 1, generator=random)
-        blur = torch.randn(BATCH, NAMES_A_CAPTION * NAME_TOKENS, WIDTH, generator=random) * level / WIDTH**0.5
+        level = NAME_NOISE * torch.rand(batch, 1, 1, generator=random)
+        blur = torch.randn(batch, NAMES_A_CAPTION * NAME_TOKENS, WIDTH, generator=random) * level / WIDTH**0.5
         with autocast():
             said = networks.say(ids, slots, given.traits[rows], blur)
             predicted = predict(noisy, t, said, encoder_attention_mask=seen).sample
@@ -244,7 +254,17 @@ def train(work: Path, minutes: float, compiled: bool = False) -> None:
         weight = weight_at[t]
         run.step({"noise": (error.mean((1, 2, 3)) * weight).sum() / weight.sum()})
         networks.equalise()
-    export(work, work / "base")
+    if rank() == 0:
+        export(work, work / "base")
+
+
+def _warm_up(predict: nn.Module, batch: int) -> None:
+    """One pass there and back, in which a compiled network is compiled."""
+    said = torch.zeros(batch, vocabulary.LENGTH, WIDTH, requires_grad=True)
+    seen, t = torch.ones(batch, vocabulary.LENGTH), torch.zeros(batch, dtype=torch.long)
+    with autocast():
+        out = predict(torch.zeros(batch, 4, 16, 16), t, said, encoder_attention_mask=seen).sample
+    out.float().mean().backward()
 
 
 def trained(work: Path) -> Networks:

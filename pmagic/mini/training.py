@@ -1,4 +1,8 @@
-"""One resumable training: AdamW, a cosine over a budget of minutes, averaged weights, state as safetensors."""
+"""One resumable training: AdamW, a cosine over a budget of minutes, averaged weights, state as safetensors.
+
+Started by torchrun, each process takes a share of the batch and their gradients are averaged. On a busy machine two
+processes of one thread are faster than one of two, which wait for each other at every operation.
+"""
 
 import json
 import math
@@ -8,6 +12,7 @@ from functools import cache
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -36,6 +41,21 @@ def bfloat16_pays() -> bool:
 def autocast() -> torch.autocast:
     """bfloat16 for the networks where that pays, nothing elsewhere."""
     return torch.autocast("cpu", torch.bfloat16, enabled=bfloat16_pays())
+
+
+def join() -> None:
+    """Find the other processes, where torchrun started several."""
+    if "RANK" in os.environ and not dist.is_initialized():
+        dist.init_process_group("gloo")
+
+
+def rank() -> int:
+    """Which of the processes this is; the first one, 0, talks and keeps the state."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def processes() -> int:
+    return dist.get_world_size() if dist.is_initialized() else 1
 
 
 class Run:
@@ -80,6 +100,9 @@ class Run:
         """One optimiser step on the sum of `losses` (scalars, weights already in them)."""
         self.optimizer.zero_grad(set_to_none=True)
         sum(losses.values()).backward()
+        now = time.monotonic()
+        self.spent, self._tick = self.spent + min(now - self._tick, LONGEST_STEP), now
+        self._agree()
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         falling = 0.5 * (1 + math.cos(math.pi * self.share))
         for group in self.optimizer.param_groups:
@@ -87,11 +110,9 @@ class Run:
         self.optimizer.step()
         self.averaged.update_parameters(self.model)
         self.steps += 1
-        now = time.monotonic()
-        self.spent, self._tick = self.spent + min(now - self._tick, LONGEST_STEP), now
         for key, value in losses.items():
             self._loss[key] = 0.98 * self._loss.get(key, value.item()) + 0.02 * value.item()
-        if self.steps % report_every == 0:
+        if self.steps % report_every == 0 and rank() == 0:
             told = "  ".join(f"{k} {v:.5f}" for k, v in self._loss.items())
             print(
                 f"{self.name}  step {self.steps}  {self.spent / 60:.1f}/{self.seconds / 60:.0f} min  {told}", flush=True
@@ -99,8 +120,24 @@ class Run:
         if now - self._saved > SAVE_EVERY:
             self.save()
 
+    def _agree(self) -> None:
+        """The mean gradient and the mean time of all processes, where there are several."""
+        if not dist.is_initialized():
+            return
+        weights = [p for p in self.model.parameters() if p.requires_grad]
+        slopes = [torch.zeros_like(p) if p.grad is None else p.grad for p in weights]
+        shared = torch.cat([*(slope.reshape(-1) for slope in slopes), torch.tensor([self.spent])])
+        dist.all_reduce(shared)
+        shared /= dist.get_world_size()
+        self.spent = float(shared[-1])
+        for weight, mean in zip(weights, shared[:-1].split([p.numel() for p in weights]), strict=True):
+            weight.grad = mean.view_as(weight)
+
     def save(self) -> None:
         """Write weights, average and moments at once: whoever stops the run keeps the last file whole."""
+        if rank():
+            self._saved, self._kept = time.monotonic(), self.steps
+            return
         moments = {f"{i}.{k}": v for i, each in self.optimizer.state_dict()["state"].items() for k, v in each.items()}
         story = {"steps": self.steps, "spent": self.spent, "averaged": int(self.averaged.n_averaged)}
         write_state(self.file, self.model.state_dict(), self.average.state_dict(), moments, story)
