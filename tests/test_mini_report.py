@@ -3,12 +3,14 @@
 from PIL import Image
 
 from pmagic.mini import report
+from pmagic.mini.people import HELD_OUT, person
 from pmagic.mini.sheet import contact_sheet
 
 
 def cell(row: str, person: int, identities: list[float], obeyed: float = 1.0, seconds: float = 0.0) -> report.Cell:
     pictures = [Image.new("RGB", (8, 8)) for _ in identities]
-    return report.Cell(row, person, "p", pictures, [(each, 0.5, obeyed) for each in identities], seconds)
+    scores = [(each, 0.5, obeyed, float(each > 0.5)) for each in identities]
+    return report.Cell(row, person, "a photo of {}", pictures, scores, seconds, strangers=0.1, same=0.9)
 
 
 def test_the_table_tells_means_errors_and_missing_faces() -> None:
@@ -19,9 +21,17 @@ def test_the_table_tells_means_errors_and_missing_faces() -> None:
         cell("B", 2, [0.5], seconds=80.4),
     ]
     lines = list(report._table(cells))
-    # A: (0.2 + 0.4 + 0.6 - 1) / 4; people 0.3 and -0.2, deviation 0.354, error 0.25
-    assert lines[2] == "| A | 0.050 ± 0.250 | 0.500 | 50% | 75% |  |"
-    assert lines[3] == "| B | 0.750 ± 0.250 | 0.500 | 100% | 100% | 70 s |"
+    # A: (0.2 + 0.4 + 0.6 - 1) / 4; people 0.3 and -0.2, deviation 0.354, error 0.25; (0.05 - 0.1) / 0.8 of the way
+    assert lines[2] == "| A | 0.050 ± 0.250 | -6% | 25% | 0.500 | 50% | 75% |  |"
+    assert lines[3] == "| B | 0.750 ± 0.250 | 81% | 50% | 0.500 | 100% | 100% | 70 s |"
+
+
+def test_strangers_alike_have_the_same_hair_and_near_skin_and_are_nobody_measured() -> None:
+    strangers = report.alike(report.FIRST)
+    who = person(report.FIRST)
+    assert len(set(strangers)) == report.OTHERS
+    assert all(person(k).hair_word == who.hair_word and abs(person(k).tone - who.tone) < 0.5 for k in strangers)
+    assert min(strangers) > report.FIRST + 200 > HELD_OUT
 
 
 def test_the_sheet_has_a_row_for_each_way_and_person_shown(tmp_path) -> None:
