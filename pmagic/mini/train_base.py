@@ -34,7 +34,9 @@ SNR_CAP = 5.0  # Hang et al. 2023, "min-SNR"
 PROMPT_DROP = 0.1
 NAME_TOKENS = 4  # embeddings that name a person, as many as the mapper's
 NAMES_A_CAPTION = 2
-NAME_NOISE = 0.5  # most that is added to a name's embeddings, in their length: faces lie between names, too
+# Most that is added to a name's embeddings, in their length. A mapper begins anywhere: whatever lies beside the names
+# has to be read as the nearest of them, or no gradient leads from there to a face.
+NAME_NOISE = 3.0
 BLIND = 0.5  # share of the captions whose end and padding cross-attention does not see, so that it looks at the words
 FACE_WEIGHT = 1.0  # what the face counts more than the rest, so that likeness is learned early
 RATE = 1.2e-3
@@ -245,7 +247,7 @@ def train(work: Path, minutes: float, compiled: bool = False) -> None:
         t = ((torch.arange(batch) + torch.rand(batch, generator=random)) / batch * 1000).long()
         target = torch.randn(x.shape, generator=random)
         noisy = noise.add_noise(x, target, t)
-        level = NAME_NOISE * torch.rand(batch, 1, 1, generator=random)
+        level = NAME_NOISE * torch.rand(batch, 1, 1, generator=random).square()
         blur = torch.randn(batch, NAMES_A_CAPTION * NAME_TOKENS, WIDTH, generator=random) * level / WIDTH**0.5
         with autocast():
             said = networks.say(ids, slots, given.traits[rows], blur)
