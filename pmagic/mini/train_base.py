@@ -36,7 +36,7 @@ NAME_TOKENS = 4  # embeddings that name a person, as many as the mapper's
 NAMES_A_CAPTION = 2
 # Most that is added to a name's embeddings, in their length. A mapper begins anywhere: whatever lies beside the names
 # has to be read as the nearest of them, or no gradient leads from there to a face.
-NAME_NOISE = 3.0
+NAME_NOISE = 2.0
 BLIND = 0.5  # share of the captions whose end and padding cross-attention does not see, so that it looks at the words
 FACE_WEIGHT = 1.0  # what the face counts more than the rest, so that likeness is learned early
 RATE = 1.2e-3
@@ -211,8 +211,12 @@ def material(work: Path, vae: AutoencoderKL, tokenizer: CLIPTokenizer) -> Materi
     return Material(raw * scaling, faces.unsqueeze(1), said, torch.from_numpy(traits), empty, scaling)
 
 
-def train(work: Path, minutes: float, compiled: bool = False) -> None:
-    """Train for `minutes` in all. A compiled UNet takes minutes to make and is then up to half as fast again."""
+def train(work: Path, minutes: float, compiled: bool = False, unet_share: float = 1.0) -> None:
+    """Train for `minutes` in all. A compiled UNet takes minutes to make and is then up to half as fast again.
+
+    unet_share: of the learning rate. A UNet that is trained on from finished weights wants a quarter: the full rate
+    undoes in 1,000 steps what its last steps had refined.
+    """
     join()
     if rank():
         dist.barrier()  # the first one makes the latents and compiles; what it kept is there for the others
@@ -222,7 +226,7 @@ def train(work: Path, minutes: float, compiled: bool = False) -> None:
     given = material(work, vae, tokenizer)
     noise = scheduler()
     networks = Networks(tokenizer)
-    run = Run(work, "base", networks, minutes, RATE)
+    run = Run(work, "base", networks, minutes, RATE, shares={"unet.": unet_share})
     predict = torch.compile(networks.unet, dynamic=False) if compiled else networks.unet
     batch = BATCH // processes()
     if rank() == 0 and processes() > 1:
@@ -297,8 +301,9 @@ if __name__ == "__main__":
     parser.add_argument("--minutes", type=float, default=85)
     parser.add_argument("--export", action="store_true", help="only write the folder from the last saved state")
     parser.add_argument("--compile", action="store_true", help="compile the UNet first (minutes, once a machine)")
+    parser.add_argument("--unet-share", type=float, default=1.0, help="of the learning rate")
     arguments = parser.parse_args()
     if arguments.export:
         export(arguments.work, arguments.work / "base")
     else:
-        train(arguments.work, arguments.minutes, arguments.compile)
+        train(arguments.work, arguments.minutes, arguments.compile, arguments.unet_share)

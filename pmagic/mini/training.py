@@ -8,8 +8,11 @@ import json
 import math
 import os
 import time
+from collections import defaultdict
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
+from types import MappingProxyType
 
 import torch
 import torch.distributed as dist
@@ -64,14 +67,26 @@ class Run:
     The averaged weights (`Run.average`) are usable whenever it stops; its state is `folder/<name>.safetensors`.
     """
 
-    def __init__(self, folder: Path, name: str, model: nn.Module, minutes: float, rate: float, decay: float = 0.998):
+    def __init__(
+        self,
+        folder: Path,
+        name: str,
+        model: nn.Module,
+        minutes: float,
+        rate: float,
+        decay: float = 0.998,
+        shares: Mapping[str, float] = MappingProxyType({}),
+    ):
+        """shares: of the learning rate, for weights whose name begins so, 1 for all others."""
         self.file = folder / f"{name}.safetensors"
         self.name, self.model, self.seconds, self.rate = name, model, minutes * 60, rate
         self.averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay))
-        weights = [p for p in model.parameters() if p.ndim > 1]
-        scales = [p for p in model.parameters() if p.ndim <= 1]
+        groups: dict[tuple[float, float], list[nn.Parameter]] = defaultdict(list)
+        for key, weight in model.named_parameters():
+            share = next((share for start, share in shares.items() if key.startswith(start)), 1.0)
+            groups[share, 0.01 if weight.ndim > 1 else 0.0].append(weight)
         self.optimizer = torch.optim.AdamW(
-            [{"params": weights, "weight_decay": 0.01}, {"params": scales, "weight_decay": 0.0}],
+            [{"params": each, "share": share, "weight_decay": decay} for (share, decay), each in groups.items()],
             lr=rate, betas=(0.9, 0.98), fused=True,
         )  # fmt: skip
         self.steps, self.spent = 0, 0.0
@@ -106,7 +121,7 @@ class Run:
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         falling = 0.5 * (1 + math.cos(math.pi * self.share))
         for group in self.optimizer.param_groups:
-            group["lr"] = self.rate * min(1.0, (self.share + 1e-3) / WARMUP) * max(falling, 0.01)
+            group["lr"] = self.rate * group["share"] * min(1.0, (self.share + 1e-3) / WARMUP) * max(falling, 0.01)
         self.optimizer.step()
         self.averaged.update_parameters(self.model)
         self.steps += 1
