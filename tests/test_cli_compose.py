@@ -1,6 +1,7 @@
 """compose through the program, on a tiny random base in a local folder: the real engine, no doubles."""
 
 import json
+import shlex
 from dataclasses import replace
 from pathlib import Path
 
@@ -120,7 +121,7 @@ def test_into_a_background_of_any_kind(people: Library, tmp_path: Path, mask: Pa
     assert not np.array_equal(result[marked], shown[marked])
     story = pictures.read_story(Path(done.stdout.strip()))
     assert story["background"] == pictures.read_photo(path).sha256
-    assert (story["soft_edge"], story["size"]) == (2, [70, 50])
+    assert (story["soft_edge"], story["size"]) == (2, [tiny.SIZE] * 2)
     assert str(tmp_path) not in json.dumps(story)
 
 
@@ -232,6 +233,20 @@ def test_layouts(text: str, expected: list[tuple[float, ...]]) -> None:
 def test_layouts_that_are_none(text: str) -> None:
     with pytest.raises(UsageProblem, match="--layout cannot be"):
         composing.parse_layout(text)
+
+
+def test_info_gives_the_command_that_draws_the_same_bytes(
+    people: Library, tmp_path: Path, park: Path, mask: Path
+) -> None:
+    background = ["--background", park, "--mask", mask, "--soft-edge", 2]
+    for words in ([], ["--layout", "left,right"], background):
+        first = compose("{alice} and {bob} in snow", *words, "--seed", 4, "--size", "40x24", out=tmp_path)
+        assert first.exit_code == 0, first.stderr
+        told = json.loads(runner.invoke(app, ["info", first.stdout.strip(), "--json"]).stdout)
+        program, *again = shlex.split(told["command"].replace("BACKGROUND", str(park)).replace("MASK", str(mask)))
+        second = runner.invoke(app, [*again, "--out", str(tmp_path / "again")])
+        assert program == "pmagic" and second.exit_code == 0, second.stderr
+        assert Path(second.stdout.strip()).read_bytes() == Path(first.stdout.strip()).read_bytes()
 
 
 def test_a_render_prompt_that_names_another_is_sent_to_compose(people: Library) -> None:

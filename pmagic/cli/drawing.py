@@ -121,7 +121,7 @@ def draw(console: Console, order: Order, card: "Card", how: "RenderSettings", sk
                 "restore that base, or learn the persona again",
             )
     console.say(f"drawing {order.count} of {sketch.who} on {card.name} ({base.device}): {sketch.shown}")
-    size = list(sketch.edit.background.size if sketch.edit else how.size or (base.size,) * 2)
+    size = list(how.size or (base.size,) * 2)  # that is drawn: a background keeps its own
     story = {**_story(sketch, card, how), "prompt": sketch.shown, "size": size, **sketch.story}
     cast = {name: persona for name, (_, persona) in sketch.cast.items()}
     draw_with = partial(rendering.compose, base, cast, sketch.prompt, regions=sketch.regions, edit=sketch.edit)

@@ -45,6 +45,7 @@ SIDE = 128  # pixels of what the world itself draws
 OF_STYLE = tuple(style for style in STYLES if style != "photo")
 MOODS = {name: word for name, word in EXPRESSIONS.items() if word}
 LEFT, RIGHT = (0.0, 0.0, 0.5, 1.0), (0.5, 0.0, 1.0, 1.0)
+SOFT = 6  # pixels of a soft edge
 SHOWN = 4  # pairs on a sheet
 CEILING = "drawn by the world itself"
 
@@ -177,7 +178,7 @@ def _people(how: How, pair: int, next_to: int) -> Iterator[Cell]:
         "in one prompt": _drawn(how, cast, prompt, pair),
         "each in a region": _drawn(how, cast, prompt, pair, regions=both),
         "each in a region, twice as wide": _drawn(how, cast, prompt, pair, regions=both, size=(2 * side, side)),
-        "one after the other, into a box": _one_by_one(how, cast, pair),
+        "one after the other, into a wide background": _one_by_one(how, cast, pair),
     }
     for row, picture in rows.items():
         yield Cell("people", row, pair, picture, _both(picture, (pair, next_to), how.people))
@@ -187,14 +188,23 @@ def _people(how: How, pair: int, next_to: int) -> Iterator[Cell]:
 
 
 def _one_by_one(how: How, cast: dict[str, Persona | str], pair: int) -> Image.Image:
-    """Two people by localised editing, each drawn at the base's full size."""
-    picture = Image.fromarray(draw([], (None, Scene(place="beach")), side=SIDE).image)
-    for name, (left, top, right, bottom) in {"a": (0.02, 0.2, 0.49, 1.0), "b": (0.51, 0.2, 0.98, 1.0)}.items():
-        mask = Image.new("L", picture.size, 0)
-        mask.paste(255, tuple(round(SIDE * share) for share in (left, top, right, bottom)))
-        place = edit(picture, mask, (1, 1), soft_edge=4)
+    """Two people by localised editing, each drawn at the base's full size into a background twice as wide."""
+    scenery = Image.fromarray(draw([], (None, Scene(place="beach")), side=2 * SIDE).image)
+    picture = scenery.crop((0, SIDE // 2, 2 * SIDE, SIDE // 2 + SIDE))
+    for number, name in enumerate(cast):
+        place = edit(picture, _oval(picture.size, (0.5 * number, 0.0, 0.5 * number + 0.5, 1.0)), (1, 1), SOFT)
         picture = _drawn(how, {name: cast[name]}, f"a photo of {{{name}}} on a beach", pair, edit=place)
     return picture
+
+
+def _oval(size: tuple[int, int], box: Box) -> Image.Image:
+    """A mask for a head and shoulders in the middle of a box, down to its lower end."""
+    left, top, right, bottom = (share * size[axis % 2] for axis, share in enumerate(box))
+    width, height = right - left, bottom - top
+    mask = Image.new("L", size, 0)
+    oval = (left + 0.22 * width, top + 0.18 * height, right - 0.22 * width, bottom + 0.2 * height)
+    ImageDraw.Draw(mask).ellipse(oval, fill=255)
+    return mask
 
 
 def _both(picture: Image.Image, who: tuple[int, int], people: int) -> dict[str, float]:
@@ -224,14 +234,12 @@ def _places(how: How, pair: int, _: int) -> Iterator[Cell]:
     me = _persona(how, f"person-{pair}")
     place = list(PLACES)[pair % len(PLACES)]
     background = Image.fromarray(draw([], (None, Scene(place=place)), side=SIDE).image)
-    mask = Image.new("L", background.size, 0)
-    box: Box = (0.3, 0.25, 0.85, 1.2)
-    ImageDraw.Draw(mask).ellipse([SIDE * share for share in box], fill=255)
+    mask = _oval(background.size, (0.1, 0.1, 1.0, 1.0))
     prompt, outside = f"a photo of {{me}} {PLACES[place]}", np.asarray(mask) == 0
     rows = {
-        CEILING: _world((pair, replace(PORTRAIT, place=place, x=0.575, y=0.65, scale=0.25))),
+        CEILING: _world((pair, replace(PORTRAIT, place=place, x=0.55, y=0.65, scale=0.26))),
         "in a background": _drawn(how, {"me": me}, prompt, pair, edit=edit(background, mask, (1, 1))),
-        "in a background, soft edge": _drawn(how, {"me": me}, prompt, pair, edit=edit(background, mask, (1, 1), 6)),
+        "in a background, soft edge": _drawn(how, {"me": me}, prompt, pair, edit=edit(background, mask, (1, 1), SOFT)),
         "the person alone": _drawn(how, {"me": me}, prompt, pair),
     }
     for row, picture in rows.items():
