@@ -184,7 +184,7 @@ def _red(shown: np.ndarray) -> np.ndarray:
         (["{alice}", "--background", "PARK", "--box", "1,1,5,5", "--soft-edge", "-1"], 2, "0 pixels or more, not -1"),
         (["{alice}", "--background", "nosuch.png", "--box", "1,1,5,5"], 3, "there is no file nosuch.png"),
         (["{alice}", "-n", "0"], 2, "-n must be 1 to"),
-        (["{alice}", "--out", "p.jpg"], 2, "pictures are PNG"),
+        (["{alice}", "--out", "p.gif"], 2, "pictures are PNG"),
         ([], 2, "Missing argument 'prompt'"),
     ],
 )

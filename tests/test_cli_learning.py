@@ -314,7 +314,6 @@ def test_stopped_while_drawing_keeps_the_finished_pictures(
         ("<alice> in snow", "{} in snow"),
         ("<alice@2> in snow", "{} in snow"),
         ("a heart <3 for {}", "a heart <3 for {}"),
-        ("{hat} on", "a photo of {} {hat} on"),
     ],
 )
 def test_how_a_prompt_is_completed(prompt: str, whole: str) -> None:
