@@ -4,7 +4,7 @@ Dynamic tokens (a hook on the text encoder's token embedding), separate keys and
 axis, taken apart before each cross-attention's `to_k` and `to_v`), and the timestep switch (a hook on the UNet).
 """
 
-# B batch . S text positions (77) . n placeholder tokens . w text width . H heads
+# B batch . S text positions . n placeholder tokens . w text width . H heads
 
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
