@@ -44,10 +44,10 @@ def read_photo(path: Path) -> Photo:
     return Photo(_rgb(image), hashlib.sha256(data).hexdigest(), path)
 
 
-def read_mask(path: Path, size: tuple[int, int]) -> Image.Image:
-    """A mask of the subject in 8-bit grey, white where the subject is; must have the photo's `size` (width, height)."""
+def read_mask(path: Path, size: tuple[int, int] | None = None) -> Image.Image:
+    """A mask in 8-bit grey, white where the subject is; must have the photo's `size` (width, height), where given."""
     mask = _rgb(_opened(_bytes(path), path)).convert("L")
-    if mask.size != size:
+    if size is not None and mask.size != size:
         raise PhotoRefused(
             f"the mask {path} is {mask.width} x {mask.height}, the photo is {size[0]} x {size[1]}",
             "give a mask of the photo's size, white where the subject is",

@@ -15,8 +15,8 @@ from tiny import own_folder, tiny_folders  # noqa: F401 - fixtures
 from typer.testing import CliRunner, Result
 
 from pmagic import pictures
+from pmagic.cli import drawing, staging
 from pmagic.cli import render as rendering
-from pmagic.cli import staging
 from pmagic.cli.app import app
 from pmagic.errors import UsageProblem
 from pmagic.library.naming import Address
@@ -314,7 +314,6 @@ def test_stopped_while_drawing_keeps_the_finished_pictures(
         ("<alice> in snow", "{} in snow"),
         ("<alice@2> in snow", "{} in snow"),
         ("a heart <3 for {}", "a heart <3 for {}"),
-        ("{hat} on", "a photo of {} {hat} on"),
     ],
 )
 def test_how_a_prompt_is_completed(prompt: str, whole: str) -> None:
@@ -327,13 +326,13 @@ def test_a_prompt_that_is_no_text_is_refused() -> None:
 
 
 def test_sizes_and_bounds() -> None:
-    assert rendering.parse_size("512x768") == (512, 768)
-    assert rendering.parse_size("512") == (512, 512)
-    assert rendering.parse_size(None) is None
+    assert drawing.parse_size("512x768") == (512, 768)
+    assert drawing.parse_size("512") == (512, 512)
+    assert drawing.parse_size(None) is None
     assert staging.parse("400:800") == (400, 800)
     for text in ("", "x", "1x2x3", "-8", "8.5"):
         with pytest.raises(UsageProblem):
-            rendering.parse_size(text)
+            drawing.parse_size(text)
 
 
 def one_message(done: Result, code: int, said: str) -> None:

@@ -43,7 +43,7 @@ def test_what_does_not_fit_is_told(tokenizer: Any) -> None:
 
 @pytest.mark.parametrize("words", [74, 72, 80])
 def test_a_name_that_is_cut_off_is_refused(tokenizer: Any, words: int) -> None:
-    with pytest.raises(UsageProblem, match="the name stands beyond the 75"):
+    with pytest.raises(UsageProblem, match=r"the name stands beyond the 75 tokens .* which end after 'snow snow"):
         prompts.check_prompt(tokenizer, "snow " * words + "{}", 4)
 
 
@@ -55,7 +55,7 @@ def test_a_prompt_without_a_name_is_refused(tokenizer: Any) -> None:
     with pytest.raises(UsageProblem, match=r"has no \{\}"):
         prompts.check_prompt(tokenizer, "a photo of alice", 4)
     with pytest.raises(UsageProblem, match=r"has no \{\}"):
-        prompts.spoken("a photo of alice", "face")
+        prompts.spoken("a photo of alice", {"": "face"})
 
 
 def test_a_word_of_one_token_passes_and_others_get_proposals(tokenizer: Any) -> None:

@@ -99,9 +99,9 @@ def test_each_stage_reads_its_own_condition(
     tiny_base: loading.Base, persona: Persona, scheduler: str, steps: int
 ) -> None:
     settings = replace(FEW, scheduler=scheduler, steps=steps)
-    with personamagic.wear(tiny_base, persona) as conditioner:
-        script = rendering.script(tiny_base, conditioner, PROMPT, settings)
-        word = sentences.plain(tiny_base, prompts.spoken(PROMPT, "face")).packed()[0]
+    with personamagic.wear(tiny_base, persona) as wording:
+        script = rendering.script(tiny_base, {"": wording}, PROMPT, settings)
+        word = sentences.plain(tiny_base, prompts.spoken(PROMPT, {"": "face"})).packed()[0]
     dynamic = [t for t in script.rows if 400 <= t < 800]
     for t, row in script.rows.items():
         assert torch.equal(row, word) == (t >= 800)

@@ -216,8 +216,8 @@ class Trace:
 def trace(base: loading.Base, drawn: dict[str, Tensor]) -> Trace:
     settings = recipes.render_settings_for("reference", {})
     assert (settings.scheduler, settings.steps, settings.guidance) == ("dpm++", 50, 8.0)
-    with personamagic.wear(base, golden_persona(base, drawn)) as conditioner:
-        script = rendering.script(base, conditioner, "A photo of {} as a cowboy", settings)
+    with personamagic.wear(base, golden_persona(base, drawn)) as wording:
+        script = rendering.script(base, {"": wording}, "A photo of {} as a cowboy", settings)
     # The engine's own run, for the latents, and one in which every step begins at the reference's latents, for eps: the
     # difference of the two libraries' float32 schedule tables does not add up there.
     own, _, last = run(base, script, settings, drawn, forced=False)

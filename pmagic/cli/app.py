@@ -13,7 +13,23 @@ import typer
 from typer.core import TyperGroup
 
 import pmagic
-from pmagic.cli import archives, console, cp, doctor, info, learn, models, mv, path, probe, render, rm, show, verify
+from pmagic.cli import (
+    archives,
+    compose,
+    console,
+    cp,
+    doctor,
+    info,
+    learn,
+    models,
+    mv,
+    path,
+    probe,
+    render,
+    rm,
+    show,
+    verify,
+)
 from pmagic.cli import list as listing
 from pmagic.errors import STOPPED_BY_PERSON, OutOfMemory, Problem, UsageProblem
 
@@ -49,6 +65,7 @@ app = typer.Typer(
 app.command("learn")(learn.learn)
 app.command("probe")(probe.probe)
 app.command("render")(render.render)
+app.command("compose")(compose.compose)
 app.command("list")(listing.list_personas)
 app.command("show")(show.show)
 app.command("mv")(mv.move)

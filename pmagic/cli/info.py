@@ -1,7 +1,7 @@
 """`pmagic info`: what a picture says of itself, and the command that draws it again."""
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -37,4 +37,16 @@ def repeat(story: Mapping[str, object]) -> str:
     if lacking:
         raise PhotoRefused(f"the picture does not say its {', '.join(lacking)}", "give a PNG that pmagic has written")
     options = [word for name in _OPTIONS for word in (f"--{name}", str(told[name]))]
+    if story.get("verb") == "compose":
+        return shlex.join(["pmagic", "compose", str(told["prompt"]), *options, *_composed(story)])
     return shlex.join(["pmagic", "render", str(told["persona"]), str(told["prompt"]), *options])
+
+
+def _composed(story: Mapping[str, object]) -> Iterator[str]:
+    """The options of compose. A picture does not say where its background was: BACKGROUND and MASK stand for files."""
+    for name in ("layout", "mask_text", "box", "soft_edge"):
+        if name in story:
+            yield from (f"--{name.replace('_', '-')}", str(story[name]))
+    yield from (word for name in ("background", "mask") if name in story for word in (f"--{name}", name.upper()))
+    if story.get("fit_mask"):
+        yield "--fit-mask"

@@ -51,7 +51,7 @@ def captured(unet: nn.Module, chosen: Tensor) -> Iterator[list[Look]]:
             scores = (both[0] @ both[1].transpose(-1, -2)).float() * attention.scale  # (B, H, h * w, S)
             watched = chosen.to(scores.device)[:, None, None, :]
             share = (scores.softmax(dim=-1) * watched).sum(dim=-1) / watched.sum(dim=-1)
-            looks.append(Look(name, share.mean(dim=1).unflatten(-1, _grid(extent, share.shape[-1]))))
+            looks.append(Look(name, share.mean(dim=1).unflatten(-1, grid(extent, share.shape[-1]))))
 
         return [
             attention.to_q.register_forward_hook(see_queries),
@@ -87,7 +87,7 @@ def _is_fine(side: int, whole: int) -> bool:
     return side >= FINEST and whole <= MIDDLE[1] * side
 
 
-def _grid(extent: Sequence[int], cells: int) -> tuple[int, int]:
+def grid(extent: Sequence[int], cells: int) -> tuple[int, int]:
     """Height and width of a layer of `cells` cells, from those of the latents: each level halves both, rounding up."""
     height, width = extent
     while height * width > cells:

@@ -4,9 +4,9 @@ Dynamic tokens (a hook on the text encoder's token embedding), separate keys and
 axis, taken apart before each cross-attention's `to_k` and `to_v`), and the timestep switch (a hook on the UNet).
 """
 
-# B batch . S text positions (77) . n placeholder tokens . w text width . H heads
+# B batch . S text positions . n placeholder tokens . w text width . H heads
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -27,11 +27,6 @@ class Condition:
     def packed(self) -> Tensor:
         """[K|V] on the feature axis: (B, S, 2w)."""
         return torch.cat([self.keys, self.values], dim=-1)
-
-
-# A prompt that holds `{}` and a sampler's timesteps, falling, to the condition (B = 1) of each of them. All timesteps
-# at once, because below the dynamic interval the condition is that of the last timestep inside it.
-Conditioner = Callable[[str, Sequence[float]], Mapping[float, Condition]]
 
 
 @dataclass(frozen=True)

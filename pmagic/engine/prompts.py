@@ -1,11 +1,13 @@
 """Prompts: what is said while learning, and what a prompt must satisfy. No torch in here.
 
-A prompt holds `{}` where the name stands. Placeholders are positions, not words: no token is added to any tokenizer,
-so no word that a person types can collide with a persona.
+A prompt holds `{}` where the name stands, or names in braces where several are told apart: `{alice} and {bob}`.
+Placeholders are positions, not words: no token is added to any tokenizer, so no word that a person types can collide
+with a persona.
 """
 
 import difflib
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,8 @@ from typing import Any
 from pmagic.errors import Incompatible, UsageProblem
 
 NAME = "{}"
+_IN_BRACES = re.compile(r"\{([^{}]*)\}")
+_SHOWN = 8  # tokens that are quoted to show where a prompt ends for the model
 
 # The usual textual-inversion templates (Gal et al. 2023), by kind of subject.
 TEMPLATES: dict[str, tuple[str, ...]] = {
@@ -121,7 +125,8 @@ COMMON_WORDS = ("face", "person", "man", "woman", "boy", "girl", "cat", "dog", "
 class Placed:
     """A prompt as the text encoder takes it. ids and slots have one entry per text position (77).
 
-    slots: k where placeholder k stands, -1 elsewhere. length: tokens without start and end. cut: text that did not fit.
+    slots: k where placeholder k stands, -1 elsewhere; counted over all names, in the order in which they were given.
+    length: tokens without start and end. cut: text that did not fit.
     """
 
     ids: tuple[int, ...]
@@ -153,47 +158,67 @@ def check_word(tokenizer: Any, word: str) -> int:
     )
 
 
+def names(prompt: str) -> list[str]:
+    """The names in braces, each once, in the order in which they first appear; `{}` is the empty name."""
+    return list(dict.fromkeys(_IN_BRACES.findall(prompt)))
+
+
 def check_prompt(tokenizer: Any, prompt: str, tokens: int) -> Placed:
-    """The prompt with `tokens` placeholders at each `{}`; UsageProblem where the name is missing or cut off.
+    """The prompt with `tokens` placeholders at each `{}`; as check_names."""
+    return check_names(tokenizer, prompt, {"": tokens})
+
+
+def check_names(tokenizer: Any, prompt: str, tokens: Mapping[str, int]) -> Placed:
+    """The prompt with tokens[name] placeholders at each `{name}`; UsageProblem where a name is missing or cut off.
 
     A prompt that is too long otherwise is allowed: `cut` holds what the model will not read.
     """
-    if NAME not in prompt:
-        raise _nameless(prompt)
+    for name in tokens:
+        if braced(name) not in prompt:
+            raise _nameless(prompt, name)
     return place(tokenizer, prompt, tokens, filler=tokenizer.eos_token_id)
 
 
-def spoken(prompt: str, word: str) -> str:
-    """The prompt with the plain word where the name stands; UsageProblem where the name is missing."""
-    if NAME not in prompt:
-        raise _nameless(prompt)
-    return prompt.replace(NAME, word)
+def spoken(prompt: str, words: Mapping[str, str]) -> str:
+    """The prompt with plain words where the names stand; UsageProblem where one of the names is missing."""
+    for name, word in words.items():
+        if braced(name) not in prompt:
+            raise _nameless(prompt, name)
+        prompt = prompt.replace(braced(name), word)
+    return prompt
 
 
-def place(tokenizer: Any, prompt: str, tokens: int, filler: int) -> Placed:
-    """Tokenise around each `{}` and put `tokens` placeholders there, with `filler` as their id.
+def place(tokenizer: Any, prompt: str, tokens: Mapping[str, int], filler: int) -> Placed:
+    """Tokenise around each `{name}` and put tokens[name] placeholders there, with `filler` as their id.
 
-    The text before and after is split exactly as if the placeholders were added words of the tokenizer.
+    The text between them is split exactly as if the placeholders were added words of the tokenizer.
     """
-    limit = tokenizer.model_max_length
+    room = tokenizer.model_max_length - 2
+    first, count = {}, 0
+    for name in tokens:
+        first[name] = count
+        count += tokens[name]
     ids: list[int] = []
     slots: list[int] = []
-    for part, text in enumerate(prompt.split(NAME)):
-        if part:
-            ids += [filler] * tokens
-            slots += range(tokens)
-        words = tokenizer(text, add_special_tokens=False, verbose=False).input_ids if text.strip() else []
-        ids += words
-        slots += [-1] * len(words)
-    room = limit - 2
-    if any(slot >= 0 for slot in slots[room:]):
-        raise UsageProblem(
-            f"the prompt is {len(ids)} tokens long and the name stands beyond the {room} that the model reads",
-            f"put {NAME} nearer to the beginning, or shorten the prompt",
-        )
+    for number, part in enumerate(_IN_BRACES.split(prompt)):
+        if number % 2 == 0:  # text and names take turns
+            words = tokenizer(part, add_special_tokens=False, verbose=False).input_ids if part.strip() else []
+            ids += words
+            slots += [-1] * len(words)
+            continue
+        if part not in tokens:
+            raise UsageProblem(f"the prompt names {braced(part)}, which stands for nothing", "name personas in braces")
+        ids += [filler] * tokens[part]
+        slots += range(first[part], first[part] + tokens[part])
+        if len(ids) > room:
+            raise UsageProblem(
+                f"the prompt is too long: {f'{braced(part)} stands' if part else 'the name stands'} beyond the {room} "
+                f"tokens that the model reads, which end after {_ending(tokenizer, ids, slots, room)!r}",
+                f"put {braced(part)} nearer to the beginning, or shorten the prompt",
+            )
     cut = tokenizer.decode(ids[room:]).strip() if len(ids) > room else ""
     ids, slots = ids[:room], slots[:room]
-    padding = limit - 2 - len(ids)
+    padding = room - len(ids)
     return Placed(
         ids=(tokenizer.bos_token_id, *ids, tokenizer.eos_token_id, *[tokenizer.pad_token_id] * padding),
         slots=(-1, *slots, -1, *[-1] * padding),
@@ -202,8 +227,19 @@ def place(tokenizer: Any, prompt: str, tokens: int, filler: int) -> Placed:
     )
 
 
-def _nameless(prompt: str) -> UsageProblem:
-    return UsageProblem(f"the prompt {prompt!r} has no {NAME}", f"write {NAME} where the name stands")
+def braced(name: str) -> str:
+    """`alice` -> `{alice}`."""
+    return NAME[0] + name + NAME[1]
+
+
+def _ending(tokenizer: Any, ids: Sequence[int], slots: Sequence[int], room: int) -> str:
+    """The last words that are read of a prompt that is too long."""
+    last = [token for token, slot in zip(ids[:room], slots, strict=False) if slot < 0]
+    return tokenizer.decode(last[-_SHOWN:]).strip()
+
+
+def _nameless(prompt: str, name: str) -> UsageProblem:
+    return UsageProblem(f"the prompt {prompt!r} has no {braced(name)}", f"write {braced(name)} where the name stands")
 
 
 def _single_token_words(tokenizer: Any, words: Sequence[str]) -> list[str]:

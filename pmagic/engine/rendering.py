@@ -1,30 +1,32 @@
-"""Rendering: the stock Stable Diffusion pipeline, wearing a persona. No sampling loop of our own.
+"""Rendering: the stock Stable Diffusion pipelines, wearing personas. No sampling loop of our own.
 
 Every seed gives a picture noise of its own, so a picture is the same alone or among others; drawn one at a time, which
 is the default, it is the same to the last bit.
 """
 
-# S text positions . w text width . C latent channels . h, w of the latents
+# K texts, one without regions . S text positions . w text width . C latent channels . h, w of the latents
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import torch
 from PIL import Image
 from torch import Tensor
 
-from pmagic import shelf
 from pmagic.bases.loading import Base
-from pmagic.engine import memory, prompts, schedulers, sentences
-from pmagic.engine.conditioning import Condition, Conditioner, autocast_noise, packed_attention, timestep_switch
+from pmagic.engine import composing, memory, prompts, schedulers, sentences
+from pmagic.engine.composing import Wording
+from pmagic.engine.conditioning import autocast_noise, packed_attention, timestep_switch
+from pmagic.engine.localising import Edit
 from pmagic.engine.recipes import RenderSettings
+from pmagic.engine.regions import Box, confined, shares
 from pmagic.engine.schedulers import SCHEDULERS
 from pmagic.errors import NumericFailure, UsageProblem
 from pmagic.persona import Persona
 
-__all__ = ["SCHEDULERS", "Script", "initial_noise", "render", "sample", "script"]
+__all__ = ["SCHEDULERS", "Script", "compose", "initial_noise", "render", "sample", "script"]
 
 MAX_SEED = 2**63 - 1
 
@@ -33,8 +35,9 @@ MAX_SEED = 2**63 - 1
 class Script:
     """What the UNet reads at each of the sampler's timesteps, packed [K|V]."""
 
-    rows: Mapping[float, Tensor]  # (S, 2w)
-    negative: Tensor  # (1, S, 2w)
+    rows: Mapping[float, Tensor]  # (K * S, 2w)
+    negative: Tensor  # (1, K * S, 2w)
+    boxes: tuple[Box, ...] = ()  # where all texts but the last are read, the last being for the rest; empty for K = 1
 
 
 def render(
@@ -49,6 +52,29 @@ def render(
 ) -> list[Image.Image]:
     """One picture per seed of `prompt`, in which the persona stands at `{}`, or the plain `word` without a persona.
 
+    Everything else is as in `compose`, of which this is the simple form.
+    """
+    who = persona if persona is not None else word
+    if who is None:
+        raise UsageProblem("without a persona a word must stand for the name", "give the super-category, such as face")
+    return compose(base, {"": who}, prompt, seeds, settings, on_step=on_step)
+
+
+def compose(
+    base: Base,
+    cast: Mapping[str, Persona | str],
+    prompt: str,
+    seeds: Sequence[int],
+    settings: RenderSettings,
+    *,
+    regions: Mapping[str, Box] = MappingProxyType({}),
+    edit: Edit | None = None,
+    on_step: Callable[[int, int], None] = lambda done, total: None,
+) -> list[Image.Image]:
+    """One picture per seed of `prompt`, in which every `{name}` is what `cast` gives it: a persona, or a plain word.
+
+    regions: by name, the part of the picture in which that one alone is read. edit: a background of which one place
+    is drawn, in the settings' size or the base's; the rest of the result is the background's own pixels.
     on_step is told the UNet calls done and to do, over all pictures; what it raises goes through.
     Raises UsageProblem (prompt, seeds), Incompatible (a persona of another base), OutOfMemory, NumericFailure.
     """
@@ -57,32 +83,35 @@ def render(
     for seed in seeds:
         if not 0 <= seed <= MAX_SEED:
             raise UsageProblem(f"a seed must be from 0 to {MAX_SEED}, not {seed}", "give another seed")
-    width, height = settings.size or (base.size, base.size)
-    with _worn(base, persona, word) as conditioner:
-        read = script(base, conditioner, prompt, settings)
-        total = len(timesteps(base, settings)) * -(-len(seeds) // settings.batch)
-        pictures: list[Image.Image] = []
-        calls = 0
-
-        def told() -> None:
-            nonlocal calls
-            calls += 1
-            on_step(calls, total)
-
-        for first in range(0, len(seeds), settings.batch):
-            noise = initial_noise(base, seeds[first : first + settings.batch], width, height)
-            with memory.enough_for(f"draw {width} x {height} pixels", "draw smaller pictures, or fewer at once"):
-                pictures += _decoded(base, sample(base, read, noise, settings, told))
-    return pictures
+    words = {name: who if isinstance(who, str) else who.word for name, who in cast.items()}
+    with composing.worn(base, cast) as wordings:
+        read = script(base, wordings, prompt, settings, words, regions)
+        drawn = _drawn(base, read, seeds, settings, edit, on_step)
+    return drawn if edit is None else [edit.put_back(each) for each in drawn]
 
 
-def script(base: Base, conditioner: Conditioner, prompt: str, settings: RenderSettings) -> Script:
-    """Prompt and negative prompt, encoded for every timestep of the settings' scheduler."""
+def script(
+    base: Base,
+    wordings: Mapping[str, Wording],
+    prompt: str,
+    settings: RenderSettings,
+    words: Mapping[str, str] = MappingProxyType({}),
+    regions: Mapping[str, Box] = MappingProxyType({}),
+) -> Script:
+    """Prompt and negative prompt, encoded for every timestep of the settings' scheduler.
+
+    words: the super-category of each name that has a region, said of it outside.
+    """
+    for name in prompts.names(prompt):
+        if name not in wordings:
+            raise UsageProblem(f"nobody stands for {prompts.braced(name)} in the prompt", "name personas in braces")
     steps = timesteps(base, settings)
+    texts = composing.readings(wordings, words, list(regions)) if regions else [wordings]
     with torch.no_grad():
-        conditions = conditioner(prompt, steps)
-        negative = sentences.plain(base, settings.negative)
-    return Script({t: conditions[t].packed()[0] for t in steps}, negative.packed())
+        read = [composing.conditions(base, prompt, each, steps) for each in texts]
+        negative = sentences.plain(base, settings.negative).packed()
+    rows = {t: torch.cat([each[t].packed()[0] for each in read]) for t in steps}
+    return Script(rows, negative.repeat(1, len(texts), 1), tuple(regions.values()))
 
 
 def timesteps(base: Base, settings: RenderSettings) -> list[float]:
@@ -101,17 +130,24 @@ def initial_noise(base: Base, seeds: Sequence[int], width: int, height: int) -> 
 
 
 def sample(
-    base: Base, script: Script, noise: Tensor, settings: RenderSettings, on_call: Callable[[], None] = lambda: None
+    base: Base,
+    script: Script,
+    noise: Tensor,
+    settings: RenderSettings,
+    on_call: Callable[[], None] = lambda: None,
+    edit: Edit | None = None,
 ) -> Tensor:
     """The stock pipeline's loop from `noise` (N, C, h, w) to clean latents of the same shape."""
-    from diffusers import StableDiffusionPipeline
+    from diffusers import StableDiffusionInpaintPipeline, StableDiffusionPipeline
 
     stock = base.pipeline
     scheduler = schedulers.make(settings.scheduler, stock.scheduler.config)
-    pipeline = StableDiffusionPipeline(**{**stock.components, "scheduler": scheduler}, requires_safety_checker=False)
+    kind = StableDiffusionPipeline if edit is None else StableDiffusionInpaintPipeline
+    pipeline = kind(**{**stock.components, "scheduler": scheduler}, requires_safety_checker=False)
     pipeline.set_progress_bar_config(disable=True)
+    height, width = (side * pipeline.vae_scale_factor for side in noise.shape[-2:])
 
-    def after_step(pipeline: StableDiffusionPipeline, index: int, t: Tensor, values: dict[str, Any]) -> dict[str, Any]:
+    def after_step(pipeline: Any, index: int, t: Tensor, values: dict[str, Any]) -> dict[str, Any]:
         on_call()
         return {}
 
@@ -120,19 +156,46 @@ def sample(
     with (
         packed_attention(stock.unet),
         timestep_switch(stock.unet, script.rows, pictures),
+        confined(stock.unet, shares(script.boxes, noise.shape[-2:]) if script.boxes else None),
         autocast_noise(stock.unet, base.fast),
     ):
         return pipeline(
             prompt_embeds=first.expand(pictures, -1, -1),
             negative_prompt_embeds=script.negative.expand(pictures, -1, -1),
             latents=noise,
-            width=noise.shape[-1] * pipeline.vae_scale_factor,
-            height=noise.shape[-2] * pipeline.vae_scale_factor,
+            width=width,
+            height=height,
             num_inference_steps=settings.steps,
             guidance_scale=settings.guidance,
             callback_on_step_end=after_step,
             output_type="latent",
+            **(edit.inputs(base, width, height) if edit is not None else {}),
         ).images
+
+
+def _drawn(
+    base: Base,
+    read: Script,
+    seeds: Sequence[int],
+    settings: RenderSettings,
+    edit: Edit | None,
+    on_step: Callable[[int, int], None],
+) -> list[Image.Image]:
+    width, height = settings.size or (base.size, base.size)
+    total = len(timesteps(base, settings)) * -(-len(seeds) // settings.batch)
+    pictures: list[Image.Image] = []
+    calls = 0
+
+    def told() -> None:
+        nonlocal calls
+        calls += 1
+        on_step(calls, total)
+
+    for first in range(0, len(seeds), settings.batch):
+        noise = initial_noise(base, seeds[first : first + settings.batch], width, height)
+        with memory.enough_for(f"draw {width} x {height} pixels", "draw smaller pictures, or fewer at once"):
+            pictures += _decoded(base, sample(base, read, noise, settings, told, edit))
+    return pictures
 
 
 def _decoded(base: Base, latents: Tensor) -> list[Image.Image]:
@@ -149,19 +212,3 @@ def _decoded(base: Base, latents: Tensor) -> list[Image.Image]:
             )
         pictures += processor.postprocess(pixels, output_type="pil", do_denormalize=[True])
     return pictures
-
-
-@contextmanager
-def _worn(base: Base, persona: Persona | None, word: str | None) -> Iterator[Conditioner]:
-    if persona is not None:
-        with shelf.take("methods", persona.method).wear(base, persona) as conditioner:
-            yield conditioner
-        return
-    if word is None:
-        raise UsageProblem("without a persona a word must stand for the name", "give the super-category, such as face")
-
-    def same_for_all(prompt: str, steps: Sequence[float]) -> Mapping[float, Condition]:
-        condition = sentences.plain(base, prompts.spoken(prompt, word))
-        return dict.fromkeys(steps, condition)
-
-    yield same_for_all

@@ -2,7 +2,7 @@
 
 # N prompts . S text positions (77 for SD) . w text width
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -28,7 +28,12 @@ class Sentences:
 
 def with_name(base: Base, texts: Sequence[str], tokens: int) -> Sentences:
     """Prompts that hold `{}`, with `tokens` placeholders there. Raises UsageProblem where the name is cut off."""
-    placed = [prompts.check_prompt(base.pipeline.tokenizer, text, tokens) for text in texts]
+    return with_names(base, texts, {"": tokens})
+
+
+def with_names(base: Base, texts: Sequence[str], tokens: Mapping[str, int]) -> Sentences:
+    """Prompts that hold every `{name}`, with tokens[name] placeholders there; as prompts.check_names."""
+    placed = [prompts.check_names(base.pipeline.tokenizer, text, tokens) for text in texts]
     return Sentences(
         ids=torch.tensor([each.ids for each in placed], device=base.device),
         slots=torch.tensor([each.slots for each in placed], device=base.device),

@@ -113,6 +113,11 @@ def observer(base: Base) -> clip.Clip:
     return _opened_clip(base.card.clip, str(base.device))
 
 
+def segmenter(card: Card) -> clipseg.ClipSeg:
+    """The base's CLIPSeg, opened once per process. Raises WeightsMissing where it is not on this machine."""
+    return _opened_clipseg(_segmenter_of(card))
+
+
 @lru_cache(maxsize=2)
 def _opened_clip(folder: Path, device: str) -> clip.Clip:
     return clip.load(folder, device=device)
@@ -163,7 +168,7 @@ def latent_mask(mask: Image.Image, size: tuple[int, int]) -> Tensor:
 
 def _word_mask(card: Card, photo: Image.Image, word: str, portrait: Portrait | None) -> Tensor:
     """How probable the word is at each pixel of the photo, 0 where another face is nearer: (H, W)."""
-    found = _opened_clipseg(_segmenter_of(card)).mask(photo, word)
+    found = segmenter(card).mask(photo, word)
     if found.max() < FOUND:
         raise PhotoRefused(
             f"no {word} is found in the photo: nowhere is it more than {found.max():.0%} probable",

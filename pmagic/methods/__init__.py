@@ -2,7 +2,7 @@
 
 settings_for(recipe, base_defaults, **overrides) -> LearnSettings
 learn(base, subject, settings, on_step=..., checkpoint=None) -> Persona
-wear(base, persona)     context manager -> Conditioner; on leaving, the base is exactly as it was, also after an error
+wear(base, persona)     context manager -> Wording; on leaving, the base is exactly as it was, also after an error
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from pmagic.bases.loading import Base
-    from pmagic.engine.conditioning import Conditioner
+    from pmagic.engine.composing import Wording
     from pmagic.engine.recipes import LearnSettings
     from pmagic.engine.subject import Subject
     from pmagic.engine.training import StepReport
@@ -39,7 +39,7 @@ class Method(Protocol):
         checkpoint: Path | None = None,
     ) -> Persona: ...
 
-    def wear(self, base: Base, persona: Persona) -> AbstractContextManager[Conditioner]: ...
+    def wear(self, base: Base, persona: Persona) -> AbstractContextManager[Wording]: ...
 
 
 def persona_of(

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from pmagic.bases.loading import Base
-from pmagic.engine import mapper, probe, prompts, sentences, training
-from pmagic.engine.conditioning import Condition, Conditioner, encode
+from pmagic.engine import mapper, probe, sentences, training
+from pmagic.engine.composing import Dynamic, Said, Wording
 from pmagic.engine.mapper import HIDDEN, Mapper, MapperShape
 from pmagic.engine.recipes import LearnSettings, settings_for
 from pmagic.engine.stages import dynamic_sources
@@ -47,8 +47,8 @@ def learn(
 
 
 @contextmanager
-def wear(base: Base, persona: Persona) -> Iterator[Conditioner]:
-    """The persona's condition at each timestep: the plain word, then dynamic tokens, then the last of those.
+def wear(base: Base, persona: Persona) -> Iterator[Wording]:
+    """What stands for the name at each timestep: the plain word, then dynamic tokens, then the last of those.
 
     Raises Incompatible for a persona of another base.
     """
@@ -56,22 +56,17 @@ def wear(base: Base, persona: Persona) -> Iterator[Conditioner]:
     learner, image_embedding = mapper_of(base, persona)
 
     @torch.no_grad()
-    def condition(prompt: str, timesteps: Sequence[float]) -> Mapping[float, Condition]:
+    def wording(timesteps: Sequence[float]) -> Mapping[float, Said]:
         sources = dynamic_sources(timesteps, persona.bounds)
-        found: dict[float | None, Condition] = {None: sentences.plain(base, prompts.spoken(prompt, persona.word))}
+        found: dict[float | None, Said] = {None: persona.word}
         dynamic = list(dict.fromkeys(source for source in sources if source is not None))
         if dynamic:
-            said = sentences.with_name(base, [prompt], learner.shape.tokens).chosen(
-                torch.zeros(len(dynamic), dtype=torch.long, device=base.device)
-            )
             t = torch.tensor(dynamic, device=base.device, dtype=base.precision)
-            tokens, residual = learner(t, image_embedding.expand(len(dynamic), -1))
-            both = encode(base.pipeline.text_encoder, said.ids, said.slots, tokens, residual).condition
-            pairs = zip(dynamic, both.keys.split(1), both.values.split(1), strict=True)
-            found.update({source: Condition(keys, values) for source, keys, values in pairs})
+            pairs = zip(*learner(t, image_embedding.expand(len(dynamic), -1)), strict=True)
+            found.update({source: Dynamic(*pair) for source, pair in zip(dynamic, pairs, strict=True)})
         return {t: found[source] for t, source in zip(timesteps, sources, strict=True)}
 
-    yield condition
+    yield wording
 
 
 def mapper_of(base: Base, persona: Persona) -> tuple[Mapper, Tensor]:

@@ -5,7 +5,7 @@ It shares the loop, the budget and the renderer with personamagic; what it lacks
 
 # B batch . n placeholder tokens . w text width
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from pmagic.bases.loading import Base
-from pmagic.engine import recipes, sentences, training
-from pmagic.engine.conditioning import Condition, Conditioner, encode
+from pmagic.engine import composing, recipes, sentences, training
+from pmagic.engine.composing import Dynamic, Wording
 from pmagic.engine.recipes import LearnSettings
 from pmagic.engine.subject import Subject
 from pmagic.engine.training import StepReport
@@ -72,19 +72,11 @@ def learn(
 
 
 @contextmanager
-def wear(base: Base, persona: Persona) -> Iterator[Conditioner]:
-    """One condition for all timesteps. Raises Incompatible for a persona of another base."""
+def wear(base: Base, persona: Persona) -> Iterator[Wording]:
+    """The same tokens for all timesteps. Raises Incompatible for a persona of another base."""
     require_base(base, persona)
     vectors = persona.tensors.get("learner.vectors")
     width = base.pipeline.text_encoder.config.hidden_size
     if vectors is None or vectors.ndim != 2 or vectors.shape[-1] != width:
         raise Incompatible("the persona's tensors are not those of textual inversion", "learn it again")
-    tokens = torch.tensor(vectors, dtype=base.precision, device=base.device)
-
-    @torch.no_grad()
-    def condition(prompt: str, timesteps: Sequence[float]) -> Mapping[float, Condition]:
-        said = sentences.with_name(base, [prompt], len(tokens))
-        encoded = encode(base.pipeline.text_encoder, said.ids, said.slots, tokens[None], None)
-        return dict.fromkeys(timesteps, encoded.condition)
-
-    yield condition
+    yield composing.always(Dynamic(torch.tensor(vectors, dtype=base.precision, device=base.device), residual=None))

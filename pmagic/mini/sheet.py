@@ -10,17 +10,24 @@ INK, PAPER = (40, 40, 44), (250, 250, 248)
 
 
 def contact_sheet(path: Path, rows: Sequence[tuple[str, Sequence[Image.Image]]]) -> None:
-    """Write a PNG of `rows`, each a caption and its pictures from left to right, 128 pixels a picture."""
+    """Write a PNG of `rows`, each a caption and its pictures from left to right, 128 pixels high."""
     font = ImageFont.load_default(14)
-    widest = max(len(pictures) for _, pictures in rows)
-    text = max(int(font.getlength(caption)) for caption, _ in rows)
+    sized = [(caption, [_high(picture) for picture in pictures]) for caption, pictures in rows]
+    widest = max(sum(picture.width + GAP for picture in pictures) for _, pictures in sized)
+    text = max(int(font.getlength(caption)) for caption, _ in sized)
     height = LINE + CELL + GAP
-    sheet = Image.new("RGB", (max(widest * (CELL + GAP), text) + 2 * GAP, len(rows) * height + GAP), PAPER)
+    sheet = Image.new("RGB", (max(widest, text) + 2 * GAP, len(sized) * height + GAP), PAPER)
     pen = ImageDraw.Draw(sheet)
-    for row, (caption, pictures) in enumerate(rows):
+    for row, (caption, pictures) in enumerate(sized):
         pen.text((GAP, row * height + 4), caption, fill=INK, font=font)
-        for column, picture in enumerate(pictures):
-            cell = picture.convert("RGB").resize((CELL, CELL), Image.Resampling.LANCZOS)
-            sheet.paste(cell, (GAP + column * (CELL + GAP), row * height + LINE))
+        left = GAP
+        for picture in pictures:
+            sheet.paste(picture, (left, row * height + LINE))
+            left += picture.width + GAP
     path.parent.mkdir(parents=True, exist_ok=True)
     sheet.save(path, optimize=True)
+
+
+def _high(picture: Image.Image) -> Image.Image:
+    size = (round(picture.width * CELL / picture.height), CELL)
+    return picture.convert("RGB").resize(size, Image.Resampling.LANCZOS)

@@ -1,0 +1,202 @@
+"""`pmagic compose`: several personas in one picture, or a persona in a place of a picture of one's own."""
+
+import hashlib
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pmagic import settings
+from pmagic.cli import drawing
+from pmagic.cli.console import Console
+from pmagic.errors import PhotoRefused, UsageProblem
+from pmagic.library import durable
+from pmagic.library.store import Library
+
+if TYPE_CHECKING:
+    from pmagic.bases.card import Card
+    from pmagic.engine.localising import Edit
+    from pmagic.engine.regions import Box
+
+# Each word's part of the picture, where no other word of the layout says more.
+PLACES: "Mapping[str, Box]" = {
+    "left": (0.0, 0.0, 0.5, 1.0),
+    "right": (0.5, 0.0, 1.0, 1.0),
+    "top": (0.0, 0.0, 1.0, 0.5),
+    "bottom": (0.0, 0.5, 1.0, 1.0),
+}
+THIRDS: "Mapping[str, Box]" = {
+    "left": (0.0, 0.0, 1 / 3, 1.0),
+    "middle": (1 / 3, 0.0, 2 / 3, 1.0),
+    "right": (2 / 3, 0.0, 1.0, 1.0),
+}
+
+
+def compose(
+    prompt: Annotated[str, typer.Argument(help='"a photo of {alice} in the style of {ukiyo}"')],
+    layout: Annotated[
+        str | None,
+        typer.Option("--layout", help="Where each person stands, in the order of the names: left,right."),
+    ] = None,
+    background: Annotated[Path | None, typer.Option("--background", help="A picture to draw into.")] = None,
+    mask: Annotated[Path | None, typer.Option("--mask", help="Where in it: a picture, white where to draw.")] = None,
+    mask_text: Annotated[str | None, typer.Option("--mask-text", help='Where in it: "the empty chair".')] = None,
+    box: Annotated[str | None, typer.Option("--box", help="Where in it: x,y,width,height in pixels.")] = None,
+    fit_mask: Annotated[bool, typer.Option("--fit-mask", help="Stretch the mask to the background's size.")] = False,
+    soft_edge: Annotated[
+        int, typer.Option("--soft-edge", help="Pixels over which what is drawn fades into the background.")
+    ] = 0,
+    preview: Annotated[bool, typer.Option("--preview", help="Show the mask on the background, draw nothing.")] = False,
+    count: drawing.Count = 1,
+    seed: drawing.Seed = 0,
+    steps: drawing.Steps = None,
+    guidance: drawing.Guidance = None,
+    scheduler: drawing.Scheduler = None,
+    negative: drawing.Negative = None,
+    size: drawing.Size = None,
+    out: drawing.Out = Path(),
+    base: drawing.BaseMoved = None,
+    device: drawing.Device = None,
+    dtype: drawing.Dtype = "auto",
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No talk, no progress.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+) -> None:
+    """Draw personas together, or in a place of your own picture.
+
+    Names stand in braces, as in "a photo of {alice} in the style of {ukiyo}"; the rest is as in render.
+    """
+    from pmagic.engine import prompts
+
+    console = Console(quiet=quiet, as_json=as_json)
+    order = drawing.Order(count, seed, steps, guidance, scheduler, negative, size, out, base, device, dtype)
+    drawing.check_text(prompt)
+    named = prompts.names(prompt)
+    if not named or "" in named:
+        raise UsageProblem(f"the prompt {prompt!r} names no persona", 'write a name in braces, as in "{alice} in snow"')
+    regions = _regions(layout, named) if layout is not None else {}
+    marks = (mask, mask_text, box)
+    _check_place(background, marks, fit_mask, preview or soft_edge != 0)
+    library = Library(settings.library_dir())
+    cast = {name: library.load(name) for name in named}
+    card = drawing.base_of(list(cast.values()), base)
+    how = order.settings(next(iter(cast.values()))[1], card)
+    edit, told = None, {}
+    if background is not None:
+        edit, told = _edit(card, background, marks, fit_mask, soft_edge, how.size or (1, 1))
+    shown = prompt
+    for name, (address, _) in cast.items():
+        shown = shown.replace(prompts.braced(name), prompts.braced(str(address)))
+    file_name = drawing.slug(prompt)
+    if edit is not None and preview:
+        _write_preview(console, order.out, f"{file_name}-mask", edit)
+        return
+    if layout is not None:
+        told["layout"] = layout
+    sketch = drawing.Sketch(cast, prompt, shown, file_name, regions, edit, {"verb": "compose", **told})
+    drawing.draw(console, order, card, how, sketch)
+
+
+def parse_layout(text: str) -> "list[Box]":
+    """`left,right`, or `x,y,width,height;...` in percent of the picture, to shares of it."""
+    words = [part.strip().lower() for part in text.split(",")]
+    known = THIRDS if "middle" in words else PLACES
+    if all(word in known for word in words) and len(set(words)) == len(words):
+        return [known[word] for word in words]
+    if all(len(each.split(",")) == 4 for each in text.split(";")):
+        boxes = [_numbers(each, "--layout", text) for each in text.split(";")]
+        if all(x + width <= 100 and y + height <= 100 for x, y, width, height in boxes):
+            return [(x / 100, y / 100, (x + width) / 100, (y + height) / 100) for x, y, width, height in boxes]
+    raise UsageProblem(
+        f"--layout cannot be {text!r}",
+        "write left,right or left,middle,right or top,bottom, or boxes in percent of the picture as "
+        "x,y,width,height;x,y,width,height",
+    )
+
+
+def parse_box(text: str, size: tuple[int, int]) -> tuple[int, int, int, int]:
+    """`x,y,width,height` in pixels of a picture of `size`, to left, top, right, bottom."""
+    x, y, width, height = _numbers(text, "--box", text)
+    if x + width > size[0] or y + height > size[1]:
+        raise UsageProblem(f"--box {text} is not inside the background of {size[0]} x {size[1]}", "give a smaller box")
+    return x, y, x + width, y + height
+
+
+def _numbers(text: str, option: str, whole: str) -> tuple[int, int, int, int]:
+    parts = [part.strip() for part in text.split(",")]
+    if len(parts) != 4 or not all(part.isascii() and part.isdecimal() for part in parts) or 0 in map(int, parts[2:]):
+        raise UsageProblem(f"{option} cannot be {whole!r}", "write it as x,y,width,height, for example 10,20,30,40")
+    x, y, width, height = map(int, parts)
+    return x, y, width, height
+
+
+def _regions(layout: str, named: Sequence[str]) -> "dict[str, Box]":
+    """The boxes of the first names in the prompt; those that are left, such as a style, are everywhere."""
+    boxes = parse_layout(layout)
+    if len(boxes) > len(named):
+        raise UsageProblem(
+            f"--layout {layout!r} has {len(boxes)} places, the prompt names {len(named)}", "leave some of them out"
+        )
+    return dict(zip(named, boxes, strict=False))
+
+
+def _check_place(background: Path | None, marks: Sequence[object], fit_mask: bool, more: bool) -> None:
+    """marks: --mask, --mask-text, --box. more: whether a --soft-edge or a --preview was asked for."""
+    given = [each for each in marks if each is not None]
+    if background is None and (given or more or fit_mask):
+        raise UsageProblem("a mask, a box, a soft edge and a preview are about a --background", "give one")
+    if background is not None and len(given) != 1:
+        raise UsageProblem(
+            f"a --background needs one of --mask, --mask-text and --box, not {len(given)}", "say where to draw"
+        )
+    if fit_mask and marks[0] is None:
+        raise UsageProblem("--fit-mask is about a --mask", "leave it out")
+
+
+def _edit(
+    card: "Card",
+    background: Path,
+    marks: tuple[Path | None, str | None, str | None],
+    fit_mask: bool,
+    soft_edge: int,
+    size: tuple[int, int],
+) -> "tuple[Edit, dict[str, object]]":
+    """The place to draw in, and what a picture tells of it: no path, but what identifies the files."""
+    from PIL import Image
+
+    from pmagic import pictures
+    from pmagic.engine import localising
+
+    photo, (mask, text, box) = pictures.read_photo(background), marks
+    told: dict[str, object] = {"background": photo.sha256, "soft_edge": soft_edge}
+    if mask is not None:
+        marked = pictures.read_mask(mask)
+        told.update(mask=hashlib.sha256(mask.read_bytes()).hexdigest(), fit_mask=fit_mask)
+        if marked.size != photo.image.size:
+            if not fit_mask:
+                raise PhotoRefused(
+                    f"the mask {mask} is {marked.width} x {marked.height}, the background "
+                    f"{photo.image.width} x {photo.image.height}",
+                    "give a mask of the background's size, or stretch it with --fit-mask",
+                )
+            marked = marked.resize(photo.image.size, Image.Resampling.BILINEAR)
+    elif text is not None:
+        marked, told["mask_text"] = localising.text_mask(card, photo.image, text), text
+    else:
+        assert box is not None  # _check_place says so
+        marked, told["box"] = Image.new("L", photo.image.size, 0), box
+        marked.paste(255, parse_box(box, photo.image.size))
+    return localising.edit(photo.image, marked, size, soft_edge), told
+
+
+def _write_preview(console: Console, out: Path, name: str, edit: "Edit") -> None:
+    folder, file_name = drawing.parse_out(out)
+    buffer = io.BytesIO()
+    edit.preview().save(buffer, "PNG")
+    with durable.storing(f"the preview in {folder}"):
+        durable.make_folder(folder)
+        path = durable.publish_file(buffer.getvalue(), folder / (file_name or f"{name}.png"))
+    left, top, right, bottom = edit.frame
+    console.say(f"the red frame, {right - left} x {bottom - top} pixels, is drawn anew in the base's size")
+    console.result([str(path)], {"preview": str(path), "frame": edit.frame})

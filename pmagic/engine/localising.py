@@ -1,0 +1,148 @@
+"""Localising: a persona in one place of an existing picture, by blended latent diffusion (Avrahami et al. 2023).
+
+The blending is diffusers' own inpainting pipeline, which does it with any UNet of four channels. Here is what goes
+before and after: the part of the background that is drawn anew at the base's size, and how it is put back, so that
+every pixel outside the mask stays the background's own.
+"""
+
+# C latent channels . h, w latent height and width
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from scipy.ndimage import distance_transform_edt
+from torch.nn import functional as F
+
+from pmagic.bases.card import Card
+from pmagic.bases.loading import Base
+from pmagic.engine import subject
+from pmagic.engine.subject import Frame
+from pmagic.errors import PhotoRefused, UsageProblem
+
+MARGIN = 0.25  # of the masked place's longer side, kept around it so that what is drawn sees what is next to it
+MARKED = 128  # the level of grey from which a mask's pixel counts as marked
+
+
+@dataclass(frozen=True)
+class Edit:
+    """A place in a background. All lengths are pixels of the background."""
+
+    background: Image.Image  # RGB
+    mask: Image.Image  # L, 255 where the background is drawn anew and 0 elsewhere
+    opacity: Image.Image  # L, 0 outside the mask; how much of what was drawn shows
+    frame: Frame  # what is drawn at the base's size: it holds the mask, and may reach beyond the picture
+
+    def inputs(self, base: Base, width: int, height: int) -> dict[str, Any]:
+        """What diffusers' inpainting pipeline takes besides the prompt, to draw the frame in `width` x `height`.
+
+        The background is encoded by its mean, so that a picture depends on its own seed alone.
+        """
+        vae, scale = base.pipeline.vae, base.pipeline.vae_scale_factor
+        scene = self._framed(self.background, "symmetric").resize((width, height), Image.Resampling.LANCZOS)
+        pixels = base.pipeline.image_processor.preprocess(scene).to(vae.device, vae.dtype)
+        with torch.no_grad():
+            latents = vae.encode(pixels).latent_dist.mode() * vae.config.scaling_factor  # (1, C, h, w)
+        marked = torch.from_numpy(np.array(self._framed(self.mask, "constant"))).float()[None, None]
+        cells = F.adaptive_max_pool2d(marked / 255, latents.shape[-2:])  # each that the mask touches, however thinly
+        return {
+            "image": latents,  # which the pipeline takes as it is, because it has as many channels as latents have
+            "mask_image": cells.repeat_interleave(scale, dim=2).repeat_interleave(scale, dim=3),
+            "masked_image_latents": torch.zeros_like(latents),  # for UNets with more channels; not read here
+            "strength": 1.0,
+        }
+
+    def put_back(self, drawn: Image.Image) -> Image.Image:
+        """The background with the drawn frame in it, where the mask is."""
+        left, top, right, bottom = self.frame
+        size = (right - left, bottom - top)
+        drawn = drawn if drawn.size == size else drawn.resize(size, Image.Resampling.LANCZOS)
+        whole = Image.new("RGB", self.background.size)
+        whole.paste(drawn, (left, top))
+        return Image.composite(whole, self.background, self.opacity)
+
+    def preview(self) -> Image.Image:
+        """The background as it is under the mask, pale everywhere else, with the frame in red."""
+        pale = Image.blend(self.background, Image.new("RGB", self.background.size, "white"), 0.7)
+        shown = Image.composite(self.background, pale, self.opacity)
+        left, top, right, bottom = self.frame
+        thick = max(1, min(shown.size) // 200)
+        red = Image.new("RGB", shown.size, "red")
+        line = Image.new("L", shown.size, 0)
+        line.paste(255, (left, top, right, bottom))
+        line.paste(0, (left + thick, top + thick, right - thick, bottom - thick))
+        return Image.composite(red, shown, line)
+
+    def _framed(self, image: Image.Image, beyond: str) -> Image.Image:
+        """The frame's part of an image of the background's size; numpy.pad's mode says what is beyond the picture."""
+        left, top, right, bottom = self.frame
+        width, height = image.size
+        across, down = (max(0, -left), max(0, right - width)), (max(0, -top), max(0, bottom - height))
+        inside = image.crop((max(0, left), max(0, top), min(width, right), min(height, bottom)))
+        pixels = np.asarray(inside)
+        return Image.fromarray(np.pad(pixels, (down, across, (0, 0))[: pixels.ndim], mode=beyond))
+
+
+def edit(background: Image.Image, mask: Image.Image, size: tuple[int, int], soft_edge: int = 0) -> Edit:
+    """The place that `mask` marks in `background`, to be drawn in `size` (width, height).
+
+    mask: of the background's size, light where the picture is drawn anew. soft_edge: over how many pixels, counted from
+    the mask's border inwards, the drawn fades into the background.
+    Raises UsageProblem for a mask of another size, PhotoRefused for one that marks nothing.
+    """
+    if mask.size != background.size:
+        raise UsageProblem(
+            f"the mask is {mask.width} x {mask.height}, the background is {background.width} x {background.height}",
+            "give a mask of the background's size",
+        )
+    if soft_edge < 0:
+        raise UsageProblem(f"a soft edge must be 0 pixels or more, not {soft_edge}", "leave it out for a sharp one")
+    marked = np.asarray(mask.convert("L")) >= MARKED
+    if not marked.any():
+        raise PhotoRefused("the mask is empty: nothing of the background is marked", "paint white where to draw")
+    # The distance of a pixel that touches the unmarked is 1; what the picture's own border cuts is no edge.
+    depth = distance_transform_edt(np.pad(marked, 1, mode="edge"))[1:-1, 1:-1] if not marked.all() else np.inf
+    opacity = np.where(marked, np.clip(depth / (soft_edge + 1), 0, 1), 0)
+    return Edit(
+        background=background.convert("RGB"),
+        mask=Image.fromarray(marked.astype(np.uint8) * 255),
+        opacity=Image.fromarray(np.rint(opacity * 255).astype(np.uint8)),
+        frame=frame(Image.fromarray(marked).getbbox(), background.size, size),
+    )
+
+
+def frame(marked: Frame, whole: tuple[int, int], size: tuple[int, int]) -> Frame:
+    """What is drawn for a marked box: the box and a margin around it, in the proportions of `size`.
+
+    It stays inside the picture of size `whole` wherever that is large enough, and reaches beyond both sides alike where
+    it is not.
+    """
+    margin = round(MARGIN * max(marked[2] - marked[0], marked[3] - marked[1]))
+    low = [max(0, marked[axis] - margin) for axis in (0, 1)]
+    high = [min(whole[axis], marked[axis + 2] + margin) for axis in (0, 1)]
+    scale = max((high[axis] - low[axis]) / size[axis] for axis in (0, 1))
+    for axis in (0, 1):
+        length = max(high[axis] - low[axis], round(size[axis] * scale))
+        start = low[axis] - (length - (high[axis] - low[axis])) // 2
+        room = whole[axis] - length
+        start = min(max(start, 0), room) if room >= 0 else room // 2
+        low[axis], high[axis] = start, start + length
+    return low[0], low[1], high[0], high[1]
+
+
+def text_mask(card: Card, background: Image.Image, text: str) -> Image.Image:
+    """Where CLIPSeg sees `text` in the background: everything at least half as probable as the most probable place.
+
+    Raises PhotoRefused where the text is nowhere, WeightsMissing without CLIPSeg.
+    """
+    words = text.strip().split()
+    phrase = " ".join(words[1:] if words and words[0].lower() in ("a", "an", "the") else words)
+    found = subject.segmenter(card).mask(background, phrase)
+    if found.max() < subject.FOUND:
+        raise PhotoRefused(
+            f"{text!r} is not found in the background: nowhere is it more than {found.max():.0%} probable",
+            "say it in other words, or mark the place with --mask or --box",
+        )
+    return Image.fromarray(((found >= found.max() / 2).numpy() * 255).astype(np.uint8))

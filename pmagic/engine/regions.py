@@ -1,0 +1,80 @@
+"""Regions: several texts at once, each read by cross-attention in its own part of the picture.
+
+The texts stand behind each other on the axis of text positions. In every cross-attention each cell of the picture gets
+a bias per position: the logarithm of the share of the cell that belongs to the text's region. A cell that lies in one
+region whole reads that text alone; one on a border reads both, each by its share.
+"""
+
+# K texts . S text positions of each . B batch . h, w a layer's own height and width
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from pmagic.engine.attention import grid
+
+# Left, top, right, bottom in shares of the picture's width and height, range [0, 1].
+Box = tuple[float, float, float, float]
+
+
+def shares(boxes: Sequence[Box], size: tuple[int, int]) -> Tensor:
+    """How much of each cell belongs to each box, and last to none of them: (K, h, w), sums to 1 over the K.
+
+    Where boxes overlap a cell belongs to them alike. K is one more than there are boxes.
+    """
+    height, width = size
+    covered = torch.stack(
+        [
+            _covered(top, bottom, height)[:, None] * _covered(left, right, width)[None, :]
+            for left, top, right, bottom in boxes
+        ]
+    )
+    found = torch.cat([covered, (1 - covered).prod(dim=0, keepdim=True)])
+    return found / found.sum(dim=0)
+
+
+@contextmanager
+def confined(unet: nn.Module, shares: Tensor | None) -> Iterator[None]:
+    """While inside, cross-attention reads text k of the K that the condition holds only where its share is not 0.
+
+    shares: (K, h, w) on the grid of the latents, summing to 1 over K. None confines nothing.
+    """
+    if shares is None:
+        yield
+        return
+    biases: dict[tuple[int, int], Tensor] = {}
+    extent: list[int] = []  # of the latents in the current call
+
+    def remember_extent(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        sample = args[0] if args else kwargs["sample"]
+        extent[:] = sample.shape[-2:]
+
+    def put_in(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        batch, cells, _ = args[0].shape
+        positions = kwargs["encoder_hidden_states"].shape[1]
+        if (cells, positions) not in biases:
+            layer = F.adaptive_avg_pool2d(shares.to(args[0]), grid(extent, cells))  # (K, h, w)
+            bias = layer.log().flatten(1).T.repeat_interleave(positions // len(shares), dim=1)  # (h * w, K * S)
+            biases[cells, positions] = bias
+        kwargs["attention_mask"] = biases[cells, positions].expand(batch, -1, -1)
+        return args, kwargs
+
+    hooks = [unet.register_forward_pre_hook(remember_extent, with_kwargs=True)]
+    try:
+        for name, module in unet.named_modules():
+            if name.endswith("attn2"):
+                hooks.append(module.register_forward_pre_hook(put_in, with_kwargs=True))
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _covered(low: float, high: float, cells: int) -> Tensor:
+    """The share of each of `cells` equal parts of [0, 1] that lies in [low, high]: (cells,)."""
+    edges = torch.arange(cells + 1) / cells
+    return ((edges[1:].clamp(max=high) - edges[:-1].clamp(min=low)).clamp(min=0) * cells).clamp(max=1)

@@ -1,0 +1,314 @@
+"""The measured table of `compose`: person and style, two people, a person in a background, expressions.
+
+    python -m pmagic.mini.compositions WORK --pairs 10 --sheets docs
+
+People whom no training has seen stand in a ring and each is paired with the next; everyone is learned once, from one
+portrait, and kept in the library WORK, as are the styles, each from three pictures of other people. Identity is the
+cosine of the evaluation's own recogniser between a face and the portrait, -1 where no face is found. Somebody is
+recognised where their portrait is the nearest of all portraits (chance: one in their number). A style or an expression
+is obeyed where CLIP finds its own sentence among those of its kind. Learning and pairs are spread over the cores.
+"""
+
+import argparse
+import hashlib
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from functools import cache
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw
+
+from pmagic import shelf
+from pmagic.bases import card
+from pmagic.bases.loading import Base, load
+from pmagic.engine.localising import edit
+from pmagic.engine.recipes import RenderSettings, render_settings_for
+from pmagic.engine.regions import Box
+from pmagic.engine.rendering import compose
+from pmagic.engine.subject import observe, observer
+from pmagic.library.store import Library
+from pmagic.mini.drawing import draw
+from pmagic.mini.people import NAMED, person
+from pmagic.mini.report import FIRST, WORD, portrait
+from pmagic.mini.scenes import EXPRESSIONS, PLACES, PORTRAIT, STYLES, Scene
+from pmagic.mini.sheet import contact_sheet
+from pmagic.persona import Persona
+from pmagic.vision import faces
+from pmagic.vision.faces import Face
+
+SIDE = 128  # pixels of what the world itself draws
+OF_STYLE = tuple(style for style in STYLES if style != "photo")
+MOODS = {name: word for name, word in EXPRESSIONS.items() if word}
+LEFT, RIGHT = (0.0, 0.0, 0.5, 1.0), (0.5, 0.0, 1.0, 1.0)
+SOFT = 6  # pixels of a soft edge
+SHOWN = 4  # pairs on a sheet
+CEILING = "drawn by the world itself"
+
+
+@dataclass(frozen=True)
+class How:
+    """What decides the numbers besides the base. iterations and steps: None for the recipe's own."""
+
+    work: Path
+    people: int
+    recipe: str
+    iterations: int | None
+    steps: int | None
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One picture of one pair, and its scores by name."""
+
+    part: str  # which table
+    row: str
+    pair: int
+    picture: Image.Image
+    scores: dict[str, float]
+
+
+@cache
+def _base() -> Base:
+    return load(card.find("mini"))
+
+
+@cache
+def _judge() -> faces.FacePack:
+    return faces.load(_base().card.judge)
+
+
+def _drawing(how: How) -> RenderSettings:
+    return render_settings_for(how.recipe, _base().card.defaults, steps=how.steps)
+
+
+def learn(how: How, name: str, photos: Sequence[Image.Image], word: str, kind: str) -> None:
+    """Into the library, unless it is there."""
+    torch.set_num_threads(1)  # one lesson a core
+    library, base = Library(how.work), _base()
+    if name in library.names():
+        return
+    method = shelf.take("methods", "personamagic")
+    settings = method.settings_for(how.recipe, base.card.defaults, kind=kind, iterations=how.iterations)
+    hashes = [hashlib.sha256(photo.tobytes()).hexdigest() for photo in photos]
+    library.save(name, method.learn(base, observe(base, photos, hashes, word=word, kind=kind), settings))
+    print(f"learned {name}", flush=True)
+
+
+def lessons(how: How) -> Iterator[tuple[str, list[Image.Image], str, str]]:
+    """Name, photos, word and kind of everyone and everything that is learned."""
+    for k in range(how.people):
+        yield f"person-{k}", [portrait(FIRST + k)], WORD, "face"
+    for style in OF_STYLE[: how.people]:
+        shown = [replace(PORTRAIT, style=style, place=place, seed=9) for place in ("beach", "library", "yellow")]
+        seen = [draw([(person(NAMED + k), scene)], side=SIDE).image for k, scene in enumerate(shown)]
+        yield f"style-{style}", [Image.fromarray(each) for each in seen], "painting", "style"
+
+
+@cache
+def likenesses(people: int) -> np.ndarray:
+    """The embedding of everyone's portrait: (people, E)."""
+    rows = [portrait(FIRST + k) for k in range(people)]
+    return np.concatenate([_judge().embed(each, _judge().find(each)[:1]) for each in rows])
+
+
+def seen(picture: Image.Image, who: int, people: int, found: Face | None = None) -> dict[str, float]:
+    """How like person `who` a face is, the largest where none is given, and whether they are recognised by it."""
+    found = found or next(iter(_judge().find(picture)), None)
+    if found is None:
+        return {"identity": -1.0, "recognised": 0.0}
+    cosines = likenesses(people) @ _judge().embed(picture, [found])[0]
+    return {"identity": float(cosines[who]), "recognised": float(cosines.argmax() == who)}
+
+
+def obeyed(picture: Image.Image, texts: Sequence[str], own: int) -> float:
+    """1 where CLIP finds text number `own` among the texts."""
+    return float(observer(_base()).text_similarity([picture] * len(texts), texts).argmax() == own)
+
+
+def measured(how: How, pair: int) -> list[Cell]:
+    """Every picture of one pair."""
+    torch.set_num_threads(1)  # one pair a core
+    parts: list[Callable[[How, int, int], Iterator[Cell]]] = [_styles, _people, _places, _moods]
+    return [cell for part in parts for cell in part(how, pair, (pair + 1) % how.people)]
+
+
+def _persona(how: How, name: str) -> Persona:
+    return Library(how.work).load(name)[1]
+
+
+def _drawn(how: How, cast: dict[str, Persona | str], prompt: str, pair: int, **more: object) -> Image.Image:
+    size = more.pop("size", None)
+    return compose(_base(), cast, prompt, [pair], replace(_drawing(how), size=size), **more)[0]
+
+
+def _world(*figures: tuple[int, Scene]) -> Image.Image:
+    return Image.fromarray(draw([(person(FIRST + who), scene) for who, scene in figures], side=SIDE).image)
+
+
+def _styles(how: How, pair: int, _: int) -> Iterator[Cell]:
+    style = OF_STYLE[: how.people][pair % min(how.people, len(OF_STYLE))]
+    texts = [f"{words} a {WORD}" for words in STYLES.values()]
+    me, other = _persona(how, f"person-{pair}"), _persona(how, f"style-{style}")
+    cast = {"me": me, "style": other}
+    rows = {
+        CEILING: _world((pair, replace(PORTRAIT, style=style))),
+        "the person alone": _drawn(how, {"me": me}, "a photo of {me}", pair),
+        "the style alone": _drawn(how, {"style": other}, "a painting in the style of {style}", pair),
+        "person and style": _drawn(how, cast, "a photo of {me} in the style of {style}", pair),
+        "person, and the style in words": _drawn(how, {"me": me}, f"{STYLES[style]} {{me}}", pair),
+    }
+    for row, picture in rows.items():
+        likeness = {} if row == "the style alone" else seen(picture, pair, how.people)
+        score = {**likeness, "style": obeyed(picture, texts, list(STYLES).index(style))}
+        yield Cell("style", row, pair, picture, score)
+
+
+def _people(how: How, pair: int, next_to: int) -> Iterator[Cell]:
+    side = _base().size
+    cast = {"a": _persona(how, f"person-{pair}"), "b": _persona(how, f"person-{next_to}")}
+    prompt, both = "a photo of {a} and {b} on a beach", {"a": LEFT, "b": RIGHT}
+    stand = [replace(PORTRAIT, place="beach", scale=0.22, x=x) for x in (0.27, 0.73)]
+    rows = {
+        CEILING: _world((pair, stand[0]), (next_to, stand[1])),
+        "in one prompt": _drawn(how, cast, prompt, pair),
+        "each in a region": _drawn(how, cast, prompt, pair, regions=both),
+        "each in a region, twice as wide": _drawn(how, cast, prompt, pair, regions=both, size=(2 * side, side)),
+        "one after the other, into a wide background": _one_by_one(how, cast, pair),
+    }
+    for row, picture in rows.items():
+        yield Cell("people", row, pair, picture, _both(picture, (pair, next_to), how.people))
+    for who, name in ((pair, "a"), (next_to, "b")):
+        picture = _drawn(how, {name: cast[name]}, f"a photo of {{{name}}} on a beach", pair)
+        yield Cell("people", "one person alone", pair, picture, seen(picture, who, how.people))
+
+
+def _one_by_one(how: How, cast: dict[str, Persona | str], pair: int) -> Image.Image:
+    """Two people by localised editing, each drawn at the base's full size into a background twice as wide."""
+    scenery = Image.fromarray(draw([], (None, Scene(place="beach")), side=2 * SIDE).image)
+    picture = scenery.crop((0, SIDE // 2, 2 * SIDE, SIDE // 2 + SIDE))
+    for number, name in enumerate(cast):
+        place = edit(picture, _oval(picture.size, (0.5 * number, 0.0, 0.5 * number + 0.5, 1.0)), (1, 1), SOFT)
+        picture = _drawn(how, {name: cast[name]}, f"a photo of {{{name}}} on a beach", pair, edit=place)
+    return picture
+
+
+def _oval(size: tuple[int, int], box: Box) -> Image.Image:
+    """A mask for a head and shoulders in the middle of a box, down to its lower end."""
+    left, top, right, bottom = (share * size[axis % 2] for axis, share in enumerate(box))
+    width, height = right - left, bottom - top
+    mask = Image.new("L", size, 0)
+    oval = (left + 0.22 * width, top + 0.18 * height, right - 0.22 * width, bottom + 0.2 * height)
+    ImageDraw.Draw(mask).ellipse(oval, fill=255)
+    return mask
+
+
+def _both(picture: Image.Image, who: tuple[int, int], people: int) -> dict[str, float]:
+    """Scores of a picture in which who[0] should stand on the left and who[1] on the right."""
+    found = _judge().find(picture)
+    halves = [
+        next((face for face in found if (face.box[0] + face.box[2] < picture.width) == is_left), None)
+        for is_left in (True, False)
+    ]
+    scores = [
+        seen(picture, each, people, face) if face else {"identity": -1.0, "recognised": 0.0}
+        for each, face in zip(who, halves, strict=True)
+    ]
+    there = [face for face in halves if face]
+    told_apart = 0.0
+    if len(there) == 2:
+        cosines = _judge().embed(picture, there) @ likenesses(people)[list(who)].T  # (faces, people)
+        told_apart = float(np.trace(cosines) > np.trace(cosines[::-1]))
+    return {
+        "two faces": float(len(there) == 2),
+        "each at its place": told_apart,  # rather than exchanged; 0 where one of them is missing
+        **{name: float(np.mean([each[name] for each in scores])) for name in scores[0]},
+    }
+
+
+def _places(how: How, pair: int, _: int) -> Iterator[Cell]:
+    me = _persona(how, f"person-{pair}")
+    place = list(PLACES)[pair % len(PLACES)]
+    background = Image.fromarray(draw([], (None, Scene(place=place)), side=SIDE).image)
+    mask = _oval(background.size, (0.1, 0.1, 1.0, 1.0))
+    prompt, outside = f"a photo of {{me}} {PLACES[place]}", np.asarray(mask) == 0
+    rows = {
+        CEILING: _world((pair, replace(PORTRAIT, place=place, x=0.55, y=0.65, scale=0.26))),
+        "in a background": _drawn(how, {"me": me}, prompt, pair, edit=edit(background, mask, (1, 1))),
+        "in a background, soft edge": _drawn(how, {"me": me}, prompt, pair, edit=edit(background, mask, (1, 1), SOFT)),
+        "the person alone": _drawn(how, {"me": me}, prompt, pair),
+    }
+    for row, picture in rows.items():
+        scores = seen(picture, pair, how.people)
+        if "background" in row:
+            same = np.asarray(picture)[outside] == np.asarray(background)[outside]
+            scores["background the same"] = float(same.all())
+        yield Cell("background", row, pair, picture, scores)
+
+
+def _moods(how: How, pair: int, _: int) -> Iterator[Cell]:
+    me = _persona(how, f"person-{pair}")
+    texts = [f"a photo of {word} {WORD}" for word in MOODS.values()]
+    for number, (mood, word) in enumerate(MOODS.items()):
+        rows = {
+            CEILING: _world((pair, replace(PORTRAIT, expression=mood))),
+            "the plain word": _drawn(how, {"me": WORD}, f"a photo of {word} {{me}}", pair),
+            "the person": _drawn(how, {"me": me}, f"a photo of {word} {{me}}", pair),
+        }
+        for row, picture in rows.items():
+            score = {**seen(picture, pair, how.people), "expression": obeyed(picture, texts, number)}
+            yield Cell("expression", row, pair, picture, score)
+
+
+def report(how: How, pairs: int, sheets: Path | None, cores: int | None) -> str:
+    """The tables as Markdown."""
+    with ProcessPoolExecutor(cores, mp_context=get_context("spawn")) as pool:
+        learned = [pool.submit(learn, how, *each) for each in lessons(how)]
+        for each in learned:
+            each.result()
+        cells = [cell for each in pool.map(measured, [how] * pairs, range(pairs)) for cell in each]
+    parts = dict.fromkeys(cell.part for cell in cells)
+    if sheets is not None:
+        for part in parts:
+            mine = [cell for cell in cells if cell.part == part and cell.pair < SHOWN]
+            rows = dict.fromkeys(cell.row for cell in mine)
+            shown = [(row, [cell.picture for cell in mine if cell.row == row]) for row in rows]
+            portraits = [portrait(FIRST + k) for k in range(min(SHOWN + 1, how.people))]
+            contact_sheet(sheets / f"compose-{part}.png", [("learned from", portraits), *shown])
+    return "\n\n".join("\n".join(_table([cell for cell in cells if cell.part == part])) for part in parts)
+
+
+def _table(cells: list[Cell]) -> Iterator[str]:
+    """Means over all pictures; the standard error is over pairs."""
+    names = list(dict.fromkeys(name for cell in cells for name in cell.scores))
+    yield f"| {cells[0].part} | {' | '.join(names)} |"
+    yield "|---" * (len(names) + 1) + "|"
+    for row in dict.fromkeys(cell.row for cell in cells):
+        mine = [cell for cell in cells if cell.row == row]
+        yield f"| {row} | {' | '.join(_mean(mine, name) for name in names)} |"
+
+
+def _mean(cells: list[Cell], name: str) -> str:
+    if name not in cells[0].scores:
+        return ""
+    each = [np.mean([c.scores[name] for c in cells if c.pair == pair]) for pair in dict.fromkeys(c.pair for c in cells)]
+    error = f" ± {np.std(each, ddof=1) / len(each) ** 0.5:.3f}" if len(each) > 1 else ""
+    return f"{np.mean(each):.3f}{error}" if name == "identity" else f"{np.mean(each):.0%}"
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("work", type=Path, help="library for those who are learned; a second run learns nobody again")
+    parser.add_argument("--pairs", type=int, default=10)
+    parser.add_argument("--recipe", default="paper")
+    parser.add_argument("--iterations", type=int)
+    parser.add_argument("--steps", type=int)
+    parser.add_argument("--sheets", type=Path)
+    parser.add_argument("--cores", type=int, default=os.cpu_count())
+    given = parser.parse_args()
+    setting = How(given.work, max(given.pairs, 2), given.recipe, given.iterations, given.steps)
+    print(report(setting, given.pairs, given.sheets, given.cores))
