@@ -63,6 +63,13 @@ def write_picture(image: Image.Image, path: Path, story: Mapping[str, object]) -
     story: prompt, negative, steps, scheduler, guidance, seed, base, persona, ...; plain values.
     Raises StorageFailed; the picture is on the disk when this returns.
     """
+    data = as_png(image, story)
+    with durable.storing(f"the picture {path}"):
+        return durable.publish_file(data, path)
+
+
+def as_png(image: Image.Image, story: Mapping[str, object]) -> bytes:
+    """The bytes that `write_picture` writes; the same for the same picture and story."""
     if image.mode != "RGB":
         raise NumericFailure(f"a picture must be RGB, not {image.mode}")
     notes = PngImagePlugin.PngInfo()
@@ -71,8 +78,7 @@ def write_picture(image: Image.Image, path: Path, story: Mapping[str, object]) -
     notes.add_itxt("XML:com.adobe.xmp", _XMP)
     buffer = io.BytesIO()
     image.save(buffer, "PNG", pnginfo=notes)
-    with durable.storing(f"the picture {path}"):
-        return durable.publish_file(buffer.getvalue(), path)
+    return buffer.getvalue()
 
 
 def read_story(path: Path) -> dict[str, object]:

@@ -19,6 +19,7 @@ from pmagic.cli import (
     console,
     cp,
     doctor,
+    evaluate,
     info,
     learn,
     models,
@@ -66,6 +67,7 @@ app.command("learn")(learn.learn)
 app.command("probe")(probe.probe)
 app.command("render")(render.render)
 app.command("compose")(compose.compose)
+app.command("eval")(evaluate.evaluate)
 app.command("list")(listing.list_personas)
 app.command("show")(show.show)
 app.command("mv")(mv.move)

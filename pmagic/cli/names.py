@@ -20,3 +20,8 @@ def recipes(incomplete: str) -> list[str]:
     from pmagic.engine.recipes import RECIPES
 
     return [name for name in RECIPES if name.startswith(incomplete)]
+
+
+def datasets(incomplete: str) -> list[str]:
+    names = [name.replace("_", "-") for name in shelf.names("datasets")]
+    return [name for name in names if name.startswith(incomplete)]

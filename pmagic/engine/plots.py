@@ -19,8 +19,8 @@ _EVERY = 2  # of the curve's timesteps, one map is shown
 def curve_plot(found: Probe, levels: tuple[float, float]) -> bytes:
     """A PNG of the measured IoU, its monotone fit, both thresholds and the three stages; t falls to the right."""
     times = [t for t, _ in found.curve]
-    figure = _figure(7.0, 4.0)
-    axes = figure.subplots()
+    drawing = figure(7.0, 4.0)
+    axes = drawing.subplots()
     edges = (1000, found.bounds.high, found.bounds.low, 0)
     for number, (name, shade) in enumerate(zip(_STAGES, _SHADES, strict=True)):
         left, right = edges[number], edges[number + 1]
@@ -38,16 +38,16 @@ def curve_plot(found: Probe, levels: tuple[float, float]) -> bytes:
         pad=18, fontsize=11,
     )  # fmt: skip
     axes.legend(loc="lower right", fontsize=9)
-    return _png(figure)
+    return png(drawing)
 
 
 def attention_strip(found: Probe, photo: Image.Image) -> bytes:
     """A PNG strip: the maps over t laid on the square photo, with the mask's outline."""
     shown = list(range(0, len(found.curve), _EVERY))
-    figure = _figure(1.5 * len(shown), 1.8)
+    drawing = figure(1.5 * len(shown), 1.8)
     side = photo.width
     extent = (0, side, side, 0)
-    for axes, index in zip(figure.subplots(1, len(shown)), shown, strict=True):
+    for axes, index in zip(drawing.subplots(1, len(shown)), shown, strict=True):
         t, iou = found.curve[index]
         weights = found.maps[index].float().cpu()
         weights = (weights - weights.min()) / (weights.max() - weights.min()).clamp(min=1e-12)
@@ -57,7 +57,7 @@ def attention_strip(found: Probe, photo: Image.Image) -> bytes:
         axes.contour(*cells, found.mask.float().cpu(), levels=[0.5], colors="#7cfc00", linewidths=1)
         axes.set_title(f"t = {t}  IoU {iou:.2f}", fontsize=8)
         axes.set_axis_off()
-    return _png(figure)
+    return png(drawing)
 
 
 def _centres(shape: torch.Size, side: int) -> tuple[Any, Any]:
@@ -66,17 +66,17 @@ def _centres(shape: torch.Size, side: int) -> tuple[Any, Any]:
     return (torch.arange(width) + 0.5) * side / width, (torch.arange(height) + 0.5) * side / height
 
 
-def _figure(width: float, height: float) -> Any:
-    """A figure of its own, without pyplot's list of open ones and without a window."""
+def figure(width: float, height: float) -> Any:
+    """A figure of its own (inches), without pyplot's list of open ones and without a window."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width, height), dpi=150, layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
+    drawing = Figure(figsize=(width, height), dpi=150, layout="constrained")
+    FigureCanvasAgg(drawing)
+    return drawing
 
 
-def _png(figure: Any) -> bytes:
+def png(drawing: Any) -> bytes:
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
+    drawing.savefig(buffer, format="png")
     return buffer.getvalue()

@@ -106,11 +106,21 @@ def require_observers(card: Card, kind: str, *, masked: bool, recognised: bool) 
 
 def observer(base: Base) -> clip.Clip:
     """The base's CLIP, opened once per process. Raises WeightsMissing where it is not on this machine."""
-    if not isinstance(base.card.clip, Path):
+    return observer_of(base.card, str(base.device))
+
+
+def observer_of(card: Card, device: str) -> clip.Clip:
+    """The same before the base itself is opened."""
+    return _opened_clip(clip_folder(card), device)
+
+
+def clip_folder(card: Card) -> Path:
+    """Where the base's CLIP lies. Raises WeightsMissing where it is not on this machine."""
+    if not isinstance(card.clip, Path):
         raise WeightsMissing(
-            f"the observer {base.card.clip} is not on this machine", f"fetch it with `pmagic models pull {base.name}`"
+            f"the observer {card.clip} is not on this machine", f"fetch it with `pmagic models pull {card.name}`"
         )
-    return _opened_clip(base.card.clip, str(base.device))
+    return card.clip
 
 
 def segmenter(card: Card) -> clipseg.ClipSeg:

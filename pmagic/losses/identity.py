@@ -20,10 +20,16 @@ TIMESTEPS = 1000  # T of Eq. 4
 
 def loss(moment: Moment) -> Tensor:
     """lambda_id(t) * (1 - cosine) per sample, range [0, 2]: (B,)."""
+    apart = distance(moment)
+    return weight(moment.t).to(apart.dtype) * apart
+
+
+def distance(moment: Moment) -> Tensor:
+    """1 - cosine of the face in X_0|t and the photo's, range [0, 2]: (B,)."""
     if moment.recognise is None or moment.likeness is None:
         raise ValueError("the identity loss needs a recogniser and the photo's embedding")
     seen = moment.recognise(clean(moment))  # (B, E)
-    return weight(moment.t).to(seen.dtype) * (1 - F.cosine_similarity(seen, moment.likeness, dim=-1))
+    return 1 - F.cosine_similarity(seen, moment.likeness, dim=-1)
 
 
 def weight(t: Tensor) -> Tensor:

@@ -42,17 +42,23 @@ class Clip:
         return self.model.visual_projection(pooled)
 
     @torch.no_grad()
-    def text_similarity(self, pictures: Sequence[Image.Image], texts: Sequence[str]) -> Tensor:
-        """Raw cosine between picture k and text k with Hessel's prefix: (N,), range [-1, 1].
-
-        Pictures are resized at their short side and cropped to the central square, as CLIP was trained.
-        """
+    def cropped_embedding(self, pictures: Sequence[Image.Image]) -> Tensor:
+        """The projection of each picture's central square, its short side resized, as CLIP was trained: (N, e)."""
         pixels = self._normalised([_short_side(picture.convert("RGB"), self.size) for picture in pictures])
-        seen = self.model.visual_projection(self.model.vision_model(pixel_values=pixels).pooler_output)
+        return self.model.visual_projection(self.model.vision_model(pixel_values=pixels).pooler_output)
+
+    @torch.no_grad()
+    def text_embedding(self, texts: Sequence[str]) -> Tensor:
+        """The projection of each text with Hessel's prefix, cut to what the model reads: (N, e)."""
+        limit = self.model.config.text_config.max_position_embeddings
         ids = self.tokenizer(
-            [PREFIX + text for text in texts], padding=True, truncation=True, max_length=77, return_tensors="pt"
+            [PREFIX + text for text in texts], padding=True, truncation=True, max_length=limit, return_tensors="pt"
         ).to(self.model.device)
-        said = self.model.text_projection(self.model.text_model(**ids).pooler_output)
+        return self.model.text_projection(self.model.text_model(**ids).pooler_output)
+
+    def text_similarity(self, pictures: Sequence[Image.Image], texts: Sequence[str]) -> Tensor:
+        """Raw cosine between picture k and text k with Hessel's prefix: (N,), range [-1, 1]."""
+        seen, said = self.cropped_embedding(pictures), self.text_embedding(texts)
         return torch.nn.functional.cosine_similarity(seen, said, dim=-1)
 
     def clip_score(self, pictures: Sequence[Image.Image], texts: Sequence[str]) -> Tensor:

@@ -1,0 +1,269 @@
+"""`pmagic eval`: how like and how obedient, over many people; the paper's tables from one command."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pmagic.cli import choosing, names, scoring
+from pmagic.cli.console import Console, duration, hush_libraries
+from pmagic.cli.learn import check_seed
+from pmagic.cli.stopping import Stopped, stop_at_step
+from pmagic.errors import UsageProblem
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from pmagic.datasets import Individual
+    from pmagic.evaluation.harness import Event, Failure, Task, Workers
+    from pmagic.evaluation.order import Order, Sitter
+    from pmagic.evaluation.report import Report
+    from pmagic.evaluation.store import Store
+    from pmagic.evaluation.variants import Variant
+
+_MOST = 1000  # pictures of a prompt
+_RAY = 0
+
+
+def evaluate(
+    dataset: Annotated[
+        str | None,
+        typer.Option("--dataset", help="lfw, celeba-hq, ffhq, folder or world.", autocompletion=names.datasets),
+    ] = None,
+    root: Annotated[Path | None, typer.Option("--root", help="The data set's folder.")] = None,
+    people: Annotated[int, typer.Option("--people", help="How many people are drawn, by the seed.")] = 100,
+    repeats: Annotated[int, typer.Option("--repeats", help="How often, each time other people.")] = 1,
+    prompts: Annotated[
+        str | None, typer.Option("--prompts", help="paper, or a file with one prompt a line; {} is the person.")
+    ] = None,
+    count: Annotated[int, typer.Option("-n", "--count", help="Pictures of each prompt.")] = 4,
+    seed: Annotated[int, typer.Option("--seed", help="Of the people and of the pictures.")] = 0,
+    recipe: Annotated[
+        str, typer.Option("--recipe", help="paper, reference, or both: paper,reference.", autocompletion=names.recipes)
+    ] = "paper",
+    ablation: Annotated[
+        str | None, typer.Option("--ablation", help="table1, table2 or table5 of the paper, of one recipe.")
+    ] = None,
+    pictures: Annotated[
+        Path | None, typer.Option("--pictures", help="Score these pictures of another tool: PICTURES/NAME/01-a.png.")
+    ] = None,
+    photos: Annotated[
+        Path | None, typer.Option("--photos", help="With --pictures: the people's photos, NAME.jpg or NAME/*.jpg.")
+    ] = None,
+    workers: Annotated[
+        str, typer.Option("--workers", help="How many processes, or ray: a Ray cluster (RAY_ADDRESS, or a local one).")
+    ] = "1",
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Folder of the evaluation; the same one goes on where it was.")
+    ] = None,
+    base: Annotated[
+        str | None,
+        typer.Option(
+            "--base", help="mini, sd14, sd15, dreamlike, a hub id or a diffusers folder.", autocompletion=names.bases
+        ),
+    ] = None,
+    device: Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda or mps.")] = None,
+    dtype: Annotated[str, typer.Option("--dtype", help="Number type: auto, float32, bfloat16, ...")] = "auto",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what there is to do, hours and disk.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No talk, no progress.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+) -> None:
+    """Learn and draw many people, and score them. Stopped, the same command goes on where it was."""
+    console = Console(quiet=quiet, as_json=as_json)
+    if pictures is not None:
+        if dataset is not None or dry_run:
+            raise UsageProblem("--pictures are there already: it goes without --dataset and --dry-run", "leave it out")
+        scoring.score(console, pictures, photos, prompts, base, choosing.device(device), out)
+        return
+    if photos is not None:
+        raise UsageProblem("--photos goes with --pictures", "to learn from a folder use --dataset folder --root DIR")
+    if dataset is None:
+        raise UsageProblem("nothing is named to evaluate", "give --dataset, or --pictures with --photos and --prompts")
+    _check(people, repeats, count)
+    check_seed(seed, count)
+    hands = _hands(workers)
+
+    from pmagic import datasets, shelf
+    from pmagic.bases import loading
+    from pmagic.evaluation import bench, harness, observers, order, store
+
+    source = shelf.take("datasets", dataset.replace("-", "_"))
+    card = choosing.choose_base(base)
+    hush_libraries()
+    asked = order.Order(
+        base=card.name,
+        dataset=dataset.replace("-", "_"),
+        recipes=tuple(recipe.split(",")),
+        ablation=ablation or "",
+        prompts=_read_prompts(prompts, source.PROMPTS),
+        pictures=count,
+        seed=seed,
+        device=choosing.device(device),
+        dtype=dtype,
+    )
+    variants = bench.compared(asked, card)
+    bench.require_observers(card, variants)
+    _check_prompts(console, card.folder, asked.prompts, variants[0].learn.tokens)
+    drawn = datasets.drawn(source.people(root), people, repeats, seed)
+    sample = [who for each in drawn for who in each]
+    sitters, unread = harness.people(sample)
+    about = {"fingerprint": loading.fingerprint(card.folder), "observers": observers.identity(card)}
+    plan = harness.plan(asked, [[who.name for who in each] for each in drawn], variants, about)
+    keys = [each.key for each in variants]
+    folder = out if out is not None else Path(f"eval-{dataset}")
+    if dry_run:
+        todo = harness.tasks(store.Store(folder), sitters, keys)
+        _tell_plan(console, asked, todo, len(sample), len(variants), hands)
+        return
+    with store.opened(folder, plan) as kept:
+        todo = harness.tasks(kept, sitters, keys)
+        failures = unread | _carry_out(console, asked, plan, kept, todo, hands, len(variants))
+        scoring.finish(console, _report(plan, kept, sample, sitters, variants, failures), kept)
+
+
+def _carry_out(
+    console: Console,
+    asked: "Order",
+    plan: "Mapping[str, object]",
+    kept: "Store",
+    todo: "Sequence[Task]",
+    hands: int,
+    variants: int,
+) -> "dict[int, Failure]":
+    """Everything that is left to do, with a bar; stopped by the person it ends in `Stopped`."""
+    from pmagic.evaluation import harness
+    from pmagic.evaluation.harness import Failure
+
+    if not todo:
+        return {}
+    total, done = variants * len(todo), sum(_variants_of(task.kept) for task in todo)
+    with stop_at_step() as check, console.progress(f"evaluating {len(todo)} people") as advance:
+
+        def told(doing: str) -> None:
+            advance(done, total, doing)
+            check()
+
+        def on_event(event: "Event") -> None:
+            nonlocal done
+            who, what = event
+            if isinstance(what, Failure):
+                console.warn(f"{who.name}: {what.what}")
+            elif what is not None:
+                done += what.place.startswith("variants/")
+            told(who.name)
+
+        try:
+            return harness.run(kept, todo, _workers(asked, str(plan["fingerprint"]), kept, hands, told), on_event)
+        except KeyboardInterrupt as stop:
+            raise Stopped(
+                f"the evaluation was stopped with {done} of {total} learned and drawn",
+                "run the same command to go on from there",
+                kept=f"what was finished, in {kept.root}",
+            ) from stop
+
+
+def _variants_of(kept: "Mapping[str, object]") -> int:
+    return sum(place.startswith("variants/") for place in kept)
+
+
+def _workers(asked: "Order", fingerprint: str, kept: "Store", hands: int, told: "Callable[[str], None]") -> "Workers":
+    from pmagic.evaluation import bench, cluster, harness, processes
+
+    if hands == _RAY:
+        return cluster.spread(asked, fingerprint, told)
+    if hands > 1:
+        return processes.spread(asked, fingerprint, hands, told)
+    return harness.alone(bench.opened(asked, fingerprint), kept, told)
+
+
+def _report(
+    plan: "Mapping[str, object]",
+    kept: "Store",
+    sample: "Sequence[Individual]",
+    sitters: "Sequence[Sitter]",
+    variants: "Sequence[Variant]",
+    failures: "Mapping[int, Failure]",
+) -> "Report":
+    from pmagic.evaluation import report, scores
+
+    people = {who.number: who for who in sitters}
+    found, stages = scores.scores_of(kept, people, [each.key for each in variants], len(plan["prompts"]))
+    return report.Report(
+        about=plan,
+        rows=[report.Row(each.key, each.title, each.table, each.label) for each in variants],
+        prompts=plan["prompts"],
+        people=people,
+        names=[name for each in plan["people"] for name in each],
+        traits={number: who.traits for number, who in enumerate(sample, 1)},
+        scores=found,
+        stages=stages,
+        failures=failures,
+        pictures=kept.root,
+    )
+
+
+def _tell_plan(
+    console: Console, asked: "Order", todo: "Sequence[Task]", people: int, variants: int, hands: int
+) -> None:
+    """What is left to do, and what it takes: measured on the first person of it."""
+    from pmagic.evaluation import bench, estimate
+
+    found = estimate.estimate(bench.opened(asked), todo)
+    spread = 1 if hands == _RAY else min(hands, max(1, len(todo)))
+    document = {
+        "people": people,
+        "people_left": len(todo),
+        "variants": variants,
+        "prompts": len(asked.prompts),
+        "pictures_of_each": asked.pictures,
+        "learnings_left": found.learnings,
+        "pictures_left": found.pictures,
+        "hours": round(found.seconds / spread / 3600, 3),
+        "workers": "ray" if hands == _RAY else hands,
+        "bytes": found.bytes,
+    }
+    lines = [
+        f"{people} people x {variants} variants x {len(asked.prompts)} prompts x {asked.pictures} pictures",
+        f"left: {len(todo)} people, at most {found.learnings} learnings and {found.pictures} pictures",
+        f"time: about {duration(found.seconds / spread)}" + (" with one worker" if hands == _RAY else ""),
+        f"disk: about {found.bytes / 1e6:.0f} MB",
+    ]
+    console.result(lines, document)
+
+
+def _read_prompts(asked: str | None, own: "tuple[str, ...] | None") -> "tuple[str, ...]":
+    """The paper's, a file's, or the data set's own. Raises NotFound or UsageProblem."""
+    from pmagic.evaluation import prompts
+
+    if asked is None and own is not None:
+        return own
+    return prompts.PAPER if asked in (None, "paper") else prompts.read(Path(asked))
+
+
+def _check_prompts(console: Console, folder: Path, asked: "Sequence[str]", tokens: int) -> None:
+    """UsageProblem where a name is cut off; a warning where something else is."""
+    from pmagic.engine import prompts
+
+    tokenizer = prompts.load_tokenizer(folder)
+    for prompt in asked:
+        placed = prompts.check_prompt(tokenizer, prompt, tokens)
+        if placed.cut:
+            console.warn(f"the prompt {prompt!r} is too long; the base does not read: {placed.cut!r}")
+
+
+def _check(people: int, repeats: int, count: int) -> None:
+    for name, value, most in (("--people", people, 10**6), ("--repeats", repeats, 1000), ("-n", count, _MOST)):
+        if not 1 <= value <= most:
+            raise UsageProblem(f"{name} must be 1 to {most}, not {value}", f"give for example {name} 4")
+
+
+def _hands(text: str) -> int:
+    """--workers as a number; `_RAY` for a cluster."""
+    if text == "ray":
+        from pmagic.evaluation import cluster
+
+        cluster.require()
+        return _RAY
+    if not (text.isascii() and text.isdecimal() and 1 <= int(text) <= 1024):
+        raise UsageProblem(f"--workers cannot be {text!r}", "give a number of processes, or ray")
+    return int(text)

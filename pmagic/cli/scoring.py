@@ -1,0 +1,97 @@
+"""Scores for `pmagic eval`: of pictures that any other tool has made, and how an evaluation ends."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pmagic import settings
+from pmagic.cli import choosing
+from pmagic.cli.console import Console, hush_libraries, table
+from pmagic.cli.stopping import Stopped, stop_at_step
+from pmagic.errors import DoneInPart, UsageProblem
+
+if TYPE_CHECKING:
+    from pmagic.evaluation.report import Report
+    from pmagic.evaluation.store import Store
+
+_KEY = "pictures"
+
+
+def score(
+    console: Console,
+    pictures: Path,
+    photos: Path | None,
+    prompts: str | None,
+    base: str | None,
+    device: str,
+    out: Path | None,
+) -> None:
+    """Measures what is there; nothing is learned or drawn, and of the base only its observers are needed."""
+    if photos is None or prompts is None:
+        lacks = "--photos" if photos is None else "--prompts"
+        raise UsageProblem(f"--pictures needs {lacks}", "pmagic eval --pictures DIR --photos DIR --prompts FILE")
+
+    from pmagic.bases import card as cards
+    from pmagic.evaluation import foreign, harness, metrics, observers, report, store
+    from pmagic.evaluation import prompts as texts
+
+    asked = texts.PAPER if prompts == "paper" else texts.read(Path(prompts))
+    shown = foreign.found(pictures, photos, len(asked))
+    card = cards.find(base or settings.config().base or choosing.DEFAULT)
+    hush_libraries()
+    eyes = observers.observers(card, device)
+    sitters, failures = harness.people([each.who for each in shown])
+    about = {
+        "base": card.name,
+        "observers": observers.identity(card),
+        "people": [[each.who.name for each in shown]],
+        "prompts": list(asked),
+        "files": foreign.identity(shown),
+        "metrics": metrics.columns(),
+    }
+    with (
+        store.opened(out if out is not None else Path("eval-pictures"), about) as kept,
+        stop_at_step() as check,
+        console.progress("measuring") as advance,
+    ):
+
+        def told(done: int, total: int) -> None:
+            advance(done, total, "")
+            check()
+
+        try:
+            scores, failed = foreign.measured(eyes, shown, sitters, asked, pictures, _KEY, told)
+        except KeyboardInterrupt as stop:
+            raise Stopped("the measuring was stopped", "run the same command again") from stop
+        finish(
+            console,
+            report.Report(
+                about=about,
+                rows=[report.Row(_KEY, pictures.name)],
+                prompts=asked,
+                people={who.number: who for who in sitters},
+                names=[each.who.name for each in shown],
+                traits={},
+                scores=scores,
+                stages={},
+                failures=failures | failed,
+                pictures=pictures,
+            ),
+            kept,
+        )
+
+
+def finish(console: Console, told: "Report", kept: "Store") -> None:
+    """Writes the report, prints the table, and says what is not in it. Raises DoneInPart."""
+    from pmagic.evaluation import report
+
+    files = report.write(told, kept)
+    if not told.failures or not console.as_json:
+        heads, *lines = report.table(told)
+        console.result([*table(lines, heads), "", *map(str, files)], report.document(told))
+    if told.failures:
+        listed = "; ".join(f"{told.names[number - 1]}: {each.what}" for number, each in sorted(told.failures.items()))
+        raise DoneInPart(
+            f"{len(told.failures)} of {len(told.names)} people are not complete: {listed}",
+            "run the same command again: it tries only these",
+            kept=f"everything else, in {kept.root}",
+        )

@@ -1,0 +1,24 @@
+"""CelebA-HQ: 30,000 numbered photos; each counts as a person of its own."""
+
+import re
+from pathlib import Path
+
+from pmagic import datasets
+from pmagic.datasets import Individual
+
+WANTED = "a folder of CelebA-HQ's numbered photos, 0.jpg to 29999.jpg (or one that holds CelebA-HQ-img/)"
+WHERE = "get CelebA-HQ from its authors: https://github.com/tkarras/progressive_growing_of_gans, or CelebAMask-HQ"
+PROMPTS = None
+_FOLDERS = ("CelebA-HQ-img", "CelebAMask-HQ/CelebA-HQ-img", "data1024x1024", "images")
+_NUMBER = re.compile(r"(img)?\d+")
+
+
+def people(root: Path | None) -> list[Individual]:
+    """Raises UsageProblem or NotFound for a folder of another layout."""
+    root = datasets.require_folder(root, WANTED, WHERE)
+    for folder in (root, *(root / each for each in _FOLDERS)):
+        if folder.is_dir():
+            photos = [each for each in datasets.photos_of(folder) if _NUMBER.fullmatch(each.stem)]
+            if photos:
+                return [Individual(each.stem, (datasets.from_file(each),)) for each in photos]
+    raise datasets.wrong_layout(root, WANTED, WHERE)

@@ -1,0 +1,77 @@
+"""Labelled Faces in the Wild: 13,233 photos of 5,749 people, a folder each. Only people with several photos are taken.
+
+Three photos are learned from, as many as the paper's few-shot people have at least; a fourth is compared with.
+"""
+
+import re
+from pathlib import Path
+
+from pmagic import datasets, settings
+from pmagic.datasets import Individual
+from pmagic.errors import UsageProblem, WeightsMissing
+
+WANTED = "a folder of LFW's people, Name_Surname/Name_Surname_0001.jpg (or one that holds lfw/ or lfw_funneled/)"
+WHERE = "without --root it is fetched: `pip install 'pmagic[lfw]'`, then the same command without --root"
+PROMPTS = None
+LEARNED = 3
+_FOLDERS = ("lfw", "lfw_funneled", "lfw-deepfunneled", "lfw_home/lfw_funneled")
+_NUMBER = re.compile(r"_\d{4}")
+
+
+def people(root: Path | None) -> list[Individual]:
+    """Everyone with more than three photos. Raises NotFound for another layout, and as `fetched` without a root."""
+    root = fetched() if root is None else datasets.require_folder(root, WANTED, WHERE)
+    found = next((each for each in map(_people, (root, *(root / name for name in _FOLDERS))) if each), None)
+    if found is None:
+        raise datasets.wrong_layout(root, WANTED, WHERE)
+    enough = {name: photos for name, photos in found.items() if len(photos) > LEARNED}
+    if not enough:
+        raise UsageProblem(
+            f"nobody in {root} has more than {LEARNED} photos",
+            f"give the whole data set: {LEARNED} photos are learned from and one is kept to compare with",
+        )
+    return [
+        Individual(
+            name, tuple(map(datasets.from_file, photos[:LEARNED])), tuple(map(datasets.from_file, photos[LEARNED:][:1]))
+        )
+        for name, photos in enough.items()
+    ]
+
+
+def fetched() -> Path:
+    """The data set as scikit-learn fetches it, about 200 MB with checksums, kept beside the models.
+
+    Raises WeightsMissing without scikit-learn, or offline.
+    """
+    try:
+        from sklearn.datasets import fetch_lfw_people
+    except ImportError as error:
+        raise WeightsMissing(
+            "LFW is fetched by scikit-learn, which is not installed",
+            "install it with `pip install 'pmagic[lfw]'`, or give --root, " + WANTED,
+        ) from error
+    home = settings.models_dir() / "datasets"
+    home.mkdir(parents=True, exist_ok=True)
+    try:
+        # One corner of the photos of the person with most of them: all that is wanted are the files.
+        corner = (slice(0, 8), slice(0, 8))
+        fetch_lfw_people(data_home=str(home), min_faces_per_person=500, resize=None, slice_=corner)
+    except (OSError, ValueError) as error:
+        raise WeightsMissing(
+            f"LFW cannot be fetched: {error}", f"try again online, or give --root, {WANTED}"
+        ) from error
+    return home / "lfw_home" / "lfw_funneled"
+
+
+def _people(folder: Path) -> dict[str, list[Path]]:
+    """Photos by person, empty where `folder` is of another layout."""
+    inside = datasets.folders_of(folder) if folder.is_dir() else []
+    named = {
+        each.name: [
+            photo
+            for photo in datasets.photos_of(each)
+            if photo.stem.startswith(each.name) and _NUMBER.fullmatch(photo.stem[len(each.name) :])
+        ]
+        for each in inside
+    }
+    return {name: photos for name, photos in named.items() if photos}

@@ -1,0 +1,102 @@
+"""Pictures made by any other tool, measured by the same metrics.
+
+PICTURES/alice/01-anything.png     a picture of the person in PHOTOS/alice.jpg, or in the folder PHOTOS/alice,
+                                   by the first prompt of the file; two pictures of one prompt differ after the number
+"""
+
+import hashlib
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pmagic import datasets, pictures
+from pmagic.datasets import Individual, folder
+from pmagic.engine import prompts
+from pmagic.errors import Problem, UsageProblem
+from pmagic.evaluation import harness, metrics, scores
+from pmagic.evaluation.harness import Failure
+from pmagic.evaluation.metrics import Case
+from pmagic.evaluation.observers import Observers
+from pmagic.evaluation.order import FACE, Sitter
+from pmagic.evaluation.statistics import Score
+
+WANTED = (
+    "a folder with one folder a person, named as the photo is, of pictures whose names begin with their prompt's number"
+)
+WHERE = "for example PICTURES/alice/01-a.png for PHOTOS/alice.jpg and the first prompt of the file"
+_NUMBER = re.compile(r"(\d+)(?!\d)")
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One person's pictures, by prompt, counted from 0."""
+
+    who: Individual
+    files: dict[int, list[Path]]
+
+
+def found(root: Path, photos: Path, prompts: int) -> list[Shown]:
+    """Everyone of the photos who has pictures. Raises NotFound (layout) or UsageProblem (numbers, people)."""
+    root = datasets.require_folder(root, WANTED, WHERE)
+    known = {each.name: each for each in folder.people(photos)}
+    shown = []
+    for place in datasets.folders_of(root):
+        if place.name not in known:
+            raise UsageProblem(
+                f"{place} shows somebody of whom there is no photo in {photos}",
+                "name the folders of pictures as the photos are",
+            )
+        files: dict[int, list[Path]] = {}
+        for path in datasets.photos_of(place):
+            number = _NUMBER.match(path.name)
+            if number is None or not 1 <= int(number[1]) <= prompts:
+                raise UsageProblem(
+                    f"{path} does not begin with the number of a prompt, 1 to {prompts}", f"rename it: {WHERE}"
+                )
+            files.setdefault(int(number[1]) - 1, []).append(path)
+        if files:
+            shown.append(Shown(known[place.name], files))
+    if not shown:
+        raise datasets.wrong_layout(root, WANTED, WHERE)
+    return shown
+
+
+def identity(shown: Sequence[Shown]) -> str:
+    """A digest of every picture's name and bytes."""
+    total = hashlib.sha256()
+    for each in shown:
+        for path in (path for files in each.files.values() for path in files):
+            digest = hashlib.sha256(path.read_bytes()).hexdigest()
+            total.update(f"{each.who.name} {path.name} {digest}\n".encode(errors="backslashreplace"))
+    return total.hexdigest()
+
+
+def measured(
+    observers: Observers,
+    shown: Sequence[Shown],
+    sitters: Sequence[Sitter],
+    asked: Sequence[str],
+    root: Path,
+    key: str,
+    told: Callable[[int, int], None],
+) -> tuple[list[Score], dict[int, Failure]]:
+    """Every picture's numbers, and why some people have none. sitters: numbered as shown."""
+    spoken = [prompts.spoken(each, FACE) for each in asked]
+    lines: list[Score] = []
+    failures: dict[int, Failure] = {}
+    for who in sitters:
+        told(who.number, len(shown))
+        mine: list[Score] = []
+        try:
+            learned, unseen = observers.known(who.photos, who.name), observers.known(who.unseen, who.name)
+            for prompt, files in sorted(shown[who.number - 1].files.items()):
+                drawn = [pictures.read_photo(path).image for path in files]
+                values = metrics.measured(observers, Case(drawn, prompt, spoken, learned, unseen))
+                names = [path.relative_to(root).as_posix() for path in files]
+                mine += scores.rows((key, who.number, prompt + 1), [None] * len(files), names, values)
+        except Problem as problem:
+            failures[who.number] = harness.failure(problem)
+        else:
+            lines += mine
+    return lines, failures

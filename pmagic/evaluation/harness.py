@@ -1,0 +1,126 @@
+"""The harness: carries out an order person by person, here or spread over workers, and keeps every result at once.
+
+Where the work is done changes nothing in what is kept. A person that fails does not stop the others.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pmagic import errors
+from pmagic.datasets import Individual
+from pmagic.errors import Problem
+from pmagic.evaluation.bench import Bench
+from pmagic.evaluation.order import Order, Sitter, sitter
+from pmagic.evaluation.sitting import Sitting, Told, is_done
+from pmagic.evaluation.store import Result, Store
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a person's part is not complete. A defect of the program fails one person, too, and says that it is one."""
+
+    what: str
+    next_step: str = ""
+
+
+@dataclass(frozen=True)
+class Task:
+    """One person's part, with what is kept of it."""
+
+    who: Sitter
+    kept: dict[str, dict[str, bytes]]
+
+
+Event = tuple[Sitter, Result | Failure | None]  # None: the person's part is complete
+Workers = Callable[[Sequence[Task]], Iterator[Event]]
+# Failures that the next person would meet as well.
+_NOT_THE_PERSONS = (errors.StorageFailed, errors.WeightsMissing, errors.Incompatible, errors.OutOfMemory, errors.Busy)
+
+
+def people(sample: Sequence[Individual]) -> tuple[list[Sitter], dict[int, Failure]]:
+    """Everyone of the sample with photos in hand, and why some have none, by number from 1."""
+    sitters, failures = [], {}
+    for number, who in enumerate(sample, 1):
+        try:
+            sitters.append(sitter(number, who))
+        except Problem as problem:
+            failures[number] = failure(problem)
+    return sitters, failures
+
+
+def tasks(store: Store, sitters: Sequence[Sitter], variants: Sequence[str]) -> list[Task]:
+    """What is still to do."""
+    found = [Task(who, store.kept(who.place)) for who in sitters]
+    return [each for each in found if not is_done(each.kept, variants)]
+
+
+def run(store: Store, todo: Sequence[Task], workers: Workers, on_event: Callable[[Event], None]) -> dict[int, Failure]:
+    """Keeps every result as it comes; the failures by the person's number. What `on_event` raises goes through."""
+    failures = {}
+    for who, event in workers(todo):
+        if isinstance(event, Result):
+            store.keep(who.place, event)
+        elif isinstance(event, Failure):
+            failures[who.number] = event
+        on_event((who, event))
+    return failures
+
+
+def alone(bench: Bench, store: Store, told: Told) -> Workers:
+    """Everything in this process, where a learning that was stopped goes on from its checkpoint."""
+
+    def events(todo: Sequence[Task]) -> Iterator[Event]:
+        for task in todo:
+            for event in guarded(Sitting(bench, task.who, task.kept, told, store.unfinished)):
+                yield task.who, event
+
+    return events
+
+
+def guarded(sitting: Sitting) -> Iterator[Result | Failure | None]:
+    """The sitting's results, then None; or why it failed, for what concerns this person alone."""
+    try:
+        yield from sitting.results()
+    except _NOT_THE_PERSONS:
+        raise
+    except Problem as problem:
+        yield failure(problem)
+    except Exception as error:
+        yield Failure(f"this is a defect of pmagic: {type(error).__name__}: {error}", "learn this person by itself")
+    else:
+        yield None
+
+
+def failure(problem: Problem) -> Failure:
+    return Failure(problem.what, problem.next_step)
+
+
+def plan(
+    order: Order, names: Sequence[Sequence[str]], variants: Sequence[Any], about: dict[str, object]
+) -> dict[str, object]:
+    """All that decides the numbers, as plain values. names: of the people, by repeat. about: base and observers."""
+    import diffusers
+    import torch
+    import transformers
+
+    import pmagic
+    from pmagic.evaluation import metrics
+
+    return {
+        "pmagic": pmagic.__version__,
+        "base": order.base,
+        **about,
+        "dataset": order.dataset,
+        "people": [list(each) for each in names],
+        "prompts": list(order.prompts),
+        "pictures": order.pictures,
+        "seed": order.seed,
+        "dtype": order.dtype,
+        "variants": [
+            {"key": each.key, "title": each.title, "learn": each.learn.as_table(), "render": vars(each.render)}
+            for each in variants
+        ],
+        "metrics": metrics.columns(),
+        "versions": {each.__name__: each.__version__ for each in (torch, diffusers, transformers)},
+    }

@@ -1,0 +1,42 @@
+"""I-Pre: whether the person is still there (paper, Sec. 4.1).
+
+The cosine of the largest face's embedding with those of the photos learned from, their mean, by the judge: a recogniser
+that no loss has seen. A picture without a face counts -1.
+"""
+
+import numpy as np
+
+from pmagic.evaluation.metrics import Case
+from pmagic.evaluation.observers import Observers
+
+NOBODY = -1.0
+COLUMNS = {
+    "i_pre": "cosine of the face with the photos learned from, -1 where no face is found",
+    "i_found": "the same, of pictures with a face alone",
+    "i_unseen": "cosine with photos not learned from, -1 where no face is found: a copy would lose here",
+    "detected": "share of pictures in which a face is found",
+}
+CHIEF = "i_pre"
+
+
+def measure(observers: Observers, case: Case) -> dict[str, list[float | None]]:
+    """Cosines in [-1, 1], shares in [0, 1]; None where there is no face, or no photo that was not learned from."""
+    faces = [observers.face(picture) for picture in case.pictures]
+    found = [None if face is None else _likeness(face, case.learned) for face in faces]
+    return {
+        "i_pre": [NOBODY if each is None else each for each in found],
+        "i_found": found,
+        "i_unseen": [_unseen(face, case.unseen) for face in faces],
+        "detected": [float(each is not None) for each in found],
+    }
+
+
+def _unseen(face: np.ndarray | None, others: np.ndarray) -> float | None:
+    if not len(others):
+        return None
+    return NOBODY if face is None else _likeness(face, others)
+
+
+def _likeness(face: np.ndarray, known: np.ndarray) -> float:
+    """The mean cosine of a face (E,) with known ones (P, E)."""
+    return float((known @ face).mean())

@@ -1,0 +1,15 @@
+"""Obeyed: whether CLIP, asked which of the evaluation's prompts a picture was drawn by, names the right one."""
+
+from pmagic.evaluation.metrics import Case
+from pmagic.evaluation.observers import Observers
+
+COLUMNS = {"obeyed": "share of pictures whose own prompt fits best among all prompts"}
+CHIEF = ""
+
+
+def measure(observers: Observers, case: Case) -> dict[str, list[float | None]]:
+    """0 or 1; None where there is only one prompt to choose from."""
+    if len(case.prompts) < 2:
+        return {"obeyed": [None] * len(case.pictures)}
+    best = observers.fits(case.pictures, case.prompts).argmax(dim=1).tolist()
+    return {"obeyed": [float(each == case.prompt) for each in best]}

@@ -1,0 +1,21 @@
+"""T-Sim: how well a picture fits its prompt, the plain word standing for the name (paper, Sec. 4.1).
+
+CLIPScore (Hessel et al. 2021) by the base's observer, a CLIP ViT-B/32 for Stable Diffusion: the text begins with
+"A photo depicts ", the score is 2.5 max(cosine, 0). The raw cosine is what other papers print as CLIP-T.
+"""
+
+from pmagic.evaluation.metrics import Case
+from pmagic.evaluation.observers import Observers
+from pmagic.vision import clip
+
+COLUMNS = {
+    "t_sim": f"CLIPScore, {clip.WEIGHT} max(cosine, 0), of picture and prompt",
+    "t_cosine": "the raw cosine of picture and prompt",
+}
+CHIEF = "t_sim"
+
+
+def measure(observers: Observers, case: Case) -> dict[str, list[float | None]]:
+    """t_sim in [0, 2.5], t_cosine in [-1, 1]."""
+    cosines = observers.fits(case.pictures, case.prompts)[:, case.prompt].tolist()
+    return {"t_sim": [clip.WEIGHT * max(each, 0.0) for each in cosines], "t_cosine": cosines}

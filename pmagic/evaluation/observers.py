@@ -1,0 +1,89 @@
+"""The evaluation's own eyes: CLIP, and a face pack whose recogniser no loss has seen. Each is opened once."""
+
+# N pictures . T texts . E width of the judge's embedding
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+
+from pmagic.bases.card import Card
+from pmagic.engine import subject
+from pmagic.errors import Incompatible, PhotoRefused, WeightsMissing
+from pmagic.vision import clip, faces
+
+
+class Observers:
+    """What metrics may ask. A text is encoded once; the last pictures' embeddings are kept for the next metric."""
+
+    def __init__(self, eyes: clip.Clip, judge: faces.FacePack) -> None:
+        self._clip, self._judge = eyes, judge
+        self._texts: dict[str, Tensor] = {}
+        self._seen: tuple[Sequence[Image.Image], Tensor] | None = None
+
+    def fits(self, pictures: Sequence[Image.Image], texts: Sequence[str]) -> Tensor:
+        """The cosine of each picture with each text, with Hessel's prefix: (N, T), range [-1, 1]."""
+        for text in texts:
+            if text not in self._texts:
+                self._texts[text] = self._clip.text_embedding([text])[0]
+        said = torch.stack([self._texts[text] for text in texts])
+        if self._seen is None or self._seen[0] is not pictures:
+            self._seen = (pictures, self._clip.cropped_embedding(pictures))
+        return F.cosine_similarity(self._seen[1][:, None], said[None], dim=-1).cpu()
+
+    def face(self, picture: Image.Image) -> np.ndarray | None:
+        """The unit embedding of the largest face (E,), None without a face."""
+        found = self._judge.find(picture)
+        return self._judge.embed(picture, found[:1])[0] if found else None
+
+    def known(self, photos: Sequence[Image.Image], whose: str) -> np.ndarray:
+        """The faces in a person's photos: (P, E). Raises PhotoRefused for a photo in which none is found."""
+        rows = [self.face(photo) for photo in photos]
+        if any(row is None for row in rows):
+            raise PhotoRefused(f"no face is found in a photo of {whose}", "take the photo out of the data set")
+        return np.stack(rows) if rows else np.zeros((0, 1), np.float32)
+
+
+def observers(card: Card, device: str) -> Observers:
+    """Raises WeightsMissing where one is not on this machine, Incompatible where a loss has seen the judge."""
+    eyes = subject.observer_of(card, device)
+    judge = faces.load(_judge_of(card))
+    if isinstance(card.faces, Path) and _digest(faces.load(card.faces)) == _digest(judge):
+        raise Incompatible(
+            f"the face packs {card.faces} and {card.judge} hold the same recogniser: learned against and judged by one "
+            "network, likeness would mean nothing",
+            "set another pack for `judge` in the base's pmagic.toml",
+        )
+    return Observers(eyes, judge)
+
+
+def identity(card: Card) -> dict[str, str]:
+    """What makes two observers the same: a digest of their files, by name."""
+    folders = {"clip": subject.clip_folder(card), "judge": _judge_of(card)}
+    return {name: _of_files(folder) for name, folder in folders.items()}
+
+
+def _judge_of(card: Card) -> Path:
+    if not isinstance(card.judge, Path):
+        raise WeightsMissing(
+            f"likeness is judged with the face pack {card.judge}, which is not on this machine",
+            f"fetch it with `pmagic models pull {card.judge}`",
+        )
+    return card.judge
+
+
+def _digest(pack: faces.FacePack) -> str:
+    return hashlib.sha256(Path(pack.recogniser.model_file).read_bytes()).hexdigest()
+
+
+def _of_files(folder: Path) -> str:
+    total = hashlib.sha256()
+    for path in sorted(each for each in folder.iterdir() if each.suffix in (".onnx", ".safetensors")):
+        with path.open("rb") as file:
+            total.update(f"{path.name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+    return total.hexdigest()[:16]

@@ -1,0 +1,133 @@
+"""The report as one HTML page: tables, plots, contact sheets, best and worst cases."""
+
+import base64
+import io
+import statistics as numbers
+from collections.abc import Mapping
+from importlib.resources import files
+from pathlib import Path
+
+from PIL import Image
+
+from pmagic.evaluation import metrics, statistics
+from pmagic.evaluation.order import FACE
+from pmagic.evaluation.report import Plots, Report, beside, cell_text, people_in
+
+SHEETS, CASES, THUMB = 4, 6, 160  # people on contact sheets, cases of a kind, pixels
+_TEMPLATE = "report.html"
+
+
+def page(report: Report, drawn: Plots) -> str:
+    """One HTML file with everything in it; it runs no script and asks nobody for anything."""
+    import jinja2
+
+    # Every text is escaped: names and prompts come from outside.
+    template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(
+        files("pmagic.evaluation").joinpath(_TEMPLATE).read_text()
+    )
+    titles = {row.key: row.title for row in report.rows}
+    columns = metrics.columns()
+    rows = []
+    for row in report.rows:
+        of = {each.column: each for each in report.means if each.variant == row.key}
+        cells = [cell_text(of.get(column)) for column in columns]
+        rows.append({"title": row.title, "cells": cells, "people": people_in(of), "published": beside(report, row)})
+    return template.render(
+        title=f"Evaluation on {report.about.get('dataset', '')}",
+        base=str(report.about.get("base", "")) if "dataset" in report.about else "",
+        people=len(report.names),
+        prompts=report.prompts,
+        pictures=max((s.k for s in report.scores), default=-1) + 1,
+        failures=[
+            {"name": report.names[number - 1], "what": each.what} for number, each in sorted(report.failures.items())
+        ],
+        columns=list(columns),
+        legend=list(columns.items()),
+        rows=rows,
+        observers=report.about["observers"],
+        word=FACE,
+        masks=any(who.mask is not None for who in report.people.values()),
+        confidence=f"{statistics.CONFIDENCE:.0%}",
+        differences=[
+            {
+                "variant": titles[each.variant],
+                "against": titles[each.against],
+                "column": each.column,
+                "value": f"{each.value:+.3f}",
+                "interval": "" if each.low is None else f"{each.low:+.3f} to {each.high:+.3f}",
+                "clear": each.low is not None and (each.low > 0 or each.high < 0),
+                "people": each.people,
+            }
+            for each in report.differences
+        ],
+        plots=[{"alt": alt, "source": _data(data, "png")} for data, alt in drawn.values()],
+        stages=_stages(report, titles),
+        cases=_cases(report, titles),
+        sheets=_sheets(report),
+    )
+
+
+def _stages(report: Report, titles: Mapping[str, str]) -> list[dict[str, object]]:
+    found = []
+    for key, of in report.stages.items():
+        if of:
+            low, high = (round(numbers.median(each["bounds"][k] for each in of)) for k in (0, 1))
+            fell = sum(bool(each.get("fell_back")) for each in of)
+            found.append({"title": titles[key], "people": len(of), "low": low, "high": high, "fell_back": fell})
+    return found
+
+
+def _cases(report: Report, titles: Mapping[str, str]) -> list[dict[str, object]]:
+    found = []
+    for column in metrics.chiefs():
+        known = [score for score in report.scores if score.values.get(column) is not None]
+        known.sort(key=lambda s: (-s.values[column], s.variant, s.person, s.prompt, s.k))
+        for told, some in (("highest", known[:CASES]), ("lowest", known[::-1][:CASES])):
+            cases = [
+                {
+                    "picture": _thumb_of(report.pictures / each.place),
+                    "score": f"{each.values[column]:.3f}",
+                    "variant": titles[each.variant],
+                    "person": report.names[each.person - 1],
+                    "prompt": report.prompts[each.prompt - 1],
+                }
+                for each in some
+            ]
+            found.append({"title": f"{told} {column}", "cases": cases})
+    return found
+
+
+def _sheets(report: Report) -> list[dict[str, object]]:
+    """The first people with pictures: their photos, then the first picture of every prompt, a line a variant."""
+    found = []
+    seated = sorted({score.person for score in report.scores})[:SHEETS]
+    for person in seated:
+        rows = []
+        for row in report.rows:
+            mine = [s for s in report.scores if (s.variant, s.person, s.k) == (row.key, person, 0)]
+            cells = [
+                {"picture": _thumb_of(report.pictures / s.place), "prompt": report.prompts[s.prompt - 1]} for s in mine
+            ]
+            rows.append({"title": row.title, "cells": cells})
+        photos = [_thumb(photo) for photo in report.people[person].photos]
+        name = report.names[person - 1]
+        found.append({"person": name, "traits": report.traits.get(person, ""), "photos": photos, "rows": rows})
+    return found
+
+
+def _thumb_of(path: Path) -> str:
+    with Image.open(path) as picture:
+        return _thumb(picture)
+
+
+def _thumb(picture: Image.Image) -> str:
+    """A small JPEG as a data address."""
+    small = picture.convert("RGB")
+    small.thumbnail((THUMB, THUMB))
+    buffer = io.BytesIO()
+    small.save(buffer, "JPEG", quality=85)
+    return _data(buffer.getvalue(), "jpeg")
+
+
+def _data(data: bytes, kind: str) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"

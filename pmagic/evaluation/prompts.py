@@ -1,0 +1,73 @@
+"""Prompts that people are drawn by in an evaluation. None of them is said while learning."""
+
+from pathlib import Path
+
+from pmagic.errors import NotFound, UsageProblem
+
+NAME = "{}"
+MAX_BYTES = 1024**2
+
+# The evaluation prompts of the paper's Figure 16, left column then right. Its text evaluates by 17 prompts and does not
+# say which of these 25: `paper` is the first 17.
+FIGURE_16: tuple[str, ...] = (
+    "{} wearing a Santa hat",
+    "{} in a construction outfit",
+    "{} on the cover of Time magazine",
+    "A movie poster of {}",
+    "{} is wearing a doctoral gown",
+    "{} in an astronaut suit",
+    "A photo of {} wearing a life jacket",
+    "{} as a jedi master",
+    "{} wearing a sombrero",
+    "{} in a farmer outfit",
+    "{} dressed like a wizard",
+    "A photo of {} in a black and white comic book style",
+    "{} as a character in the Sherlock Holmes' movie",
+    "A painting of {} in the style of Japanese ukiyo-e style",
+    "A portrait of {} as a helicopter pilot",
+    "{} buckled in a seat on a plane",
+    "A selfie of {} in Times Square",
+    "An oil painting of {}",
+    "A photo of {} as a cowboy",
+    "{} in a chef's outfit, cooking in a kitchen",
+    "{} selfie standing under the pink blossoms of a cherry tree",
+    "A vintage photograph of {}",
+    "{} is reading a book",
+    "{} wearing winter camo military gear in the snow",
+    "A photo of {} in the jungle",
+)
+PAPER = FIGURE_16[:17]
+
+
+def read(path: Path) -> tuple[str, ...]:
+    """One prompt a line, `{}` where the name stands; empty lines and lines that begin with # do not count.
+
+    Raises NotFound, or UsageProblem which names the line.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise NotFound(
+            f"the prompts {path} cannot be read: {error.strerror}", "give a text file, or `paper`"
+        ) from error
+    try:
+        text = data[: MAX_BYTES + 1].decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UsageProblem(f"{path} is not a text file in UTF-8", "write one prompt a line") from error
+    if len(data) > MAX_BYTES:
+        raise UsageProblem(f"{path} has more than {MAX_BYTES // 1024} KB", "write one prompt a line")
+    found: dict[str, int] = {}
+    for number, line in enumerate(text.splitlines(), 1):
+        prompt = line.strip()
+        if not prompt or prompt.startswith("#"):
+            continue
+        if NAME not in prompt:
+            raise UsageProblem(
+                f"{path}, line {number}: {prompt!r} has no {NAME}", f"write {NAME} where the name stands"
+            )
+        if prompt in found:
+            raise UsageProblem(f"{path}, line {number}: {prompt!r} is line {found[prompt]} again", "leave it out")
+        found[prompt] = number
+    if not found:
+        raise UsageProblem(f"{path} holds no prompt", f"write one a line, {NAME} where the name stands")
+    return tuple(found)

@@ -1,0 +1,175 @@
+"""The report: results.json, summary.csv, two or three plots, and report.html which holds all of it in one file.
+
+Made from what the store keeps and from nothing else, so an interrupted evaluation ends in the same bytes.
+"""
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from pmagic.evaluation import metrics, plots, published, statistics
+from pmagic.evaluation.harness import Failure
+from pmagic.evaluation.order import Sitter
+from pmagic.evaluation.statistics import Difference, Mean, Score
+from pmagic.evaluation.store import Store, as_json
+
+Plots = Mapping[str, tuple[bytes, str]]  # PNG and what it shows, by file name
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table: what is compared, and the paper's row beside it."""
+
+    key: str
+    title: str
+    table: int = 0
+    label: str = ""
+
+
+@dataclass(frozen=True)
+class Report:
+    """All that is told. people: by number, those with photos in hand. about: the plan, as it is kept."""
+
+    about: Mapping[str, object]
+    rows: Sequence[Row]
+    prompts: Sequence[str]
+    people: Mapping[int, Sitter]
+    names: Sequence[str]  # of everyone who was drawn, in order of their numbers
+    traits: Mapping[int, str]
+    scores: Sequence[Score]
+    stages: Mapping[str, Sequence[Mapping[str, object]]]  # what each variant came to, for each person
+    failures: Mapping[int, Failure]
+    pictures: Path  # what the scores' places are relative to
+
+    @property
+    def keys(self) -> list[str]:
+        return [row.key for row in self.rows]
+
+    @cached_property
+    def means(self) -> list[Mean]:
+        return statistics.means(self.scores, self.keys, list(metrics.columns()))
+
+    @cached_property
+    def differences(self) -> list[Difference]:
+        return statistics.differences(self.scores, self.keys, metrics.chiefs())
+
+
+def write(report: Report, store: Store) -> list[Path]:
+    """Writes everything into the store's folder, and returns the files. Raises StorageFailed."""
+    from pmagic.evaluation import page
+
+    drawn = _plots(report)
+    return [
+        store.write("people.csv", _people(report)),
+        store.write("results.json", as_json(document(report))),
+        store.write("summary.csv", statistics.as_csv(report.means, report.differences)),
+        *(store.write(f"{name}.png", data) for name, (data, _) in drawn.items()),
+        store.write("report.html", page.page(report, drawn).encode()),
+    ]
+
+
+def table(report: Report) -> list[list[str]]:
+    """The means as text: a line a variant, and the paper's line below it where it has one."""
+    columns = list(metrics.columns())
+    lines = [["", *columns, "people"]]
+    for row in report.rows:
+        of = {each.column: each for each in report.means if each.variant == row.key}
+        lines.append([row.title, *(cell_text(of.get(column)) for column in columns), str(people_in(of))])
+        theirs = beside(report, row)
+        if theirs is not None:
+            lines.append(
+                [f"  the paper's: {theirs['told']}", *(str(theirs["scores"].get(column, "")) for column in columns), ""]
+            )
+    return lines
+
+
+def cell_text(mean: Mean | None) -> str:
+    if mean is None:
+        return "-"
+    return f"{mean.value:.3f}" + ("" if mean.error is None else f" ± {mean.error:.3f}")
+
+
+def people_in(of: Mapping[str, Mean]) -> int:
+    return max((each.people for each in of.values()), default=0)
+
+
+def beside(report: Report, row: Row) -> dict | None:
+    """The paper's numbers, and whether they are of another base or other people."""
+    dataset, base = str(report.about.get("dataset", "")), str(report.about.get("base", ""))
+    found = published.row(row.table, row.label, dataset, base) if row.table else None
+    if found is None:
+        return None
+    return {
+        "told": found.told(),
+        "other": (found.dataset, found.base) != (dataset, base),
+        "scores": {"t_sim": f"{found.t_sim:.3f}", "i_pre": f"{found.i_pre:.3f}"},
+    }
+
+
+def document(report: Report) -> dict[str, object]:
+    """Everything as plain values: what results.json holds."""
+    return {
+        "plan": report.about,
+        "means": [vars(each) for each in report.means],
+        "differences": [vars(each) for each in report.differences],
+        "stages": {key: list(of) for key, of in report.stages.items()},
+        "failures": [
+            {"person": number, "name": report.names[number - 1], **vars(each)}
+            for number, each in sorted(report.failures.items())
+        ],
+        "pictures": [
+            {
+                "variant": s.variant,
+                "person": s.person,
+                "prompt": s.prompt,
+                "seed": s.seed,
+                "file": s.place,
+                **s.values,
+            }
+            for s in report.scores
+        ],
+    }
+
+
+def _people(report: Report) -> bytes:
+    text = io.StringIO()
+    lines = csv.writer(text, lineterminator="\n")
+    lines.writerow(["person", "name", "photos_learned_from", "sha256_of_photos"])
+    for number, name in enumerate(report.names, 1):
+        who = report.people.get(number)
+        lines.writerow([number, name, len(who.photos) if who else 0, " ".join(who.hashes) if who else ""])
+    return text.getvalue().encode()
+
+
+def _plots(report: Report) -> Plots:
+    chiefs = metrics.chiefs()
+    of = {(each.variant, each.column): each for each in report.means}
+    shown = [row for row in report.rows if all((row.key, column) in of for column in ("t_sim", "i_pre"))]
+    if not shown:
+        return {}
+    theirs = {f"paper: {row.title}": beside(report, row) for row in shown}
+    squares = {
+        name: (float(each["scores"]["i_pre"]), float(each["scores"]["t_sim"])) for name, each in theirs.items() if each
+    }
+    points = {row.title: (of[row.key, "i_pre"], of[row.key, "t_sim"]) for row in shown}
+    by_prompt = {
+        column: list(
+            zip(
+                *(statistics.by_prompt(report.scores, row.key, column, len(report.prompts)) for row in shown),
+                strict=True,
+            )
+        )
+        for column in chiefs
+    }
+    titles = [row.title for row in shown]
+    drawn = {
+        "pareto": (plots.pareto(points, squares), "T-Sim over I-Pre of each variant, with the Pareto front"),
+        "heatmap": (plots.heat_map(report.prompts, titles, by_prompt), "the mean of each prompt and variant"),
+    }
+    if any(row.table == 2 for row in shown):
+        lines = {column: [of[row.key, column] for row in shown] for column in chiefs}
+        drawn["trend"] = (plots.trend(titles, lines), "the scores over the thresholds")
+    return drawn

@@ -1,0 +1,48 @@
+"""Scores: what the store keeps of everyone, read back in the order of the plan."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+
+from pmagic.evaluation.order import Sitter
+from pmagic.evaluation.sitting import VARIANT, cell
+from pmagic.evaluation.statistics import Score
+from pmagic.evaluation.store import CELL, Store
+
+Stages = dict[str, list[dict[str, object]]]
+
+
+def scores_of(
+    store: Store, people: Mapping[int, Sitter], variants: Sequence[str], prompts: int
+) -> tuple[list[Score], Stages]:
+    """Every picture's numbers by variant, person and prompt; and what each variant came to for each person.
+
+    A variant that is not complete for a person counts as not there.
+    """
+    kept = {number: store.kept(who.place) for number, who in people.items()}
+    scores: list[Score] = []
+    stages: Stages = {variant: [] for variant in variants}
+    for variant in variants:
+        for number, who in people.items():
+            about = kept[number].get(f"variants/{variant}")
+            if about is None:
+                continue
+            told = json.loads(about[VARIANT])
+            stages[variant].append({"person": number, **told})
+            for prompt in range(prompts):
+                place = cell(told["drawing"], prompt)
+                found = json.loads(kept[number][place][CELL])
+                where = [store.picture(who.place, place, k) for k in range(len(found["seeds"]))]
+                files = [each.relative_to(store.root).as_posix() for each in where]
+                scores += rows((variant, number, prompt + 1), found["seeds"], files, found["scores"])
+    return scores, stages
+
+
+def rows(
+    where: tuple[str, int, int],
+    seeds: Sequence[int | None],
+    files: Sequence[str],
+    values: Mapping[str, Sequence[float | None]],
+) -> Iterator[Score]:
+    """One score a picture. where: variant, person, prompt."""
+    for k, (seed, file) in enumerate(zip(seeds, files, strict=True)):
+        yield Score(*where, k, seed, {column: of[k] for column, of in values.items()}, file)

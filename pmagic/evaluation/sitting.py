@@ -1,0 +1,178 @@
+"""A sitting: one person's part of an evaluation, as a stream of results. It knows nothing about where they are kept.
+
+For each variant: the stages are found (once for all variants that ask in the same way), the person is learned (once for
+all variants that come to the same settings), and each prompt's pictures are drawn in one batch and measured.
+"""
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from pmagic import pictures, shelf
+from pmagic.engine import portraits, probe, rendering, sharing, subject
+from pmagic.engine.recipes import LearnSettings
+from pmagic.engine.subject import Subject
+from pmagic.evaluation import metrics
+from pmagic.evaluation.bench import Bench
+from pmagic.evaluation.metrics import Case
+from pmagic.evaluation.order import FACE, Sitter
+from pmagic.evaluation.store import CELL, Files, Result, as_json, picture_name
+from pmagic.evaluation.variants import Variant
+from pmagic.library import bundle
+from pmagic.persona import Persona
+
+METHOD = "personamagic"
+VARIANT, PROBE = "variant.json", "probe.json"
+OF_THE_PROBE = ("iou_low", "iou_high", "probe_iterations")  # settings that only say how the bounds are found
+LARGEST = 1  # the face that counts in a photo of several
+
+Told = Callable[[str], None]  # is told what is being done at every step; what it raises goes through
+
+
+@dataclass
+class Sitting:
+    """kept: the person's results so far, by place. scratch: where learnings in work are kept, None for nowhere."""
+
+    bench: Bench
+    who: Sitter
+    kept: dict[str, Mapping[str, bytes]]
+    told: Told = lambda doing: None
+    scratch: Path | None = None
+    _begun: float = field(default_factory=time.monotonic)
+
+    def results(self) -> Iterator[Result]:
+        """What is still missing of this person, piece by piece.
+
+        Raises PhotoRefused and whatever learning and drawing raise.
+        """
+        self._begun = time.monotonic()
+        for variant in self.bench.variants:
+            if is_done(self.kept, [variant.key]):
+                continue
+            how, about = yield from self._settled(variant)
+            place, persona = yield from self._learned(how)
+            drawing = f"{place}/{_digest(asdict(variant.render))}"
+            yield from self._drawn(variant, persona, drawing)
+            told = {**about, "persona": place, "drawing": drawing, "bounds": [persona.bounds.low, persona.bounds.high],
+                    "losses": dict(persona.losses)}  # fmt: skip
+            yield from self._finished(f"variants/{variant.key}", {VARIANT: as_json(told)})
+
+    def _settled(self, variant: Variant) -> Generator[Result, None, tuple[LearnSettings, dict[str, object]]]:
+        """The variant's settings with the bounds that the probe finds for this person, and what there is to tell."""
+        how = variant.learn
+        if how.bounds is not None:
+            return how, {}
+        place = f"probe-{_digest(probe.brief(how).as_table(), *OF_THE_PROBE[:2])}"
+        if place not in self.kept:
+            found = probe.probe(
+                self.bench.base,
+                self.subject,
+                how,
+                lambda done, total: self.told(f"{variant.title}: finding the stages"),
+            )
+            yield from self._finished(place, {PROBE: as_json({"curve": found.curve})})
+        curve = tuple((int(t), float(iou)) for t, iou in json.loads(self.kept[place][PROBE])["curve"])
+        bounds, fell_back = probe.read_bounds(curve, how.iou_low, how.iou_high)
+        return replace(how, bounds=bounds), {"curve": curve, "fell_back": fell_back}
+
+    def _learned(self, how: LearnSettings) -> Generator[Result, None, tuple[str, Persona]]:
+        """Where the persona of these settings is kept, and the persona."""
+        place = _digest(how.as_table(), *OF_THE_PROBE)
+        if f"{place}/persona" not in self.kept:
+            checkpoint = None if self.scratch is None else self.scratch / f"{self.who.place}-{place}.checkpoint"
+            persona = shelf.take("methods", METHOD).learn(
+                self.bench.base,
+                self.subject,
+                how,
+                lambda report: self.told(f"learning, step {report.step} of {report.total}"),
+                checkpoint,
+            )
+            yield from self._finished(f"{place}/persona", bundle.pack(persona))
+            if checkpoint is not None:
+                checkpoint.unlink(missing_ok=True)
+        return place, bundle.unpack(self.kept[f"{place}/persona"])
+
+    def _drawn(self, variant: Variant, persona: Persona, drawing: str) -> Iterator[Result]:
+        bench, order = self.bench, self.bench.order
+        seeds = [order.seed + k for k in range(order.pictures)]
+        for number, prompt in enumerate(order.prompts):
+            place = cell(drawing, number)
+            if place in self.kept:
+                continue
+            with sharing.first_steps(bench.base.pipeline.unet, bench.answers, persona.bounds.high):
+                drawn = rendering.render(
+                    bench.base,
+                    persona,
+                    prompt,
+                    seeds,
+                    variant.render,
+                    on_step=lambda done, total, number=number: self.told(
+                        f"{variant.title}: prompt {number + 1} of {len(order.prompts)}"
+                    ),
+                )
+            scores = metrics.measured(bench.observers, Case(drawn, number, bench.spoken, self.faces, self.unseen_faces))
+            files = {
+                picture_name(k): pictures.as_png(picture, {**self._story(variant, prompt), "seed": seeds[k]})
+                for k, picture in enumerate(drawn)
+            }
+            yield from self._finished(place, {**files, CELL: as_json({"seeds": seeds, "scores": scores})})
+
+    def _story(self, variant: Variant, prompt: str) -> dict[str, object]:
+        """What goes into every picture, besides its seed."""
+        how = variant.render
+        return {
+            "persona": self.who.name,
+            "prompt": prompt,
+            "fingerprint": self.bench.base.fingerprint,
+            "negative": how.negative,
+            "steps": how.steps,
+            "guidance": how.guidance,
+            "scheduler": how.scheduler,
+        }
+
+    def _finished(self, place: str, files: Files) -> Iterator[Result]:
+        """Hands a result on and remembers it."""
+        now = time.monotonic()
+        self.kept[place] = files
+        yield Result(place, files, now - self._begun)
+        self._begun = time.monotonic()
+
+    @cached_property
+    def subject(self) -> Subject:
+        base, photos = self.bench.base, self.who.photos
+        known = None
+        if isinstance(base.card.faces, Path):
+            names = [f"photo {number} of {self.who.name}" for number in range(1, len(photos) + 1)]
+            known = portraits.portraits(base.card, photos, names, pick=LARGEST)
+        hashes = self.who.hashes[: len(photos)]
+        return subject.observe(base, photos, hashes, word=FACE, kind="face", mask=self.who.mask, known=known)
+
+    @cached_property
+    def faces(self) -> np.ndarray:
+        return self.bench.observers.known(self.who.photos, self.who.name)
+
+    @cached_property
+    def unseen_faces(self) -> np.ndarray:
+        return self.bench.observers.known(self.who.unseen, self.who.name)
+
+
+def cell(drawing: str, prompt: int) -> str:
+    """The place of one prompt's pictures, counted from 0; its name begins at 01."""
+    return f"{drawing}-{prompt + 1:02d}"
+
+
+def is_done(kept: Mapping[str, Mapping[str, bytes]], variants: Sequence[str]) -> bool:
+    """Whether a person's part is complete for these variants: all that a variant needs is kept before it is itself."""
+    return all(f"variants/{key}" in kept for key in variants)
+
+
+def _digest(table: Mapping[str, object], *without: str) -> str:
+    """Eight hex digits of a table of settings."""
+    left = {key: value for key, value in table.items() if key not in without}
+    return hashlib.sha256(json.dumps(left, sort_keys=True, default=str).encode()).hexdigest()[:8]

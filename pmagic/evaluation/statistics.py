@@ -1,0 +1,141 @@
+"""Statistics: means over people with their errors, and paired differences. Each person counts once."""
+
+import csv
+import io
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+RESAMPLES, CONFIDENCE = 9999, 0.95
+
+
+@dataclass(frozen=True)
+class Score:
+    """One picture's numbers. variant: a key. person, prompt: numbers, from 1. k: of the picture, from 0."""
+
+    variant: str
+    person: int
+    prompt: int
+    k: int
+    seed: int | None
+    values: Mapping[str, float | None]
+    place: str  # of the picture, relative to the store
+
+
+@dataclass(frozen=True)
+class Mean:
+    """Of one column over the people of one variant. error: standard error over people, None for a single one."""
+
+    variant: str
+    column: str
+    value: float
+    error: float | None
+    people: int
+    pictures: int
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Mean over people of `variant` minus `against`, and the bootstrap interval of that mean, None for a single one."""
+
+    variant: str
+    against: str
+    column: str
+    value: float
+    low: float | None
+    high: float | None
+    people: int  # that have both
+
+
+def means(scores: Sequence[Score], variants: Sequence[str], columns: Sequence[str]) -> list[Mean]:
+    """Each variant's columns, in order; what was never measured is left out."""
+    found = []
+    for variant in variants:
+        for column in columns:
+            each = by_person(scores, variant, column)
+            if each:
+                error = float(np.std(list(each.values()), ddof=1) / math.sqrt(len(each))) if len(each) > 1 else None
+                count = sum(s.variant == variant and s.values.get(column) is not None for s in scores)
+                found.append(Mean(variant, column, float(np.mean(list(each.values()))), error, len(each), count))
+    return found
+
+
+def differences(scores: Sequence[Score], variants: Sequence[str], columns: Sequence[str]) -> list[Difference]:
+    """Every variant against each before it, over the people that have both."""
+    found = []
+    for column in columns:
+        of = {variant: by_person(scores, variant, column) for variant in variants}
+        for later, variant in enumerate(variants):
+            for against in variants[:later]:
+                both = sorted(of[variant].keys() & of[against].keys())
+                if both:
+                    apart = np.array([of[variant][who] - of[against][who] for who in both])
+                    low, high = interval(apart)
+                    found.append(Difference(variant, against, column, float(apart.mean()), low, high, len(both)))
+    return found
+
+
+def by_person(scores: Sequence[Score], variant: str, column: str) -> dict[int, float]:
+    """Each person's mean over the pictures for which the column means something."""
+    of: dict[int, list[float]] = {}
+    for score in scores:
+        value = score.values.get(column)
+        if score.variant == variant and value is not None:
+            of.setdefault(score.person, []).append(value)
+    return {who: float(np.mean(values)) for who, values in of.items()}
+
+
+def interval(values: np.ndarray) -> tuple[float | None, float | None]:
+    """The percentile bootstrap interval of the mean, the same for the same values; None for fewer than two."""
+    if len(values) < 2:
+        return None, None
+    if np.ptp(values) == 0:  # every resample has this mean
+        return float(values[0]), float(values[0])
+    from scipy.stats import bootstrap
+
+    found = bootstrap(
+        (values,), np.mean, n_resamples=RESAMPLES, confidence_level=CONFIDENCE, method="percentile",
+        rng=np.random.default_rng(0),
+    ).confidence_interval  # fmt: skip
+    return float(found.low), float(found.high)
+
+
+def by_prompt(scores: Sequence[Score], variant: str, column: str, prompts: int) -> list[float | None]:
+    """The mean over all pictures of each prompt, None where there is none."""
+    found: list[list[float]] = [[] for _ in range(prompts)]
+    for score in scores:
+        value = score.values.get(column)
+        if score.variant == variant and value is not None:
+            found[score.prompt - 1].append(value)
+    return [float(np.mean(each)) if each else None for each in found]
+
+
+def front(points: Mapping[str, tuple[float, float]]) -> list[str]:
+    """The Pareto front of points, larger being better on both axes: those that none beats on both."""
+    return [
+        name
+        for name, (x, y) in points.items()
+        if not any(a >= x and b >= y and (a > x or b > y) for a, b in points.values())
+    ]
+
+
+def as_csv(means: Sequence[Mean], differences: Sequence[Difference]) -> bytes:
+    """One line a number: means with their standard errors, then differences with their intervals; six decimals."""
+    text = io.StringIO()
+    lines = csv.writer(text, lineterminator="\n")
+    lines.writerow(
+        ["kind", "variant", "against", "metric", "value", "standard_error", "low", "high", "people", "pictures"]
+    )
+    for m in means:
+        lines.writerow(["mean", m.variant, "", m.column, _six(m.value), _six(m.error), "", "", m.people, m.pictures])
+    for d in differences:
+        lines.writerow(
+            ["difference", d.variant, d.against, d.column, _six(d.value), "", _six(d.low), _six(d.high), d.people, ""]
+        )
+    return text.getvalue().encode()
+
+
+def _six(value: float | None) -> str:
+    return "" if value is None else f"{value:.6f}"

@@ -1,0 +1,150 @@
+"""The store: one folder for one evaluation. What is in it is whole; what is missing is still to be done.
+
+    plan.json                              all that decides the numbers
+    people/0001-<photos>/<probe>/          the probe's curve
+    people/0001-<photos>/<persona>/persona the persona, as the library keeps it
+    people/0001-<photos>/<persona>/<drawing>-03/  the pictures of prompt 3 and their scores
+    people/0001-<photos>/variants/<key>/   which persona and drawing a variant came to, for this person
+
+Two variants that come to the same settings for a person share persona and pictures. A place is written aside and
+renamed, so a kill loses only what was in work. times.csv says how long things took, and is no part of any result.
+"""
+
+import json
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pmagic.errors import Busy, Incompatible, UsageProblem
+from pmagic.library import durable
+
+PLAN, TIMES, CELL = "plan.json", "times.csv", "cell.json"
+_CELL_NAME = re.compile(r"[0-9a-f]{8}-\d{2,}")
+
+Files = Mapping[str, bytes]
+
+
+@dataclass(frozen=True)
+class Result:
+    """A finished piece of one person's part. place: relative to the person's folder. seconds: that it took."""
+
+    place: str
+    files: Files
+    seconds: float
+
+
+class Store:
+    """An opened store; `opened` gives one."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._aside = root / ".aside"
+
+    @property
+    def unfinished(self) -> Path:
+        """Checkpoints of learnings in work."""
+        return self.root / ".unfinished"
+
+    def keep(self, person: str, result: Result) -> None:
+        """Publishes a result, on the disk when this returns; what is there already stays. Raises StorageFailed."""
+        target = self.root / "people" / person / result.place
+        if target.is_dir():
+            return
+        staging = self._aside / f"{person}-{result.place.replace('/', '-')}"
+        with durable.storing(f"the evaluation in {self.root}"):
+            durable.make_folder(target.parent)
+            if staging.exists():
+                durable.erase(staging)
+            durable.publish_folder(result.files, staging, target)
+            with (self.root / TIMES).open("a") as file:
+                file.write(f"{person},{result.place},{result.seconds:.2f}\n")
+
+    def kept(self, person: str) -> dict[str, dict[str, bytes]]:
+        """What there is of a person, by place; of a cell only its scores."""
+        folder = self.root / "people" / person
+        places = sorted({each.parent for each in folder.rglob("*") if each.is_file()})
+        found = {}
+        for place in places:
+            files = [place / CELL] if _CELL_NAME.fullmatch(place.name) else sorted(place.iterdir())
+            found[place.relative_to(folder).as_posix()] = {each.name: each.read_bytes() for each in files}
+        return found
+
+    def picture(self, person: str, place: str, k: int) -> Path:
+        return self.root / "people" / person / place / picture_name(k)
+
+    def write(self, name: str, data: bytes) -> Path:
+        """A file of the final report, replaced as a whole."""
+        path = self.root / name
+        with durable.storing(str(path)):
+            durable.make_folder(self._aside)
+            staging = self._aside / name
+            staging.unlink(missing_ok=True)
+            durable.write_file(staging, data)
+            staging.replace(path)
+            durable.sync_folder(path.parent)
+        return path
+
+
+def picture_name(k: int) -> str:
+    return f"{k}.png"
+
+
+@contextmanager
+def opened(root: Path, plan: Mapping[str, Any]) -> Iterator[Store]:
+    """The store in `root`, new or with exactly this plan, while nobody else works in it.
+
+    Raises UsageProblem (something else is there), Incompatible (another plan), Busy, StorageFailed.
+    """
+    import filelock
+
+    store = Store(root)
+    if root.exists() and not root.is_dir():
+        raise UsageProblem(f"{root} is not a folder", "give another --out")
+    if root.is_dir() and not (root / PLAN).exists() and _holds_something(root):
+        raise UsageProblem(f"{root} holds something, and no evaluation", "give --out an empty or a new folder")
+    with durable.storing(f"the evaluation in {root}"):
+        durable.make_folder(root)
+        lock = filelock.FileLock(root / ".lock", timeout=0, mode=durable.FILE_MODE)
+        try:
+            lock.acquire()
+        except filelock.Timeout as error:
+            raise Busy(f"another pmagic works in {root}", "wait for it to end, or give another --out") from error
+    try:
+        if (root / PLAN).exists():
+            _require_same(root, plan)
+        else:
+            store.write(PLAN, as_json(plan))
+        shutil.rmtree(root / ".aside", ignore_errors=True)
+        with durable.storing(f"the evaluation in {root}"):
+            durable.make_folder(root / "people")
+            durable.make_folder(store.unfinished)
+        yield store
+    finally:
+        lock.release()
+
+
+def as_json(document: object) -> bytes:
+    return (json.dumps(document, indent=1, ensure_ascii=False) + "\n").encode()
+
+
+def _holds_something(root: Path) -> bool:
+    """Besides what a run leaves that was killed before its plan was written."""
+    return any(each.name not in (".lock", ".aside") for each in root.iterdir())
+
+
+def _require_same(root: Path, plan: Mapping[str, Any]) -> None:
+    try:
+        before = json.loads((root / PLAN).read_text())
+    except (OSError, ValueError) as error:
+        raise Incompatible(f"{root / PLAN} cannot be read: {error}", "give another --out") from error
+    now = json.loads(as_json(plan))
+    differs = [key for key in {**before, **now} if before.get(key) != now.get(key)]
+    if differs:
+        raise Incompatible(
+            f"{root} holds another evaluation: it differs in {', '.join(differs)}",
+            "give another --out, or the same options as before",
+        )
