@@ -16,7 +16,7 @@ RENDER = "steps = 4\nguidance = 2.0\n"
 def eval_folder(faced_folder: Path) -> Path:
     """The faced base with a judge of its own."""
     folder = shutil.copytree(faced_folder, faced_folder.with_name("evaluated"))
-    judge = packs.build_pack(folder.with_name("evaluated-judge"), packs.Mobile(), seed=11)
+    judge = packs.build_pack(folder.with_name("evaluated-judge"), seed=11)
     config = folder / "pmagic.toml"
     config.write_text(f'{config.read_text()}judge = "../{judge.name}"\n[learn]\n{LEARN}[render]\n{RENDER}')
     return folder

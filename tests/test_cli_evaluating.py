@@ -1,28 +1,219 @@
 """`pmagic eval` through the program, on a tiny random base: the real engine and the real observers, no doubles."""
 
 import csv
+import html
 import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from evaluated import PROMPTS, eval_folder, people, prompts_file  # noqa: F401 - fixtures
+from evaluated import PROMPTS, eval_folder, face, people, prompts_file  # noqa: F401 - fixtures
+from PIL import Image
 from tiny import faced_folder, tiny_folders  # noqa: F401 - fixtures
 from typer.testing import CliRunner, Result
 
+from pmagic import pictures
 from pmagic.cli.app import app
+from pmagic.evaluation import store
+from pmagic.evaluation.sitting import Sitting
 
 runner = CliRunner()
+SUMMARIES = ("summary.csv", "results.json", "report.html", "people.csv", "pareto.png", "heatmap.png")
+Evaluate = Callable[..., Result]
 
 
-def evaluate(base: Path, root: Path, prompts: Path, out: Path, *more: str, people: int = 3) -> Result:  # noqa: F811
-    words = ["--dataset", "folder", "--root", root, "--prompts", prompts, "--base", base, "--out", out]
-    return runner.invoke(app, ["eval", *map(str, words), "--people", str(people), "-n", "2", *more])
+@pytest.fixture
+def evaluate(eval_folder: Path, people: Path, prompts_file: Path) -> Evaluate:  # noqa: F811
+    """Runs `pmagic eval` on the folder of three people."""
+
+    def run(out: Path, *more: str, count: int = 3) -> Result:
+        words = [
+            "--dataset",
+            "folder",
+            "--root",
+            people,
+            "--prompts",
+            prompts_file,
+            "--base",
+            eval_folder,
+            "--out",
+            out,
+        ]
+        return runner.invoke(app, ["eval", *map(str, words), "--people", str(count), "-n", "2", *more])
+
+    return run
 
 
-def test_it_ends_in_tables_plots_and_a_report(eval_folder: Path, people: Path, prompts_file: Path, tmp_path) -> None:  # noqa: F811
-    done = evaluate(eval_folder, people, prompts_file, tmp_path / "out", "--recipe", "paper,reference", "--json")
-    assert done.exit_code == 0, (done.stdout, done.stderr, done.exception)
-    print(done.stdout[:3000])
-    import shutil
-    shutil.rmtree('/tmp/eval/out', ignore_errors=True)
-    shutil.copytree(tmp_path / 'out', '/tmp/eval/out')
+def summaries(out: Path) -> dict[str, bytes]:
+    return {name: (out / name).read_bytes() for name in SUMMARIES}
+
+
+def test_it_ends_in_tables_plots_and_a_report(evaluate: Evaluate, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    done = evaluate(out, "--recipe", "paper,reference")
+    assert done.exit_code == 0, (done.stderr, done.exception)
+    assert "recipe paper" in done.stdout and "the paper's: Table 6" in done.stdout
+    results = json.loads((out / "results.json").read_text())
+    assert len(results["pictures"]) == 2 * 3 * len(PROMPTS) * 2
+    assert results["failures"] == []
+    rows = list(csv.DictReader((out / "summary.csv").open()))
+    means = {(row["variant"], row["metric"]): row for row in rows if row["kind"] == "mean"}
+    assert means["paper", "i_pre"]["people"] == "3"
+    mine = [each["t_sim"] for each in results["pictures"] if each["variant"] == "reference"]
+    assert float(means["reference", "t_sim"]["value"]) == pytest.approx(sum(mine) / len(mine), abs=2e-6)
+    assert [row["variant"] for row in rows if row["kind"] == "difference"] == ["reference", "reference"]
+    for name in ("pareto.png", "heatmap.png"):
+        assert Image.open(out / name).width > 400
+    first = results["pictures"][0]
+    story = pictures.read_story(out / first["file"])
+    assert (story["prompt"], story["seed"]) == (PROMPTS[0], 0)
+    assert pictures.DIGITAL_SOURCE in Image.open(out / first["file"]).info["XML:com.adobe.xmp"]
+    page = (out / "report.html").read_text()
+    assert (
+        page.count("data:image/jpeg") >= 20 and "<script" not in page and "http" not in page.replace("http-equiv", "")
+    )
+    # A second run finds everything done, and writes the same bytes.
+    before = summaries(out)
+    cells = sorted(out.rglob("cell.json"))
+    shutil.rmtree(out / ".unfinished")
+    assert evaluate(out, "--recipe", "paper,reference").exit_code == 0
+    assert summaries(out) == before and sorted(out.rglob("cell.json")) == cells
+
+
+def test_stopped_anywhere_it_goes_on_to_the_same_bytes(evaluate: Evaluate, tmp_path: Path, monkeypatch) -> None:
+    """Stopped whenever a result is about to be kept: each is lost once, and made again."""
+    whole = tmp_path / "whole"
+    assert evaluate(whole, count=2).exit_code == 0
+    out = tmp_path / "out"
+    keep, stops = store.Store.keep, 0
+
+    def stopping(self: store.Store, person: str, result: store.Result) -> None:
+        if (person, result.place) not in seen:
+            seen.add((person, result.place))
+            raise KeyboardInterrupt
+        keep(self, person, result)
+
+    seen: set[tuple[str, str]] = set()
+    monkeypatch.setattr(store.Store, "keep", stopping)
+    while True:
+        done = evaluate(out, count=2)
+        if done.exit_code == 0:
+            break
+        assert done.exit_code == 130, done.stderr
+        assert "run the same command to go on" in done.stderr
+        stops += 1
+        assert stops < 30
+    assert stops == len(seen) == 2 * (1 + 1 + len(PROMPTS) + 1)  # probe, persona, cells, variant
+    assert summaries(out) == summaries(whole)
+
+
+def test_one_failing_person_does_not_stop_the_rest(evaluate: Evaluate, people: Path, tmp_path: Path) -> None:  # noqa: F811
+    """A photo without a face, and one that is no photo: listed, and only they are tried again."""
+    out = tmp_path / "out"
+    Image.new("RGB", (128, 128)).save(people / "alice.png")
+    (people / "bruno.png").write_bytes(b"no picture")
+    done = evaluate(out)
+    assert done.exit_code == 12, (done.stdout, done.stderr)
+    assert "2 of 3 people are not complete" in done.stderr
+    assert "no face is found" in done.stderr and "not a JPEG" in done.stderr
+    results = json.loads((out / "results.json").read_text())
+    assert {each["name"] for each in results["failures"]} == {"alice", "bruno"}
+    assert len({each["person"] for each in results["pictures"]}) == 1
+    assert "no face is found" in html.unescape((out / "report.html").read_text())
+    kept = {path: path.stat().st_mtime_ns for path in out.rglob("cell.json")}
+    face(5, 5).save(people / "alice.png")
+    face(8, 6).save(people / "bruno.png")
+    assert evaluate(out).exit_code == 0
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+    fresh = tmp_path / "fresh"
+    assert evaluate(fresh).exit_code == 0
+    assert summaries(fresh) == summaries(out)
+
+
+def test_a_defect_fails_one_person_and_says_so(evaluate: Evaluate, tmp_path: Path, monkeypatch) -> None:
+    original = Sitting._drawn
+
+    def broken(self: Sitting, *args: object) -> object:
+        if self.who.name == "alice":
+            raise ZeroDivisionError("by accident")
+        return original(self, *args)
+
+    monkeypatch.setattr(Sitting, "_drawn", broken)
+    done = evaluate(tmp_path / "out")
+    assert done.exit_code == 12
+    assert "alice: this is a defect of pmagic: ZeroDivisionError: by accident" in done.stderr
+
+
+def test_another_evaluation_in_the_same_folder_is_refused(evaluate: Evaluate, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert evaluate(out, "--recipe", "reference", count=1).exit_code == 0
+    done = evaluate(out, "--recipe", "reference", "--seed", "1", count=1)
+    assert done.exit_code == 6
+    assert "differs in" in done.stderr and "seed" in done.stderr and "--out" in done.stderr
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "letter.txt").write_text("dear")
+    assert evaluate(tmp_path / "mine", count=1).exit_code == 2
+
+
+def test_a_dry_run_tells_and_leaves_nothing(evaluate: Evaluate, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    done = evaluate(out, "--dry-run", "--json", "--ablation", "table1")
+    assert done.exit_code == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert (told["people"], told["variants"], told["learnings_left"]) == (3, 4, 12)
+    assert told["pictures_left"] == 12 * len(PROMPTS) * 2
+    assert told["hours"] >= 0 and told["bytes"] > 1_000_000
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("ablation", ["table2", "table5"])
+def test_ablations(evaluate: Evaluate, tmp_path: Path, ablation: str) -> None:
+    out = tmp_path / "out"
+    done = evaluate(out, "--ablation", ablation, count=1)
+    assert done.exit_code == 0, (done.stdout, done.stderr)
+    results = json.loads((out / "results.json").read_text())
+    personas = {key: of[0]["persona"] for key, of in results["stages"].items()}
+    if ablation == "table2":
+        # The tiny base's probe finds nothing: six pairs fall back to one interval, and share one persona.
+        assert len(personas) == 6 and len(set(personas.values())) == 1
+        assert all(of[0]["fell_back"] for of in results["stages"].values())
+        assert (out / "trend.png").is_file()
+    else:
+        assert list(personas) == ["weighted", "constant", "none"] and len(set(personas.values())) == 3
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "told"),
+    [
+        ([], 2, "--dataset"),
+        (["--dataset", "imagenet"], 3, "choose one of"),
+        (["--dataset", "folder", "--people", "0"], 2, "--people must be"),
+        (["--dataset", "folder", "--workers", "many"], 2, "--workers cannot be"),
+        (["--dataset", "folder", "--photos", "."], 2, "--photos goes with --pictures"),
+        (["--pictures", "."], 2, "--photos"),
+        (["--pictures", ".", "--photos", "."], 2, "--prompts"),
+        (["--pictures", ".", "--dataset", "folder"], 2, "--dataset"),
+    ],
+)
+def test_what_cannot_be_asked(words: list[str], code: int, told: str) -> None:
+    done = runner.invoke(app, ["eval", *words])
+    assert done.exit_code == code, done.stderr
+    assert told in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--recipe", "paper,paper"], "name each recipe once"),
+        (["--recipe", "best"], "no recipe 'best'"),
+        (["--ablation", "table9"], "table1, table2, table5"),
+        (["--ablation", "table1", "--recipe", "paper,reference"], "one recipe"),
+        (["--people", "4"], "the data set has 3"),
+    ],
+)
+def test_what_does_not_fit_is_told_before_any_work(evaluate: Evaluate, tmp_path: Path, words: list[str], told) -> None:
+    done = evaluate(tmp_path / "out", *words)
+    assert done.exit_code == 2
+    assert told in done.stderr
+    assert not (tmp_path / "out").exists()

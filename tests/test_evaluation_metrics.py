@@ -1,0 +1,145 @@
+"""Every metric on the shelf keeps the contract; likeness and text have known answers."""
+
+from pathlib import Path
+
+import numpy as np
+import packs
+import pytest
+from evaluated import eval_folder  # noqa: F401 - a fixture
+
+from pmagic import shelf
+from pmagic.bases import card as cards
+from pmagic.engine import subject
+from pmagic.errors import Incompatible, PhotoRefused, WeightsMissing
+from pmagic.evaluation import metrics, observers, prompts
+from pmagic.evaluation.metrics import Case
+from pmagic.evaluation.observers import Observers
+
+pytest_plugins = ["tiny"]
+
+PROMPTS = ("a photo of the face as cowboy", "oil painting")
+
+
+@pytest.fixture(scope="module")
+def eyes(eval_folder: Path) -> Observers:  # noqa: F811
+    return observers.observers(cards.find(str(eval_folder)), "cpu")
+
+
+@pytest.fixture(scope="module")
+def case(eyes: Observers) -> Case:
+    """A copy of the photo, another face, nobody."""
+    photo, other = packs.photo_of((5, 5)), packs.photo_of((9, 7), (3, 3))
+    return Case(
+        pictures=[photo, other, packs.photo_of()],
+        prompt=1,
+        prompts=PROMPTS,
+        learned=eyes.known([photo], "alice"),
+        unseen=eyes.known([other], "alice"),
+    )
+
+
+@pytest.mark.parametrize("name", shelf.names(metrics.SHELF))
+def test_contract(name: str, eyes: Observers, case: Case) -> None:
+    metric = shelf.take(metrics.SHELF, name)
+    found = metric.measure(eyes, case)
+    assert found.keys() == metric.COLUMNS.keys()
+    assert not metric.CHIEF or metric.CHIEF in found
+    for values in found.values():
+        assert len(values) == len(case.pictures)
+        assert all(value is None or np.isfinite(value) for value in values)
+
+
+def test_columns_have_names_of_their_own_and_the_chief_ones_stand_first() -> None:
+    told = [column for name in shelf.names(metrics.SHELF) for column in shelf.take(metrics.SHELF, name).COLUMNS]
+    assert len(set(told)) == len(told)
+    assert list(metrics.columns())[:2] == metrics.chiefs() == ["t_sim", "i_pre"]
+
+
+def test_identity_is_one_for_the_photo_itself_and_minus_one_for_nobody(eyes: Observers, case: Case) -> None:
+    found = metrics.measured(eyes, case)
+    assert found["i_pre"][0] == pytest.approx(1, abs=1e-5)
+    assert -1 < found["i_pre"][1] < found["i_pre"][0]  # the tiny judge is random, and tells faces apart by little
+    assert found["i_pre"][2] == -1
+    assert found["i_found"][2] is None and found["i_found"][:2] == found["i_pre"][:2]
+    assert found["detected"] == [1, 1, 0]
+    assert found["i_unseen"][1] == pytest.approx(1, abs=1e-5) and found["i_unseen"][2] == -1
+
+
+def test_without_another_photo_there_is_no_copy_check(eyes: Observers, case: Case) -> None:
+    bare = Case(case.pictures, 0, PROMPTS, case.learned, eyes.known([], "alice"))
+    assert metrics.measured(eyes, bare)["i_unseen"] == [None, None, None]
+
+
+def test_several_photos_count_alike(eyes: Observers, case: Case) -> None:
+    both = Case(case.pictures, 0, PROMPTS, np.concatenate([case.learned, case.unseen]), case.unseen)
+    found = metrics.measured(eyes, both)["i_pre"][0]
+    one, other = (float(rows[0] @ case.learned[0]) for rows in (case.learned, case.unseen))
+    assert found == pytest.approx((one + other) / 2, abs=1e-5)
+
+
+def test_text_is_hessels_score(eyes: Observers, case: Case, eval_folder: Path) -> None:  # noqa: F811
+    clip = subject.observer_of(cards.find(str(eval_folder)), "cpu")
+    found = metrics.measured(eyes, case)
+    expected = clip.clip_score(case.pictures, [PROMPTS[1]] * 3).tolist()
+    assert found["t_sim"] == pytest.approx(expected, abs=1e-5)
+    assert found["t_sim"] == pytest.approx([2.5 * max(each, 0) for each in found["t_cosine"]], abs=1e-5)
+    best = [float(clip.text_similarity([each] * 2, PROMPTS).argmax() == 1) for each in case.pictures]
+    assert found["obeyed"] == best
+
+
+def test_one_prompt_is_always_obeyed_and_so_says_nothing(eyes: Observers, case: Case) -> None:
+    alone = Case(case.pictures, 0, PROMPTS[:1], case.learned, case.unseen)
+    assert metrics.measured(eyes, alone)["obeyed"] == [None] * 3
+
+
+def test_each_text_is_encoded_once(eyes: Observers, case: Case, eval_folder: Path, monkeypatch) -> None:  # noqa: F811
+    clip = subject.observer_of(cards.find(str(eval_folder)), "cpu")
+    said: list[str] = []
+    original = type(clip).text_embedding
+    monkeypatch.setattr(type(clip), "text_embedding", lambda self, texts: said.extend(texts) or original(self, texts))
+    fresh = Observers(clip, eyes._judge)
+    for _ in range(3):
+        metrics.measured(fresh, case)
+    assert said == list(PROMPTS)
+
+
+def test_a_photo_without_a_face_is_refused(eyes: Observers) -> None:
+    with pytest.raises(PhotoRefused, match="alice"):
+        eyes.known([packs.photo_of()], "alice")
+
+
+def test_the_judge_is_never_the_network_of_the_loss(eval_folder: Path, tmp_path: Path) -> None:  # noqa: F811
+    from dataclasses import replace
+
+    card = cards.find(str(eval_folder))
+    with pytest.raises(Incompatible, match="same recogniser"):
+        observers.observers(replace(card, judge=card.faces), "cpu")
+    with pytest.raises(WeightsMissing, match="antelopev2") as caught:
+        observers.observers(replace(card, judge="antelopev2"), "cpu")
+    assert "pmagic models pull antelopev2" in caught.value.next_step
+
+
+def test_prompts_of_the_evaluation_are_not_said_while_learning() -> None:
+    from pmagic.engine import prompts as learning
+
+    said = {each.lower() for each in (*learning.OPEN_PROMPTS, *learning.MORE_OPEN_PROMPTS)}
+    said |= {each.lower() for of in learning.TEMPLATES.values() for each in of}
+    assert not said & {each.lower() for each in prompts.FIGURE_16}
+    assert len(prompts.PAPER) == 17 and len(set(prompts.FIGURE_16)) == 25
+
+
+def test_prompts_are_read_from_a_file(tmp_path: Path) -> None:
+    from pmagic.errors import NotFound, UsageProblem
+
+    path = tmp_path / "prompts.txt"
+    path.write_text("\ufeff# mine\n{} on the moon \n\n<b>{}</b>\n", encoding="utf-8")
+    assert prompts.read(path) == ("{} on the moon", "<b>{}</b>")
+    for text, told in (("nobody here\n", "line 1"), ("{}\n{}\n", "line 1 again"), ("# {}\n", "no prompt")):
+        path.write_text(text)
+        with pytest.raises(UsageProblem, match=told):
+            prompts.read(path)
+    path.write_bytes(b"\xff\xfe{}")
+    with pytest.raises(UsageProblem, match="UTF-8"):
+        prompts.read(path)
+    with pytest.raises(NotFound):
+        prompts.read(tmp_path / "absent")

@@ -1,0 +1,70 @@
+"""Variants: what an ablation takes away, and nothing else; and the paper's row that stands beside each."""
+
+from dataclasses import replace
+
+import pytest
+
+from pmagic import shelf
+from pmagic.evaluation import published
+from pmagic.evaluation.variants import ABLATIONS, PAIRS, WHOLE, variants
+
+
+def made(ablation: str, recipe: str = "paper", defaults: dict | None = None) -> dict:
+    return {each.key: each for each in variants([recipe], ablation, defaults or {}, 4)}
+
+
+def test_table1_takes_stages_and_equilibrium_apart() -> None:
+    rows = made("table1")
+    whole = rows["both"].learn
+    assert list(rows) == ["vanilla", "stages", "equilibrium", "both"]
+    assert [rows[key].learn.bounds for key in rows] == [WHOLE, None, WHOLE, None]
+    assert ["tandem_equilibrium" in rows[key].learn.losses for key in rows] == [False, False, True, True]
+    for row in rows.values():
+        assert replace(row.learn, bounds=whole.bounds, losses=whole.losses) == whole
+        assert row.learn.losses["identity"] == whole.losses["identity"]
+        assert row.render == rows["both"].render and row.render.batch == 4
+
+
+def test_table1_of_the_reference_keeps_its_fixed_stages() -> None:
+    rows = made("table1", "reference")
+    assert (rows["both"].learn.bounds.low, rows["both"].learn.bounds.high) == (400, 800)
+    assert rows["vanilla"].learn.losses == {"masked_mse": 1.0}
+
+
+def test_table2_has_the_papers_pairs_found_by_the_probe() -> None:
+    rows = list(made("table2", "reference").values())
+    assert [(row.learn.iou_low, row.learn.iou_high) for row in rows] == list(PAIRS)
+    assert all(row.learn.bounds is None for row in rows)
+    assert len({row.key for row in rows}) == len(PAIRS)
+
+
+def test_table5_changes_only_the_identity_loss() -> None:
+    rows = made("table5", defaults={"learn": {"losses": {"masked_mse": 1.0, "identity": 0.5}}})
+    assert rows["weighted"].learn.losses == {"masked_mse": 1.0, "identity": 0.5}
+    assert rows["constant"].learn.losses == {"masked_mse": 1.0, "identity_constant": 0.5}
+    assert rows["none"].learn.losses == {"masked_mse": 1.0}
+    for row in rows.values():
+        assert all(name in shelf.names("losses") for name in row.learn.losses)
+
+
+@pytest.mark.parametrize("ablation", ["", *ABLATIONS])
+def test_the_papers_rows_are_there(ablation: str) -> None:
+    for row in made(ablation).values():
+        if row.table:
+            found = published.row(row.table, row.label, "world", "mini")
+            assert found is not None and found.dataset == "celeba_hq"
+
+
+def test_the_nearest_published_row_is_taken() -> None:
+    assert published.row(1, "Vanilla", "lfw", "sd14").t_sim == 0.631
+    assert published.row(6, "PersonaMagic", "ffhq", "sd14").i_pre == 0.407
+    assert published.row(2, "0.7, 0.8", "lfw", "sd14").dataset == "celeba_hq"
+    assert published.row(9, "PersonaMagic", "lfw", "sd14") is None
+
+
+def test_the_constant_weight_is_the_mean_of_the_other() -> None:
+    import torch
+
+    from pmagic.losses import identity, identity_constant
+
+    assert float(identity.weight(torch.arange(1000)).mean()) == pytest.approx(identity_constant.WEIGHT, abs=1e-3)
