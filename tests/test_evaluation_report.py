@@ -89,6 +89,7 @@ def test_hostile_names_and_prompts_are_text(made: tuple[Report, Store]) -> None:
     report.write(told, store)
     page = Page((store.root / "report.html").read_text())
     assert "<script>alert(1)</script>{{ 7*7 }}" in page.text
+    assert "\u202e" not in page.text and "\x1b" not in page.text
     assert {tag for tag, _ in page.tags}.isdisjoint({"script", "iframe", "object", "link", "a", "form"})
     for tag, attributes in page.tags:
         assert not any(name.startswith("on") for name in attributes)

@@ -31,6 +31,7 @@ def score(
         raise UsageProblem(f"--pictures needs {lacks}", "pmagic eval --pictures DIR --photos DIR --prompts FILE")
 
     from pmagic.bases import card as cards
+    from pmagic.bases import loading
     from pmagic.evaluation import foreign, harness, metrics, observers, report, store
     from pmagic.evaluation import prompts as texts
 
@@ -38,7 +39,7 @@ def score(
     shown = foreign.found(pictures, photos, len(asked))
     card = cards.find(base or settings.config().base or choosing.DEFAULT)
     hush_libraries()
-    eyes = observers.observers(card, device)
+    eyes = observers.observers(card, str(loading.device_named(device)))
     sitters, failures = harness.people([each.who for each in shown])
     about = {
         "base": card.name,

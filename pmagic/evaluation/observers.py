@@ -63,9 +63,9 @@ def observers(card: Card, device: str) -> Observers:
 
 
 def identity(card: Card) -> dict[str, str]:
-    """What makes two observers the same: a digest of their files, by name."""
+    """What each observer is: the name of its folder and a digest of its weights."""
     folders = {"clip": subject.clip_folder(card), "judge": _judge_of(card)}
-    return {name: _of_files(folder) for name, folder in folders.items()}
+    return {name: f"{folder.name} {_of_files(folder)}" for name, folder in folders.items()}
 
 
 def _judge_of(card: Card) -> Path:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from pmagic.evaluation import metrics, statistics
+from pmagic.evaluation import metrics, plots, statistics
 from pmagic.evaluation.order import FACE
 from pmagic.evaluation.report import Plots, Report, beside, cell_text, people_in
 
@@ -22,7 +22,7 @@ def page(report: Report, drawn: Plots) -> str:
     import jinja2
 
     # Every text is escaped: names and prompts come from outside.
-    template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(
+    template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, finalize=_printable).from_string(
         files("pmagic.evaluation").joinpath(_TEMPLATE).read_text()
     )
     titles = {row.key: row.title for row in report.rows}
@@ -65,6 +65,10 @@ def page(report: Report, drawn: Plots) -> str:
         cases=_cases(report, titles),
         sheets=_sheets(report),
     )
+
+
+def _printable(value: object) -> object:
+    return plots.printable(value) if isinstance(value, str) else value
 
 
 def _stages(report: Report, titles: Mapping[str, str]) -> list[dict[str, object]]:

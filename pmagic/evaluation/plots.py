@@ -73,14 +73,14 @@ def trend(titles: Sequence[str], columns: Mapping[str, Sequence[Mean]]) -> bytes
 
 
 def _ticks(place: Any, labels: Any, texts: Sequence[str], **how: Any) -> None:
-    place(range(len(texts)), [_plain(each) for each in texts], fontsize=7, **how)
+    place(range(len(texts)), [printable(each) for each in texts], fontsize=7, **how)
     for label in labels():
         label.set_parse_math(False)
 
 
 def _label(axes: Any, text: str, x: float, y: float, ink: str = "black") -> None:
     axes.annotate(
-        _plain(text), (x, y), textcoords="offset points", xytext=(6, 5), fontsize=8, color=ink, parse_math=False
+        printable(text), (x, y), textcoords="offset points", xytext=(6, 5), fontsize=8, color=ink, parse_math=False
     )
 
 
@@ -88,6 +88,6 @@ def _short(prompt: str) -> str:
     return prompt if len(prompt) <= _LONGEST else prompt[: _LONGEST - 1] + "…"
 
 
-def _plain(text: str) -> str:
-    """Without control characters, which a font has no glyphs for."""
+def printable(text: str) -> str:
+    """Without what cannot be drawn, or would turn the direction of what follows."""
     return "".join(each if each.isprintable() else "�" for each in text)

@@ -1,0 +1,179 @@
+"""Workers: whoever does the work, and whoever is killed while doing it, the summary is the same bytes."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from evaluated import eval_folder, people, prompts_file  # noqa: F401 - fixtures
+from tiny import faced_folder, tiny_folders  # noqa: F401 - fixtures
+
+from pmagic.evaluation import crew
+from pmagic.evaluation.crew import Died
+from pmagic.evaluation.harness import Failure, Task
+from pmagic.evaluation.order import Sitter
+from pmagic.evaluation.store import Result
+
+SUMMARIES = ("summary.csv", "results.json", "report.html", "people.csv", "pareto.png", "heatmap.png")
+
+
+class Scripted:
+    """A worker whose events are known: three results a person, fewer if some are kept; dies where it is told to."""
+
+    def __init__(self, deaths: Iterator[int]) -> None:
+        self.left, self.deaths = [], deaths
+
+    def begin(self, task: Task) -> None:
+        self.left = [Result(str(k), {"a": b"x"}, 0.0) for k in range(3) if str(k) not in task.kept]
+        self.dies_after = next(self.deaths, 99)
+
+    def event(self) -> Result | Failure | None:
+        if self.dies_after == 0:
+            raise Died
+        self.dies_after -= 1
+        return self.left.pop(0) if self.left else None
+
+
+def tasks(count: int) -> list[Task]:
+    return [Task(Sitter(number, f"p{number}", (), (), (), None), {}) for number in range(1, count + 1)]
+
+
+def test_a_dead_workers_person_goes_on_from_what_is_kept() -> None:
+    deaths = iter([2, 99, 0, 1])
+    events = list(
+        crew.carried_out(
+            tasks(3), lambda: Scripted(deaths), 2, lambda workers, seconds: workers[:1], lambda doing: None
+        )
+    )
+    for number in (1, 2, 3):
+        mine = [event.place if event else "done" for who, event in events if who.number == number]
+        assert mine == ["0", "1", "2", "done"]
+
+
+def test_a_person_who_kills_every_worker_fails_alone() -> None:
+    deaths = iter([0, 0, 0])
+    events = list(
+        crew.carried_out(tasks(2), lambda: Scripted(deaths), 1, lambda workers, seconds: workers, lambda doing: None)
+    )
+    failed = [who.number for who, event in events if isinstance(event, Failure)]
+    assert failed == [1]
+    assert [event for who, event in events if who.number == 2][-1] is None
+
+
+@pytest.fixture
+def command(eval_folder: Path, people: Path, prompts_file: Path, tmp_path: Path) -> Callable[..., subprocess.Popen]:  # noqa: F811
+    """Starts a real `pmagic eval` of three people, in a process group of its own."""
+
+    def start(out: Path, *more: str) -> subprocess.Popen:
+        words = [
+            "--dataset", "folder", "--root", people, "--prompts", prompts_file, "--base", eval_folder, "--out", out,
+            "--people", "3", "-n", "2", "--quiet",
+        ]  # fmt: skip
+        root = str(Path(crew.__file__).parents[2])
+        return subprocess.Popen(
+            [sys.executable, "-m", "pmagic", "eval", *map(str, words), *more],
+            env={**os.environ, "PYTHONPATH": root, "RAY_USAGE_STATS_ENABLED": "0"},
+            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        )  # fmt: skip
+
+    return start
+
+
+def finished(process: subprocess.Popen) -> None:
+    _, told = process.communicate(timeout=600)
+    assert process.returncode == 0, told
+
+
+def summaries(out: Path) -> dict[str, bytes]:
+    return {name: (out / name).read_bytes() for name in SUMMARIES}
+
+
+def results(out: Path) -> int:
+    return sum(1 for _ in out.rglob("cell.json")) if out.exists() else 0
+
+
+def children(parent: int) -> list[int]:
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                fields = (entry / "stat").read_text().rpartition(")")[2].split()
+            except OSError:
+                continue
+            if int(fields[1]) == parent:
+                found.append(int(entry.name))
+    return found
+
+
+@pytest.mark.slow
+def test_killed_at_random_moments_and_resumed_it_ends_in_the_same_bytes(command, tmp_path: Path) -> None:
+    """Twenty kills of the real program, spread over the time that it takes; then it is let through."""
+    whole, out = tmp_path / "whole", tmp_path / "out"
+    begun = time.monotonic()
+    finished(command(whole))
+    length = time.monotonic() - begun
+    source = random.Random(7)
+    for _ in range(20):
+        process = command(out)
+        time.sleep(source.uniform(0.3, 1.1) * length)
+        if process.poll() is None:
+            process.send_signal(source.choice([signal.SIGKILL, signal.SIGTERM]))
+        process.communicate(timeout=600)
+        assert process.returncode in (0, -signal.SIGKILL, -signal.SIGTERM, 130)
+    finished(command(out))
+    assert summaries(out) == summaries(whole)
+    assert not any((out / ".unfinished").iterdir())
+
+
+@pytest.mark.slow
+def test_two_processes_one_of_them_killed(command, tmp_path: Path) -> None:
+    whole, out = tmp_path / "whole", tmp_path / "out"
+    finished(command(whole))
+    process = command(out, "--workers", "2")
+    while results(out) < 2 and process.poll() is None:
+        time.sleep(0.05)
+    # The resource tracker of multiprocessing is a child, too; it does not name the worker's entry point.
+    workers = [pid for pid in children(process.pid) if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    assert len(workers) == 2
+    os.kill(workers[0], signal.SIGKILL)
+    finished(process)
+    assert summaries(out) == summaries(whole)
+
+
+@pytest.mark.slow
+def test_a_local_ray_cluster_one_worker_killed(command, tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    whole, out = tmp_path / "whole", tmp_path / "out"
+    finished(command(whole))
+    process = command(out, "--workers", "ray")
+    while results(out) < 2 and process.poll() is None:
+        time.sleep(0.05)
+    actors = [
+        int(entry.name)
+        for entry in Path("/proc").iterdir()
+        if entry.name.isdigit() and _is_actor_of(entry, process.pid)
+    ]
+    assert actors, "no worker of the cluster was found"
+    os.kill(actors[0], signal.SIGKILL)
+    finished(process)
+    assert summaries(out) == summaries(whole)
+
+
+def _is_actor_of(entry: Path, driver: int) -> bool:
+    """Whether the process is a Ray worker that descends from the driver."""
+    try:
+        if not (entry / "cmdline").read_bytes().startswith(b"ray::Actor"):
+            return False
+        pid = int(entry.name)
+        while pid > 1:
+            if pid == driver:
+                return True
+            pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    except OSError:
+        return False
+    return False
