@@ -49,7 +49,7 @@ LAYOUTS: dict[str, Callable[[Path], None]] = {"celeba_hq": celeba_hq, "ffhq": ff
 @pytest.mark.parametrize("name", shelf.names("datasets"))
 def test_contract(name: str, tmp_path: Path) -> None:
     source = shelf.take("datasets", name)
-    assert source.WANTED and source.WHERE
+    assert source.WANTED and source.WHERE and isinstance(source.FETCHES, str)
     assert source.PROMPTS is None or all("{}" in prompt for prompt in source.PROMPTS)
     root = None
     if name in LAYOUTS:

@@ -13,20 +13,22 @@ import pytest
 from PIL import Image
 
 from pmagic import pictures
+from pmagic.datasets import Individual
 from pmagic.evaluation import metrics, plots, report, scores
 from pmagic.evaluation.harness import Failure
 from pmagic.evaluation.order import Sitter
 from pmagic.evaluation.report import Report, Row
 from pmagic.evaluation.statistics import Mean
 from pmagic.evaluation.store import Store
+from pmagic.pictures import Photo
 
 HOSTILE = "<script>alert(1)</script>{{ 7*7 }} $\\frac{1$ \u202e \x1b[31m '\"&"
 PROMPTS = ["{} as a cowboy", f"{{}} {HOSTILE}", "{} " + "w" * 200, "a very long prompt of {} " + "with words " * 20]
 
 
 def sitter(number: int, name: str) -> Sitter:
-    photo = Image.new("RGB", (80, 60), (40 * number, 90, 120))
-    return Sitter(number, name, (photo,), (f"{number:064x}",), (), None)
+    photo = Photo(Image.new("RGB", (80, 60), (40 * number, 90, 120)), f"{number:064x}", Path("photo"))
+    return Sitter(number, name, Individual(name, (lambda: photo,)), (photo.sha256,), 1)
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ import pytest
 from evaluated import eval_folder, people, prompts_file  # noqa: F401 - fixtures
 from tiny import faced_folder, tiny_folders  # noqa: F401 - fixtures
 
+from pmagic.datasets import Individual
 from pmagic.evaluation import crew
 from pmagic.evaluation.crew import Died
 from pmagic.evaluation.harness import Failure, Task
@@ -40,7 +41,7 @@ class Scripted:
 
 
 def tasks(count: int) -> list[Task]:
-    return [Task(Sitter(number, f"p{number}", (), (), (), None), {}) for number in range(1, count + 1)]
+    return [Task(Sitter(number, f"p{number}", Individual("x", ()), (), 0), {}) for number in range(1, count + 1)]
 
 
 def test_a_dead_workers_person_goes_on_from_what_is_kept() -> None:

@@ -104,10 +104,16 @@ def evaluate(
     variants = bench.compared(asked, card)
     bench.require_observers(card, variants)
     _check_prompts(console, card.folder, asked.prompts, variants[0].learn.tokens)
+    if root is None and source.FETCHES:
+        console.say(f"without --root this fetches {source.FETCHES}, unless it is here already")
     drawn = datasets.drawn(source.people(root), people, repeats, seed)
     sample = [who for each in drawn for who in each]
     sitters, unread = harness.people(sample)
-    about = {"fingerprint": loading.fingerprint(card.folder), "observers": observers.identity(card)}
+    about = {
+        "fingerprint": loading.fingerprint(card.folder),
+        "device": loading.device_named(asked.device).type,
+        "observers": observers.identity(card),
+    }
     plan = harness.plan(asked, [[who.name for who in each] for each in drawn], variants, about)
     keys = [each.key for each in variants]
     folder = out if out is not None else Path(f"eval-{dataset}")

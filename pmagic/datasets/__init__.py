@@ -2,6 +2,7 @@
 
 WANTED: str                               what --root must be a folder of
 WHERE: str                                where to get it
+FETCHES: str                              what is downloaded without --root, "" for nothing
 PROMPTS: tuple[str, ...] | None           what to draw of these people; None: the paper's prompts
 people(root: Path | None) -> list[Individual]   all of them, in an order that depends on the data alone
 """

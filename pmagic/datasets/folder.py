@@ -10,6 +10,7 @@ from pmagic.datasets import Individual
 
 WANTED = "a folder of photos, one person each, or of folders with the photos of one person each"
 WHERE = "put JPEG, PNG or WEBP photos there"
+FETCHES = ""
 PROMPTS = None
 
 

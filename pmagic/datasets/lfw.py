@@ -12,6 +12,7 @@ from pmagic.errors import UsageProblem, WeightsMissing
 
 WANTED = "a folder of LFW's people, Name_Surname/Name_Surname_0001.jpg (or one that holds lfw/ or lfw_funneled/)"
 WHERE = "without --root it is fetched: `pip install 'pmagic[lfw]'`, then the same command without --root"
+FETCHES = "LFW with scikit-learn, about 200 MB with checksums"
 PROMPTS = None
 LEARNED = 3
 _FOLDERS = ("lfw", "lfw_funneled", "lfw-deepfunneled", "lfw_home/lfw_funneled")

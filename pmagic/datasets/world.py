@@ -32,6 +32,7 @@ SCENES: Mapping[str, Mapping[str, str]] = {
     "an oil painting of {}": {"style": "oil"},
     "a pencil sketch of {}": {"style": "pencil"},
 }
+FETCHES = ""
 PROMPTS = tuple(SCENES)
 FIRST, PEOPLE = 10_000, 2_000  # seeds of its people, counted from the first that is held out of every training
 SIDE = 256  # pixels

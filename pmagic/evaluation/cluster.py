@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 from pmagic.errors import Problem, UsageProblem
@@ -19,11 +20,13 @@ class Actor:
     """Lives in a process of the cluster."""
 
     def __init__(self, order: Order, fingerprint: str) -> None:
-        self.bench = bench.opened(order, fingerprint)
+        self.open = partial(bench.opened, order, fingerprint)
+        self.bench: bench.Bench | None = None
 
     def events(self, task: Task) -> Iterator[Result | Failure | Problem | None]:
         try:
-            yield from harness.guarded(Sitting(self.bench, task.who, dict(task.kept)))
+            self.bench = self.bench or self.open()  # here, where a problem can be told
+            yield from harness.guarded(partial(Sitting, self.bench, task.who, dict(task.kept)))
         except Problem as problem:
             yield problem
 
@@ -40,15 +43,10 @@ class _Remote:
 
     def event(self) -> Result | Failure | None:
         import ray
-        from ray.exceptions import ActorDiedError, RayError
+        from ray.exceptions import RayError
 
         try:
             found = ray.get(next(self.stream))
-        except ActorDiedError as error:
-            own = error.cause if hasattr(error, "cause") else None
-            if isinstance(own, Problem):
-                raise own from error
-            raise Died from error
         except RayError as error:
             raise Died from error
         if isinstance(found, Problem):

@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Protocol
 
-from pmagic.evaluation.harness import Event, Failure, Task
+from pmagic.errors import Problem
+from pmagic.evaluation.harness import Event, Failure, Task, failure
 from pmagic.evaluation.sitting import Told
 from pmagic.evaluation.store import Result
 
@@ -57,9 +58,12 @@ def carried_out(
             worker, task = free.pop(), waiting.popleft()
             attempts[task.who.number] += 1
             try:
-                worker.begin(task)
+                worker.begin(replace(task, who=task.who.brought()))
             except Died:
                 yield from lost(task)
+            except Problem as problem:  # a photo that could be read before
+                free.append(worker)
+                yield task.who, failure(problem)
             else:
                 busy[worker] = task
         told(f"{len(busy)} people in work")

@@ -36,7 +36,7 @@ def estimate(bench: Bench, todo: Sequence[Task]) -> Estimate:
     seconds = 0.0
     if not todo:
         return Estimate(0, 0, 0.0, 0)
-    sitting = Sitting(bench, todo[0].who, {})
+    sitting = Sitting(bench, todo[0].who.brought(), {})
     for variant in bench.variants:
         waiting = sum(not is_done(task.kept, [variant.key]) for task in todo)
         if not waiting:

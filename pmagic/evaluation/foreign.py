@@ -89,7 +89,8 @@ def measured(
         told(who.number, len(shown))
         mine: list[Score] = []
         try:
-            learned, unseen = observers.known(who.photos, who.name), observers.known(who.unseen, who.name)
+            seen = who.brought()
+            learned, unseen = (observers.known(each, who.name) for each in (seen.photos, seen.unseen))
             for prompt, files in sorted(shown[who.number - 1].files.items()):
                 drawn = [pictures.read_photo(path).image for path in files]
                 values = metrics.measured(observers, Case(drawn, prompt, spoken, learned, unseen))

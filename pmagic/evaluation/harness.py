@@ -5,6 +5,7 @@ Where the work is done changes nothing in what is kept. A person that fails does
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from pmagic import errors
@@ -39,7 +40,7 @@ _NOT_THE_PERSONS = (errors.StorageFailed, errors.WeightsMissing, errors.Incompat
 
 
 def people(sample: Sequence[Individual]) -> tuple[list[Sitter], dict[int, Failure]]:
-    """Everyone of the sample with photos in hand, and why some have none, by number from 1."""
+    """Everyone of the sample whose photos can be read, and why others' cannot, by number from 1."""
     sitters, failures = [], {}
     for number, who in enumerate(sample, 1):
         try:
@@ -51,8 +52,8 @@ def people(sample: Sequence[Individual]) -> tuple[list[Sitter], dict[int, Failur
 
 def tasks(store: Store, sitters: Sequence[Sitter], variants: Sequence[str]) -> list[Task]:
     """What is still to do."""
-    found = [Task(who, store.kept(who.place)) for who in sitters]
-    return [each for each in found if not is_done(each.kept, variants)]
+    left = [who for who in sitters if not is_done(store.kept(who.place, weights=False), variants)]
+    return [Task(who, store.kept(who.place)) for who in left]
 
 
 def run(store: Store, todo: Sequence[Task], workers: Workers, on_event: Callable[[Event], None]) -> dict[int, Failure]:
@@ -72,16 +73,20 @@ def alone(bench: Bench, store: Store, told: Told) -> Workers:
 
     def events(todo: Sequence[Task]) -> Iterator[Event]:
         for task in todo:
-            for event in guarded(Sitting(bench, task.who, task.kept, told, store.unfinished)):
+            for event in guarded(partial(_sitting, bench, store, told, task)):
                 yield task.who, event
 
     return events
 
 
-def guarded(sitting: Sitting) -> Iterator[Result | Failure | None]:
-    """The sitting's results, then None; or why it failed, for what concerns this person alone."""
+def _sitting(bench: Bench, store: Store, told: Told, task: Task) -> Sitting:
+    return Sitting(bench, task.who.brought(), task.kept, told, store.unfinished)
+
+
+def guarded(sit: Callable[[], Sitting]) -> Iterator[Result | Failure | None]:
+    """A sitting's results, then None; or why it failed, for what concerns this person alone."""
     try:
-        yield from sitting.results()
+        yield from sit().results()
     except _NOT_THE_PERSONS:
         raise
     except Problem as problem:

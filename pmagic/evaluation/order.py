@@ -1,12 +1,10 @@
 """An order: what is to be evaluated, in plain values, so that any process can open the same bench. And who sits."""
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from pmagic.datasets import Individual
-from pmagic.pictures import Photo
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -31,34 +29,36 @@ class Order:
 
 @dataclass(frozen=True)
 class Sitter:
-    """One person of the sample with the photos in hand, ready to go to another process."""
+    """One person of the sample. photos and unseen are empty until they are brought: a sample may be large."""
 
     number: int  # from 1, over all repeats
     name: str
-    photos: "tuple[Image.Image, ...]"  # learned from
-    hashes: tuple[str, ...]  # of all photos, learned from or not
-    unseen: "tuple[Image.Image, ...]"
-    mask: "Image.Image | None"
+    source: Individual
+    hashes: tuple[str, ...]  # of all photos, those learned from first
+    learned: int  # how many of them are learned from
+    photos: "tuple[Image.Image, ...]" = ()  # learned from
+    unseen: "tuple[Image.Image, ...]" = ()
+    mask: "Image.Image | None" = None
 
     @property
     def place(self) -> str:
         """The person's folder in the store; other photos are another person."""
-        digest = hashlib.sha256(" ".join((str(len(self.photos)), *self.hashes)).encode()).hexdigest()
-        return f"{self.number:04d}-{digest[:8]}"
+        told = " ".join((str(self.learned), *self.hashes))
+        return f"{self.number:04d}-{hashlib.sha256(told.encode()).hexdigest()[:8]}"
+
+    def brought(self) -> "Sitter":
+        """With the photos in hand, ready to go to another machine. Raises as `sitter`."""
+        return replace(
+            self,
+            source=Individual(self.source.name, ()),
+            photos=tuple(read().image for read in self.source.learned),
+            unseen=tuple(read().image for read in self.source.unseen),
+            mask=None if self.source.mask is None else self.source.mask(),
+        )
 
 
 def sitter(number: int, who: Individual) -> Sitter:
-    """Reads, or draws, the person's photos. Raises PhotoRefused or NotFound."""
-    learned, unseen = _read(who.learned), _read(who.unseen)
-    return Sitter(
-        number=number,
-        name=who.name.encode(errors="backslashreplace").decode(),  # a file's name need not be valid text
-        photos=tuple(each.image for each in learned),
-        hashes=tuple(each.sha256 for each in (*learned, *unseen)),
-        unseen=tuple(each.image for each in unseen),
-        mask=None if who.mask is None else who.mask(),
-    )
-
-
-def _read(sources: Sequence) -> list[Photo]:
-    return [read() for read in sources]
+    """Reads, or draws, the person's photos once, to know them by. Raises PhotoRefused or NotFound."""
+    name = who.name.encode(errors="backslashreplace").decode()  # a file's name need not be valid text
+    hashes = tuple(read().sha256 for read in (*who.learned, *who.unseen))
+    return Sitter(number, name, who, hashes, len(who.learned))

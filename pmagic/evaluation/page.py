@@ -46,7 +46,7 @@ def page(report: Report, drawn: Plots) -> str:
         rows=rows,
         observers=report.about["observers"],
         word=FACE,
-        masks=any(who.mask is not None for who in report.people.values()),
+        masks=any(who.source.mask is not None for who in report.people.values()),
         confidence=f"{statistics.CONFIDENCE:.0%}",
         differences=[
             {
@@ -113,7 +113,7 @@ def _sheets(report: Report) -> list[dict[str, object]]:
                 {"picture": _thumb_of(report.pictures / s.place), "prompt": report.prompts[s.prompt - 1]} for s in mine
             ]
             rows.append({"title": row.title, "cells": cells})
-        photos = [_thumb(photo) for photo in report.people[person].photos]
+        photos = [_thumb(photo) for photo in report.people[person].brought().photos]
         name = report.names[person - 1]
         found.append({"person": name, "traits": report.traits.get(person, ""), "photos": photos, "rows": rows})
     return found

@@ -3,6 +3,7 @@
 import multiprocessing
 import signal
 from collections.abc import Iterator, Sequence
+from functools import partial
 from multiprocessing.connection import Connection, wait
 
 from pmagic.errors import Problem
@@ -73,7 +74,7 @@ def _serve(pipe: Connection, order: Order, fingerprint: str) -> None:
             own = bench.opened(order, fingerprint)
             while True:
                 task = pipe.recv()
-                for event in harness.guarded(Sitting(own, task.who, dict(task.kept))):
+                for event in harness.guarded(partial(Sitting, own, task.who, dict(task.kept))):
                     pipe.send(event)
         except Problem as problem:
             pipe.send(problem)

@@ -140,7 +140,7 @@ def _people(report: Report) -> bytes:
     lines.writerow(["person", "name", "photos_learned_from", "sha256_of_photos"])
     for number, name in enumerate(report.names, 1):
         who = report.people.get(number)
-        lines.writerow([number, name, len(who.photos) if who else 0, " ".join(who.hashes) if who else ""])
+        lines.writerow([number, name, who.learned if who else 0, " ".join(who.hashes) if who else ""])
     return text.getvalue().encode()
 
 

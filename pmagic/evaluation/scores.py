@@ -18,7 +18,7 @@ def scores_of(
 
     A variant that is not complete for a person counts as not there.
     """
-    kept = {number: store.kept(who.place) for number, who in people.items()}
+    kept = {number: store.kept(who.place, weights=False) for number, who in people.items()}
     scores: list[Score] = []
     stages: Stages = {variant: [] for variant in variants}
     for variant in variants:

@@ -22,7 +22,7 @@ from pmagic.evaluation import metrics
 from pmagic.evaluation.bench import Bench
 from pmagic.evaluation.metrics import Case
 from pmagic.evaluation.order import FACE, Sitter
-from pmagic.evaluation.store import CELL, Files, Result, as_json, picture_name
+from pmagic.evaluation.store import CELL, PERSONA, Files, Result, as_json, picture_name
 from pmagic.evaluation.variants import Variant
 from pmagic.library import bundle
 from pmagic.persona import Persona
@@ -84,7 +84,7 @@ class Sitting:
     def _learned(self, how: LearnSettings) -> Generator[Result, None, tuple[str, Persona]]:
         """Where the persona of these settings is kept, and the persona."""
         place = _digest(how.as_table(), *OF_THE_PROBE)
-        if f"{place}/persona" not in self.kept:
+        if f"{place}/{PERSONA}" not in self.kept:
             checkpoint = None if self.scratch is None else self.scratch / f"{self.who.place}-{place}.checkpoint"
             persona = shelf.take("methods", METHOD).learn(
                 self.bench.base,
@@ -93,10 +93,10 @@ class Sitting:
                 lambda report: self.told(f"learning, step {report.step} of {report.total}"),
                 checkpoint,
             )
-            yield from self._finished(f"{place}/persona", bundle.pack(persona))
+            yield from self._finished(f"{place}/{PERSONA}", bundle.pack(persona))
             if checkpoint is not None:
                 checkpoint.unlink(missing_ok=True)
-        return place, bundle.unpack(self.kept[f"{place}/persona"])
+        return place, bundle.unpack(self.kept[f"{place}/{PERSONA}"])
 
     def _drawn(self, variant: Variant, persona: Persona, drawing: str) -> Iterator[Result]:
         bench, order = self.bench, self.bench.order

@@ -22,7 +22,7 @@ from typing import Any
 from pmagic.errors import Busy, Incompatible, UsageProblem
 from pmagic.library import durable
 
-PLAN, TIMES, CELL = "plan.json", "times.csv", "cell.json"
+PLAN, TIMES, CELL, PERSONA = "plan.json", "times.csv", "cell.json", "persona"
 _CELL_NAME = re.compile(r"[0-9a-f]{8}-\d{2,}")
 
 Files = Mapping[str, bytes]
@@ -63,12 +63,14 @@ class Store:
             with (self.root / TIMES).open("a") as file:
                 file.write(f"{person},{result.place},{result.seconds:.2f}\n")
 
-    def kept(self, person: str) -> dict[str, dict[str, bytes]]:
-        """What there is of a person, by place; of a cell only its scores."""
+    def kept(self, person: str, *, weights: bool = True) -> dict[str, dict[str, bytes]]:
+        """What there is of a person, by place; of a cell only its scores. weights: whether personas are read, too."""
         folder = self.root / "people" / person
         places = sorted({each.parent for each in folder.rglob("*") if each.is_file()})
         found = {}
         for place in places:
+            if place.name == PERSONA and not weights:
+                continue
             files = [place / CELL] if _CELL_NAME.fullmatch(place.name) else sorted(place.iterdir())
             found[place.relative_to(folder).as_posix()] = {each.name: each.read_bytes() for each in files}
         return found
