@@ -94,8 +94,12 @@ def summaries(out: Path) -> dict[str, bytes]:
     return {name: (out / name).read_bytes() for name in SUMMARIES}
 
 
-def results(out: Path) -> int:
-    return sum(1 for _ in out.rglob("cell.json")) if out.exists() else 0
+def wait_for_results(process: subprocess.Popen, out: Path) -> None:
+    """Until two prompts are drawn; the work must be going on then."""
+    while sum(1 for _ in out.rglob("cell.json")) < 2:
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.05)
+    assert process.poll() is None
 
 
 def children(parent: int) -> list[int]:
@@ -136,8 +140,7 @@ def test_two_processes_one_of_them_killed(command, tmp_path: Path) -> None:
     whole, out = tmp_path / "whole", tmp_path / "out"
     finished(command(whole))
     process = command(out, "--workers", "2")
-    while results(out) < 2 and process.poll() is None:
-        time.sleep(0.05)
+    wait_for_results(process, out)
     # The resource tracker of multiprocessing is a child, too; it does not name the worker's entry point.
     workers = [pid for pid in children(process.pid) if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
     assert len(workers) == 2
@@ -152,8 +155,7 @@ def test_a_local_ray_cluster_one_worker_killed(command, tmp_path: Path) -> None:
     whole, out = tmp_path / "whole", tmp_path / "out"
     finished(command(whole))
     process = command(out, "--workers", "ray")
-    while results(out) < 2 and process.poll() is None:
-        time.sleep(0.05)
+    wait_for_results(process, out)
     actors = [
         int(entry.name)
         for entry in Path("/proc").iterdir()

@@ -178,7 +178,7 @@ def _workers(asked: "Order", fingerprint: str, kept: "Store", hands: int, told: 
     if hands == _RAY:
         return cluster.spread(asked, fingerprint, told)
     if hands > 1:
-        return processes.spread(asked, fingerprint, hands, told)
+        return processes.spread(asked, fingerprint, hands, kept.unfinished, told)
     return harness.alone(bench.opened(asked, fingerprint), kept, told)
 
 

@@ -5,6 +5,7 @@ import signal
 from collections.abc import Iterator, Sequence
 from functools import partial
 from multiprocessing.connection import Connection, wait
+from pathlib import Path
 
 from pmagic.errors import Problem
 from pmagic.evaluation import bench, crew, harness
@@ -18,10 +19,10 @@ from pmagic.evaluation.store import Result
 class _Process:
     """A worker at the other end of a pipe. Whichever end dies, the other finds the pipe closed."""
 
-    def __init__(self, order: Order, fingerprint: str) -> None:
+    def __init__(self, order: Order, fingerprint: str, scratch: Path) -> None:
         context = multiprocessing.get_context("spawn")
         self.pipe, theirs = context.Pipe()
-        self.process = context.Process(target=_serve, args=(theirs, order, fingerprint), daemon=True)
+        self.process = context.Process(target=_serve, args=(theirs, order, fingerprint, scratch), daemon=True)
         self.process.start()
         theirs.close()
 
@@ -41,14 +42,14 @@ class _Process:
         return found
 
 
-def spread(order: Order, fingerprint: str, count: int, told: Told) -> Workers:
-    """At most `count` processes; none outlives the evaluation."""
+def spread(order: Order, fingerprint: str, count: int, scratch: Path, told: Told) -> Workers:
+    """At most `count` processes; none outlives the evaluation. scratch: for checkpoints of learnings in work."""
 
     def events(todo: Sequence[Task]) -> Iterator[Event]:
         made: list[_Process] = []
 
         def make() -> Worker:
-            made.append(_Process(order, fingerprint))
+            made.append(_Process(order, fingerprint, scratch))
             return made[-1]
 
         try:
@@ -66,7 +67,7 @@ def _ready(workers: Sequence[Worker], seconds: float) -> list[Worker]:
     return [of[pipe] for pipe in wait(list(of), seconds)]
 
 
-def _serve(pipe: Connection, order: Order, fingerprint: str) -> None:
+def _serve(pipe: Connection, order: Order, fingerprint: str, scratch: Path) -> None:
     """Works off the tasks that come, until nobody sends any more. A Ctrl-C is for the other end to obey."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
@@ -74,7 +75,7 @@ def _serve(pipe: Connection, order: Order, fingerprint: str) -> None:
             own = bench.opened(order, fingerprint)
             while True:
                 task = pipe.recv()
-                for event in harness.guarded(partial(Sitting, own, task.who, dict(task.kept))):
+                for event in harness.guarded(partial(Sitting, own, task.who, dict(task.kept), scratch=scratch)):
                     pipe.send(event)
         except Problem as problem:
             pipe.send(problem)

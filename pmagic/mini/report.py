@@ -34,6 +34,7 @@ from PIL import Image
 from pmagic import shelf
 from pmagic.bases import card
 from pmagic.bases.loading import Base, load
+from pmagic.datasets.world import SCENES as PROMPTS
 from pmagic.engine.recipes import RenderSettings, render_settings_for
 from pmagic.engine.rendering import render
 from pmagic.engine.subject import Subject, observe, observer
@@ -51,17 +52,6 @@ SHOWN = 4  # people on the sheet
 OTHERS = 9  # portraits of strangers alike that a picture is held against
 CROWD = range(FIRST + 1000, FIRST + 4000)  # where they are looked for
 AGAIN = 6  # other drawings of the same person
-# Each prompt with what the world draws for it.
-PROMPTS = {
-    "a photo of {} as a cowboy": {"outfit": "cowboy"},
-    "a photo of {} as an astronaut in space": {"outfit": "astronaut", "place": "space"},
-    "a photo of {} wearing a santa hat in the snow": {"outfit": "santa", "place": "snow"},
-    "a photo of {} as a chef on a beach": {"outfit": "chef", "place": "beach"},
-    "a photo of {} wearing headphones under a night sky": {"outfit": "headphones", "place": "night"},
-    "a photo of smiling {} in a library": {"expression": "smile", "place": "library"},
-    "an oil painting of {}": {"style": "oil"},
-    "a pencil sketch of {}": {"style": "pencil"},
-}
 # row: method and recipe
 LEARNED = {
     "one-vector textual inversion": ("textual_inversion", "reference"),
