@@ -160,3 +160,8 @@ def test_a_photo_that_cannot_be_read_is_a_problem_of_that_person(tmp_path: Path)
     who = folder.people(tmp_path)[0]
     with pytest.raises(Problem, match="not a JPEG"):
         who.learned[0]()
+
+
+def test_lfw_that_was_fetched_before_is_not_fetched_again(home: Path) -> None:
+    labelled(home / "models" / "datasets" / "lfw_home")
+    assert [who.name for who in lfw.people(None)] == ["Ada_Lovelace", "Carl_Gauss"]

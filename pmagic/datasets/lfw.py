@@ -4,6 +4,7 @@ Three photos are learned from, as many as the paper's few-shot people have at le
 """
 
 import re
+import shutil
 from pathlib import Path
 
 from pmagic import datasets, settings
@@ -44,6 +45,10 @@ def fetched() -> Path:
 
     Raises WeightsMissing without scikit-learn, or offline.
     """
+    home = settings.models_dir() / "datasets"
+    photos = home / "lfw_home" / "lfw_funneled"
+    if photos.is_dir():
+        return photos
     try:
         from sklearn.datasets import fetch_lfw_people
     except ImportError as error:
@@ -51,7 +56,6 @@ def fetched() -> Path:
             "LFW is fetched by scikit-learn, which is not installed",
             "install it with `pip install 'pmagic[lfw]'`, or give --root, " + WANTED,
         ) from error
-    home = settings.models_dir() / "datasets"
     home.mkdir(parents=True, exist_ok=True)
     try:
         # One corner of the photos of the person with most of them: all that is wanted are the files.
@@ -61,7 +65,8 @@ def fetched() -> Path:
         raise WeightsMissing(
             f"LFW cannot be fetched: {error}", f"try again online, or give --root, {WANTED}"
         ) from error
-    return home / "lfw_home" / "lfw_funneled"
+    shutil.rmtree(photos.with_name("joblib"), ignore_errors=True)  # its cache of decoded photos, a pickle
+    return photos
 
 
 def _people(folder: Path) -> dict[str, list[Path]]:
