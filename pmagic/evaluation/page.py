@@ -34,7 +34,7 @@ def page(report: Report, drawn: Plots) -> str:
         rows.append({"title": row.title, "cells": cells, "people": people_in(of), "published": beside(report, row)})
     return template.render(
         title=f"Evaluation on {report.about.get('dataset', '')}",
-        base=str(report.about.get("base", "")) if "dataset" in report.about else "",
+        base=_base(report),
         people=len(report.names),
         prompts=report.prompts,
         pictures=max((s.k for s in report.scores), default=-1) + 1,
@@ -65,6 +65,12 @@ def page(report: Report, drawn: Plots) -> str:
         cases=_cases(report, titles),
         sheets=_sheets(report),
     )
+
+
+def _base(report: Report) -> str:
+    """The base's name, of a folder its last part: a page may travel. "" where none was opened."""
+    base = str(report.about["base"]) if "dataset" in report.about else ""
+    return Path(base).name if Path(base).is_absolute() else base
 
 
 def _printable(value: object) -> object:
