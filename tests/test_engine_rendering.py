@@ -20,7 +20,7 @@ from pmagic.persona import Persona, StageBounds
 
 pytest_plugins = ["tiny"]
 
-FEW = RenderSettings(steps=6, guidance=4.0, negative="man with dog")
+FEW = RenderSettings(steps=6, guidance=4.0, negative="man with dog", batch=1)
 PROMPT = "a photo of {} as a cowboy"
 
 
