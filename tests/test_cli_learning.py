@@ -309,7 +309,7 @@ def test_stopped_while_drawing_keeps_the_finished_pictures(
 def test_drawing_out_of_memory_goes_on_one_by_one(
     alice: Library, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    drawn, at_once = engine.render, []
+    drawn, at_once = engine.compose, []
 
     def short_of_memory(base: object, persona: object, prompt: str, seeds: list[int], *rest: object, **more: object):
         at_once.append(len(seeds))
@@ -317,7 +317,7 @@ def test_drawing_out_of_memory_goes_on_one_by_one(
             raise OutOfMemory("there is not enough memory to draw")
         return drawn(base, persona, prompt, seeds, *rest, **more)
 
-    monkeypatch.setattr(engine, "render", short_of_memory)
+    monkeypatch.setattr(engine, "compose", short_of_memory)
     done = render("alice", "x", "-n", "3", out=tmp_path / "out")
     assert done.exit_code == 0, done.stderr
     assert at_once == [3, 1, 1, 1]
