@@ -101,3 +101,13 @@ def test_loading_prints_nothing(tiny_folders: dict[str, Path], capfd: pytest.Cap
     assert isinstance(base.card.clip, Path)
     clip.load(base.card.clip)
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("has", [False, True])
+def test_bfloat16_on_a_processor_that_multiplies_it_and_only_there(
+    tiny_folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch, has: bool
+) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: has)
+    base = tiny.open_base(tiny_folders["sd1"], dtype="auto")
+    assert base.fast is (torch.bfloat16 if has else None)
+    assert base.computes_in == ("bfloat16" if has else "float32")

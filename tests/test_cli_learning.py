@@ -18,7 +18,9 @@ from pmagic import pictures
 from pmagic.cli import drawing, staging
 from pmagic.cli import render as rendering
 from pmagic.cli.app import app
-from pmagic.errors import UsageProblem
+from pmagic.engine import rendering as engine
+from pmagic.engine import training
+from pmagic.errors import OutOfMemory, UsageProblem
 from pmagic.library.naming import Address
 from pmagic.library.store import Library
 
@@ -302,6 +304,54 @@ def test_stopped_while_drawing_keeps_the_finished_pictures(
     assert "stopped after 1 of 3 pictures" in done.stderr
     assert "--seed 6 -n 2" in done.stderr
     assert len(list((tmp_path / "out").iterdir())) == 1
+
+
+def test_drawing_out_of_memory_goes_on_one_by_one(
+    alice: Library, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn, at_once = engine.compose, []
+
+    def short_of_memory(base: object, persona: object, prompt: str, seeds: list[int], *rest: object, **more: object):
+        at_once.append(len(seeds))
+        if len(seeds) > 1:
+            raise OutOfMemory("there is not enough memory to draw")
+        return drawn(base, persona, prompt, seeds, *rest, **more)
+
+    monkeypatch.setattr(engine, "compose", short_of_memory)
+    done = render("alice", "x", "-n", "3", "--memory", "normal", out=tmp_path / "out")
+    assert done.exit_code == 0, done.stderr
+    assert at_once == [3, 1, 1, 1]
+    assert "3 pictures at once; going on one by one" in done.stderr
+    assert len(list((tmp_path / "out").iterdir())) == 3
+
+
+def test_learning_out_of_memory_goes_on_with_less_to_the_same_persona(
+    alice: Library, photo: Path, base: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train, low = training.train, []
+
+    def short_of_memory(course: training.Course, *rest: object):
+        low.append(course.base.pipeline.unet.is_gradient_checkpointing)
+        if not low[-1]:
+            raise OutOfMemory("there is not enough memory to learn")
+        return train(course, *rest)
+
+    monkeypatch.setattr(training, "train", short_of_memory)
+    done = learn(photo, base, name="again")
+    assert done.exit_code == 0, done.stderr
+    assert low == [False, True]
+    assert "going on, with less kept" in done.stderr
+    done = learn(photo, base, "--memory", "low", name="low")
+    assert done.exit_code == 0, done.stderr
+    assert low == [False, True, True]
+    one, two, three = (alice.root / name / "v0001" / "tensors.safetensors" for name in ("alice", "again", "low"))
+    assert one.read_bytes() == two.read_bytes() == three.read_bytes()
+
+
+def test_an_unknown_way_with_memory_is_refused(photo: Path, base: str) -> None:
+    done = learn(photo, base, "--memory", "tiny")
+    assert done.exit_code == 2
+    assert "choose one of: auto, low, normal" in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -33,12 +33,22 @@ class Base:
 
     @property
     def device(self) -> torch.device:
-        return self.pipeline.unet.device
+        return next(self.pipeline.unet.parameters()).device  # diffusers' own property walks all modules: 3 ms a call
+
+    @property
+    def weights(self) -> torch.dtype:
+        """The type that the UNet's weights are kept in."""
+        return next(self.pipeline.unet.parameters()).dtype
+
+    @property
+    def computes_in(self) -> str:
+        """The type of nearly all of the arithmetic, by name."""
+        return str(self.fast or self.weights).removeprefix("torch.")
 
     @property
     def precision(self) -> torch.dtype:
         """The type of the mapper, the optimiser and the losses: float32, or float64 on a float64 base."""
-        return torch.promote_types(torch.float32, self.pipeline.unet.dtype)
+        return torch.promote_types(torch.float32, self.weights)
 
     @property
     def size(self) -> int:
@@ -113,7 +123,10 @@ def device_named(name: str) -> torch.device:
 
 
 def _fast_type(device: torch.device) -> torch.dtype | None:
-    """bfloat16 where the hardware multiplies it; emulated it is slower than float32."""
+    """bfloat16 where the hardware multiplies it; emulated it is ten times slower than float32.
+
+    Read from the processor, not timed: a timing may differ from run to run, and with it every bit of what is learned.
+    """
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
     if device.type == "cpu" and torch.backends.mkldnn.is_available() and torch.cpu._is_avx512_bf16_supported():

@@ -8,20 +8,25 @@ from pmagic.errors import Incompatible
 
 _FLOAT32 = 4  # bytes
 # Activations that one sample of SD 1.4 saves for its backward pass: 1405 MB in float32 with fused attention, at
-# 64 x 64 latents and 320 channels. Other shapes are scaled from it by area and width.
-_SD_BYTES, _SD_AREA, _SD_CHANNELS = 1.405e9, 64 * 64, 320
+# 64 x 64 latents and 320 channels, 285 MB where that pass computes each block again. Other shapes are scaled from it by
+# area and width.
+_SD_BYTES, _SD_BYTES_LOW, _SD_AREA, _SD_CHANNELS = 1.405e9, 0.285e9, 64 * 64, 320
 _MAX_HEADER = 16 * 1024**2
 
 
-def memory_to_learn(card: Card, batch: int) -> int:
-    """Bytes, roughly: the weights in float32 and what `batch` samples keep for the backward pass."""
+def memory_to_learn(card: Card, batch: int, *, low: bool = False) -> int:
+    """Bytes, roughly: the weights in float32 and what `batch` samples keep for the backward pass.
+
+    low: with each block computed again (engine.memory).
+    """
     assert card.folder is not None  # asked only of a base whose weights are here
     try:
         unet = json.loads((card.folder / "unet" / "config.json").read_text())
         area, channels = int(unet["sample_size"]) ** 2, int(unet["block_out_channels"][0])
     except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
         raise Incompatible(f"{card.folder}/unet/config.json cannot be used: {error}", "pull the base again") from error
-    return parameters(card.folder) * _FLOAT32 + int(batch * _SD_BYTES * area / _SD_AREA * channels / _SD_CHANNELS)
+    each = (_SD_BYTES_LOW if low else _SD_BYTES) * area / _SD_AREA * channels / _SD_CHANNELS
+    return parameters(card.folder) * _FLOAT32 + int(batch * each)
 
 
 def memory_free() -> int | None:

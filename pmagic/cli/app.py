@@ -1,6 +1,7 @@
 """The program: its commands, and the one place where a problem becomes a message and an exit code."""
 
 import errno
+import os
 import sys
 import traceback
 import warnings
@@ -99,6 +100,9 @@ def _options(
 
 def main() -> None:
     """The entry point of the `pmagic` script."""
+    # Read when torch is imported. Threads that wait for work by spinning make a learning ten times slower as soon as
+    # another program uses the same cores; waiting asleep costs little on an idle machine.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     sys.stdout.reconfigure(errors="backslashreplace")  # a terminal without Unicode must not end a command
     if not sys.warnoptions:
         warnings.simplefilter("ignore")  # of the libraries; a person can do nothing about them

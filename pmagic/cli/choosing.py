@@ -4,13 +4,15 @@ from typing import TYPE_CHECKING
 
 from pmagic import settings
 from pmagic.cli.console import Console
-from pmagic.errors import WeightsMissing
+from pmagic.errors import UsageProblem, WeightsMissing
 
 if TYPE_CHECKING:
     from pmagic.bases.card import Card
 
 DEFAULT = "sd14"
 DEMO = "mini"
+MEMORY = ("auto", "low", "normal")
+LOW = ", with less kept and more computed again"
 
 
 def choose_base(asked: str | None) -> "Card":
@@ -34,14 +36,37 @@ def device(asked: str | None) -> str:
     return asked if asked is not None else settings.config().device
 
 
-def tell_memory(console: Console, card: "Card", batch: int) -> None:
-    """How much memory a learning takes, and a warning where the machine has less."""
+def check_memory(asked: str) -> None:
+    if asked not in MEMORY:
+        raise UsageProblem(f"--memory cannot be {asked!r}", f"choose one of: {', '.join(MEMORY)}")
+
+
+def learn_low(console: Console, card: "Card", batch: int, asked: str, place: str) -> bool:
+    """Whether a learning does with less memory: as asked, or where `auto` finds too little free.
+
+    Tells how much it takes, and warns where the device has less. place: as `--device` has it.
+    """
     from pmagic.bases import needs
 
-    wanted, free = needs.memory_to_learn(card, batch), needs.memory_free()
-    console.say(f"memory: about {_gigabytes(wanted)} besides the program's own")
+    free = _free(place)
+    usual = needs.memory_to_learn(card, batch)
+    low = asked == "low" or (asked == "auto" and free is not None and free < usual)
+    wanted = needs.memory_to_learn(card, batch, low=low)
+    console.say(f"memory: about {_gigabytes(wanted)} besides the program's own{LOW if low else ''}")
     if free is not None and free < wanted:
         console.warn(f"this takes about {_gigabytes(wanted)} of memory, {_gigabytes(free)} are free")
+    return low
+
+
+def _free(place: str) -> int | None:
+    """Bytes free where the models will be: on the first GPU, or else in the machine."""
+    import torch
+
+    from pmagic.bases import needs
+
+    if place.partition(":")[0] in ("auto", "cuda") and torch.cuda.is_available():
+        return torch.cuda.mem_get_info()[0]
+    return needs.memory_free()
 
 
 def _gigabytes(count: int) -> str:

@@ -60,6 +60,7 @@ def compose(
     base: drawing.BaseMoved = None,
     device: drawing.Device = None,
     dtype: drawing.Dtype = "auto",
+    memory: drawing.Memory = "auto",
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No talk, no progress.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
@@ -70,7 +71,7 @@ def compose(
     from pmagic.engine import prompts
 
     console = Console(quiet=quiet, as_json=as_json)
-    order = drawing.Order(count, seed, steps, guidance, scheduler, negative, size, out, base, device, dtype)
+    order = drawing.Order(count, seed, steps, guidance, scheduler, negative, size, out, base, device, dtype, memory)
     drawing.check_text(prompt)
     named = prompts.names(prompt)
     if not named or "" in named:

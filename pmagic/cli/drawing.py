@@ -3,7 +3,7 @@
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,7 +14,7 @@ from pmagic.cli import choosing
 from pmagic.cli.console import Console, duration, hush_libraries
 from pmagic.cli.learn import check_seed
 from pmagic.cli.stopping import Stopped, stop_at_step
-from pmagic.errors import Incompatible, NotFound, UsageProblem
+from pmagic.errors import Incompatible, NotFound, OutOfMemory, UsageProblem
 from pmagic.library import durable
 from pmagic.library.naming import Address
 
@@ -38,7 +38,11 @@ Out = Annotated[Path, typer.Option("--out", help="Folder to write to, or one fil
 BaseMoved = Annotated[str | None, typer.Option("--base", help="Where the persona's base is now, if it was moved.")]
 Device = Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda or mps.")]
 Dtype = Annotated[str, typer.Option("--dtype", help="Number type: auto, float32, bfloat16, ...")]
+Memory = Annotated[
+    str, typer.Option("--memory", help="auto or low: one picture at a time; normal: four at once, faster.")
+]
 
+AT_ONCE = 4  # pictures, with --memory normal; more gains nothing on a CPU
 _MAX_PICTURES = 10_000
 
 
@@ -57,11 +61,13 @@ class Order:
     base: str | None
     device: str | None
     dtype: str
+    memory: str
 
     def __post_init__(self) -> None:
         if not 1 <= self.count <= _MAX_PICTURES:
             raise UsageProblem(f"-n must be 1 to {_MAX_PICTURES}, not {self.count}", "give for example -n 4")
         check_seed(self.seed, self.count)
+        choosing.check_memory(self.memory)
         parse_size(self.size)
         parse_out(self.out)
 
@@ -77,6 +83,7 @@ class Order:
             scheduler=self.scheduler,
             negative=self.negative,
             size=parse_size(self.size),
+            batch=AT_ONCE if self.memory == "normal" else None,
         )
 
 
@@ -120,7 +127,9 @@ def draw(console: Console, order: Order, card: "Card", how: "RenderSettings", sk
                 f"{address} was learned on {persona.base}, and the base in {card.folder} has other weights",
                 "restore that base, or learn the persona again",
             )
-    console.say(f"drawing {order.count} of {sketch.who} on {card.name} ({base.device}): {sketch.shown}")
+    console.say(
+        f"drawing {order.count} of {sketch.who} on {card.name} ({base.device}, {base.computes_in}): {sketch.shown}"
+    )
     size = list(how.size or (base.size,) * 2)  # that is drawn: a background keeps its own
     story = {**_story(sketch, card, how), "prompt": sketch.shown, "size": size, **sketch.story}
     cast = {name: persona for name, (_, persona) in sketch.cast.items()}
@@ -220,16 +229,23 @@ def _draw(
     from pmagic import pictures
 
     files: list[dict[str, Any]] = []
-    groups = [seeds[first : first + how.batch] for first in range(0, len(seeds), how.batch)]
     with stop_at_step() as check, console.progress(f"drawing {story['persona']}") as advance:
-        for number, now in enumerate(groups):
+        while len(files) < len(seeds):
+            now = seeds[len(files) : len(files) + how.batch]
 
-            def on_step(done: int, total: int, number: int = number) -> None:
-                advance(number * total + done, len(groups) * total, f"{len(files)} of {len(seeds)} pictures")
+            def on_step(done: int, total: int, now: Sequence[int] = now) -> None:
+                done = len(files) * total + len(now) * done
+                advance(done, len(seeds) * total, f"{len(files)} of {len(seeds)} pictures")
                 check()
 
             try:
                 drawn = draw_with(now, how, on_step=on_step)
+            except OutOfMemory as problem:
+                if len(now) == 1:
+                    raise
+                how = replace(how, batch=1)
+                console.warn(f"{problem.what}, {len(now)} pictures at once; going on one by one")
+                continue
             except KeyboardInterrupt as stop:
                 raise Stopped(
                     f"stopped after {len(files)} of {len(seeds)} pictures",

@@ -13,7 +13,7 @@ from pmagic import settings
 from pmagic.cli import choosing, names, photos, staging
 from pmagic.cli.console import Console, duration, hush_libraries
 from pmagic.cli.stopping import Stopped, stop_at_step
-from pmagic.errors import NotFound, UsageProblem
+from pmagic.errors import NotFound, OutOfMemory, UsageProblem
 from pmagic.library import naming, probes, unfinished
 from pmagic.library.store import Library
 
@@ -61,6 +61,9 @@ def learn(
     seed: Annotated[int, typer.Option("--seed", help="The same seed learns the same persona.")] = 0,
     device: Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda or mps.")] = None,
     dtype: Annotated[str, typer.Option("--dtype", help="Number type: auto, float32, bfloat16, ...")] = "auto",
+    memory: Annotated[
+        str, typer.Option("--memory", help="auto, normal, or low: the same result with less memory, more slowly.")
+    ] = "auto",
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No talk, no progress.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
@@ -75,6 +78,7 @@ def learn(
     library.require_free(name)
     interval = staging.parse(stages)
     check_seed(seed)
+    choosing.check_memory(memory)
     shown = photos.shown(console, photo, mask, word, style)
     _require_method(method)
     card = choosing.choose_base(base)
@@ -95,15 +99,15 @@ def learn(
 
     from pmagic.bases import loading
 
-    choosing.tell_memory(console, card, how.batch)
+    low = choosing.learn_low(console, card, how.batch, memory, choosing.device(device))
     opened = loading.load(card, device=choosing.device(device), dtype=dtype)
     library.require_same_base(name, card.name, opened.fingerprint)
     photos.warn_of_strange_photos(console, opened, shown)
     subject = shown.observed(opened, known)
     count = len(shown.images)
     console.say(
-        f"learning {name} from {count} photo{'s' * (count > 1)} on {card.name} ({opened.device}): "
-        f"{how.iterations} iterations of {how.batch}"
+        f"learning {name} from {count} photo{'s' * (count > 1)} on {card.name} "
+        f"({opened.device}, {opened.computes_in}): {how.iterations} iterations of {how.batch}"
     )
     start = time.monotonic()
     with unfinished.alone(library.root, name) as folder:
@@ -113,7 +117,10 @@ def learn(
             how = replace(how, bounds=found.bounds)
         inputs = {**shown.inputs(), "method": method, "base": opened.fingerprint, "settings": how.as_table()}
         checkpoint = unfinished.file_for(folder, inputs)
-        persona = _train(console, name, how.iterations, checkpoint, partial(chosen.learn, opened, subject, how))
+        learn_with = partial(chosen.learn, opened, subject, how)
+        persona = _train_within(
+            console, opened, low, partial(_train, console, name, how.iterations, checkpoint, learn_with)
+        )
         if found is not None:
             persona = _told(persona, found)
         address = library.save(name, persona)
@@ -165,6 +172,19 @@ def _told(persona: "Persona", found: probes.Found) -> "Persona":
     from pmagic.engine import probe
 
     return probe.told(persona, found.curve, found.fell_back)
+
+
+def _train_within(console: Console, base: "Base", low: bool, train: Callable[[], "Persona"]) -> "Persona":
+    """Trains in the memory there is; where that is too little it goes on once with less, to the same persona."""
+    from pmagic.engine import memory
+
+    if not low:
+        try:
+            return train()
+        except OutOfMemory as problem:
+            console.warn(f"{problem.what}; going on{choosing.LOW}")
+    with memory.recomputed(base.pipeline.unet):
+        return train()
 
 
 def _train(

@@ -31,12 +31,13 @@ def render(
     base: drawing.BaseMoved = None,
     device: drawing.Device = None,
     dtype: drawing.Dtype = "auto",
+    memory: drawing.Memory = "auto",
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No talk, no progress.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Draw a persona. Prints the path of each picture; no file is ever overwritten."""
     console = Console(quiet=quiet, as_json=as_json)
-    order = drawing.Order(count, seed, steps, guidance, scheduler, negative, size, out, base, device, dtype)
+    order = drawing.Order(count, seed, steps, guidance, scheduler, negative, size, out, base, device, dtype, memory)
     address, persona = Library(settings.library_dir()).load(name)
     whole = whole_prompt(prompt, address)
     card = drawing.base_of([(address, persona)], base)

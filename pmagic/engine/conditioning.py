@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -89,10 +90,9 @@ def packed_attention(unet: nn.Module) -> Iterator[None]:
     """
     hooks = []
     try:
-        for name, module in unet.named_modules():
-            if name.endswith("attn2"):
-                hooks.append(module.to_k.register_forward_pre_hook(_first_features))
-                hooks.append(module.to_v.register_forward_pre_hook(_last_features))
+        for module in _cross_attentions(unet):
+            hooks.append(module.to_k.register_forward_pre_hook(_first_features))
+            hooks.append(module.to_v.register_forward_pre_hook(_last_features))
         yield
     finally:
         for hook in hooks:
@@ -132,7 +132,9 @@ def autocast_noise(unet: nn.Module, fast: torch.dtype | None) -> Iterator[None]:
 
     hook = unet.register_forward_hook(as_asked)
     try:
-        with torch.autocast(unet.device.type, dtype=fast or torch.bfloat16, enabled=fast is not None):
+        with torch.autocast(
+            next(unet.parameters()).device.type, dtype=fast or torch.bfloat16, enabled=fast is not None
+        ):
             yield
     finally:
         hook.remove()
@@ -141,6 +143,16 @@ def autocast_noise(unet: nn.Module, fast: torch.dtype | None) -> Iterator[None]:
 def core(text_encoder: nn.Module) -> nn.Module:
     """The module that holds `encoder` and `final_layer_norm`; some transformers classes wrap it in `text_model`."""
     return getattr(text_encoder, "text_model", text_encoder)
+
+
+def _cross_attentions(unet: nn.Module) -> list[nn.Module]:
+    """Found once per UNet: looking at every module takes longer than the hooks themselves."""
+    if unet not in _known:
+        _known[unet] = [module for name, module in unet.named_modules() if name.endswith("attn2")]
+    return _known[unet]
+
+
+_known: WeakKeyDictionary[nn.Module, list[nn.Module]] = WeakKeyDictionary()
 
 
 def _at_slots(vectors: Tensor, slots: Tensor) -> Tensor:

@@ -1,11 +1,30 @@
-"""Memory: running out of it is a problem a person can act on."""
+"""Memory: doing with less of it, and running out of it as a problem a person can act on."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+from torch import nn
 
+from pmagic.engine.conditioning import packed_attention
 from pmagic.errors import OutOfMemory
+
+
+@contextmanager
+def recomputed(unet: nn.Module) -> Iterator[None]:
+    """While inside, the backward pass computes each of the UNet's blocks again instead of keeping what it saw.
+
+    A fifth of the memory for a third more work, and the same bits. Only blocks in training mode do it; Stable
+    Diffusion's have no dropout, so nothing else changes with the mode.
+    """
+    unet.enable_gradient_checkpointing()
+    unet.train()
+    try:
+        with packed_attention(unet):  # a block that is computed again needs the hooks it had
+            yield
+    finally:
+        unet.eval()
+        unet.disable_gradient_checkpointing()
 
 
 @contextmanager

@@ -114,8 +114,8 @@ def look(course: training.Course, learner: nn.Module, t: int) -> Tensor:
         autocast_noise(unet, base.fast),
         attention.captured(unet, said.slots >= 0) as looks,
     ):
-        packed = condition.packed().to(unet.dtype)
-        unet(noisy.to(unet.dtype), timesteps, encoder_hidden_states=packed, return_dict=False)
+        packed = condition.packed().to(base.weights)
+        unet(noisy.to(base.weights), timesteps, encoder_hidden_states=packed, return_dict=False)
     return attention.averaged(looks, tuple(shape[-2:]))
 
 

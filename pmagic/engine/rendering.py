@@ -1,7 +1,7 @@
 """Rendering: the stock Stable Diffusion pipelines, wearing personas. No sampling loop of our own.
 
-Every seed gives a picture noise of its own, so a picture is the same alone or among others; drawn one at a time, which
-is the default, it is the same to the last bit.
+Every seed gives a picture noise of its own, so a picture is the same alone or among others: to the last bit where each
+is drawn by itself, up to the rounding of some pixels where several are drawn at once.
 """
 
 # K texts, one without regions . S text positions . w text width . C latent channels . h, w of the latents
@@ -126,7 +126,7 @@ def initial_noise(base: Base, seeds: Sequence[int], width: int, height: int) -> 
     scale = base.pipeline.vae_scale_factor
     shape = (1, base.pipeline.unet.config.in_channels, height // scale, width // scale)
     rows = [torch.randn(shape, generator=torch.Generator("cpu").manual_seed(seed)) for seed in seeds]
-    return torch.cat(rows).to(base.device, base.pipeline.unet.dtype)
+    return torch.cat(rows).to(base.device, base.weights)
 
 
 def sample(

@@ -97,8 +97,8 @@ def moment(course: Course, learner: nn.Module, draw: chance.Draw) -> Moment:
     batch = len(draw.t)
     unet = base.pipeline.unet
     with packed_attention(unet), autocast_noise(unet, base.fast):
-        packed = encoded.condition.packed()[:batch].to(unet.dtype)
-        (prediction,) = unet(noisy.to(unet.dtype), draw.t, encoder_hidden_states=packed, return_dict=False)
+        packed = encoded.condition.packed()[:batch].to(base.weights)
+        (prediction,) = unet(noisy.to(base.weights), draw.t, encoder_hidden_states=packed, return_dict=False)
     return Moment(
         t=draw.t,
         latents=latents,
@@ -151,6 +151,7 @@ def optimiser_for(learner: nn.Module, settings: LearnSettings) -> torch.optim.Ad
         betas=settings.betas,
         eps=settings.epsilon,
         weight_decay=settings.weight_decay,
+        fused=True,
     )
 
 

@@ -1,0 +1,156 @@
+"""The command; see the package."""
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+TESTS = Path(__file__).parents[1]
+sys.path.insert(0, str(TESTS))  # where `tiny` and `bench` are
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # as the program itself, read when torch is imported
+
+import torch  # noqa: E402
+
+from bench import arms, records, shapes, timing  # noqa: E402
+from pmagic.engine import memory, rendering  # noqa: E402
+
+TOLERANCE = 1e-3  # relative distance of two arms' gradients in float32
+GREYS = 8  # of 255, the mean difference of two arms' pictures
+COUNTS = (1, 2, 4, 8, 16)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m tests.bench", description=arms.__doc__)
+    parser.add_argument("table", choices=("learn", "render", "memory", "series", "peak"))
+    parser.add_argument("--shape", choices=shapes.SHAPES, default="scaled")
+    parser.add_argument("--pairs", type=int, default=7)
+    parser.add_argument("--steps", type=int, default=10, help="of the sampler")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--threads", type=int, default=1, help="on a CPU")
+    parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "pmagic-bench")
+    parser.add_argument("--low", action="store_true", help="of `peak`, as --memory low")
+    parser.add_argument("--job", choices=("learn", "render"), help="of `peak`")
+    asked = parser.parse_args()
+    torch.set_num_threads(asked.threads)
+    if asked.table == "peak":
+        return print(json.dumps(peak(asked)))
+    require_golden()
+    tables = {"learn": speed, "render": speed, "memory": peaks, "series": series}
+    records.write(f"{asked.table}-{asked.shape}", tables[asked.table](asked), asked.threads)
+    return None
+
+
+def require_golden() -> None:
+    """A fast wrong answer is not timed."""
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-W", "ignore", "-q", "-rs", str(TESTS / "test_golden.py")],
+        capture_output=True,
+        text=True,
+    )
+    lines = [line for line in done.stdout.splitlines() if line.strip()]
+    if done.returncode or "skipped" in lines[-1]:
+        sys.exit(f"the golden numbers do not match or are not here, so nothing is timed: {lines[-1]}")
+    print(f"golden numbers: {lines[-1]}", file=sys.stderr)
+
+
+def prepared(asked: argparse.Namespace) -> arms.Bench:
+    base, seen, photo = shapes.opened(asked.shape, asked.folder, asked.device)
+    return arms.bench(base, seen, photo, asked.steps)
+
+
+def speed(asked: argparse.Namespace) -> dict[str, object]:
+    """Ours against the two others and against itself."""
+    bench = prepared(asked)
+    device = bench.base.device
+    learns = asked.table == "learn"
+    found = arms.learning(bench) if learns else arms.drawing(bench)
+    with found["reference"].within():
+        expected = found["reference"].run()
+    distance = differ(found["ours"].run(), expected)
+    if distance > (TOLERANCE if learns else GREYS):
+        sys.exit(f"ours and the reference's way differ by {distance:g}, so nothing is timed")
+    rows = {}
+    for name in ("reference", "stock", "ours"):
+        a, b = timing.compared(found["ours"], found[name], asked.pairs, device)
+        rows[name] = {
+            "ratio": vars(timing.ratio(a, b)),
+            "ours": [vars(each) for each in a],
+            "theirs": [vars(each) for each in b],
+            "flops": timing.flops(found[name]),
+        }
+    mean = sum(each["busy"] for each in rows["ours"]["ours"]) / asked.pairs
+    return {
+        "what": "one optimiser step of two samples" if learns else f"four pictures, {asked.steps} steps",
+        "distance": distance,
+        "computes_in": bench.base.computes_in,
+        "flops_per_second": rows["ours"]["flops"] / mean,
+        "peak_flops_per_second": timing.peak(device, bench.base.fast or bench.base.weights),
+        "against": rows,
+    }
+
+
+def differ(ours: list, theirs: list) -> float:
+    if isinstance(ours[0], torch.Tensor):
+        ours, theirs = (torch.cat([each.flatten() for each in both]) for both in (ours, theirs))
+        return float((ours - theirs).norm() / theirs.norm())
+    pairs = zip(ours, theirs, strict=True)
+    pixels = [
+        [torch.frombuffer(bytearray(each.tobytes()), dtype=torch.uint8).float() for each in pair] for pair in pairs
+    ]
+    return float(torch.stack([(left - right).abs().mean() for left, right in pixels]).max())
+
+
+def series(asked: argparse.Namespace) -> dict[str, object]:
+    """Seconds per picture, drawn 1 to 16 at once."""
+    bench = prepared(asked)
+    persona = bench.persona()
+    rows = {}
+    for count in COUNTS:
+        how = replace(bench.drawing, batch=count)
+        arm = arms.Arm(lambda how=how: rendering.render(bench.base, persona, arms.PROMPT, range(how.batch), how))
+        timing.run(arm, bench.base.device)
+        rows[str(count)] = [vars(timing.run(arm, bench.base.device)) for _ in range(3)]
+    return {"what": f"pictures at once, {asked.steps} steps", "counts": rows}
+
+
+def peaks(asked: argparse.Namespace) -> dict[str, object]:
+    """Each job in a process of its own, whose highest use is asked for at its end."""
+    rows = {}
+    for job in ("learn", "render"):
+        for mode in ("normal", "low"):
+            words = ["peak", "--shape", asked.shape, "--job", job, "--device", asked.device, "--steps", "2"]
+            words += ["--folder", str(asked.folder), "--threads", str(asked.threads), *(["--low"] * (mode == "low"))]
+            done = subprocess.run([sys.executable, "-m", "tests.bench", *words], stdout=subprocess.PIPE, check=True)
+            rows[f"{job}, {mode}"] = json.loads(done.stdout)
+    return {"what": "peak memory in bytes", "peaks": rows}
+
+
+def peak(asked: argparse.Namespace) -> dict[str, float]:
+    """loaded: after the models are open; peak: of the whole process on a CPU, of the allocator on a GPU."""
+    bench = prepared(asked)
+    unet, device = bench.base.pipeline.unet, bench.base.device
+
+    def highest() -> int:
+        if device.type == "cuda":
+            return torch.cuda.max_memory_allocated()
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+    loaded = highest()
+    if asked.job == "learn":
+        arm = arms.learning(bench)["ours"]
+        with memory.recomputed(unet) if asked.low else arm.within():
+            cost = timing.run(arm, device)
+    else:
+        how = replace(bench.drawing, batch=1 if asked.low else bench.drawing.batch)
+        arm = arms.drawing(replace(bench, drawing=how))["ours"]
+        cost = timing.run(arm, device)
+    return {"loaded": loaded, "peak": highest(), "seconds": cost.busy}
+
+
+if __name__ == "__main__":
+    main()

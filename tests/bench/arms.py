@@ -1,0 +1,250 @@
+"""Arms: three ways to do the same work.
+
+"reference" is the way of the authors' code, written from the description of its costs: samples one by one, every
+photo encoded again at every micro-step, each prompt encoded by itself, attention materialised, and in drawing one
+picture at a time, one text encoding per timestep and two UNet calls a step. "stock" is what diffusers offers: its text
+pipeline, four pictures in one call, and a textual-inversion step on a batch of two.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, fields, replace
+from functools import partial
+from typing import Any
+
+import torch
+from diffusers.models.attention_processor import AttnProcessor
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from pmagic.bases.loading import Base
+from pmagic.engine import chance, mapper, prompts, recipes, rendering, schedulers, sentences, subject, training
+from pmagic.engine.conditioning import Condition, encode, packed_attention
+from pmagic.engine.recipes import LearnSettings, RenderSettings
+from pmagic.engine.stages import dynamic_sources
+from pmagic.engine.subject import Subject
+from pmagic.losses import Moment
+from pmagic.methods import persona_of, personamagic
+from pmagic.persona import Persona
+
+PROMPT = "a photo of {} as a cowboy"
+PICTURES = 4
+
+
+@dataclass(frozen=True)
+class Arm:
+    """run: what is timed. within: what is set up around it, not timed."""
+
+    run: Callable[[], Any]
+    within: Callable[[], AbstractContextManager[None]] = nullcontext
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What all arms work on."""
+
+    base: Base
+    subject: Subject
+    photo: Image.Image
+    settings: LearnSettings
+    drawing: RenderSettings
+
+    def learner(self) -> nn.Module:
+        word = sentences.word_embedding(self.base, self.subject.word)
+        return mapper.fresh(word, self.subject.image_embedding, self.settings)
+
+    def draw(self, step: int) -> chance.Draw:
+        mean = self.subject.mean
+        return chance.draw(self.settings, step, len(mean), mean.shape[1:], mean.dtype)
+
+    def persona(self) -> Persona:
+        return persona_of("personamagic", self.base, self.subject, self.settings, self.learner(), {})
+
+
+def bench(base: Base, seen: Subject, photo: Image.Image, steps: int) -> Bench:
+    drawing = replace(recipes.render_settings_for("reference", base.card.defaults), steps=steps)
+    return Bench(base, seen, photo, recipes.settings_for("reference", base.card.defaults), drawing)
+
+
+def learning(bench: Bench) -> dict[str, Arm]:
+    """One optimiser step of two samples; ours and the reference's answer with the gradients, which must agree."""
+    return {"ours": _ours(bench), "reference": _micro_steps(bench), "stock": _textual_inversion(bench)}
+
+
+def drawing(bench: Bench) -> dict[str, Arm]:
+    """Four pictures; ours and the reference's must agree."""
+    persona, seeds = bench.persona(), range(PICTURES)
+    pipeline = stock_pipeline(bench.base, bench.drawing)
+
+    def ours() -> list[Image.Image]:
+        return rendering.render(bench.base, persona, PROMPT, seeds, bench.drawing)
+
+    def stock() -> list[Image.Image]:
+        return pipeline(
+            prompts.spoken(PROMPT, bench.subject.word),
+            negative_prompt=bench.drawing.negative or None,
+            num_images_per_prompt=PICTURES,
+            generator=[torch.Generator().manual_seed(seed) for seed in seeds],
+            num_inference_steps=bench.drawing.steps,
+            guidance_scale=bench.drawing.guidance,
+        ).images
+
+    return {"ours": Arm(ours), "reference": _one_by_one(bench, persona), "stock": Arm(stock)}
+
+
+def stock_pipeline(base: Base, settings: RenderSettings):
+    from diffusers import StableDiffusionPipeline
+
+    scheduler = schedulers.make(settings.scheduler, base.pipeline.scheduler.config)
+    parts = {**base.pipeline.components, "scheduler": scheduler}
+    pipeline = StableDiffusionPipeline(**parts, requires_safety_checker=False)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+@contextmanager
+def materialised(base: Base) -> Iterator[None]:
+    """While inside, no attention of text encoder or UNet is fused."""
+    unet, text_encoder = base.pipeline.unet, base.pipeline.text_encoder
+    before = dict(unet.attn_processors)
+    unet.set_attn_processor(AttnProcessor())
+    text_encoder.set_attn_implementation("eager")
+    try:
+        yield
+    finally:
+        unet.set_attn_processor(before)
+        text_encoder.set_attn_implementation("sdpa")
+
+
+def _ours(bench: Bench) -> Arm:
+    course = training.course(bench.base, bench.subject, bench.settings)
+    learner, step = bench.learner(), iter(range(10**9))
+    optimiser = training.optimiser_for(learner, bench.settings)
+
+    def arm() -> list[Tensor]:
+        training.advance(course, learner, optimiser, bench.draw(next(step)))
+        return [weight.grad for weight in learner.parameters()]
+
+    return Arm(arm)
+
+
+def _micro_steps(bench: Bench) -> Arm:
+    base, settings = bench.base, bench.settings
+    pipeline = base.pipeline
+    learner, step = bench.learner(), iter(range(10**9))
+    optimiser = torch.optim.AdamW(
+        learner.parameters(), settings.learning_rate, settings.betas, settings.epsilon, settings.weight_decay
+    )
+    course = training.course(base, bench.subject, settings)  # for its schedule and its losses alone
+
+    def micro_step(draw: chance.Draw) -> None:
+        pixels = subject.photo_pixels(bench.photo, base.size).to(base.device, pipeline.vae.dtype)
+        with torch.no_grad():
+            posterior = pipeline.vae.encode(pixels).latent_dist
+        latents = pipeline.vae.config.scaling_factor * (posterior.mean + posterior.std * draw.posterior)
+        noisy = course.schedule.add_noise(latents, draw.noise, draw.t)
+        seen = subject.observer(base).image_embedding([bench.photo])
+        texts = settings.templates[int(draw.template)], settings.open_prompts[int(draw.open_prompt)]
+        said, heard = (sentences.with_name(base, [text], settings.tokens) for text in texts)
+        dynamic, residual = learner(draw.t, seen)
+        main = encode(pipeline.text_encoder, said.ids, said.slots, dynamic, residual * draw.keep[:, None, None])
+        dynamic, residual = learner(draw.t, seen)
+        spoken = residual * draw.keep_open[:, None, None]
+        free = encode(pipeline.text_encoder, heard.ids, heard.slots, dynamic, spoken, with_attention=True)
+        with packed_attention(pipeline.unet):
+            packed = main.condition.packed()
+            (prediction,) = pipeline.unet(noisy, draw.t, encoder_hidden_states=packed, return_dict=False)
+        moment = Moment(
+            t=draw.t, latents=latents, noisy=noisy, prediction=prediction, target=draw.noise, mask=bench.subject.mask,
+            keys=main.condition.keys, values=main.condition.values, attention=free.attention,
+            open_slots=heard.slots, open_lengths=heard.lengths,
+        )  # fmt: skip
+        (training.weighted(course, training.terms(course, moment)).mean() / settings.batch).backward()
+
+    def arm() -> list[Tensor]:
+        whole = bench.draw(next(step)).to(base.device)
+        optimiser.zero_grad(set_to_none=True)
+        for k in range(settings.batch):
+            micro_step(chance.Draw(**{each.name: getattr(whole, each.name)[k : k + 1] for each in fields(whole)}))
+        torch.nn.utils.get_total_norm([weight.grad for weight in learner.parameters()]).item()
+        optimiser.step()
+        return [weight.grad for weight in learner.parameters()]
+
+    return Arm(arm, partial(materialised, base))
+
+
+def _textual_inversion(bench: Bench) -> Arm:
+    """The usual step: the whole embedding table takes a gradient, and all its rows but one are put back."""
+    base = bench.base
+    pipeline = base.pipeline
+    table = pipeline.text_encoder.get_input_embeddings().weight
+    step, token = iter(range(10**9)), prompts.check_word(pipeline.tokenizer, bench.subject.word)
+    text = prompts.spoken(bench.settings.templates[0], bench.subject.word)
+    ids = pipeline.tokenizer(
+        [text] * bench.settings.batch, padding="max_length", max_length=pipeline.tokenizer.model_max_length,
+        truncation=True, return_tensors="pt",
+    ).input_ids.to(base.device)  # fmt: skip
+    schedule = training.course(base, bench.subject, bench.settings).schedule
+    optimiser = torch.optim.AdamW([table], lr=5e-4)
+    others = torch.arange(len(table), device=base.device) != token
+
+    def arm() -> None:
+        draw = bench.draw(next(step)).to(base.device)
+        before = table.detach().clone()
+        pixels = subject.photo_pixels(bench.photo, base.size).to(base.device, pipeline.vae.dtype)
+        with torch.no_grad():
+            posterior = pipeline.vae.encode(pixels.expand(len(ids), -1, -1, -1)).latent_dist
+        latents = pipeline.vae.config.scaling_factor * (posterior.mean + posterior.std * draw.posterior)
+        noisy = schedule.add_noise(latents, draw.noise, draw.t)
+        table.requires_grad_(True)
+        said = pipeline.text_encoder(ids).last_hidden_state
+        (prediction,) = pipeline.unet(noisy, draw.t, encoder_hidden_states=said, return_dict=False)
+        F.mse_loss(prediction, draw.noise).backward()
+        optimiser.step()
+        optimiser.zero_grad(set_to_none=True)
+        with torch.no_grad():
+            table[others] = before[others]
+            table[token] = before[token]  # the base is lent, here too
+        table.requires_grad_(False)
+
+    return Arm(arm)
+
+
+def _one_by_one(bench: Bench, persona: Persona) -> Arm:
+    base, settings = bench.base, bench.drawing
+    pipeline = base.pipeline
+
+    learner, seen = personamagic.mapper_of(base, persona)
+
+    def spoken_at(t: float | None) -> Condition:
+        if t is None:
+            return sentences.plain(base, prompts.spoken(PROMPT, persona.word))
+        said = sentences.with_name(base, [PROMPT], learner.shape.tokens)
+        dynamic, residual = learner(torch.tensor([t], device=base.device, dtype=base.precision), seen)
+        return encode(pipeline.text_encoder, said.ids, said.slots, dynamic, residual).condition
+
+    @torch.no_grad()
+    def picture(seed: int) -> Image.Image:
+        scheduler = schedulers.make(settings.scheduler, pipeline.scheduler.config)
+        scheduler.set_timesteps(settings.steps, device=base.device)
+        latents = rendering.initial_noise(base, [seed], base.size, base.size) * scheduler.init_noise_sigma
+        times = [float(t) for t in scheduler.timesteps]
+        with packed_attention(pipeline.unet):
+            negative = sentences.plain(base, settings.negative).packed()
+            for t, source in zip(scheduler.timesteps, dynamic_sources(times, persona.bounds), strict=True):
+                condition = spoken_at(source)
+                given = scheduler.scale_model_input(latents, t)
+                without, with_prompt = (
+                    pipeline.unet(given, t, encoder_hidden_states=each, return_dict=False)[0]
+                    for each in (negative, condition.packed())
+                )
+                guided = without + settings.guidance * (with_prompt - without)
+                latents = scheduler.step(guided, t, latents, return_dict=False)[0]
+            pixels = pipeline.vae.decode(latents / pipeline.vae.config.scaling_factor, return_dict=False)[0]
+        return pipeline.image_processor.postprocess(pixels, output_type="pil", do_denormalize=[True])[0]
+
+    def arm() -> list[Image.Image]:
+        return [picture(seed) for seed in range(PICTURES)]
+
+    return Arm(arm, partial(materialised, base))

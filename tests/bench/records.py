@@ -1,0 +1,96 @@
+"""Records: what was measured and on which machine, as JSON and a plot in tests/bench/results, and as a table."""
+
+import json
+import os
+import platform
+from collections.abc import Mapping
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import diffusers
+import torch
+import transformers
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def machine(threads: int) -> dict[str, object]:
+    if torch.cuda.is_available():
+        device = torch.cuda.get_device_name()
+    else:
+        lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+        names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+        device = f"{names[0] if names else platform.processor()}, {torch.backends.cpu.get_cpu_capability()}"
+    busy = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
+    return {
+        "device": device,
+        "cores": os.cpu_count(),
+        "threads": threads,
+        "load": busy,  # of the machine at the end, this program included
+        "python": platform.python_version(),
+        **{each.__name__: each.__version__ for each in (torch, diffusers, transformers)},
+    }
+
+
+def write(name: str, found: Mapping[str, Any], threads: int) -> None:
+    document = {"table": name, "machine": machine(threads), **found}
+    RESULTS.mkdir(exist_ok=True)
+    kind = "gpu" if torch.cuda.is_available() else f"cpu{threads}"
+    path = RESULTS / f"{name}-{kind}.json"
+    path.write_text(json.dumps(document, indent=1) + "\n")
+    rows = table(document)
+    print("\n".join(rows))
+    plot(document, path.with_suffix(".png"))
+
+
+def table(found: Mapping[str, Any]) -> list[str]:
+    """Markdown."""
+    if "against" in found:
+        rows = ["| ours against | ratio (min to max) | ours | theirs | GFLOP |", "|---|---|---|---|---|"]
+        for name, row in found["against"].items():
+            ours, theirs = (median(each["busy"] for each in row[side]) for side in ("ours", "theirs"))
+            ratio = row["ratio"]
+            rows.append(
+                f"| {name} | {ratio['median']:.2f} ({ratio['low']:.2f} to {ratio['high']:.2f}) "
+                f"| {ours:.3f} s | {theirs:.3f} s | {row['flops'] / 1e9:.1f} |"
+            )
+        done, best = found["flops_per_second"] / 1e9, found["peak_flops_per_second"] / 1e9
+        return [*rows, "", f"{done:.0f} GFLOP/s of {best:.0f} measured on a large matrix product"]
+    if "peaks" in found:
+        rows = ["| job | models | peak | seconds |", "|---|---|---|---|"]
+        for name, row in found["peaks"].items():
+            rows.append(
+                f"| {name} | {row['loaded'] / 1e9:.2f} GB | {row['peak'] / 1e9:.2f} GB | {row['seconds']:.1f} |"
+            )
+        return rows
+    rows = ["| pictures at once | seconds each |", "|---|---|"]
+    return rows + [f"| {count} | {each:.3f} |" for count, each in per_picture(found).items()]
+
+
+def per_picture(found: Mapping[str, Any]) -> dict[str, float]:
+    return {count: median(each["busy"] for each in row) / int(count) for count, row in found["counts"].items()}
+
+
+def plot(found: Mapping[str, Any], path: Path) -> None:
+    if "against" in found:
+        names = list(found["against"])
+        ratios = [found["against"][name]["ratio"] for name in names]
+        values, label = [each["median"] for each in ratios], "times as long as ours"
+        spread = [[each["median"] - each["low"] for each in ratios], [each["high"] - each["median"] for each in ratios]]
+    elif "peaks" in found:
+        names, spread, label = list(found["peaks"]), None, "GB at the peak"
+        values = [each["peak"] / 1e9 for each in found["peaks"].values()]
+    else:
+        each = per_picture(found)
+        names, values, spread, label = list(each), list(each.values()), None, "seconds per picture"
+    figure = Figure(figsize=(6, 0.5 * len(names) + 1.2), dpi=120, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    axes.barh(names, values, xerr=spread, color="#4878a8", ecolor="#333333", capsize=3)
+    axes.invert_yaxis()
+    axes.set_xlabel(label)
+    axes.set_title(f"{found['table']}: {found['what']}\n{found['machine']['device']}", fontsize=9)
+    figure.savefig(path)

@@ -1,0 +1,53 @@
+"""Less memory gives the same bits, and running out of it is told."""
+
+import pytest
+import tiny
+import torch
+
+from pmagic.bases import loading
+from pmagic.engine import chance, mapper, memory, sentences, training
+from pmagic.engine.recipes import settings_for
+from pmagic.errors import OutOfMemory
+
+pytest_plugins = ["tiny"]
+
+
+def gradients(base: loading.Base) -> tuple[list[torch.Tensor], int]:
+    """Of one step, and how often blocks of the UNet were computed."""
+    seen = tiny.known(base)
+    settings = settings_for("reference", {}, **tiny.lesson())
+    learner = mapper.fresh(sentences.word_embedding(base, "face"), seen.image_embedding, settings)
+    course = training.course(base, seen, settings)
+    draw = chance.draw(settings, 0, 1, seen.mean.shape[1:], seen.mean.dtype)
+    calls: list[None] = []
+    block = base.pipeline.unet.down_blocks[0].resnets[0]
+    hook = block.register_forward_hook(lambda *given: calls.append(None))
+    try:
+        training.advance(course, learner, training.optimiser_for(learner, settings), draw)
+    finally:
+        hook.remove()
+    return [weight.grad for weight in learner.parameters()], len(calls)
+
+
+def test_computing_again_gives_the_same_gradients_and_leaves_the_base_alone(tiny_base: loading.Base) -> None:
+    unet = tiny_base.pipeline.unet
+    usual, once = gradients(tiny_base)
+    up = unet.up_blocks[-1].resnets[-1]
+    calls: list[None] = []
+    hook = up.register_forward_pre_hook(lambda *given: calls.append(None))
+    with memory.recomputed(unet):
+        low, _ = gradients(tiny_base)
+    hook.remove()
+    assert once == 1 and len(calls) == 2  # the second time in the backward pass, until it has what it needs
+    assert all(torch.equal(left, right) for left, right in zip(usual, low, strict=True))
+    assert any(gradient.abs().max() > 0 for gradient in low)
+    assert not any(module.training for module in unet.modules())
+    assert not unet.is_gradient_checkpointing
+    assert tiny.hooks_of(tiny_base) == []
+
+
+def test_the_allocators_refusal_is_a_problem_a_person_can_act_on() -> None:
+    with pytest.raises(OutOfMemory, match="not enough memory to draw"), memory.enough_for("draw", "draw less"):
+        torch.empty(2**60)
+    with pytest.raises(RuntimeError, match="another"), memory.enough_for("draw", "draw less"):
+        raise RuntimeError("another")
