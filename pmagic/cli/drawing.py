@@ -39,10 +39,10 @@ BaseMoved = Annotated[str | None, typer.Option("--base", help="Where the persona
 Device = Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda or mps.")]
 Dtype = Annotated[str, typer.Option("--dtype", help="Number type: auto, float32, bfloat16, ...")]
 Memory = Annotated[
-    str, typer.Option("--memory", help="auto or low: one picture at a time; normal: four at once, faster.")
+    str, typer.Option("--memory", help="auto or low: pictures one by one; normal: four at once, faster.")
 ]
 
-AT_ONCE = 4  # pictures, with --memory normal; more gains nothing on a CPU
+AT_ONCE = 4  # pictures, with --memory normal
 _MAX_PICTURES = 10_000
 
 
