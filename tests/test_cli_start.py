@@ -74,4 +74,4 @@ def test_help_names_every_command_and_no_other() -> None:
     text = run("--help").stdout
     commands = [line.split()[0] for line in text.partition("Commands:")[2].splitlines() if line.strip()]
     library = ["list", "show", "mv", "cp", "rm", "export", "import", "verify", "path"]
-    assert commands == ["learn", "probe", "render", "compose", *library, "info", "doctor", "models"]
+    assert commands == ["learn", "probe", "render", "compose", *library, "info", "doctor", "models", "config"]

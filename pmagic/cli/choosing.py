@@ -39,10 +39,10 @@ def tell_memory(console: Console, card: "Card", batch: int) -> None:
     from pmagic.bases import needs
 
     wanted, free = needs.memory_to_learn(card, batch), needs.memory_free()
-    console.say(f"memory: about {_gigabytes(wanted)} besides the program's own")
+    console.say(f"memory: about {gigabytes(wanted)} besides the program's own")
     if free is not None and free < wanted:
-        console.warn(f"this takes about {_gigabytes(wanted)} of memory, {_gigabytes(free)} are free")
+        console.warn(f"this takes about {gigabytes(wanted)} of memory, {gigabytes(free)} are free")
 
 
-def _gigabytes(count: int) -> str:
+def gigabytes(count: int) -> str:
     return f"{count / 1e9:.2g} GB"

@@ -35,7 +35,12 @@ LITTLE_DISK = 1e9  # bytes; a persona takes a few megabytes, a base four gigabyt
 def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document, to paste into a report.")] = False,
 ) -> None:
-    """Show versions, device, memory, disk, places and models, and what is wrong. Ends with code 1 if anything is."""
+    """Show versions, device, memory, disk, places and models, and what is wrong. Ends with code 1 if anything is.
+
+    \b
+    pmagic doctor
+    pmagic doctor --json > report.json
+    """
     from pmagic.bases import card, needs
 
     library = Library(settings.library_dir())

@@ -119,6 +119,18 @@ def publish_file(data: bytes, target: Path) -> Path:
     raise AssertionError("the numbered names never end")
 
 
+def replace_file(path: Path, data: bytes) -> None:
+    """Writes `data` as `path`, in place of what was there: a reader finds the old bytes or the new ones."""
+    aside = path.with_name(f".{path.name[:100]}.{os.getpid()}.part")
+    aside.unlink(missing_ok=True)  # of a killed process that had this process's number
+    try:
+        write_file(aside, data)
+        os.replace(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)
+    sync_folder(path.parent)
+
+
 def withdraw(path: Path, staging: Path) -> None:
     """Takes a published folder out of sight in one step, then erases it."""
     make_folder(staging.parent)
