@@ -47,6 +47,11 @@ def read_photo(path: Path) -> Photo:
     return Photo(_rgb(image), hashlib.sha256(data).hexdigest(), path)
 
 
+def decoded(data: bytes, name: str) -> Image.Image:
+    """Bytes of a JPEG, PNG or WEBP as an upright RGB picture; PhotoRefused calls it `name`."""
+    return _rgb(_opened(data, Path(name)))
+
+
 def read_mask(path: Path, size: tuple[int, int] | None = None) -> Image.Image:
     """A mask in 8-bit grey, white where the subject is; must have the photo's `size` (width, height), where given."""
     mask = _rgb(_opened(_bytes(path), path)).convert("L")

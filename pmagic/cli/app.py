@@ -1,0 +1,152 @@
+"""The program: its commands, and the one place where a problem becomes a message and an exit code."""
+
+import errno
+import sys
+import traceback
+import warnings
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+import pmagic
+from pmagic.cli import (
+    archives,
+    compose,
+    config,
+    console,
+    cp,
+    doctor,
+    gallery,
+    info,
+    learn,
+    models,
+    mv,
+    path,
+    probe,
+    render,
+    rm,
+    show,
+    stopping,
+    verify,
+)
+from pmagic.cli import list as listing
+from pmagic.errors import STOPPED_BY_PERSON, OutOfMemory, Problem, UsageProblem
+
+
+class Program(TyperGroup):
+    """Runs a command; whatever it raises ends as one message, never as a traceback."""
+
+    def main(self, args: Sequence[str] | None = None, **extra: Any) -> Any:
+        words = list(sys.argv[1:] if args is None else args)
+        as_json = "--json" in words
+        try:
+            code = super().main(args=words, **{**extra, "standalone_mode": False})
+            sys.stdout.flush()
+            if code == STOPPED_BY_PERSON:  # typer's own answer to KeyboardInterrupt
+                raise KeyboardInterrupt
+        except Problem as problem:
+            code = _end(problem, as_json)
+        except typer.TyperException as error:
+            code = _end(_usage(error), as_json)
+        except (typer.Abort, KeyboardInterrupt):
+            code = _end(stopping.Stopped("stopped", kept="everything that was stored before"), as_json)
+        except Exception as error:
+            code = _end(_in_words(error), as_json)
+        sys.exit(code if isinstance(code, int) else 0)
+
+
+app = typer.Typer(
+    name="pmagic",
+    cls=Program,
+    help="Learn a person from one photo and draw them in any scene.",
+    no_args_is_help=True,
+    rich_markup_mode=None,  # plain help starts faster, and texts from outside stay texts
+    pretty_exceptions_enable=False,
+)
+app.command("learn")(learn.learn)
+app.command("probe")(probe.probe)
+app.command("render")(render.render)
+app.command("compose")(compose.compose)
+app.command("list")(listing.list_personas)
+app.command("show")(show.show)
+app.command("mv")(mv.move)
+app.command("cp")(cp.copy)
+app.command("rm")(rm.remove)
+app.command("export")(archives.export_persona)
+app.command("import")(archives.import_persona)
+app.command("verify")(verify.verify)
+app.command("path")(path.path)
+app.command("info")(info.info)
+app.command("gallery")(gallery.gallery)
+app.command("doctor")(doctor.doctor)
+app.add_typer(models.app, name="models")
+app.add_typer(config.app, name="config")
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        print(f"pmagic {pmagic.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    pass
+
+
+def main() -> None:
+    """The entry point of the `pmagic` script."""
+    sys.stdout.reconfigure(errors="backslashreplace")  # a terminal without Unicode must not end a command
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")  # of the libraries; a person can do nothing about them
+    stopping.stop_anywhere()
+    app()
+
+
+def _end(problem: Problem, as_json: bool) -> int:
+    try:
+        console.show_problem(problem, as_json=as_json)
+    except OSError as error:
+        console.unwritable(error)  # nobody reads: the exit code still tells
+    return problem.exit_code
+
+
+def _usage(error: typer.TyperException) -> Problem:
+    """What typer found wrong with the command line; without arguments it is the help text itself."""
+    context = getattr(error, "ctx", None)
+    command = context.command_path if context else "pmagic"
+    if type(error).__name__ == "NoArgsIsHelpError":
+        print(error.format_message())
+        raise SystemExit(UsageProblem.exit_code)
+    return UsageProblem(error.format_message(), f"see `{command} --help`")
+
+
+def _in_words(error: Exception) -> Problem:
+    """A closed stdout and missing memory are not defects; everything else is, and leaves its traceback in a log."""
+    if isinstance(error, OSError) and error.filename is None and error.errno in (errno.EPIPE, errno.ENOSPC, errno.EIO):
+        return console.unwritable(error)
+    if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
+        return OutOfMemory("there is not enough memory for this", "use a smaller --batch or --size")
+    return Problem(f"this is a defect of pmagic: {type(error).__name__}: {error}", _logged(error))
+
+
+def _logged(error: Exception) -> str:
+    """Writes the traceback beside the library and says where."""
+    from pmagic import settings
+    from pmagic.library import durable
+
+    text = "".join(traceback.format_exception(error))
+    name = f"{datetime.now(UTC):%Y%m%d-%H%M%S}.log"
+    try:
+        path: Path = durable.publish_file(f"pmagic {pmagic.__version__}\n{text}".encode(), settings.log_dir() / name)
+    except OSError as failure:
+        return f"its log could not be written ({failure.strerror}); run the command again to see it"
+    return f"please report it with the log {path}"
