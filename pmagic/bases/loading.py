@@ -58,7 +58,7 @@ def load(card: Card, *, device: str = "auto", dtype: str = "auto") -> Base:
     weights = DTYPES.get("float32" if dtype == "auto" else dtype)
     if weights is None:
         raise UsageProblem(f"there is no number type {dtype!r}", f"choose one of: auto, {', '.join(DTYPES)}")
-    place = _device(device)
+    place = find_device(device)
     with quietly():
         pipeline = _pipeline(folder, weights)
     _check(pipeline, folder)
@@ -98,7 +98,8 @@ def _identity_files(folder: Path) -> list[Path]:
     return sorted(path for path in names if path.is_file())
 
 
-def _device(name: str) -> torch.device:
+def find_device(name: str) -> torch.device:
+    """`auto` is the best that is here; UsageProblem for a device that is not."""
     if name == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda")
