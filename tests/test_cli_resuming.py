@@ -126,7 +126,7 @@ def test_previews_are_drawn_and_change_nothing(
     assert json.loads(done.stdout)["previews"] == ["bob-previews/step-00002.png", "bob-previews/step-00004.png"]
     assert weights(library, "alice") == weights(library, "bob")
     told = runner.invoke(app, ["info", "bob-previews/step-00002.png"])
-    assert "step: 2" in told.stdout and "no command draws it again" in told.stderr
+    assert "step: 2" in told.stdout and "no single command draws it again" in told.stderr
     assert library.load("alice")[1].preview.startswith(b"\x89PNG")
 
 

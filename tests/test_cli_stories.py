@@ -1,12 +1,15 @@
 """Pictures that carry their story, prompts by the file, grids, and the terminal; on a tiny random base."""
 
+import fcntl
 import io
 import json
 import os
 import pty
 import shlex
+import struct
 import subprocess
 import sys
+import termios
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -109,9 +112,10 @@ def test_a_file_of_prompts_that_cannot_be_used(tmp_path: Path, data: bytes, said
         scenes.prompts(None, None)
 
 
-def on_terminal(code: str, **environment: str) -> str:
+def on_terminal(code: str, columns: int = 80, **environment: str) -> str:
     """What a program shows whose streams are all a terminal."""
     leader, follower = pty.openpty()
+    fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
     process = subprocess.Popen(
         [sys.executable, "-c", code],
         stdin=follower, stdout=follower, stderr=follower, close_fds=True, env={**os.environ, **environment},
@@ -136,6 +140,7 @@ def test_a_picture_in_the_terminal_and_none_where_there_is_none(tmp_path: Path) 
     )
     plain = {"TERM": "xterm-256color", "COLORTERM": "truecolor", "NO_COLOR": ""}
     assert "\x1b[38;2;200;30;30" in on_terminal(code, **plain)
+    assert "does not say how large it is" in on_terminal(code, columns=0, **plain)
     assert "NO_COLOR or TERM=dumb" in on_terminal(code, **{**plain, "NO_COLOR": "1"})
     piped = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert piped.stdout == "" and "only where standard output is a terminal" in piped.stderr

@@ -25,11 +25,12 @@ def info(
 
     story = pictures.read_story(picture)
     console = Console(quiet=quiet, as_json=as_json)
-    if "persona" not in story and "step" in story:
-        console.warn("this is a preview of a learning: no command draws it again")
-        command = ""
-    else:
-        command = stories.repeat(story)
+    made_of_many = story.get("kind") in ("grid", "preview")  # a sheet of pictures, or drawn in the middle of a learning
+    command = "" if made_of_many else stories.repeat(story)
+    if made_of_many:
+        console.warn(f"this is a {story['kind']}: no single command draws it again")
     lines = [f"{key}: {value}" for key, value in story.items() if value not in ("", None)]
-    shown = [command] if quiet else [*lines, *(["again:", f"  {command}"] if command else [])]
+    shown = (
+        [each for each in [command] if each] if quiet else [*lines, *(["again:", f"  {command}"] if command else [])]
+    )
     console.result(shown, {**story, "command": command})

@@ -34,7 +34,7 @@ class Previews:
 
         image, story = drawn(self.base, report.persona())
         path = self.folder / f"step-{report.step:05d}.png"
-        self.files.append(str(pictures.write_picture(image, path, {**story, "step": report.step})))
+        self.files.append(str(pictures.write_picture(image, path, {**story, "kind": "preview", "step": report.step})))
         self.console.say(f"preview: {self.files[-1]}")
 
 

@@ -17,6 +17,9 @@ def show_pictures(console: Console, paths: Sequence[str]) -> None:
     if os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
         console.warn("this terminal shows no pictures (NO_COLOR or TERM=dumb is set)")
         return
+    if os.get_terminal_size(sys.stdout.fileno()).columns == 0:
+        console.warn("this terminal does not say how large it is, so it shows no pictures")
+        return
     from rich.console import Console as Terminal
     from textual_image.renderable import Image  # it asks the terminal what it can when it is imported
 
