@@ -239,7 +239,7 @@ def test_what_is_kept_is_absolute_and_names_the_base(tmp_path: Path, monkeypatch
 def test_a_signal_outside_of_any_step_ends_with_a_message_too(number: int) -> None:
     code = (
         "import time; from pmagic.library.store import Library; "
-        "Library.entries = lambda self: (print('there', flush=True), time.sleep(60)); "
+        "Library.glances = lambda self: (print('there', flush=True), time.sleep(60)); "
         "from pmagic.cli.app import main; import sys; sys.argv = ['pmagic', 'list']; main()"
     )
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

@@ -2,7 +2,6 @@
 
 import errno
 import sys
-import traceback
 import warnings
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -140,6 +139,8 @@ def _in_words(error: Exception) -> Problem:
 
 def _logged(error: Exception) -> str:
     """Writes the traceback beside the library and says where."""
+    import traceback
+
     from pmagic import settings
     from pmagic.library import durable
 

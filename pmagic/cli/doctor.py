@@ -5,7 +5,6 @@ import platform
 import shutil
 import stat
 from collections.abc import Iterator
-from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -85,6 +84,8 @@ def _lines(key: str, value: object) -> list[str]:
 
 
 def _version(name: str) -> str:
+    from importlib import metadata
+
     try:
         return metadata.version(name)
     except metadata.PackageNotFoundError:

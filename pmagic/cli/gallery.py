@@ -4,7 +4,6 @@ import base64
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Annotated
 
@@ -71,6 +70,8 @@ def gallery(
 
 def page(title: str, kind: str, cards: Sequence[Card], filters: Sequence[str]) -> bytes:
     """The page as HTML. Every text in it is escaped; only the style and the script of this package may act in it."""
+    from importlib import resources
+
     import jinja2
 
     style, script, template = (
