@@ -67,7 +67,7 @@ def test_the_start_takes_under_a_third_of_a_second_however_many_personas_there_a
     assert help_ < SECONDS, help_
     assert completed < SECONDS + PYDANTIC, completed
     assert seconds_of("show", "alice") < few + 0.1
-    assert (listed - help_) * 10_000 / MANY < 1.0, listed
+    assert (listed - help_) * 1000 / MANY < 0.4, listed  # seconds for a thousand, ten times less than parsing them
 
 
 @pytest.mark.parametrize(("shell", "file"), [("bash", "pmagic.bash"), ("zsh", "_pmagic"), ("fish", "pmagic.fish")])

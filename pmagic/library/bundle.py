@@ -30,16 +30,14 @@ method = "(?P<method>[a-z_]+)"
 base = "(?P<base>[^"\\\n]+)"
 fingerprint = "[0-9a-f]+"
 word = "(?P<word>[^"\\\n]+)"
-.*?
-\[bounds\]
+(?:.*?\n)??\[bounds\]
 low = (?P<low>\d{1,4})
 high = (?P<high>\d{1,4})
 
 \[settings\]
 recipe = "(?P<recipe>\w+)"
 iterations = (?P<iterations>\d{1,9})
-.*?
-seed = (?P<seed>\d{1,19})
+(?:.*?\n)??seed = (?P<seed>\d{1,19})
 """,
     re.DOTALL,
 )
