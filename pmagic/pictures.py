@@ -3,21 +3,24 @@
 import hashlib
 import io
 import json
+import struct
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image, ImageCms, ImageOps, PngImagePlugin
+from PIL import ExifTags, Image, ImageCms, ImageOps, PngImagePlugin
 
-from pmagic.errors import NotFound, NumericFailure, PhotoRefused
+from pmagic.errors import NotFound, NumericFailure, PhotoRefused, UsageProblem
 from pmagic.library import durable
 
 FORMATS = ("JPEG", "PNG", "WEBP")
+ENDINGS = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp"}  # of pictures that are written
 MAX_FILE_BYTES = 100 * 1024**2
 MAX_PIXELS = 64_000_000
 MIN_SIDE = 32
 DIGITAL_SOURCE = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
+_MAX_EXIF = 60_000  # bytes; a JPEG has room for 65533
 _ADVICE = "give a JPEG, PNG or WEBP photo"
 
 
@@ -44,6 +47,11 @@ def read_photo(path: Path) -> Photo:
     return Photo(_rgb(image), hashlib.sha256(data).hexdigest(), path)
 
 
+def decoded(data: bytes, name: str) -> Image.Image:
+    """Bytes of a JPEG, PNG or WEBP as an upright RGB picture; PhotoRefused calls it `name`."""
+    return _rgb(_opened(data, Path(name)))
+
+
 def read_mask(path: Path, size: tuple[int, int] | None = None) -> Image.Image:
     """A mask in 8-bit grey, white where the subject is; must have the photo's `size` (width, height), where given."""
     mask = _rgb(_opened(_bytes(path), path)).convert("L")
@@ -58,43 +66,58 @@ def read_mask(path: Path, size: tuple[int, int] | None = None) -> Image.Image:
 
 
 def write_picture(image: Image.Image, path: Path, story: Mapping[str, object]) -> Path:
-    """A PNG that says it is machine-made and how; never replaces a file, returns the (numbered) path it got.
+    """A picture that says it is machine-made and how; never replaces a file, returns the (numbered) path it got.
 
-    story: prompt, negative, steps, scheduler, guidance, seed, base, persona, ...; plain values.
-    Raises StorageFailed; the picture is on the disk when this returns.
+    path: its ending decides the format, see ENDINGS. story: prompt, negative, steps, scheduler, guidance, seed, base,
+    persona, ...; plain values. Raises StorageFailed; the picture is on the disk when this returns.
     """
-    data = as_png(image, story)
+    data = encoded(image, ENDINGS[path.suffix.lower()], story)
     with durable.storing(f"the picture {path}"):
         return durable.publish_file(data, path)
 
 
-def as_png(image: Image.Image, story: Mapping[str, object]) -> bytes:
-    """The bytes that `write_picture` writes; the same for the same picture and story."""
+def encoded(image: Image.Image, kind: str, story: Mapping[str, object]) -> bytes:
+    """The picture as a file of `kind` "png", "jpeg" or "webp"; the same picture and story give the same bytes.
+
+    PNG carries the story as text chunks, the others as EXIF: ImageDescription (JSON) and UserComment (`parameters`).
+    """
     if image.mode != "RGB":
         raise NumericFailure(f"a picture must be RGB, not {image.mode}")
-    notes = PngImagePlugin.PngInfo()
-    notes.add_itxt("pmagic", json.dumps(dict(story), ensure_ascii=False, sort_keys=True))
-    notes.add_itxt("parameters", parameters(story))
-    notes.add_itxt("XML:com.adobe.xmp", _XMP)
     buffer = io.BytesIO()
-    image.save(buffer, "PNG", pnginfo=notes)
+    if kind == "png":
+        notes = PngImagePlugin.PngInfo()
+        notes.add_itxt("pmagic", json.dumps(dict(story), ensure_ascii=False, sort_keys=True))
+        notes.add_itxt("parameters", parameters(story))
+        notes.add_itxt("XML:com.adobe.xmp", _XMP)
+        image.save(buffer, "PNG", pnginfo=notes)
+        return buffer.getvalue()
+    exif = Image.Exif()
+    exif[ExifTags.Base.ImageDescription] = json.dumps(dict(story), sort_keys=True)  # ASCII, as this tag must be
+    exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.UserComment] = b"UNICODE\0" + parameters(story).encode("utf-16-be")
+    if len(exif.tobytes()) > _MAX_EXIF:
+        raise UsageProblem("the prompt is too long for this format", "shorten it, or write PNG")
+    options = {"quality": 95, "subsampling": 0} if kind == "jpeg" else {"lossless": True}
+    image.save(buffer, kind.upper(), exif=exif, xmp=_XMP.encode(), **options)
     return buffer.getvalue()
 
 
 def read_story(path: Path) -> dict[str, object]:
-    """The story that `write_picture` put into a PNG; PhotoRefused where there is none."""
+    """The story that `write_picture` put into a picture, and its `format`; PhotoRefused where there is none."""
     image = _opened(_bytes(path), path)
     try:
-        story = json.loads(image.info["pmagic"])
+        told = image.info["pmagic"] if image.format == "PNG" else image.getexif()[ExifTags.Base.ImageDescription]
+        story = json.loads(told)
         if not isinstance(story, dict):
             raise TypeError
-    except (KeyError, ValueError, TypeError, RecursionError) as error:
-        raise PhotoRefused(f"{path} does not carry settings of pmagic", "give a PNG that pmagic has written") from error
-    return story
+    except (KeyError, ValueError, TypeError, RecursionError, OSError, SyntaxError, struct.error) as error:
+        raise PhotoRefused(
+            f"{path} does not carry settings of pmagic", "give a picture that pmagic has written"
+        ) from error
+    return {**story, "format": str(image.format).lower()}
 
 
 def parameters(story: Mapping[str, object]) -> str:
-    """The settings in the words that other programs read from a PNG's `parameters` text."""
+    """The settings in the words that other programs read from a picture's `parameters` text."""
     names = {
         "steps": "Steps",
         "scheduler": "Sampler",

@@ -1,4 +1,7 @@
-"""Where things live on this machine, and the person's own defaults from config.toml."""
+"""Where things live on this machine, and the person's own defaults: config.toml, above it the environment.
+
+Knows nothing of flags: a command lets its own outweigh what it finds here.
+"""
 
 import os
 import tomllib
@@ -7,16 +10,18 @@ from pathlib import Path
 
 from pmagic.errors import UsageProblem
 
-CONFIG_KEYS = {"base", "device"}
 MAX_CONFIG_BYTES = 64 * 1024
+VARIABLES = {"base": "PMAGIC_BASE", "device": "PMAGIC_DEVICE", "format": "PMAGIC_FORMAT"}
+CHOICES = {"format": ("png", "jpeg", "webp")}  # a base or a device can be any, and is looked for when it is used
 
 
 @dataclass(frozen=True)
 class Config:
-    """What config.toml may say; a command-line flag overrides each."""
+    """The person's own defaults; a command-line flag overrides each."""
 
     base: str | None = None  # the base that `learn` uses without --base
-    device: str = "auto"  # "auto", "cpu", "cuda", "mps"
+    device: str = "auto"
+    format: str = "png"  # of the pictures that `render` writes
 
 
 def _moved_home() -> Path | None:
@@ -45,23 +50,54 @@ def log_dir() -> Path:
 
 
 def config() -> Config:
-    """Reads config.toml; `UsageProblem` names the file and the key that cannot be used."""
+    """config.toml under the environment's variables; UsageProblem names the file or variable that cannot be used."""
+    found = config_table()
+    for key, variable in VARIABLES.items():
+        if os.environ.get(variable):
+            found[key] = _checked(key, os.environ[variable], variable)
+    return Config(**found)
+
+
+def config_table() -> dict[str, str]:
+    """What config.toml alone says, checked; empty without one."""
     path = config_file()
     try:
         with path.open("rb") as file:
             found = tomllib.loads(file.read(MAX_CONFIG_BYTES).decode())
     except FileNotFoundError:
-        return Config()
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        return {}
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise UsageProblem(f"{path} is not valid TOML: {error}", "correct the file, or remove it") from error
     except OSError as error:
         raise UsageProblem(f"{path} cannot be read: {error.strerror}", "correct its permissions") from error
-    for key, value in found.items():
-        if key not in CONFIG_KEYS:
-            raise UsageProblem(f"{path} has an unknown key {key!r}", f"use only: {', '.join(sorted(CONFIG_KEYS))}")
-        if not isinstance(value, str) or not value:
-            raise UsageProblem(f"{path}: {key} must be a text, not {value!r}", f'write for example: {key} = "mini"')
-    return Config(**found)
+    return {key: _checked(key, value, str(path)) for key, value in found.items()}
+
+
+def with_value(key: str, value: str) -> bytes:
+    """config.toml as it is to be written once `key` has `value`; an empty value takes the key out."""
+    import tomli_w
+
+    table = config_table()
+    if value:
+        table[key] = _checked(key, value, "config.toml")
+    else:
+        table.pop(checked_key(key), None)
+    return tomli_w.dumps(table).encode()
+
+
+def checked_key(key: str, place: str = "config.toml") -> str:
+    if key not in VARIABLES:
+        raise UsageProblem(f"{place} has an unknown key {key!r}", f"use only: {', '.join(sorted(VARIABLES))}")
+    return key
+
+
+def _checked(key: str, value: object, place: str) -> str:
+    checked_key(key, place)
+    if not isinstance(value, str) or not value:
+        raise UsageProblem(f"{place}: {key} must be a text, not {value!r}", f'write for example: {key} = "mini"')
+    if key in CHOICES and value not in CHOICES[key]:
+        raise UsageProblem(f"{place}: {key} cannot be {value!r}", f"choose one of: {', '.join(CHOICES[key])}")
+    return value
 
 
 def _place(kind: str) -> Path:

@@ -11,7 +11,7 @@ from PIL import Image, PngImagePlugin
 from typer.testing import CliRunner
 
 from pmagic import pictures
-from pmagic.cli import info
+from pmagic.cli import stories
 from pmagic.cli.app import app
 from pmagic.library.store import Library
 from pmagic.persona import Persona
@@ -20,7 +20,7 @@ Make = Callable[..., Persona]
 runner = CliRunner()
 STORY = {
     "persona": "alice@1", "prompt": "a photo of <alice> as a 'cowboy'", "seed": 3, "steps": 25, "guidance": 4.0,
-    "scheduler": "ddim", "negative": "", "size": [64, 64], "base": "mini",
+    "scheduler": "ddim", "negative": "", "size": [64, 64], "base": "mini", "device": "cpu", "dtype": "auto",
 }  # fmt: skip
 
 
@@ -73,12 +73,14 @@ def test_path(library: Library, persona: Make) -> None:
 def test_info_gives_the_command_that_draws_the_picture_again(tmp_path: Path) -> None:
     path = pictures.write_picture(Image.new("RGB", (64, 64)), tmp_path / "a.png", STORY)
     command = (
-        """pmagic render alice@1 'a photo of <alice> as a '"'"'cowboy'"'"'' --seed 3 --steps 25 --guidance 4.0 """
-        "--scheduler ddim --negative '' --size 64x64"
+        "pmagic render --seed=3 --steps=25 --guidance=4.0 --scheduler=ddim --negative='' --size=64x64 --format=png "
+        """--device=cpu --dtype=auto alice@1 'a photo of <alice> as a '"'"'cowboy'"'"''"""
     )
     lines = runner.invoke(app, ["info", str(path)]).stdout.splitlines()
     assert "seed: 3" in lines and lines[-1].strip() == command
-    assert json.loads(runner.invoke(app, ["info", str(path), "--json"]).stdout) == {**STORY, "command": command}
+    assert runner.invoke(app, ["info", "-q", str(path)]).stdout == command + "\n"
+    found = json.loads(runner.invoke(app, ["info", str(path), "--json"]).stdout)
+    assert found == {**STORY, "format": "png", "command": command}
 
 
 @pytest.mark.parametrize("text", ["[]", "{}", "nonsense", '{"persona": {}, "prompt": "x"}', "[" * 100_000])
@@ -91,4 +93,7 @@ def test_a_story_that_somebody_else_wrote_is_refused(tmp_path: Path, text: str) 
 
 
 def test_info_quotes_what_a_shell_would_obey() -> None:
-    assert "'$(rm -rf ~)'" in info.repeat({**STORY, "prompt": "$(rm -rf ~)"})
+    story = {**STORY, "format": "png"}
+    assert "'$(rm -rf ~)'" in stories.repeat({**story, "prompt": "$(rm -rf ~)"})
+    assert stories.repeat({**story, "prompt": "-n{}"}).endswith(" -- alice@1 '-n{}'")
+    assert "--negative='; reboot'" in stories.repeat({**story, "negative": "; reboot"})

@@ -145,7 +145,7 @@ def test_what_cannot_be_done_is_one_message(
 
 
 def test_a_defect_is_one_line_and_leaves_its_traceback_in_a_log(home, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Library, "entries", lambda self: 1 / 0)
+    monkeypatch.setattr(Library, "glances", lambda self: 1 / 0)
     done = runner.invoke(app, ["list"])
     assert done.exit_code == 1
     assert done.stderr.startswith("error: this is a defect of pmagic: ZeroDivisionError")
@@ -162,9 +162,9 @@ def test_missing_memory_and_ctrl_c_have_their_own_codes(monkeypatch: pytest.Monk
 
         return raising
 
-    monkeypatch.setattr(Library, "entries", fail(MemoryError()))
+    monkeypatch.setattr(Library, "glances", fail(MemoryError()))
     assert runner.invoke(app, ["list"]).exit_code == 11
-    monkeypatch.setattr(Library, "entries", fail(KeyboardInterrupt()))
+    monkeypatch.setattr(Library, "glances", fail(KeyboardInterrupt()))
     assert runner.invoke(app, ["list"]).exit_code == 130
 
 

@@ -198,7 +198,12 @@ def test_a_photo_that_is_none(tmp_path: Path, base: str, content: bytes | None, 
         (["alice", "as a cowboy", "--guidance", "nan"], 2, "guidance must be 0 or above"),
         (["alice", "as a cowboy", "--seed", str(2**63)], 2, "--seed must be 0 or more"),
         (["alice", "<bob> as a cowboy"], 2, "the prompt names <bob>, but alice is drawn"),
-        (["alice", "as a cowboy", "--out", "p.jpg"], 2, "pictures are PNG"),
+        (["alice", "as a cowboy", "--out", "p.gif"], 2, "pictures are PNG, JPEG or WEBP"),
+        (["alice", "as a cowboy", "--format", "gif"], 2, "there is no format 'gif'"),
+        (["alice", "as a cowboy", "--format", "webp", "--out", "p.png"], 2, "is not a name of --format webp"),
+        (["alice", "as a cowboy", "--prompts", "p.txt"], 2, "both a prompt and --prompts"),
+        (["alice", "--prompts", "p.txt"], 3, "there is no file p.txt"),
+        (["alice", "-"], 2, "standard input holds no prompt"),
         (["alice"], 2, "Missing argument 'prompt'"),
     ],
 )
@@ -279,9 +284,9 @@ def test_stopped_by_a_signal_the_same_command_goes_on_to_the_same_bytes(
     assert process.returncode == 130, stderr
     assert stdout == ""
     assert stderr.startswith("learning alice was stopped after ")
-    assert "run the same command to go on from there" in stderr
+    assert "to go on from there: pmagic learn --resume --name alice" in stderr
     assert library.names() == []
-    assert runner.invoke(app, [*words, "alice"]).exit_code == 0
+    assert runner.invoke(app, ["learn", "--resume"]).stdout == "alice@1\n"
     assert not list(library.root.rglob("*.checkpoint"))
     assert runner.invoke(app, [*words, "whole"]).exit_code == 0
     one, two = (library.root / name / "v0001" / "tensors.safetensors" for name in ("alice", "whole"))

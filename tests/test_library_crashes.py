@@ -1,5 +1,7 @@
 """Crash points: whatever step of a save or a removal fails or is never reached, no half persona is visible."""
 
+import contextlib
+import errno
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -7,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pmagic.errors import NotFound, Problem
-from pmagic.library import durable
+from pmagic.library import durable, unfinished
 from pmagic.library.store import Library
 from pmagic.persona import Persona
 
@@ -18,13 +20,31 @@ class Crash(BaseException):
     """The process is gone: nothing that a program might still do on leaving is done."""
 
 
-class FaultyDisk:
-    """Counts the disk steps of `durable` and fails at the given one; after a crash no step has any effect."""
+_WRITE = os.write
+FAULTS = [
+    pytest.param(Crash(), True, id="crash"),
+    *(
+        pytest.param(OSError(number, os.strerror(number)), once, id=f"{errno.errorcode[number]}-{kind}")
+        for number in (errno.ENOSPC, errno.EIO)
+        for once, kind in ((True, "once"), (False, "from-here-on"))
+    ),
+]
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, fail_at: int | None, failure: BaseException) -> None:
+
+class FaultyDisk:
+    """Counts the disk steps of `durable` and fails at the given one; after a crash no step has any effect.
+
+    once: whether an error happens at that step alone (a disk that is full for a moment), or at each from there on.
+    A write fails in the middle: half of the bytes are there, as after a torn or a short write.
+    """
+
+    def __init__(
+        self, monkeypatch: pytest.MonkeyPatch, fail_at: int | None, failure: BaseException, once: bool = True
+    ) -> None:
         self.steps = 0
         self.fail_at = fail_at
         self.failure = failure
+        self.once = once and not isinstance(failure, Crash)
         self.dead = False
         for name in ("mkdir", "open", "write", "fsync"):
             monkeypatch.setattr(durable.os, name, self._watched(getattr(os, name)))
@@ -37,7 +57,10 @@ class FaultyDisk:
                 raise self.failure
             self.steps += 1
             if self.steps == self.fail_at:
-                self.dead = isinstance(self.failure, Crash)
+                self.dead = not self.once
+                if real is _WRITE:
+                    descriptor, data = args
+                    real(descriptor, data[: len(data) // 2])
                 raise self.failure
             return real(*args, **kwargs)
 
@@ -58,8 +81,10 @@ def _prepared(root: Path, persona: Make) -> Library:
     return library
 
 
-@pytest.mark.parametrize("failure", [Crash(), OSError(5, "Input/output error"), OSError(28, "No space left on device")])
-def test_no_step_of_a_save_leaves_a_half_version(tmp_path: Path, persona: Make, failure: BaseException) -> None:
+@pytest.mark.parametrize(("failure", "once"), FAULTS)
+def test_no_step_of_a_save_leaves_a_half_version(
+    tmp_path: Path, persona: Make, failure: BaseException, once: bool
+) -> None:
     def act(library: Library) -> object:
         return library.save("alice", persona(word="woman"))
 
@@ -69,7 +94,7 @@ def test_no_step_of_a_save_leaves_a_half_version(tmp_path: Path, persona: Make, 
         library = _prepared(tmp_path / f"save{number}", persona)
         before = {path: path.read_bytes() for path in (library.root / "alice" / "v0001").iterdir()}
         with pytest.MonkeyPatch.context() as patch:
-            FaultyDisk(patch, number, failure)
+            FaultyDisk(patch, number, failure, once)
             saved = True
             try:
                 act(library)
@@ -96,6 +121,37 @@ def test_no_step_of_a_removal_leaves_a_half_version(tmp_path: Path, persona: Mak
             assert library.load("alice")[1].word == "face"
         except NotFound:
             assert library.names() == []
+
+
+@pytest.mark.parametrize(("failure", "once"), FAULTS)
+def test_no_step_of_an_import_or_a_rename_or_a_checkpoint_does(
+    tmp_path: Path, persona: Make, failure: BaseException, once: bool
+) -> None:
+    archive = tmp_path / "a.pmagic"
+    archive.write_bytes(_prepared(tmp_path / "source", persona).export("alice")[1])
+
+    def checkpoint(library: Library) -> None:
+        with unfinished.alone(library.root, "alice") as folder:
+            durable.replace_file(folder / "x.checkpoint", b"new" * 9)
+
+    acts = [lambda library: library.take_in(archive, "bob"), lambda library: library.rename("alice", "bob"), checkpoint]
+    for which, act in enumerate(acts):
+        for number in range(1, _count(tmp_path / str(which), persona, act) + 1):
+            library = _prepared(tmp_path / f"{which}-{number}", persona)
+            with unfinished.alone(library.root, "alice") as folder:
+                durable.replace_file(folder / "x.checkpoint", b"old" * 9)
+            with pytest.MonkeyPatch.context() as patch:
+                FaultyDisk(patch, number, failure, once)
+                with contextlib.suppress(Crash, Problem, OSError):
+                    act(library)
+            assert library.names() in (["alice"], ["bob"], ["alice", "bob"]), (which, number)
+            for name in library.names():
+                assert library.load(name)[1].word == "face"
+            kept = (library.root / ".unfinished" / "alice" / "x.checkpoint").read_bytes()
+            assert kept in (b"old" * 9, b"new" * 9)
+            library.save("carol", persona())  # and the library is not stuck
+            with unfinished.alone(library.root, "alice"):
+                pass
 
 
 def test_a_plain_rename_would_replace_an_empty_folder_and_ours_does_not(tmp_path: Path) -> None:

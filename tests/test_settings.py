@@ -40,6 +40,7 @@ def test_config_gives_base_and_device(home: Path) -> None:
         (b'bse = "mini"', "unknown key 'bse'"),
         (b"base = 7", "base must be a text"),
         (b'base = ""', "base must be a text"),
+        (b'format = "gif"', "format cannot be 'gif'"),
     ],
 )
 def test_a_config_that_cannot_be_used_is_named(home: Path, text: bytes, why: str) -> None:

@@ -163,7 +163,7 @@ def _read_defaults(folder: Path | None) -> Mapping[str, Any]:
         if not isinstance(found.get(table, {}), dict):
             raise Incompatible(f"{path}: {table} must be a table", f"write [{table}] above its values")
     for observer, place in found.get("observers", {}).items():
-        if observer not in OBSERVERS or not isinstance(place, str):
+        if observer not in OBSERVERS or not isinstance(place, str) or "\0" in place:
             raise Incompatible(
                 f"{path}: [observers] cannot have {observer} = {place!r}",
                 f"give folders, relative to the base's own, for: {', '.join(OBSERVERS)}",

@@ -4,12 +4,13 @@ The only module that uses the network, and only when `pmagic models pull` asks f
 """
 
 import contextlib
+import hashlib
 import io
 import os
 import shutil
 import zipfile
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from pmagic.bases.card import CLIP_REPO, CLIPSEG_REPO, FACES_PACK, JUDGE_PACK, PARTS, find, place_of
@@ -33,6 +34,7 @@ class Order:
     files: tuple[str, ...]
     size: int  # bytes
     place: Path
+    digests: Mapping[str, str] = field(default_factory=dict)  # SHA-256 by file name, of those that the hub states
 
 
 def orders(name: str) -> list[Order]:
@@ -96,8 +98,20 @@ def _fetch_snapshot(order: Order, part: Path, *, show: bool) -> Path:
     for name in order.files:
         if not (part / name).is_file():
             raise WeightsMissing(f"{order.repo}: {name} did not arrive", "run the command again: it resumes")
+        _require_digest(part / name, order.digests.get(name), f"{order.repo}: {name}")
     shutil.rmtree(part / ".cache", ignore_errors=True)  # the hub client's notes, of no use once all is here
     return part
+
+
+def _require_digest(path: Path, stated: str | None, what: str) -> None:
+    """A file that arrived otherwise than the hub states is removed, so that the next pull fetches it anew."""
+    if stated is None:
+        return
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != stated:
+        path.unlink()
+        raise WeightsMissing(f"{what} arrived damaged: its SHA-256 is not the hub's", "run the command again")
 
 
 def _fetch_pack(order: Order, part: Path, *, show: bool) -> Path:
@@ -135,7 +149,9 @@ def _order(repo: str, choose: Callable[[Sequence[str]], list[str]], licence: str
     sizes = {file.rfilename: file.size or 0 for file in info.siblings or ()}
     stated = getattr(info.card_data, "license", None) or licence
     size = sum(sizes[name] for name in chosen)
-    return Order(repo, info.sha or "main", str(stated), tuple(chosen), size, place_of(repo))
+    sums = {file.rfilename: file.lfs.sha256 for file in info.siblings or () if file.lfs is not None}
+    digests = {name: sums[name] for name in chosen if name in sums}
+    return Order(repo, info.sha or "main", str(stated), tuple(chosen), size, place_of(repo), digests)
 
 
 def _converted(hub: object, repo: str) -> str:

@@ -3,7 +3,6 @@
 import errno
 import os
 import sys
-import traceback
 import warnings
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -17,10 +16,12 @@ import pmagic
 from pmagic.cli import (
     archives,
     compose,
+    config,
     console,
     cp,
     doctor,
     evaluate,
+    gallery,
     info,
     learn,
     models,
@@ -30,6 +31,7 @@ from pmagic.cli import (
     render,
     rm,
     show,
+    stopping,
     verify,
 )
 from pmagic.cli import list as listing
@@ -45,12 +47,14 @@ class Program(TyperGroup):
         try:
             code = super().main(args=words, **{**extra, "standalone_mode": False})
             sys.stdout.flush()
+            if code == STOPPED_BY_PERSON:  # typer's own answer to KeyboardInterrupt
+                raise KeyboardInterrupt
         except Problem as problem:
             code = _end(problem, as_json)
         except typer.TyperException as error:
             code = _end(_usage(error), as_json)
         except (typer.Abort, KeyboardInterrupt):
-            code = STOPPED_BY_PERSON
+            code = _end(stopping.Stopped("stopped", kept="everything that was stored before"), as_json)
         except Exception as error:
             code = _end(_in_words(error), as_json)
         sys.exit(code if isinstance(code, int) else 0)
@@ -79,8 +83,10 @@ app.command("import")(archives.import_persona)
 app.command("verify")(verify.verify)
 app.command("path")(path.path)
 app.command("info")(info.info)
+app.command("gallery")(gallery.gallery)
 app.command("doctor")(doctor.doctor)
 app.add_typer(models.app, name="models")
+app.add_typer(config.app, name="config")
 
 
 def _print_version(asked: bool) -> None:
@@ -106,6 +112,7 @@ def main() -> None:
     sys.stdout.reconfigure(errors="backslashreplace")  # a terminal without Unicode must not end a command
     if not sys.warnoptions:
         warnings.simplefilter("ignore")  # of the libraries; a person can do nothing about them
+    stopping.stop_anywhere()
     app()
 
 
@@ -138,6 +145,8 @@ def _in_words(error: Exception) -> Problem:
 
 def _logged(error: Exception) -> str:
     """Writes the traceback beside the library and says where."""
+    import traceback
+
     from pmagic import settings
     from pmagic.library import durable
 

@@ -8,6 +8,7 @@ import typer
 from pmagic import settings
 from pmagic.cli import names
 from pmagic.cli.console import Console
+from pmagic.cli.options import AsJson, Quiet
 from pmagic.errors import UsageProblem
 from pmagic.library import archive, durable
 from pmagic.library.store import Library
@@ -18,13 +19,18 @@ def export_persona(
     out: Annotated[
         Path | None, typer.Argument(help=f"File to write, NAME{archive.SUFFIX} without one; none is overwritten.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
 ) -> None:
-    """Write a persona to one file, for another machine. Example: pmagic export alice
+    """Write a persona to one file, for another machine.
 
     Whoever has the file can draw the person: it is as private as the photo.
+
+    \b
+    pmagic export alice
+    pmagic export alice@1 ~/backup/alice.pmagic
     """
-    console = Console(as_json=as_json)
+    console = Console(quiet=quiet, as_json=as_json)
     address, data = Library(settings.library_dir()).export(name)
     target = out or Path(f"{address.name}{archive.SUFFIX}")
     if target.is_dir():
@@ -38,9 +44,15 @@ def export_persona(
 def import_persona(
     file: Annotated[Path, typer.Argument(help=f"A file that `pmagic export` has written (*{archive.SUFFIX}).")],
     name: Annotated[str | None, typer.Option("--as", help="Its name here; without it, the file's own.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
 ) -> None:
-    """Take a persona in from a file. Example: pmagic import alice.pmagic --as alice-from-bob"""
+    """Take a persona in from a file.
+
+    \b
+    pmagic import alice.pmagic
+    pmagic import alice.pmagic --as alice-from-bob
+    """
     chosen = name or file.name.removesuffix(archive.SUFFIX)
     try:
         address = Library(settings.library_dir()).take_in(file, chosen)
@@ -48,4 +60,4 @@ def import_persona(
         if name is None and "cannot be a persona's name" in problem.what:
             raise UsageProblem(problem.what, "say what to call it with --as NAME") from problem
         raise
-    Console(as_json=as_json).result([str(address)], {"persona": str(address)})
+    Console(quiet=quiet, as_json=as_json).result([str(address)], {"persona": str(address)})

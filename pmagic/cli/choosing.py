@@ -52,9 +52,9 @@ def learn_low(console: Console, card: "Card", batch: int, asked: str, place: str
     usual = needs.memory_to_learn(card, batch)
     low = asked == "low" or (asked == "auto" and free is not None and free < usual)
     wanted = needs.memory_to_learn(card, batch, low=low)
-    console.say(f"memory: about {_gigabytes(wanted)} besides the program's own{LOW if low else ''}")
+    console.say(f"memory: about {gigabytes(wanted)} besides the program's own{LOW if low else ''}")
     if free is not None and free < wanted:
-        console.warn(f"this takes about {_gigabytes(wanted)} of memory, {_gigabytes(free)} are free")
+        console.warn(f"this takes about {gigabytes(wanted)} of memory, {gigabytes(free)} are free")
     return low
 
 
@@ -69,5 +69,5 @@ def _free(place: str) -> int | None:
     return needs.memory_free()
 
 
-def _gigabytes(count: int) -> str:
+def gigabytes(count: int) -> str:
     return f"{count / 1e9:.2g} GB"

@@ -11,6 +11,7 @@ import typer
 from pmagic import settings
 from pmagic.cli import drawing
 from pmagic.cli.console import Console
+from pmagic.cli.options import AsJson, Quiet
 from pmagic.errors import PhotoRefused, UsageProblem
 from pmagic.library import durable
 from pmagic.library.store import Library
@@ -57,21 +58,30 @@ def compose(
     negative: drawing.Negative = None,
     size: drawing.Size = None,
     out: drawing.Out = Path(),
+    kind: drawing.Format = None,
+    grid: drawing.Grid = False,
+    show: drawing.Show = False,
     base: drawing.BaseMoved = None,
     device: drawing.Device = None,
     dtype: drawing.Dtype = "auto",
     memory: drawing.Memory = "auto",
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No talk, no progress.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
 ) -> None:
     """Draw personas together, or in a place of your own picture.
 
     Names stand in braces, as in "a photo of {alice} in the style of {ukiyo}"; the rest is as in render.
+
+    \b
+    pmagic compose "a photo of {alice} and {bob} in snow" --layout left,right
+    pmagic compose "{alice} on a chair" --background room.jpg --mask-text "the empty chair"
     """
     from pmagic.engine import prompts
 
     console = Console(quiet=quiet, as_json=as_json)
-    order = drawing.Order(count, seed, steps, guidance, scheduler, negative, size, out, base, device, dtype, memory)
+    order = drawing.Order(
+        count, seed, steps, guidance, scheduler, negative, size, out, base, device, dtype, memory, kind, grid, show
+    )
     drawing.check_text(prompt)
     named = prompts.names(prompt)
     if not named or "" in named:
@@ -96,7 +106,7 @@ def compose(
     if layout is not None:
         told["layout"] = layout
     sketch = drawing.Sketch(cast, prompt, shown, file_name, regions, edit, {"verb": "compose", **told})
-    drawing.draw(console, order, card, how, sketch)
+    drawing.draw(console, order, card, how, [sketch])
 
 
 def parse_layout(text: str) -> "list[Box]":
@@ -192,7 +202,7 @@ def _edit(
 
 
 def _write_preview(console: Console, out: Path, name: str, edit: "Edit") -> None:
-    folder, file_name = drawing.parse_out(out)
+    folder, file_name, _ = drawing.parse_out(out, "png")
     buffer = io.BytesIO()
     edit.preview().save(buffer, "PNG")
     with durable.storing(f"the preview in {folder}"):

@@ -93,6 +93,8 @@ def clean(text: str) -> str:
 
     Tabs and line ends stay.
     """
+    if text.isprintable():  # which none of those is, and which is soon said of a long list
+        return text
     return "".join(each if each in "\n\t" or _harmless(each) else f"\\x{ord(each):02x}" for each in text)
 
 

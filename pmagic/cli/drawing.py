@@ -2,6 +2,7 @@
 
 import re
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -10,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pmagic.cli import choosing
+from pmagic import settings
+from pmagic.cli import choosing, scenes, stories, terminal
 from pmagic.cli.console import Console, duration, hush_libraries
 from pmagic.cli.learn import check_seed
 from pmagic.cli.stopping import Stopped, stop_at_step
@@ -27,14 +29,21 @@ if TYPE_CHECKING:
     from pmagic.engine.regions import Box
     from pmagic.persona import Persona
 
-Count = Annotated[int, typer.Option("-n", "--count", help="How many pictures.")]
+Count = Annotated[int, typer.Option("-n", "--count", help="How many pictures of each prompt.")]
 Seed = Annotated[int, typer.Option("--seed", help="Picture k, counted from 0, is drawn with seed + k.")]
 Steps = Annotated[int | None, typer.Option("--steps", help="Sampler steps.")]
 Guidance = Annotated[float | None, typer.Option("--guidance", help="How strictly the prompt is followed.")]
 Scheduler = Annotated[str | None, typer.Option("--scheduler", help="ddim, dpm++, unipc, euler or pndm.")]
 Negative = Annotated[str | None, typer.Option("--negative", help="What the pictures should not show.")]
 Size = Annotated[str | None, typer.Option("--size", help="WIDTHxHEIGHT or one side, in pixels, multiples of 8.")]
-Out = Annotated[Path, typer.Option("--out", help="Folder to write to, or one file name that ends in .png.")]
+Out = Annotated[
+    Path, typer.Option("--out", help="Folder to write to, or one file name that ends in .png, .jpg or .webp.")
+]
+Format = Annotated[str | None, typer.Option("--format", help="png (without loss, the default), jpeg or webp.")]
+Grid = Annotated[
+    bool, typer.Option("--grid", help="One more picture of all: a row for each prompt, a column for each seed.")
+]
+Show = Annotated[bool, typer.Option("--show", help="Show the pictures in the terminal as well.")]
 BaseMoved = Annotated[str | None, typer.Option("--base", help="Where the persona's base is now, if it was moved.")]
 Device = Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda or mps.")]
 Dtype = Annotated[str, typer.Option("--dtype", help="Number type: auto, float32, bfloat16, ...")]
@@ -43,6 +52,7 @@ Memory = Annotated[
 ]
 
 AT_ONCE = 4  # pictures, with --memory normal
+ENDINGS = {"png": ".png", "jpeg": ".jpg", "webp": ".webp"}
 _MAX_PICTURES = 10_000
 
 
@@ -62,6 +72,9 @@ class Order:
     device: str | None
     dtype: str
     memory: str
+    kind: str | None = None
+    grid: bool = False
+    show: bool = False
 
     def __post_init__(self) -> None:
         if not 1 <= self.count <= _MAX_PICTURES:
@@ -69,7 +82,7 @@ class Order:
         check_seed(self.seed, self.count)
         choosing.check_memory(self.memory)
         parse_size(self.size)
-        parse_out(self.out)
+        parse_out(self.out, self.kind)
 
     def settings(self, persona: "Persona", card: "Card") -> "RenderSettings":
         """Under what is asked for, the usual way to draw this persona on this base."""
@@ -104,16 +117,23 @@ class Sketch:
         return ", ".join(str(address) for address, _ in self.cast.values())
 
 
-def draw(console: Console, order: Order, card: "Card", how: "RenderSettings", sketch: Sketch) -> None:
-    """Draws, writes and tells. Raises what the engine raises, StorageFailed, and Stopped with what was finished."""
+def draw(console: Console, order: Order, card: "Card", how: "RenderSettings", sketches: Sequence[Sketch]) -> None:
+    """Draws, writes and tells. Raises what the engine raises, StorageFailed, and Stopped with what was finished.
+
+    All sketches are of one cast.
+    """
     from pmagic.engine import prompts
 
+    first, total = sketches[0], order.count * len(sketches)
+    if total > _MAX_PICTURES:
+        raise UsageProblem(f"these are {total} pictures, more than {_MAX_PICTURES}", "draw fewer at once")
     hush_libraries()
-    tokens = {name: int(persona.settings["tokens"]) for name, (_, persona) in sketch.cast.items()}
-    placed = prompts.check_names(prompts.load_tokenizer(card.folder), sketch.prompt, tokens)
-    if placed.cut:
-        console.warn(f"the prompt is too long; the base does not read: {placed.cut!r}")
-    folder, file_name = parse_out(order.out)
+    tokenizer = prompts.load_tokenizer(card.folder)
+    tokens = {name: int(persona.settings["tokens"]) for name, (_, persona) in first.cast.items()}
+    cuts = [prompts.check_names(tokenizer, each.prompt, tokens).cut for each in sketches]
+    for cut in filter(None, cuts):
+        console.warn(f"the prompt is too long; the base does not read: {cut!r}")
+    folder, file_name, ending = parse_out(order.out, order.kind)
     with durable.storing(f"pictures in {folder}"):
         durable.make_folder(folder)  # now, or a picture would be drawn that has no place
 
@@ -121,25 +141,42 @@ def draw(console: Console, order: Order, card: "Card", how: "RenderSettings", sk
     from pmagic.engine import rendering
 
     base = loading.load(card, device=choosing.device(order.device), dtype=order.dtype)
-    for address, persona in sketch.cast.values():
+    for address, persona in first.cast.values():
         if base.fingerprint != persona.fingerprint:
             raise Incompatible(
                 f"{address} was learned on {persona.base}, and the base in {card.folder} has other weights",
                 "restore that base, or learn the persona again",
             )
-    console.say(
-        f"drawing {order.count} of {sketch.who} on {card.name} ({base.device}, {base.computes_in}): {sketch.shown}"
-    )
-    size = list(how.size or (base.size,) * 2)  # that is drawn: a background keeps its own
-    story = {**_story(sketch, card, how), "prompt": sketch.shown, "size": size, **sketch.story}
-    cast = {name: persona for name, (_, persona) in sketch.cast.items()}
-    draw_with = partial(rendering.compose, base, cast, sketch.prompt, regions=sketch.regions, edit=sketch.edit)
+    cast = {name: persona for name, (_, persona) in first.cast.items()}
+    usual = {
+        "persona": first.who,
+        **stories.told(base, list(cast.values()), how, order.dtype),
+        "size": list(how.size or (base.size,) * 2),  # that is drawn: a background keeps its own
+    }
+    works = [
+        _Work(
+            partial(rendering.compose, base, cast, each.prompt, regions=each.regions, edit=each.edit),
+            {**usual, "prompt": each.shown, **each.story},
+            folder / (file_name or f"{each.file_name}{ending}"),
+        )
+        for each in sketches
+    ]
+    about = first.shown if len(works) == 1 else f"{len(works)} prompts"
+    console.say(f"drawing {total} of {first.who} on {card.name} ({base.device}, {base.computes_in}): {about}")
     start = time.monotonic()
-    seeds = [order.seed + k for k in range(order.count)]
-    files = _draw(console, seeds, how, draw_with, story, folder / (file_name or f"{sketch.file_name}.png"))
-    console.say(f"{order.count} picture{'s' * (order.count > 1)} in {duration(time.monotonic() - start)}")
-    document = {**story, "cut": placed.cut, "pictures": files, "warnings": console.warnings}
-    console.result([each["file"] for each in files], document)
+    files = _draw(console, [order.seed + k for k in range(order.count)], how, works)
+    console.say(f"{total} picture{'s' * (total > 1)} in {duration(time.monotonic() - start)}")
+    paths = [each["file"] for each in files]
+    document = {**works[0].story, "cut": cuts[0], "pictures": files}
+    if len(works) > 1:
+        document |= {"prompt": [each.shown for each in sketches], "cut": cuts}
+    if order.grid:
+        target = folder / f"{slug(first.who.replace('@', '-'))}-grid{ending}"
+        document["grid"] = str(scenes.write_grid(paths, order.count, target, {**usual, "kind": "grid"}))
+        paths.append(document["grid"])
+    if order.show:
+        terminal.show_pictures(console, paths)
+    console.result(paths, {**document, "warnings": console.warnings})
 
 
 def base_of(cast: Sequence[tuple[Address, "Persona"]], moved_to: str | None) -> "Card":
@@ -175,14 +212,23 @@ def check_text(prompt: str) -> None:
         raise UsageProblem("the prompt is not valid text", "check the terminal's encoding") from error
 
 
-def parse_out(out: Path) -> tuple[Path, str]:
-    """--out as a folder and a file name, the name empty where only a folder is given."""
-    kind = out.suffix.lower()
-    if kind == ".png" and not out.is_dir():
-        return out.parent, out.name
-    if kind in (".jpg", ".jpeg", ".webp", ".gif", ".tiff", ".bmp") or (out.exists() and not out.is_dir()):
-        raise UsageProblem(f"--out cannot be {out}: pictures are PNG", "give a folder, or a name that ends in .png")
-    return out, ""
+def parse_out(out: Path, kind: str | None) -> tuple[Path, str, str]:
+    """--out and --format as a folder, a file name (empty where only a folder is given) and the name's ending."""
+    from pmagic import pictures
+
+    if kind is not None and kind not in ENDINGS:
+        raise UsageProblem(f"there is no format {kind!r}", f"choose one of: {', '.join(ENDINGS)}")
+    ending = out.suffix.lower()
+    if ending in pictures.ENDINGS and not out.is_dir():
+        if kind not in (None, pictures.ENDINGS[ending]):
+            raise UsageProblem(f"--out {out} is not a name of --format {kind}", "leave one of them out")
+        return out.parent, out.name, out.suffix
+    if ending in (".gif", ".tif", ".tiff", ".bmp", ".avif") or (out.exists() and not out.is_dir()):
+        raise UsageProblem(
+            f"--out cannot be {out}: pictures are PNG, JPEG or WEBP",
+            "give a folder, or a name that ends in .png, .jpg or .webp",
+        )
+    return out, "", ENDINGS[kind or settings.config().format]
 
 
 def parse_size(text: str | None) -> tuple[int, int] | None:
@@ -201,58 +247,53 @@ def slug(text: str, otherwise: str = "portrait") -> str:
     return plain.encode()[:60].decode(errors="ignore").rstrip("-") or otherwise
 
 
-def _story(sketch: Sketch, card: "Card", how: "RenderSettings") -> dict[str, object]:
-    """What goes into every picture besides its prompt, size and seed."""
-    local = card.repo is None and card.name == str(card.folder)
-    personas = [persona for _, persona in sketch.cast.values()]
-    return {
-        "persona": sketch.who,
-        "word": ", ".join(each.word for each in personas),
-        "base": card.folder.name if local else card.name,  # a picture may travel: no path of this machine goes along
-        "fingerprint": personas[0].fingerprint,
-        "negative": how.negative,
-        "steps": how.steps,
-        "guidance": how.guidance,
-        "scheduler": how.scheduler,
-    }
+@dataclass(frozen=True)
+class _Work:
+    """One prompt: what draws it, told seeds and settings; the story of its pictures; the first of their names."""
+
+    draw: "Callable[..., list[Image.Image]]"
+    story: Mapping[str, object]
+    target: Path
 
 
 def _draw(
-    console: Console,
-    seeds: Sequence[int],
-    how: "RenderSettings",
-    draw_with: Callable[..., "list[Image.Image]"],
-    story: Mapping[str, object],
-    target: Path,
+    console: Console, seeds: Sequence[int], how: "RenderSettings", works: Sequence[_Work]
 ) -> list[dict[str, Any]]:
     """Draws and writes picture after picture, so that a stop keeps those that are finished."""
     from pmagic import pictures
 
     files: list[dict[str, Any]] = []
-    with stop_at_step() as check, console.progress(f"drawing {story['persona']}") as advance:
-        while len(files) < len(seeds):
-            now = seeds[len(files) : len(files) + how.batch]
+    total = len(seeds) * len(works)
+    groups = deque(
+        (work, seeds[first : first + how.batch]) for work in works for first in range(0, len(seeds), how.batch)
+    )
+    with stop_at_step() as check, console.progress(f"drawing {works[0].story['persona']}") as advance:
+        while groups:
+            work, now = groups.popleft()
 
-            def on_step(done: int, total: int, now: Sequence[int] = now) -> None:
-                done = len(files) * total + len(now) * done
-                advance(done, len(seeds) * total, f"{len(files)} of {len(seeds)} pictures")
+            def on_step(done: int, steps: int, count: int = len(now)) -> None:
+                advance(len(files) * steps + count * done, total * steps, f"{len(files)} of {total} pictures")
                 check()
 
             try:
-                drawn = draw_with(now, how, on_step=on_step)
+                drawn = work.draw(now, how, on_step=on_step)
             except OutOfMemory as problem:
                 if len(now) == 1:
                     raise
-                how = replace(how, batch=1)
                 console.warn(f"{problem.what}, {len(now)} pictures at once; going on one by one")
+                how = replace(how, batch=1)
+                groups = deque((each, [seed]) for each, several in ((work, now), *groups) for seed in several)
                 continue
             except KeyboardInterrupt as stop:
+                rest = f"--seed {now[0]} -n {len(seeds) - seeds.index(now[0])}"
+                if len(works) > 1:
+                    rest += f" for {work.story['prompt']!r}, and then with the prompts after it"
                 raise Stopped(
-                    f"stopped after {len(files)} of {len(seeds)} pictures",
-                    f"for the rest run the same command with --seed {now[0]} -n {len(seeds) - len(files)}",
+                    f"stopped after {len(files)} of {total} pictures",
+                    f"for the rest run the same command with {rest}",
                     kept=", ".join(each["file"] for each in files) or "no picture was finished",
                 ) from stop
             for seed, picture in zip(now, drawn, strict=True):
-                path = pictures.write_picture(picture, target, {**story, "seed": seed})
-                files.append({"file": str(path), "seed": seed})
+                path = pictures.write_picture(picture, work.target, {**work.story, "seed": seed})
+                files.append({"file": str(path), "seed": seed, "prompt": work.story["prompt"]})
     return files

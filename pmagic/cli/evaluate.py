@@ -8,6 +8,7 @@ import typer
 from pmagic.cli import choosing, names, scoring
 from pmagic.cli.console import Console, duration, hush_libraries
 from pmagic.cli.learn import check_seed
+from pmagic.cli.options import AsJson, Quiet
 from pmagic.cli.stopping import Stopped, stop_at_step
 from pmagic.errors import UsageProblem
 
@@ -65,10 +66,16 @@ def evaluate(
     device: Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda or mps.")] = None,
     dtype: Annotated[str, typer.Option("--dtype", help="Number type: auto, float32, bfloat16, ...")] = "auto",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what there is to do, hours and disk.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No talk, no progress.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
 ) -> None:
-    """Learn and draw many people, and score them. Stopped, the same command goes on where it was."""
+    """Learn and draw many people, and score them. Stopped, the same command goes on where it was.
+
+    \b
+    pmagic eval --dataset world --base mini --people 10 --dry-run
+    pmagic eval --dataset lfw --root ~/lfw --recipe paper,reference
+    pmagic eval --pictures drawn --photos people --prompts prompts.txt
+    """
     console = Console(quiet=quiet, as_json=as_json)
     if pictures is not None:
         if dataset is not None or dry_run:

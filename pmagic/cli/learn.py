@@ -1,7 +1,9 @@
 """`pmagic learn`: one photo (or several of one person) becomes a persona that is kept."""
 
+import shlex
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -10,14 +12,18 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pmagic import settings
-from pmagic.cli import choosing, names, photos, staging
+from pmagic.cli import choosing, names, photos, resuming, staging
 from pmagic.cli.console import Console, duration, hush_libraries
-from pmagic.cli.stopping import Stopped, stop_at_step
-from pmagic.errors import NotFound, OutOfMemory, UsageProblem
+from pmagic.cli.options import AsJson, Quiet
+from pmagic.cli.previews import Previews, with_preview
+from pmagic.cli.resuming import Asked
+from pmagic.cli.stopping import LeftAtOnce, Stopped, stop_at_step
+from pmagic.errors import Incompatible, NotFound, NumericFailure, OutOfMemory, UsageProblem
 from pmagic.library import naming, probes, unfinished
 from pmagic.library.store import Library
 
 if TYPE_CHECKING:
+    from pmagic.bases.card import Card
     from pmagic.bases.loading import Base
     from pmagic.engine.recipes import LearnSettings
     from pmagic.engine.subject import Subject
@@ -28,8 +34,10 @@ _TIMED_STEPS = 5  # after so many the time left can be told
 
 
 def learn(
-    photo: Annotated[list[Path], typer.Argument(help="A JPEG, PNG or WEBP photo; several of one person may follow.")],
-    name: Annotated[str, typer.Option("--name", help="What to call the persona.")],
+    photo: Annotated[
+        list[Path] | None, typer.Argument(help="A JPEG, PNG or WEBP photo; several of one person may follow.")
+    ] = None,
+    name: Annotated[str | None, typer.Option("--name", help="What to call the persona.")] = None,
     base: Annotated[
         str | None,
         typer.Option(
@@ -64,43 +72,70 @@ def learn(
     memory: Annotated[
         str, typer.Option("--memory", help="auto, normal, or low: the same result with less memory, more slowly.")
     ] = "auto",
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No talk, no progress.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with a learning that was stopped; --name says which of several.")
+    ] = False,
+    preview_every: Annotated[
+        int | None, typer.Option("--preview-every", help="Draw a portrait after every so many iterations.", min=1)
+    ] = None,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
 ) -> None:
-    """Learn a person from one photo. Stopped, the same command goes on where it was."""
+    """Learn a person from one photo. Stopped, `pmagic learn --resume` goes on where it was.
+
+    \b
+    pmagic learn alice.jpg --name alice
+    pmagic learn cat.png --name tom --class cat --base mini
+    pmagic learn --resume
+    """
+    console = Console(quiet=quiet, as_json=as_json)
+    paths = [str(each) for each in photo or ()]
+    asked = Asked(
+        tuple(paths), base, word, style, face, None if mask is None else str(mask), method, recipe, iterations, batch,
+        learning_rate, stages, seed, device, dtype,
+    )  # fmt: skip
+    if resume:
+        name, asked = resuming.recall(settings.library_dir(), name, asked)
+    elif name is None:
+        raise UsageProblem("Missing option '--name'", "say what to call the persona, as in --name alice")
+    if not asked.photos:
+        raise UsageProblem("Missing argument 'photo'", "give a photo, or --resume to go on with a stopped learning")
+    _learn(console, naming.checked_name(name), asked, memory=memory, resumed=resume, preview_every=preview_every)
+
+
+def _learn(console: Console, name: str, asked: Asked, *, memory: str, resumed: bool, preview_every: int | None) -> None:
     from pmagic import shelf
     from pmagic.engine import prompts
 
-    console = Console(quiet=quiet, as_json=as_json)
     # What needs no model first: a wrong name or photo must not cost the person a minute.
-    name = naming.checked_name(name)
     library = Library(settings.library_dir())
     library.require_free(name)
-    interval = staging.parse(stages)
-    check_seed(seed)
+    interval = staging.parse(asked.stages)
+    check_seed(asked.seed)
     choosing.check_memory(memory)
-    shown = photos.shown(console, photo, mask, word, style)
-    _require_method(method)
-    card = choosing.choose_base(base)
+    mask = None if asked.mask is None else Path(asked.mask)
+    shown = photos.shown(console, [Path(each) for each in asked.photos], mask, asked.word, asked.style)
+    _require_method(asked.method)
+    card = choosing.choose_base(asked.base)
     hush_libraries()
-    chosen = shelf.take("methods", method)
+    chosen = shelf.take("methods", asked.method)
     how = chosen.settings_for(
-        recipe,
+        asked.recipe,
         card.defaults,
-        iterations=iterations,
-        batch=batch,
-        learning_rate=learning_rate,
-        seed=seed,
+        iterations=asked.iterations,
+        batch=asked.batch,
+        learning_rate=asked.learning_rate,
+        seed=asked.seed,
         bounds=interval,
         kind=shown.kind,
     )
     prompts.check_word(prompts.load_tokenizer(card.folder), shown.word)
-    known = shown.portraits(card, how, face)
+    known = shown.portraits(card, how, asked.face)
 
     from pmagic.bases import loading
 
-    low = choosing.learn_low(console, card, how.batch, memory, choosing.device(device))
-    opened = loading.load(card, device=choosing.device(device), dtype=dtype)
+    low = choosing.learn_low(console, card, how.batch, memory, choosing.device(asked.device))
+    opened = loading.load(card, device=choosing.device(asked.device), dtype=asked.dtype)
     library.require_same_base(name, card.name, opened.fingerprint)
     photos.warn_of_strange_photos(console, opened, shown)
     subject = shown.observed(opened, known)
@@ -110,20 +145,28 @@ def learn(
         f"({opened.device}, {opened.computes_in}): {how.iterations} iterations of {how.batch}"
     )
     start = time.monotonic()
-    with unfinished.alone(library.root, name) as folder:
+    previews = Previews(console, opened, name, preview_every)
+    with unfinished.alone(library.root, name) as folder, _memory_told(card, how.batch):
+        resuming.keep(folder, asked.on(card.name))
         found = None
         if how.bounds is None:
             found = _stages(console, folder, shown, opened, subject, how, f"learning {name}")
             how = replace(how, bounds=found.bounds)
-        inputs = {**shown.inputs(), "method": method, "base": opened.fingerprint, "settings": how.as_table()}
+        inputs = {**shown.inputs(), "method": asked.method, "base": opened.fingerprint, "settings": how.as_table()}
         checkpoint = unfinished.file_for(folder, inputs)
+        if resumed and not checkpoint.exists() and any(folder.glob("*.checkpoint")):
+            raise Incompatible(
+                f"the photo or the base of {name!r} is not the one that its learning was started with",
+                "put the old one back, or learn anew without --resume",
+                kept="what was learned so far",
+            )
         learn_with = partial(chosen.learn, opened, subject, how)
         persona = _train_within(
-            console, opened, low, partial(_train, console, name, how.iterations, checkpoint, learn_with)
+            console, opened, low, partial(_train, console, name, how.iterations, checkpoint, learn_with, previews)
         )
         if found is not None:
             persona = _told(persona, found)
-        address = library.save(name, persona)
+        address = library.save(name, with_preview(console, opened, persona))
         unfinished.clear(folder)
     seconds = time.monotonic() - start
     console.say(f'{address} is learned ({duration(seconds)}); now: pmagic render {name} "as a cowboy"')
@@ -132,11 +175,12 @@ def learn(
         "folder": naming.folder_of(library.root, address),
         "base": card.name,
         "word": shown.word,
-        "method": method,
+        "method": asked.method,
         "bounds": [persona.bounds.low, persona.bounds.high],
         "curve": [list(point) for point in persona.curve],
         "settings": dict(persona.settings),
         "losses": dict(persona.losses),
+        "previews": previews.files,
         "seconds": round(seconds, 1),
         "warnings": console.warnings,
     }
@@ -187,8 +231,31 @@ def _train_within(console: Console, base: "Base", low: bool, train: Callable[[],
         return train()
 
 
+@contextmanager
+def _memory_told(card: "Card", batch: int) -> Iterator[None]:
+    """Running out of memory says how much it takes on this base, and what makes it less."""
+    from pmagic.bases import needs
+
+    try:
+        yield
+    except OutOfMemory as problem:
+        free = needs.memory_free()
+        there = "" if free is None else f", {choosing.gigabytes(free)} are free now"
+        raise OutOfMemory(
+            f"{problem.what}; learning on {card.name} with --batch {batch} takes about "
+            f"{choosing.gigabytes(needs.memory_to_learn(card, batch))} besides the program's own{there}",
+            "add --batch 1" if batch > 1 else "end other programs, or learn on a smaller --base",
+            kept=problem.kept or "nothing was published",
+        ) from problem
+
+
 def _train(
-    console: Console, name: str, iterations: int, checkpoint: Path, learn_with: Callable[..., "Persona"]
+    console: Console,
+    name: str,
+    iterations: int,
+    checkpoint: Path,
+    learn_with: Callable[..., "Persona"],
+    previews: Previews,
 ) -> "Persona":
     """Learns with a bar and the time left; stopped by the person it ends in `Stopped`, the checkpoint kept."""
     if checkpoint.exists():
@@ -206,12 +273,20 @@ def _train(
                 console.say(f"about {duration(each * (iterations - done))} to go")
             terms = "  ".join(f"{term} {value:.3f}" for term, value in report.losses.items())
             advance(done, report.total, terms)
+            previews.after(report)
             check()
 
         try:
             return learn_with(on_step=on_step, checkpoint=checkpoint)
+        except LeftAtOnce as stop:
+            raise _stopped(name, "at once, in the middle of a step", checkpoint) from stop
         except KeyboardInterrupt as stop:
-            raise _stopped(name, done, iterations, checkpoint) from stop
+            raise _stopped(name, f"after {done} of {iterations} iterations", checkpoint) from stop
+        except NumericFailure as problem:
+            kept = "nothing was published" + (f"; the last good state is in {checkpoint}" * checkpoint.exists())
+            raise NumericFailure(
+                f"in iteration {min(done + 1, iterations)}: {problem.what}", problem.next_step, kept
+            ) from problem
 
 
 def check_seed(seed: int, pictures: int = 1) -> None:
@@ -227,11 +302,11 @@ def _require_method(name: str) -> None:
         raise NotFound(f"there is no method {name!r}", f"choose one of: {', '.join(known)}")
 
 
-def _stopped(name: str, done: int, total: int, checkpoint: Path) -> Stopped:
+def _stopped(name: str, when: str, checkpoint: Path) -> Stopped:
     if not checkpoint.exists():
         return Stopped(f"learning {name} was stopped before its first step", "run the same command to start again")
     return Stopped(
-        f"learning {name} was stopped after {done} of {total} iterations",
-        "run the same command to go on from there",
+        f"learning {name} was stopped {when}",
+        f"to go on from there: pmagic learn --resume --name {shlex.quote(name)}",
         kept="what was learned so far",
     )

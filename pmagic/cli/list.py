@@ -1,51 +1,47 @@
 """`pmagic list`: every kept version, the damaged ones too."""
 
-from typing import Annotated
-
-import typer
-
 from pmagic import settings
 from pmagic.cli.console import Console, table
-from pmagic.library.store import Entry, Library
+from pmagic.cli.options import AsJson, Quiet
+from pmagic.errors import Problem
+from pmagic.library.bundle import Glance
+from pmagic.library.naming import Address
+from pmagic.library.store import Library
 
 
 def list_personas(
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
 ) -> None:
-    """List the personas that are kept."""
-    console = Console(as_json=as_json)
+    """List the personas that are kept.
+
+    \b
+    pmagic list
+    pmagic list -q    (only the names)
+    """
+    console = Console(quiet=quiet, as_json=as_json)
     library = Library(settings.library_dir())
-    entries = library.entries()
-    if not entries:
+    if quiet and not as_json:
+        console.result([str(address) for address in library.addresses()], None)
+        return
+    found = library.glances()
+    if not found:
         console.say("no persona is kept yet: pmagic learn PHOTO --name NAME")
         console.result([], [])
         return
-    console.result(
-        table([_row(entry) for entry in entries], ("PERSONA", "BASE", "WORD", "METHOD", "ITERATIONS")),
-        [_document(entry) for entry in entries],
-    )
+    lines = table([_row(*each) for each in found], ("PERSONA", "BASE", "WORD", "METHOD", "ITERATIONS"))
+    console.result(lines, [_document(*each) for each in found])
 
 
-def _row(entry: Entry) -> tuple[str, ...]:
-    about = entry.manifest
-    if about is None:
-        return str(entry.address), "-", "-", "-", f"cannot be used: {entry.problem}"
-    return str(entry.address), about.base, about.word, about.method, str(about.settings.get("iterations", "-"))
+def _row(address: Address, about: Glance | Problem) -> tuple[str, ...]:
+    if isinstance(about, Problem):
+        return str(address), "-", "-", "-", f"cannot be used: {about}"
+    iterations = "-" if about.iterations is None else str(about.iterations)
+    return str(address), about.base, about.word, about.method, iterations
 
 
-def _document(entry: Entry) -> dict[str, object]:
-    about = entry.manifest
-    address = {"persona": str(entry.address), "name": entry.address.name, "version": entry.address.version}
-    if about is None:
-        assert entry.problem is not None  # an entry has one or the other
-        return {**address, **entry.problem.as_dict()}
-    return {
-        **address,
-        "base": about.base,
-        "word": about.word,
-        "method": about.method,
-        "bounds": [about.bounds.low, about.bounds.high],
-        "recipe": about.settings.get("recipe"),
-        "iterations": about.settings.get("iterations"),
-        "seed": about.settings.get("seed"),
-    }
+def _document(address: Address, about: Glance | Problem) -> dict[str, object]:
+    named = {"persona": str(address), "name": address.name, "version": address.version}
+    if isinstance(about, Problem):
+        return {**named, **about.as_dict()}
+    return {**named, **vars(about), "bounds": [about.bounds.low, about.bounds.high]}

@@ -5,7 +5,7 @@ from pmagic.library.store import Library
 
 
 def personas(incomplete: str) -> list[str]:
-    return [name for name in Library(settings.library_dir()).names() if name.startswith(incomplete)]
+    return Library(settings.library_dir()).names(incomplete)
 
 
 def bases(incomplete: str) -> list[str]:
@@ -25,3 +25,16 @@ def recipes(incomplete: str) -> list[str]:
 def datasets(incomplete: str) -> list[str]:
     names = [name.replace("_", "-") for name in shelf.names("datasets")]
     return [name for name in names if name.startswith(incomplete)]
+
+
+def config_keys(incomplete: str) -> list[str]:
+    return [name for name in settings.VARIABLES if name.startswith(incomplete)]
+
+
+def pulled(incomplete: str) -> list[str]:
+    """Models that `models rm` can remove, by hub id or pack name."""
+    try:
+        found = sorted(each.name.replace("--", "/", 1) for each in settings.models_dir().iterdir())
+    except FileNotFoundError:
+        return []
+    return [name for name in found if name.startswith(incomplete) and not name.startswith(".")]

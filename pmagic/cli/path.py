@@ -7,6 +7,7 @@ import typer
 from pmagic import settings
 from pmagic.cli import names
 from pmagic.cli.console import Console
+from pmagic.cli.options import AsJson, Quiet
 from pmagic.library.naming import folder_of
 from pmagic.library.store import Library
 
@@ -15,9 +16,15 @@ def path(
     name: Annotated[
         str | None, typer.Argument(help="alice, or alice@1; without it, the library.", autocompletion=names.personas)
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
 ) -> None:
-    """Print the folder of a persona's version, or of the library."""
+    """Print the folder of a persona's version, or of the library.
+
+    \b
+    pmagic path
+    pmagic path alice@1
+    """
     library = Library(settings.library_dir())
     folder = str(library.root if name is None else folder_of(library.root, library.find(name)))
-    Console(as_json=as_json).result([folder], {"path": folder})
+    Console(quiet=quiet, as_json=as_json).result([folder], {"path": folder})

@@ -10,6 +10,7 @@ from pmagic import settings
 from pmagic.cli import choosing, curves, names, photos, staging
 from pmagic.cli.console import Console, duration, hush_libraries
 from pmagic.cli.learn import check_seed
+from pmagic.cli.options import AsJson, Quiet
 from pmagic.errors import UsageProblem
 from pmagic.library import durable, naming, probes, unfinished
 
@@ -37,10 +38,15 @@ def probe(
     out: Annotated[Path, typer.Option("--out", help="Folder for the plot and the attention maps.")] = Path(),
     device: Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda or mps.")] = None,
     dtype: Annotated[str, typer.Option("--dtype", help="Number type: auto, float32, bfloat16, ...")] = "auto",
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No talk, no progress.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
 ) -> None:
-    """Find the stages of a photo: trains briefly, then shows where the base looks at each timestep."""
+    """Find the stages of a photo: trains briefly, then shows where the base looks at each timestep.
+
+    \b
+    pmagic probe alice.jpg --base sd14
+    pmagic probe alice.jpg --name alice --out plots
+    """
     from pmagic.engine import prompts, recipes
 
     console = Console(quiet=quiet, as_json=as_json)

@@ -1,4 +1,4 @@
-"""`pmagic render`: a kept persona in the scene of a prompt. The simple form of `compose`."""
+"""`pmagic render`: a kept persona in the scenes of prompts. The simple form of `compose`."""
 
 import re
 from pathlib import Path
@@ -7,8 +7,9 @@ from typing import Annotated
 import typer
 
 from pmagic import settings
-from pmagic.cli import drawing, names
+from pmagic.cli import drawing, names, scenes
 from pmagic.cli.console import Console
+from pmagic.cli.options import AsJson, Quiet
 from pmagic.errors import UsageProblem
 from pmagic.library.naming import Address
 from pmagic.library.store import Library
@@ -19,7 +20,13 @@ _OTHER_NAME = re.compile(r"<([^<>\s]+)>|\{([^{}]+)\}")
 
 def render(
     name: Annotated[str, typer.Argument(help="alice, or alice@1", autocompletion=names.personas)],
-    prompt: Annotated[str, typer.Argument(help='"as a cowboy", or a whole prompt with {} where the name stands.')],
+    prompt: Annotated[
+        str | None,
+        typer.Argument(help='"as a cowboy", or a whole prompt with {} where the name stands; - reads one a line.'),
+    ] = None,
+    prompts: Annotated[
+        Path | None, typer.Option("--prompts", help="File with one prompt a line, instead of PROMPT.")
+    ] = None,
     count: drawing.Count = 1,
     seed: drawing.Seed = 0,
     steps: drawing.Steps = None,
@@ -28,29 +35,44 @@ def render(
     negative: drawing.Negative = None,
     size: drawing.Size = None,
     out: drawing.Out = Path(),
+    kind: drawing.Format = None,
+    grid: drawing.Grid = False,
+    show: drawing.Show = False,
     base: drawing.BaseMoved = None,
     device: drawing.Device = None,
     dtype: drawing.Dtype = "auto",
     memory: drawing.Memory = "auto",
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No talk, no progress.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
 ) -> None:
-    """Draw a persona. Prints the path of each picture; no file is ever overwritten."""
+    """Draw a persona. Prints the path of each picture; no file is ever overwritten.
+
+    \b
+    pmagic render alice "as a cowboy" -n 4
+    pmagic render alice@1 "an oil painting of {}" --seed 7 --out paintings
+    pmagic render alice - --grid < prompts.txt
+    """
     console = Console(quiet=quiet, as_json=as_json)
-    order = drawing.Order(count, seed, steps, guidance, scheduler, negative, size, out, base, device, dtype, memory)
-    address, persona = Library(settings.library_dir()).load(name)
-    whole = whole_prompt(prompt, address)
-    card = drawing.base_of([(address, persona)], base)
-    sketch = drawing.Sketch(
-        cast={"": (address, persona)},
-        prompt=whole,
-        shown=whole.replace(NAME, f"<{address.name}>"),
-        file_name=f"{address.name}-{drawing.slug(prompt.replace(NAME, ''))}",
-        regions={},
-        edit=None,
-        story={},
+    texts = scenes.prompts(prompt, prompts)
+    order = drawing.Order(
+        count, seed, steps, guidance, scheduler, negative, size, out, base, device, dtype, memory, kind, grid, show
     )
-    drawing.draw(console, order, card, order.settings(persona, card), sketch)
+    address, persona = Library(settings.library_dir()).load(name)
+    wholes = [whole_prompt(text, address) for text in texts]
+    card = drawing.base_of([(address, persona)], base)
+    sketches = [
+        drawing.Sketch(
+            cast={"": (address, persona)},
+            prompt=whole,
+            shown=whole.replace(NAME, f"<{address.name}>"),
+            file_name=f"{address.name}-{drawing.slug(text.replace(NAME, ''))}",
+            regions={},
+            edit=None,
+            story={},
+        )
+        for text, whole in zip(texts, wholes, strict=True)
+    ]
+    drawing.draw(console, order, card, order.settings(persona, card), sketches)
 
 
 def whole_prompt(prompt: str, address: Address) -> str:

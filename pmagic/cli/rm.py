@@ -7,16 +7,23 @@ import typer
 from pmagic import settings
 from pmagic.cli import names
 from pmagic.cli.console import Console
+from pmagic.cli.options import AsJson, Quiet
 from pmagic.library import naming, unfinished
 from pmagic.library.store import Library
 
 
 def remove(
     name: Annotated[str, typer.Argument(help="alice (all versions), or alice@1", autocompletion=names.personas)],
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
 ) -> None:
-    """Remove a persona and everything derived from it. The photo it was learned from is not touched."""
-    console = Console(as_json=as_json)
+    """Remove a persona and everything derived from it. The photo it was learned from is not touched.
+
+    \b
+    pmagic rm alice@1    (one version)
+    pmagic rm alice      (all versions, checkpoints and what a probe has found)
+    """
+    console = Console(quiet=quiet, as_json=as_json)
     library = Library(settings.library_dir())
     plain, version = naming.parse(name)
     removed = []

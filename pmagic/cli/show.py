@@ -8,6 +8,7 @@ import typer
 from pmagic import settings
 from pmagic.cli import curves, names
 from pmagic.cli.console import Console
+from pmagic.cli.options import AsJson, Quiet
 from pmagic.library.naming import folder_of
 from pmagic.library.store import Library
 
@@ -16,9 +17,15 @@ _FEW = 6  # a longer list is only counted
 
 def show(
     name: Annotated[str, typer.Argument(help="alice, or alice@1", autocompletion=names.personas)],
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
 ) -> None:
-    """Show what is known of a persona, and check its files."""
+    """Show what is known of a persona, and check its files.
+
+    \b
+    pmagic show alice
+    pmagic show alice@1 --json
+    """
     library = Library(settings.library_dir())
     address, about = library.verify(name)
     folder = folder_of(library.root, address)
@@ -51,7 +58,7 @@ def show(
         "tensors": f"{len(weights)}, {document['bytes'] / 1e6:.1f} MB",
         "files": "all verified",
     }
-    Console(as_json=as_json).result(_lines(shown), document)
+    Console(quiet=quiet, as_json=as_json).result([str(address)] if quiet else _lines(shown), document)
 
 
 def _curve(curve: Sequence[tuple[int, float]]) -> str:

@@ -1,5 +1,6 @@
 """Stopping: the first Ctrl-C (or termination) ends a long job at its next step, the second one at once."""
 
+import os
 import signal
 import types
 from collections.abc import Callable, Iterator
@@ -8,12 +9,28 @@ from contextlib import contextmanager
 from pmagic.errors import STOPPED_BY_PERSON, Problem
 
 SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+_HEARD = b"stopping at the end of this step; once more to leave at once\n"
 
 
 class Stopped(Problem):
     """The person asked for it; `kept` and `next_step` say what there is to go on with."""
 
     exit_code = STOPPED_BY_PERSON
+
+
+class LeftAtOnce(KeyboardInterrupt):
+    """The second request: in the middle of a step, so that nothing may be saved any more."""
+
+
+def stop_anywhere() -> None:
+    """From here on termination and hang-up end the program as Ctrl-C does, with a message and a code, not silently."""
+
+    def interrupt(number: int, frame: types.FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    for each in SIGNALS:
+        if signal.getsignal(each) == signal.SIG_DFL:  # `nohup` has the program ignore hang-ups
+            signal.signal(each, interrupt)
 
 
 @contextmanager
@@ -24,13 +41,16 @@ def stop_at_step() -> Iterator[Callable[[], None]]:
     def remember(number: int, frame: types.FrameType | None) -> None:
         asked.append(number)
         if len(asked) > 1:
-            raise KeyboardInterrupt
+            raise LeftAtOnce
+        if os.isatty(2):
+            os.write(2, _HEARD)  # print could be in the middle of another line's buffer
 
     def check() -> None:
         if asked:
             raise KeyboardInterrupt
 
-    before = {each: signal.signal(each, remember) for each in SIGNALS}
+    heard = [each for each in SIGNALS if signal.getsignal(each) != signal.SIG_IGN]
+    before = {each: signal.signal(each, remember) for each in heard}
     try:
         yield check
     finally:

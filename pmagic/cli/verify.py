@@ -7,7 +7,8 @@ import typer
 from pmagic import settings
 from pmagic.cli import names
 from pmagic.cli.console import Console
-from pmagic.errors import BundleDamaged, Incompatible
+from pmagic.cli.options import AsJson, Quiet
+from pmagic.errors import BundleDamaged, Incompatible, UsageProblem
 from pmagic.library.store import Library
 
 
@@ -16,9 +17,18 @@ def verify(
         str | None,
         typer.Argument(help="alice (the newest version) or alice@1; all without it.", autocompletion=names.personas),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    everything: Annotated[bool, typer.Option("--all", help="All of them, as without a name.")] = False,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
 ) -> None:
-    """Read every file of one persona, or of all, and compare its SHA-256. Ends with code 5 where one is damaged."""
+    """Read every file of one persona, or of all, and compare its SHA-256. Ends with code 5 where one is damaged.
+
+    \b
+    pmagic verify alice
+    pmagic verify --all -q    (only the names of damaged ones)
+    """
+    if everything and name is not None:
+        raise UsageProblem(f"both {name!r} and --all are given", "leave one of them out")
     library = Library(settings.library_dir())
     chosen = [str(entry.address) for entry in library.entries()] if name is None else [str(library.find(name))]
     found: list[dict[str, object]] = []
@@ -27,11 +37,11 @@ def verify(
         try:
             library.verify(text)
             found.append({"persona": text, "verified": True})
-            lines.append(f"{text}  verified")
+            lines += [] if quiet else [f"{text}  verified"]
         except (BundleDamaged, Incompatible) as problem:
             code = max(code, problem.exit_code) if code != BundleDamaged.exit_code else code
             found.append({"persona": text, "verified": False, **problem.as_dict()})
-            lines.append(f"{text}  {problem.what}")
-    Console(as_json=as_json).result(lines, found)
+            lines.append(text if quiet else f"{text}  {problem.what}")
+    Console(quiet=quiet, as_json=as_json).result(lines, found)
     if code:
         raise typer.Exit(code)

@@ -6,7 +6,6 @@ every draw follows from the seed and the step (see chance).
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from pmagic.errors import BundleDamaged, Incompatible
+from pmagic.errors import BundleDamaged, Incompatible, NumericFailure
 from pmagic.library import durable
 
 MOMENTS = ("exp_avg", "exp_avg_sq")  # AdamW's own names
@@ -32,25 +31,26 @@ class Checkpoint:
     def save(
         self, step: int, running: Mapping[str, float], learner: nn.Module, optimiser: torch.optim.Optimizer
     ) -> None:
-        """Replace the file in one move, once the new one is on the disk. Raises StorageFailed."""
+        """Replace the file in one move, once the new one is on the disk.
+
+        Raises StorageFailed, and NumericFailure instead of putting NaN in the place of the last good state.
+        """
         tensors = {f"running.{name}": torch.tensor(value, dtype=torch.float64) for name, value in running.items()}
         for name, weight in learner.named_parameters():
             tensors[f"learner.{name}"] = weight.detach()
             for moment in MOMENTS:
                 tensors[f"{moment}.{name}"] = optimiser.state[weight][moment]
         tensors = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
+        spoilt = next((name for name, tensor in tensors.items() if not tensor.isfinite().all()), None)
+        if spoilt is not None:
+            raise NumericFailure(
+                f"{spoilt} holds NaN or infinity after step {step}", "learn with a smaller learning rate"
+            )
         facts = {"identity": self.identity, "step": str(step)}
         data = safetensors.torch.save(tensors, {**facts, "digest": digest([facts], tensors)})
-        aside = self.path.with_name(f".{self.path.name}.{os.getpid()}.part")
         with durable.storing("the unfinished learning"):
             durable.make_folder(self.path.parent)
-            aside.unlink(missing_ok=True)  # of a killed process that had this process's number
-            try:
-                durable.write_file(aside, data)
-                os.replace(aside, self.path)
-            finally:
-                aside.unlink(missing_ok=True)
-            durable.sync_folder(self.path.parent)
+            durable.replace_file(self.path, data)
 
     def restore(self, learner: nn.Module, optimiser: torch.optim.Optimizer) -> tuple[int, dict[str, float]]:
         """Steps done and running losses, with learner and optimiser as they were then; (0, {}) without a file.

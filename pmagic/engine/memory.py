@@ -1,5 +1,6 @@
 """Memory: doing with less of it, and running out of it as a problem a person can act on."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -8,6 +9,9 @@ from torch import nn
 
 from pmagic.engine.conditioning import packed_attention
 from pmagic.errors import OutOfMemory
+
+# "Tried to allocate 20.00 MiB" says a GPU's allocator, "you tried to allocate 8589934592 bytes" the CPU's.
+_WANTED = re.compile(r"tried to allocate ([\d.]+) ?(\w+)", re.IGNORECASE)
 
 
 @contextmanager
@@ -29,12 +33,21 @@ def recomputed(unet: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def enough_for(what: str, next_step: str) -> Iterator[None]:
-    """Turns the allocator's refusal into OutOfMemory, which says what did not fit."""
+    """Turns the allocator's refusal into OutOfMemory, which says what did not fit and how much was asked for."""
     try:
         yield
     except torch.OutOfMemoryError as error:
-        raise OutOfMemory(f"there is not enough memory to {what}", next_step) from error
+        raise OutOfMemory(f"there is not enough memory to {what}{_wanted(error)}", next_step) from error
     except RuntimeError as error:
         if "DefaultCPUAllocator" not in str(error):  # the CPU's refusal has no class of its own
             raise
-        raise OutOfMemory(f"there is not enough memory to {what}", next_step) from error
+        raise OutOfMemory(f"there is not enough memory to {what}{_wanted(error)}", next_step) from error
+
+
+def _wanted(error: RuntimeError) -> str:
+    found = _WANTED.search(str(error))
+    if found is None:
+        return ""
+    number, unit = found.groups()
+    size = f"{float(number) / 1e9:.1f} GB" if unit == "bytes" else f"{number} {unit}"
+    return f": one part of it alone takes {size}"

@@ -193,7 +193,7 @@ def _drawn(
 
     for first in range(0, len(seeds), settings.batch):
         noise = initial_noise(base, seeds[first : first + settings.batch], width, height)
-        with memory.enough_for(f"draw {width} x {height} pixels", "draw smaller pictures, or fewer at once"):
+        with memory.enough_for(f"draw {width} x {height} pixels", "draw smaller pictures (--size)"):
             pictures += _decoded(base, sample(base, read, noise, settings, told, edit))
     return pictures
 

@@ -28,6 +28,7 @@ from pmagic.engine.sentences import Sentences
 from pmagic.engine.subject import Subject
 from pmagic.errors import NumericFailure
 from pmagic.losses import Moment
+from pmagic.persona import Persona
 
 SAVE_EVERY = 50  # steps between two checkpoints
 RUNNING = 100  # steps over which the reported means run
@@ -41,6 +42,7 @@ class StepReport:
     total: int
     loss: float
     losses: Mapping[str, float]
+    persona: Callable[[], Persona] | None = None  # what is learned so far; set by a method, not by the loop
 
 
 @dataclass(frozen=True)
@@ -178,7 +180,7 @@ def seconds_per_step(base: Base, subject: Subject, settings: LearnSettings) -> f
     lesson = course(base, subject, settings)
     learner = mapper.fresh(sentences.word_embedding(base, subject.word), subject.image_embedding, settings)
     times = [time.monotonic()]
-    with memory.enough_for("learn", "learn with a smaller batch"):
+    with memory.enough_for("learn", "learn with a smaller --batch"):
         for step in range(2):
             draw = chance.draw(settings, step, len(subject.mean), subject.mean.shape[1:], subject.mean.dtype)
             loss = weighted(lesson, terms(lesson, moment(lesson, learner, draw))).mean()
@@ -205,7 +207,7 @@ def train(
     keeper = None if saved is None else checkpoint.Checkpoint(saved, identity_of(course, learner))
     done, running = keeper.restore(learner, optimiser) if keeper is not None else (0, {})
     subject = course.subject
-    with memory.enough_for("learn", "learn with a smaller batch"):
+    with memory.enough_for("learn", "learn with a smaller --batch"):
         for step in range(done, settings.iterations):
             draw = chance.draw(settings, step, len(subject.mean), subject.mean.shape[1:], subject.mean.dtype)
             loss, values = advance(course, learner, optimiser, draw)

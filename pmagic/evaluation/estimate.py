@@ -13,7 +13,7 @@ from pmagic.evaluation.metrics import Case
 from pmagic.evaluation.order import FACE
 from pmagic.evaluation.sitting import Sitting, is_done
 from pmagic.persona import REFERENCE_BOUNDS
-from pmagic.pictures import as_png
+from pmagic.pictures import encoded
 
 SHORT, LONGER = 2, 4  # sampler steps of the two trial drawings
 PERSONA_FIXED = 20_000  # bytes of a persona besides its weights
@@ -70,7 +70,7 @@ def _drawing(bench: Bench, sitting: Sitting, how: RenderSettings, high: int) -> 
     metrics.measured(bench.observers, Case(drawn, 0, bench.spoken, sitting.faces, sitting.unseen_faces))
     rest = max(0.0, times[0] - SHORT * step) + time.monotonic() - start
     shared = sum(t >= high for t in rendering.timesteps(bench.base, how))
-    return rest + step * (how.steps - shared), step * shared, max(len(as_png(each, {})) for each in drawn)
+    return rest + step * (how.steps - shared), step * shared, max(len(encoded(each, "png", {})) for each in drawn)
 
 
 def _persona_bytes(bench: Bench, sitting: Sitting, how: LearnSettings) -> int:

@@ -118,7 +118,7 @@ class Sitting:
                 )
             scores = metrics.measured(bench.observers, Case(drawn, number, bench.spoken, self.faces, self.unseen_faces))
             files = {
-                picture_name(k): pictures.as_png(picture, {**self._story(variant, prompt), "seed": seeds[k]})
+                picture_name(k): pictures.encoded(picture, "png", {**self._story(variant, prompt), "seed": seeds[k]})
                 for k, picture in enumerate(drawn)
             }
             yield from self._finished(place, {**files, CELL: as_json({"seeds": seeds, "scores": scores})})

@@ -14,7 +14,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from pmagic.errors import BundleDamaged, Incompatible
+from pmagic.errors import BundleDamaged
+from pmagic.library import migrations
 from pmagic.persona import Persona, StageBounds
 
 FORMAT = 1
@@ -23,6 +24,24 @@ MAX_BYTES = {TOML: 1024**2, TENSORS: 1024**3, PREVIEW: 8 * 1024**2}
 _HEAD = re.compile(rb"# pmagic persona, SHA-256 of the lines below: ([0-9a-f]{64})\n")
 _LAYOUT = re.compile(r"F(32|16)( \d{1,9}(x\d{1,9})*)?", re.ASCII)
 _HEX = re.compile(r"[0-9a-f]{64}")
+_GLANCE = re.compile(
+    rb"""format = 1
+method = "(?P<method>[a-z_]+)"
+base = "(?P<base>[^"\\\n]+)"
+fingerprint = "[0-9a-f]+"
+word = "(?P<word>[^"\\\n]+)"
+(?:.*?\n)??\[bounds\]
+low = (?P<low>\d{1,4})
+high = (?P<high>\d{1,4})
+
+\[settings\]
+recipe = "(?P<recipe>\w+)"
+iterations = (?P<iterations>\d{1,9})
+(?:.*?\n)??seed = (?P<seed>\d{1,19})
+""",
+    re.DOTALL,
+)
+_MAX_GLANCE = 16 * 1024  # bytes in which all of that lies
 
 
 @dataclass(frozen=True)
@@ -40,6 +59,19 @@ class Manifest:
     photos: tuple[str, ...]
     tensors: tuple[tuple[str, str, tuple[int, ...]], ...]  # (name, dtype, shape)
     files: Mapping[str, str]  # SHA-256 by file name
+
+
+@dataclass(frozen=True)
+class Glance:
+    """The few facts that a list of thousands shows; None where the persona does not say."""
+
+    method: str
+    base: str
+    word: str
+    bounds: StageBounds
+    recipe: str | None
+    iterations: int | None
+    seed: int | None
 
 
 def pack(persona: Persona) -> dict[str, bytes]:
@@ -74,6 +106,23 @@ def pack(persona: Persona) -> dict[str, bytes]:
 def read_manifest(folder: Path) -> Manifest:
     """persona.toml, verified; Incompatible for another format, BundleDamaged for anything wrong in it."""
     return _parsed(_read(folder, TOML))
+
+
+def glance(folder: Path) -> Glance:
+    """As `read_manifest`, thirty times as fast for a persona.toml that is laid out as `pack` does it.
+
+    Its SHA-256 is compared, its lines are only looked for: to be shown, not to be trusted.
+    """
+    data = _read(folder, TOML)
+    found = _GLANCE.match(_verified(data)[:_MAX_GLANCE])
+    if found is not None:
+        text = {name: value.decode(errors="replace") for name, value in found.groupdict().items()}
+        low, high, iterations, seed = (int(text.pop(name)) for name in ("low", "high", "iterations", "seed"))
+        if low < high <= 1000:
+            return Glance(**text, bounds=StageBounds(low, high), iterations=iterations, seed=seed)
+    about = _parsed(data)
+    told = {name: about.settings.get(name) for name in ("recipe", "iterations", "seed")}
+    return Glance(about.method, about.base, about.word, about.bounds, **told)
 
 
 def verify(folder: Path) -> Manifest:
@@ -125,42 +174,53 @@ def unpack(files: Mapping[str, bytes]) -> Persona:
     )
 
 
-def _parsed(data: bytes) -> Manifest:
+def _verified(data: bytes) -> bytes:
+    """The lines below persona.toml's first one, which holds their SHA-256."""
     head = _HEAD.match(data)
     if head is None:
         raise _damaged(TOML, "its first line is not a persona's")
     body = data[head.end() :]
     if hashlib.sha256(body).hexdigest() != head[1].decode():
         raise _damaged(TOML, "its SHA-256 does not agree: it was changed or cut")
+    return body
+
+
+def _parsed(data: bytes) -> Manifest:
+    body = _verified(data)
     try:
         table = tomllib.loads(body.decode())
     except (ValueError, RecursionError) as error:
         raise _damaged(TOML, f"it does not parse: {error}") from error
-    if table.get("format") != FORMAT:
-        raise Incompatible(
-            f"the persona has bundle format {table.get('format')!r}, this pmagic reads {FORMAT}",
-            "use the pmagic that wrote it, or learn the persona again",
-        )
-    return _manifest(table)
+    return _manifest(migrations.migrated(table, FORMAT))
 
 
 def _read(folder: Path, name: str) -> bytes:
     """One regular file of the bundle, never through a link, never more than its cap."""
     flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
     try:
-        descriptor = os.open(folder / name, flags)
+        descriptor = os.open(os.path.join(folder, name), flags)
     except FileNotFoundError as error:
         raise _damaged(name, f"it is missing from {folder}") from error
     except OSError as error:
         raise _damaged(name, f"it cannot be opened: {error.strerror}") from error
-    with os.fdopen(descriptor, "rb") as file:
+    try:
         state = os.fstat(descriptor)
         if not stat.S_ISREG(state.st_mode) or state.st_size > MAX_BYTES[name]:
             raise _damaged(name, f"it is not a file of at most {MAX_BYTES[name]} bytes")
-        try:
-            return file.read(MAX_BYTES[name])
-        except OSError as error:
-            raise _damaged(name, f"it cannot be read: {error.strerror}") from error
+        return _whole(descriptor, state.st_size)
+    except OSError as error:
+        raise _damaged(name, f"it cannot be read: {error.strerror}") from error
+    finally:
+        os.close(descriptor)
+
+
+def _whole(descriptor: int, size: int) -> bytes:
+    """Up to `size` bytes; a read may give less than it was asked for."""
+    parts = []
+    while part := os.read(descriptor, size):
+        parts.append(part)
+        size -= len(part)
+    return b"".join(parts)
 
 
 def _manifest(table: Mapping[str, object]) -> Manifest:

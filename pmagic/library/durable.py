@@ -107,16 +107,23 @@ def publish_file(data: bytes, target: Path) -> Path:
     aside.unlink(missing_ok=True)  # of a killed process that had this process's number
     try:
         write_file(aside, data)
-        for path in _numbered(target):
-            try:
-                rename_new(aside, path)
-            except FileExistsError:
-                continue
-            sync_folder(path.parent)
-            return path
+        path = next(each for each in _numbered(target) if _renamed(aside, each))
+        sync_folder(path.parent)
+        return path
     finally:
         aside.unlink(missing_ok=True)
-    raise AssertionError("the numbered names never end")
+
+
+def replace_file(path: Path, data: bytes) -> None:
+    """Writes `data` as `path`, in place of what was there: a reader finds the old bytes or the new ones."""
+    aside = path.with_name(f".{path.name[:100]}.{os.getpid()}.part")
+    aside.unlink(missing_ok=True)  # of a killed process that had this process's number
+    try:
+        write_file(aside, data)
+        os.replace(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)
+    sync_folder(path.parent)
 
 
 def withdraw(path: Path, staging: Path) -> None:
@@ -139,6 +146,15 @@ def _numbered(path: Path) -> Iterator[Path]:
     while True:
         yield path.with_name(f"{path.stem}-{number}{path.suffix}")
         number += 1
+
+
+def _renamed(source: Path, target: Path) -> bool:
+    """Whether `target` was free, and is now what `source` was."""
+    try:
+        rename_new(source, target)
+    except FileExistsError:
+        return False
+    return True
 
 
 def _rename_noreplace(source: Path, target: Path) -> bool:

@@ -5,7 +5,6 @@ Never the photo: only bounds, curve and the hash of all that decided them.
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,16 +27,8 @@ class Found:
 def keep(folder: Path, inputs: Mapping[str, object], found: Found) -> None:
     """Keep it in a folder given by `unfinished.alone`, in place of an earlier one of the same inputs."""
     document = {"bounds": [found.bounds.low, found.bounds.high], "curve": found.curve, "fell_back": found.fell_back}
-    path = _file(folder, inputs)
-    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
     with durable.storing("what the probe found"):
-        aside.unlink(missing_ok=True)  # of a killed process that had this process's number
-        try:
-            durable.write_file(aside, json.dumps(document).encode())
-            os.replace(aside, path)
-        finally:
-            aside.unlink(missing_ok=True)
-        durable.sync_folder(folder)
+        durable.replace_file(_file(folder, inputs), json.dumps(document).encode())
 
 
 def find(folder: Path, inputs: Mapping[str, object]) -> Found | None:

@@ -1,4 +1,7 @@
-"""Checkpoints of learnings that were stopped: one folder for each name beside the personas, gone once it is learned."""
+"""Learnings that were stopped: a folder for each name beside the personas, gone once it is learned.
+
+It holds checkpoints, what a probe has found (see probes), and the order: the words the learning was started with.
+"""
 
 import hashlib
 import json
@@ -12,13 +15,15 @@ from pmagic.library.naming import checked_name
 
 FOLDER = ".unfinished"
 _LOCK = ".lock"
+_ORDER = "order.json"
+_MAX_ORDER = 1024**2
 
 
 @contextmanager
 def alone(root: Path, name: str) -> Iterator[Path]:
     """The folder for `name`'s checkpoints, while no other process learns that name (Busy).
 
-    Left empty, it is removed.
+    Left without checkpoint and probe, it is removed: an order alone is nothing to go on from.
     """
     import filelock
 
@@ -33,7 +38,7 @@ def alone(root: Path, name: str) -> Iterator[Path]:
     try:
         yield folder
     finally:
-        if [each.name for each in folder.iterdir()] == [_LOCK]:
+        if {each.name for each in folder.iterdir()} <= {_LOCK, _ORDER}:
             durable.erase(folder)
         lock.release()
 
@@ -53,13 +58,31 @@ def clear(folder: Path) -> None:
         durable.sync_folder(folder)
 
 
-def names(root: Path) -> list[str]:
-    """The names that have an unfinished learning or a kept probe."""
+def keep_order(folder: Path, data: bytes) -> None:
+    """The words of the learning that is under way in a folder given by `alone`, in place of those of an earlier one."""
+    with durable.storing("what was asked for"):
+        durable.replace_file(folder / _ORDER, data)
+
+
+def read_order(root: Path, name: str) -> bytes:
+    """What `keep_order` kept; empty where it is too large or cannot be read, which is no order."""
     try:
-        return sorted(
-            each.name
-            for each in (root / FOLDER).iterdir()
-            if any(each.glob("*.checkpoint")) or any(each.glob("*.probe"))
-        )
+        with (root / FOLDER / name / _ORDER).open("rb") as file:
+            data = file.read(_MAX_ORDER + 1)
+    except OSError:
+        return b""
+    return data if len(data) <= _MAX_ORDER else b""
+
+
+def orders(root: Path) -> list[str]:
+    """The names whose learning was stopped and can go on by itself."""
+    return [name for name in names(root) if (root / FOLDER / name / _ORDER).is_file()]
+
+
+def names(root: Path) -> list[str]:
+    """The names that have anything unfinished: a checkpoint, a kept probe, an order."""
+    try:
+        folders = sorted((root / FOLDER).iterdir())
     except FileNotFoundError:
         return []
+    return [each.name for each in folders if each.is_dir() and any(file.name != _LOCK for file in each.iterdir())]

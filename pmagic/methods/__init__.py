@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -79,6 +80,13 @@ def persona_of(
         losses=losses,
         photos=subject.hashes,
     )
+
+
+def telling(
+    on_step: Callable[[StepReport], None], finished: Callable[[Mapping[str, float]], Persona]
+) -> Callable[[StepReport], None]:
+    """`on_step` with reports that can also make the persona as it stands; made only when asked for."""
+    return lambda report: on_step(replace(report, persona=lambda: finished(report.losses)))
 
 
 def require_base(base: Base, persona: Persona) -> None:

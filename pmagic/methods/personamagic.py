@@ -5,6 +5,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -19,7 +20,7 @@ from pmagic.engine.stages import dynamic_sources
 from pmagic.engine.subject import Subject
 from pmagic.engine.training import StepReport
 from pmagic.errors import Incompatible
-from pmagic.methods import persona_of, require_base
+from pmagic.methods import persona_of, require_base, telling
 from pmagic.persona import Persona
 
 __all__ = ["learn", "settings_for", "wear"]
@@ -42,8 +43,8 @@ def learn(
         return probe.told(persona, found.curve, found.fell_back)
     course = training.course(base, subject, settings)
     learner = mapper.fresh(sentences.word_embedding(base, subject.word), subject.image_embedding, settings)
-    losses = training.train(course, learner, on_step, checkpoint)
-    return persona_of("personamagic", base, subject, settings, learner, losses)
+    finished = partial(persona_of, "personamagic", base, subject, settings, learner)
+    return finished(training.train(course, learner, telling(on_step, finished), checkpoint))
 
 
 @contextmanager

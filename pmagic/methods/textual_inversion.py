@@ -7,6 +7,7 @@ It shares the loop, the budget and the renderer with personamagic; what it lacks
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from pmagic.engine.recipes import LearnSettings
 from pmagic.engine.subject import Subject
 from pmagic.engine.training import StepReport
 from pmagic.errors import Incompatible, UsageProblem
-from pmagic.methods import persona_of, require_base
+from pmagic.methods import persona_of, require_base, telling
 from pmagic.persona import Persona, StageBounds
 
 WHOLE = StageBounds(0, 1000)
@@ -67,8 +68,8 @@ def learn(
     course = training.course(base, subject, settings)
     word = sentences.word_embedding(base, subject.word).to(base.precision)
     tokens = Tokens(settings.tokens, word)
-    losses = training.train(course, tokens, on_step, checkpoint)
-    return persona_of("textual_inversion", base, subject, settings, tokens, losses)
+    finished = partial(persona_of, "textual_inversion", base, subject, settings, tokens)
+    return finished(training.train(course, tokens, telling(on_step, finished), checkpoint))
 
 
 @contextmanager

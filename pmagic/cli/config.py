@@ -1,0 +1,83 @@
+"""`pmagic config`: the person's own defaults, in config.toml."""
+
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+from pmagic import settings
+from pmagic.cli import names
+from pmagic.cli.console import Console
+from pmagic.cli.options import AsJson, Quiet
+from pmagic.library import durable
+
+app = typer.Typer(
+    help="Read and write your own defaults: base, device, format.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+Key = Annotated[str, typer.Argument(help="base, device or format", autocompletion=names.config_keys)]
+
+
+@app.command("get")
+def get(
+    key: Annotated[
+        str | None, typer.Argument(help="base, device or format; all without it.", autocompletion=names.config_keys)
+    ] = None,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Print what counts without a flag: a PMAGIC_ variable, or config.toml, or what pmagic comes with.
+
+    \b
+    pmagic config get
+    pmagic config get base
+    """
+    values = {name: value or "" for name, value in asdict(settings.config()).items()}
+    if key is not None:
+        values = {key: values[settings.checked_key(key)]}
+    lines = list(values.values()) if key is not None or quiet else [f"{name} = {v}" for name, v in values.items()]
+    Console(quiet=quiet, as_json=as_json).result(lines, values)
+
+
+@app.command("set")
+def set_value(
+    key: Key,
+    value: Annotated[str, typer.Argument(help="The new default; empty for the one that pmagic comes with.")],
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Write a default to config.toml.
+
+    \b
+    pmagic config set base sd14
+    pmagic config set format webp
+    pmagic config set base ""
+    """
+    console = Console(quiet=quiet, as_json=as_json)
+    data = settings.with_value(key, value)
+    if key == "base" and value:
+        from pmagic.bases import card
+
+        card.find(value)  # NotFound with a proposal, before anything is written
+    path = settings.config_file()
+    with durable.storing(str(path)):
+        durable.make_folder(path.parent)
+        durable.replace_file(path, data)
+    variable = settings.VARIABLES[key]
+    now = asdict(settings.config())[key] or ""
+    if value and now != value:
+        console.warn(f"{variable} is set to {now!r}, which counts more than config.toml")
+    console.result([] if quiet else [f"{key} = {value}"], {"key": key, "value": value, "file": str(path)})
+
+
+@app.command("path")
+def path(quiet: Quiet = False, as_json: AsJson = False) -> None:
+    """Print where config.toml is, or would be.
+
+    \b
+    pmagic config path
+    """
+    file = str(settings.config_file())
+    Console(quiet=quiet, as_json=as_json).result([file], {"path": file})

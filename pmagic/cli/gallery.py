@@ -1,0 +1,145 @@
+"""`pmagic gallery`: the library, or a folder of pictures, as one page that needs nothing else and loads nothing."""
+
+import base64
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pmagic import settings
+from pmagic.cli.console import Console, clean
+from pmagic.cli.options import AsJson, Quiet
+from pmagic.errors import NotFound, PhotoRefused, Problem
+from pmagic.library import bundle, durable
+from pmagic.library.naming import folder_of
+from pmagic.library.store import Library
+
+SIDE = 320  # pixels of a thumbnail, at most
+_FEW = 400  # characters of a value that are shown
+
+
+@dataclass(frozen=True)
+class Card:
+    """One picture of the page. picture: a thumbnail as base64 JPEG; facts: shown below it, by name."""
+
+    name: str
+    line: str
+    picture: str
+    facts: Mapping[str, str]
+
+    @property
+    def alt(self) -> str:
+        return f"{self.name}: {self.line}" if self.line else self.name
+
+    @property
+    def text(self) -> str:
+        """What a search looks through."""
+        return " ".join([self.name, self.line, *self.facts.values()])
+
+
+def gallery(
+    folder: Annotated[
+        Path | None, typer.Argument(help="A folder of pictures that pmagic has drawn; without it, the library.")
+    ] = None,
+    out: Annotated[Path, typer.Option("--out", help="File to write; none is overwritten.")] = Path("gallery.html"),
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Write one page with all faces, or all pictures of a folder, that any browser opens.
+
+    \b
+    pmagic gallery
+    pmagic gallery paintings --out paintings.html
+    """
+    console = Console(quiet=quiet, as_json=as_json)
+    cards = list(_personas(console) if folder is None else _pictures(folder))
+    if not cards:
+        what = "no persona is kept yet" if folder is None else f"{folder} holds no picture that pmagic has drawn"
+        raise NotFound(what, "learn one, or give a folder of pictures that `pmagic render` has written")
+    shown = ("base", "word") if folder is None else ("persona", "base")
+    title = "Personas" if folder is None else f"Pictures in {folder.name or folder.resolve().name}"
+    data = page(title, "personas" if folder is None else "pictures", cards, shown)
+    with durable.storing(str(out)):
+        written = durable.publish_file(data, out / "gallery.html" if out.is_dir() else out)
+    console.say("the page holds faces: keep it as private as the photos")
+    console.result([str(written)], {"file": str(written), "cards": len(cards), "warnings": console.warnings})
+
+
+def page(title: str, kind: str, cards: Sequence[Card], filters: Sequence[str]) -> bytes:
+    """The page as HTML. Every text in it is escaped; only the style and the script of this package may act in it."""
+    from importlib import resources
+
+    import jinja2
+
+    style, script, template = (
+        resources.files("pmagic.cli").joinpath(f"gallery.{kind}").read_text() for kind in ("css", "js", "html")
+    )
+    values = {name: sorted({card.facts.get(name, "") for card in cards} - {""}) for name in filters}
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
+    text = environment.from_string(template).render(
+        title=clean(title), kind=kind, cards=cards, filters=values,
+        style=style, script=script, style_sum=_sum(style), script_sum=_sum(script),
+    )  # fmt: skip
+    return text.encode()
+
+
+def _personas(console: Console) -> Iterator[Card]:
+    library = Library(settings.library_dir())
+    for address in library.addresses():
+        try:
+            files = bundle.files(folder_of(library.root, address))
+            about = bundle.verify_files(files)
+        except Problem as problem:
+            console.warn(f"{address} is left out: {problem.what}")
+            continue
+        facts = {
+            "base": about.base,
+            "word": about.word,
+            "method": about.method,
+            "dynamic": f"{about.bounds.low} <= t < {about.bounds.high}",
+            "photos": str(len(about.photos)),
+            **{name: str(value) for name, value in about.settings.items() if isinstance(value, str | int | float)},
+        }
+        picture = ""
+        if bundle.PREVIEW in about.files:
+            try:
+                picture = _thumbnail(files[bundle.PREVIEW], f"the preview of {address}")
+            except PhotoRefused as problem:
+                console.warn(problem.what)
+        yield _card(str(address), f"{about.word} on {about.base}", picture, facts)
+
+
+def _pictures(folder: Path) -> Iterator[Card]:
+    from pmagic import pictures
+
+    if not folder.is_dir():
+        raise NotFound(f"there is no folder {folder}", "give a folder of pictures")
+    for path in sorted(each for each in folder.iterdir() if each.suffix.lower() in pictures.ENDINGS):
+        try:
+            story = pictures.read_story(path)
+            picture = _thumbnail(path.read_bytes(), path.name)
+        except PhotoRefused:
+            continue  # a picture of another origin has no place here
+        facts = {name: str(value) for name, value in story.items() if name != "prompt" and value not in ("", None)}
+        yield _card(path.name, str(story.get("prompt", "")), picture, facts)
+
+
+def _card(name: str, line: str, picture: str, facts: Mapping[str, str]) -> Card:
+    return Card(clean(name), clean(line), picture, {clean(key): clean(value)[:_FEW] for key, value in facts.items()})
+
+
+def _thumbnail(data: bytes, name: str) -> str:
+    """A small JPEG made anew from whatever the bytes show, with the mark that a machine made it; base64."""
+    from pmagic import pictures
+
+    image = pictures.decoded(data, name)
+    image.thumbnail((SIDE, SIDE))
+    return base64.b64encode(pictures.encoded(image, "jpeg", {})).decode()
+
+
+def _sum(text: str) -> str:
+    """What a content security policy calls this very text by."""
+    return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"

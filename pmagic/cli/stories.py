@@ -1,0 +1,69 @@
+"""The story of a picture: all that decides its every bit, and the command that follows from it."""
+
+import re
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from pmagic.errors import PhotoRefused
+
+if TYPE_CHECKING:
+    from pmagic.bases.loading import Base
+    from pmagic.engine.recipes import RenderSettings
+    from pmagic.persona import Persona
+
+OPTIONS = ("seed", "steps", "guidance", "scheduler", "negative", "size", "format", "device", "dtype")
+
+
+def told(base: "Base", personas: "Sequence[Persona]", how: "RenderSettings", dtype: str = "auto") -> dict[str, object]:
+    """What is the same for every picture of one command: besides it, each has persona, prompt, seed and size."""
+    card = base.card
+    local = card.repo is None and card.name == str(card.folder)
+    return {
+        "word": ", ".join(each.word for each in personas),
+        "base": card.folder.name if local else card.name,  # a picture may travel: no path of this machine goes along
+        "fingerprint": base.fingerprint,
+        "negative": how.negative,
+        "steps": how.steps,
+        "guidance": how.guidance,
+        "scheduler": how.scheduler,
+        "device": base.device.type,
+        "dtype": dtype,
+    }
+
+
+def repeat(story: Mapping[str, object]) -> str:
+    """The command line that draws the picture of this story, quoted for a shell; PhotoRefused where it says too little.
+
+    A story is a text that anybody may have written: it is shown, never run.
+    """
+    size = story.get("size")
+    told = {**story, "size": "x".join(str(side) for side in size) if isinstance(size, list) else size}
+    lacking = [name for name in ("persona", "prompt", *OPTIONS) if not isinstance(told.get(name), str | int | float)]
+    if lacking:
+        raise PhotoRefused(
+            f"the picture does not say its {', '.join(lacking)}", "give a picture that `pmagic render` has written"
+        )
+    options = [f"--{name}={told[name]}" for name in OPTIONS]  # with =, for a value may begin with a dash
+    composed = story.get("verb") == "compose"
+    words = [str(told["prompt"])] if composed else [str(told["persona"]), str(told["prompt"])]
+    options += _composed(story) if composed else []
+    verb = "compose" if composed else "render"
+    dashed = any(word.startswith("-") for word in words)
+    return " ".join(map(_quoted, ["pmagic", verb, *options, *(["--"] if dashed else []), *words]))
+
+
+def _composed(story: Mapping[str, object]) -> Iterator[str]:
+    """The options of compose. A picture does not say where its background was: BACKGROUND and MASK stand for files."""
+    for name in ("layout", "mask_text", "box", "soft_edge"):
+        if name in story:
+            yield f"--{name.replace('_', '-')}={story[name]}"
+    yield from (f"--{name}={name.upper()}" for name in ("background", "mask") if name in story)
+    if story.get("fit_mask"):
+        yield "--fit-mask"
+
+
+def _quoted(word: str) -> str:
+    """As shlex.quote, with the option's name outside the quotes."""
+    name, equals, value = word.partition("=") if re.match(r"--[a-z-]+=", word) else ("", "", word)
+    return name + equals + shlex.quote(value)

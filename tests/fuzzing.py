@@ -1,0 +1,138 @@
+"""Fuzz targets: every parser of bytes that may come from outside. None may raise anything but a Problem.
+
+`pytest tests/test_fuzzing.py` replays the corpus; `pip install atheris` and then
+
+    python tests/fuzzing.py NAME [-max_total_time=600]
+
+searches on from it (libFuzzer's options), and leaves what it finds in tests/corpus/NAME.
+"""
+
+import contextlib
+import hashlib
+import html.parser
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from pmagic import pictures, settings
+from pmagic.bases import card
+from pmagic.cli import gallery, resuming, scenes, stories
+from pmagic.cli.console import clean
+from pmagic.errors import Problem
+from pmagic.library import archive, bundle, naming, tensors, unfinished
+
+CORPUS = Path(__file__).parent / "corpus"
+WEIGHTS = {"w": np.array([1.0, 2.0], dtype=np.float32)}
+_FOLDER = Path(tempfile.mkdtemp(prefix="pmagic-fuzzing-"))
+
+
+def persona_toml(data: bytes) -> None:
+    """The lines below the first, whose hash agrees: written by somebody hostile."""
+    head = f"# pmagic persona, SHA-256 of the lines below: {hashlib.sha256(data).hexdigest()}\n".encode()
+    (_FOLDER / bundle.TOML).write_bytes(head + data)
+    with contextlib.suppress(Problem):
+        bundle.glance(_FOLDER)
+    bundle.unpack({bundle.TOML: head + data, bundle.TENSORS: tensors.write(WEIGHTS)})
+
+
+def tensor_file(data: bytes) -> None:
+    tensors.read(data, tensors.layout(WEIGHTS))
+
+
+def archives(data: bytes) -> None:
+    bundle.unpack(archive.unpack(_file(data)))
+
+
+def address(data: bytes) -> None:
+    name, version = naming.parse(data.decode(errors="surrogateescape"))
+    assert not {"/", "\\", "\0"} & set(name) and name not in ("", ".", "..") and (version is None or version > 0)
+
+
+def picture(data: bytes) -> None:
+    assert pictures.decoded(data, "x").mode == "RGB"
+
+
+def story(data: bytes) -> None:
+    stories.repeat(pictures.read_story(_file(data)))
+
+
+def repeated(data: bytes) -> None:
+    """The command of a story must give a shell the very words, whatever they hold."""
+    import shlex
+
+    try:
+        told = json.loads(data)
+    except (ValueError, RecursionError):
+        return
+    if isinstance(told, dict):
+        assert shlex.split(stories.repeat(told))[0] == "pmagic"
+
+
+def config(data: bytes) -> None:
+    os.environ["PMAGIC_HOME"] = str(_FOLDER)
+    (_FOLDER / "config.toml").write_bytes(data)
+    settings.config_table()
+
+
+def base_defaults(data: bytes) -> None:
+    (_FOLDER / "pmagic.toml").write_bytes(data)
+    (_FOLDER / "model_index.json").write_text("{}")
+    card.find(str(_FOLDER))
+
+
+def order(data: bytes) -> None:
+    with unfinished.alone(_FOLDER, "alice") as folder:
+        (folder / "x.checkpoint").touch()
+        (folder / "order.json").write_bytes(data)
+        resuming.recall(_FOLDER, "alice", resuming.Asked())
+
+
+def prompts(data: bytes) -> None:
+    assert all(line.strip() == line != "" for line in scenes.prompts(None, _file(data)))
+
+
+def text(data: bytes) -> None:
+    """Nothing that a terminal obeys is left, and nothing of it becomes a tag of a page."""
+    shown = clean(data.decode(errors="surrogateescape"))
+    assert not {"\x1b", "\r", "\x9b", "\u202e"} & set(shown)
+    shown.encode()  # no lone surrogate is left
+    card_of = gallery.Card(shown, shown, "", {"base": shown, "word": shown})
+    tags: list[str] = []
+    parser = html.parser.HTMLParser()
+    parser.handle_starttag = lambda tag, attributes: tags.append(tag)  # type: ignore[method-assign]
+    parser.feed(gallery.page("x", "personas", [card_of], ("base", "word")).decode())
+    assert tags.count("script") == 1 and tags.count("img") == 0 and tags.count("article") == 1
+
+
+TARGETS: dict[str, Callable[[bytes], None]] = {
+    each.__name__: each
+    for each in (
+        persona_toml, tensor_file, archives, address, picture, story, repeated, config, base_defaults, order, prompts,
+        text,
+    )
+}  # fmt: skip
+
+
+def run(name: str, data: bytes) -> None:
+    with contextlib.suppress(Problem):
+        TARGETS[name](data)
+
+
+def _file(data: bytes) -> Path:
+    path = _FOLDER / "file"
+    path.write_bytes(data)
+    return path
+
+
+if __name__ == "__main__":
+    import atheris
+
+    chosen = sys.argv.pop(1)
+    atheris.instrument_all()
+    atheris.Setup([*sys.argv, str(CORPUS / chosen)], lambda data: run(chosen, data))
+    atheris.Fuzz()

@@ -1,0 +1,180 @@
+"""config, models rm and path, --offline, doctor, -q and --json everywhere, and the table of exit codes."""
+
+import hashlib
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from typer.main import get_command
+from typer.testing import CliRunner
+
+from pmagic import errors, settings
+from pmagic.bases import fetching
+from pmagic.cli import stopping
+from pmagic.cli.app import app
+from pmagic.errors import WeightsMissing
+from pmagic.library.store import Library
+from pmagic.persona import Persona
+
+Make = Callable[..., Persona]
+runner = CliRunner()
+README = (Path(__file__).parents[1] / "README.md").read_text()
+
+
+def test_set_then_get_and_the_environment_counts_more(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert runner.invoke(app, ["config", "path"]).stdout == f"{home / 'config.toml'}\n"
+    assert runner.invoke(app, ["config", "get"]).stdout.splitlines() == ["base = ", "device = auto", "format = png"]
+    assert runner.invoke(app, ["config", "set", "base", "mini"]).exit_code == 0
+    assert runner.invoke(app, ["config", "set", "format", "webp"]).exit_code == 0
+    assert (home / "config.toml").read_text() == 'base = "mini"\nformat = "webp"\n'
+    monkeypatch.setenv("PMAGIC_FORMAT", "jpeg")
+    assert runner.invoke(app, ["config", "get", "format"]).stdout == "jpeg\n"
+    warned = runner.invoke(app, ["config", "set", "format", "png"])
+    assert "PMAGIC_FORMAT is set to 'jpeg'" in warned.stderr
+    assert json.loads(runner.invoke(app, ["config", "get", "--json"]).stdout)["base"] == "mini"
+    assert runner.invoke(app, ["config", "set", "base", ""]).exit_code == 0
+    assert settings.config() == settings.Config(format="jpeg")
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (["set", "base", "minni"], 3, "did you mean 'mini'?"),
+        (["set", "colour", "red"], 2, "unknown key 'colour'"),
+        (["set", "colour", ""], 2, "unknown key 'colour'"),
+        (["set", "format", "gif"], 2, "choose one of: png, jpeg, webp"),
+        (["get", "colour"], 2, "unknown key 'colour'"),
+    ],
+)
+def test_what_cannot_be_set_changes_nothing(home: Path, words: list[str], code: int, said: str) -> None:
+    done = runner.invoke(app, ["config", *words])
+    assert done.exit_code == code and said in done.stderr
+    assert not (home / "config.toml").exists()
+
+
+def test_a_variable_that_cannot_be_used_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PMAGIC_FORMAT", "gif")
+    done = runner.invoke(app, ["config", "get"])
+    assert done.exit_code == 2 and "PMAGIC_FORMAT: format cannot be 'gif'" in done.stderr
+
+
+def test_models_path_and_rm(home: Path, library: Library, persona: Make) -> None:
+    assert runner.invoke(app, ["models", "path"]).stdout == f"{home / 'models'}\n"
+    assert runner.invoke(app, ["models", "path", "mini"]).stdout.strip().endswith("base")
+    folder = home / "models" / "owner--repo"
+    folder.mkdir(parents=True)
+    (folder / "model_index.json").write_text("{}")
+    assert runner.invoke(app, ["models", "path", "owner/repo"]).stdout == f"{folder}\n"
+    library.save("alice", persona(base="owner/repo"))
+    done = runner.invoke(app, ["models", "rm", "owner/repo"])
+    assert (done.exit_code, done.stdout) == (0, "owner/repo\n")
+    assert "alice@1 cannot be drawn before" in done.stderr
+    assert list((home / "models").iterdir()) == []
+    assert library.names() == ["alice"]
+    (home / "models" / "owner--repo.part").mkdir()  # of an interrupted pull
+    assert runner.invoke(app, ["models", "rm", "owner/repo"]).exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "code"), [("sd14", 3), ("..", 3), (".", 3), ("", 2), ("mini", 2), ("buffalo_l", 3), ("../library", 3)]
+)
+def test_models_rm_removes_nothing_else(home: Path, library: Library, persona: Make, name: str, code: int) -> None:
+    library.save("alice", persona())
+    (home / "models").mkdir()
+    done = runner.invoke(app, ["models", "rm", name])
+    assert done.exit_code == code, done.output
+    assert library.names() == ["alice"] and (home / "models").is_dir()
+
+
+def test_offline_asks_no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    done = runner.invoke(app, ["models", "pull", "sd14", "--offline"])
+    assert done.exit_code == 7 and "HF_HUB_OFFLINE is set" in done.stderr
+
+
+def test_a_file_that_arrives_otherwise_than_the_hub_states_is_removed(tmp_path: Path) -> None:
+    path = tmp_path / "w.safetensors"
+    path.write_bytes(b"good")
+    fetching._require_digest(path, hashlib.sha256(b"good").hexdigest(), "w")
+    fetching._require_digest(path, None, "w")
+    with pytest.raises(WeightsMissing, match="its SHA-256 is not the hub's"):
+        fetching._require_digest(path, hashlib.sha256(b"bad").hexdigest(), "owner/repo: w")
+    assert not path.exists()
+
+
+def test_the_sums_that_the_hub_states_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub
+
+    file = SimpleNamespace(rfilename="model.safetensors", size=4, lfs=SimpleNamespace(sha256="c" * 64))
+    text = SimpleNamespace(rfilename="config.json", size=2, lfs=None)
+    info = SimpleNamespace(siblings=[file, text], sha="c0ffee", card_data=None)
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", lambda self, repo, **more: info)
+    order = fetching._order("owner/repo", fetching._observer_files, "x")
+    assert order.digests == {"model.safetensors": "c" * 64}
+
+
+def test_doctor_tells_nothing_private(home: Path, library: Library, persona: Make, monkeypatch) -> None:
+    monkeypatch.setattr(Path, "home", lambda: home.parent)
+    library.save("alice", persona())
+    done = runner.invoke(app, ["doctor", "--json"])
+    document = json.loads(done.stdout)
+    assert document["personas"] == 1 and document["problems"] == []
+    assert "alice" not in done.stdout and str(home.parent) not in done.stdout
+    assert {"pmagic", "python", "system", "libraries", "device", "models", "places", "settings"} <= set(document)
+    library.root.chmod(0o755)
+    monkeypatch.setenv("PMAGIC_DEVICE", "cuda:9")
+    (library.root / "alice" / "v0001" / "tensors.safetensors").write_bytes(b"x")
+    sick = runner.invoke(app, ["doctor"])
+    assert sick.exit_code == 1
+    for said in ("others may read", "chmod 700", "the device 'cuda:9'", "1 of the kept personas"):
+        assert said in sick.stdout, sick.stdout
+
+
+def commands(group: object, path: tuple[str, ...] = ()) -> list[tuple[tuple[str, ...], object]]:
+    found = []
+    for name, command in group.commands.items():
+        found += commands(command, (*path, name)) if hasattr(command, "commands") else [((*path, name), command)]
+    return found
+
+
+@pytest.mark.parametrize(
+    ("path", "command"), [pytest.param(*each, id=" ".join(each[0])) for each in commands(get_command(app))]
+)
+def test_every_command_has_json_and_an_example(path: tuple[str, ...], command: object) -> None:
+    options = {option for each in command.params for option in each.opts}
+    assert "--json" in options
+    assert "-q" in options or path == ("doctor",)  # which has nothing but talk
+    assert f"pmagic {' '.join(path)}" in command.help.partition("\b")[2], "no example"
+
+
+def test_quiet_prints_only_names_or_paths(library: Library, persona: Make, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    library.save("alice", persona())
+    for words, said in {
+        ("list", "-q"): "alice@1\n",
+        ("show", "alice", "-q"): "alice@1\n",
+        ("cp", "alice", "bob", "-q"): "bob@1\n",
+        ("mv", "bob", "carol", "-q"): "carol@1\n",
+        ("export", "alice", "-q"): "alice.pmagic\n",
+        ("import", "alice.pmagic", "--as", "dora", "-q"): "dora@1\n",
+        ("path", "alice", "-q"): f"{library.root / 'alice' / 'v0001'}\n",
+        ("verify", "--all", "-q"): "",
+        ("rm", "dora", "-q"): "dora@1\n",
+    }.items():
+        done = runner.invoke(app, list(words))
+        assert (done.exit_code, done.stdout, done.stderr) == (0, said, ""), words
+    (library.root / "alice" / "v0001" / "tensors.safetensors").write_bytes(b"x")
+    assert runner.invoke(app, ["verify", "-q"]).stdout == "alice@1\n"
+    assert runner.invoke(app, ["verify", "alice", "--all"]).exit_code == 2
+
+
+def test_the_exit_codes_of_the_readme_are_those_of_the_code() -> None:
+    table = {int(code): name for code, name in re.findall(r"^\| (\d+) \| `?([\w ]+?)`? \|", README, re.MULTILINE)}
+    classes = [each for each in vars(errors).values() if isinstance(each, type) and issubclass(each, errors.Problem)]
+    found = {each.exit_code: each.__name__ for each in classes if each is not errors.Problem}
+    assert table == {0: "done", 1: "a defect", **found, stopping.Stopped.exit_code: "Stopped"}
+    drawn = {int(code): name for name, code in re.findall(r"[├└]── (\w+) +(\d+)", errors.__doc__)}
+    assert drawn == found

@@ -1,0 +1,157 @@
+"""Pictures that carry their story, prompts by the file, grids, and the terminal; on a tiny random base."""
+
+import fcntl
+import io
+import json
+import os
+import pty
+import shlex
+import struct
+import subprocess
+import sys
+import termios
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+import tiny
+from PIL import ExifTags, Image
+from tiny import tiny_folders  # noqa: F401 - a fixture
+from typer.testing import CliRunner
+
+from pmagic import pictures
+from pmagic.cli import scenes
+from pmagic.cli.app import app
+from pmagic.errors import UsageProblem
+from pmagic.library.store import Library
+
+runner = CliRunner()
+
+
+@pytest.fixture
+def alice(library: Library, tmp_path: Path, tiny_folders: dict[str, Path]) -> Library:  # noqa: F811
+    photo = tmp_path / "alice.png"
+    tiny.photo(3).save(photo)
+    words = ["--base", str(tiny_folders["sd1"]), "--iterations", "1", "--recipe", "reference", "--name", "alice"]
+    assert runner.invoke(app, ["learn", str(photo), *words]).exit_code == 0
+    return library
+
+
+def test_the_command_that_info_prints_gives_the_same_bytes(alice: Library, tmp_path: Path) -> None:
+    """For each format, for a batch and alone, whatever config.toml says by then."""
+    prompt = 'an "oil" painting of {} & $HOME; `x`'
+    for kind, ending in (("png", ".png"), ("jpeg", ".jpg"), ("webp", ".webp")):
+        words = ["alice", prompt, "-n", "2", "--seed", "5", "--steps", "2", "--format", kind, "--negative", "-a 'hat'"]
+        done = runner.invoke(app, ["render", *words, "--out", str(tmp_path / "one")])
+        first = Path(done.stdout.splitlines()[1])
+        assert done.exit_code == 0 and first.suffix == ending
+        runner.invoke(app, ["config", "set", "format", "jpeg" if kind == "png" else "png"])
+        command = runner.invoke(app, ["info", "-q", str(first)]).stdout.strip()
+        program, *again = shlex.split(command)
+        assert program == "pmagic" and "--seed=6" in again
+        repeated = runner.invoke(app, [*again, "--out", str(tmp_path / "two")])
+        assert repeated.exit_code == 0, repeated.stderr
+        assert Path(repeated.stdout.strip()).read_bytes() == first.read_bytes()
+
+
+@pytest.mark.parametrize("kind", ["png", "jpeg", "webp"])
+def test_every_format_carries_mark_story_and_parameters(kind: str, tmp_path: Path) -> None:
+    story = {"prompt": "a photo of <zoë> 村上", "negative": "blur", "steps": 5, "seed": 7, "size": [48, 40]}
+    data = pictures.encoded(Image.new("RGB", (48, 40), (9, 99, 200)), kind, story)
+    assert data == pictures.encoded(Image.new("RGB", (48, 40), (9, 99, 200)), kind, story)
+    (tmp_path / "p").write_bytes(data)
+    assert pictures.read_story(tmp_path / "p") == {**story, "format": kind}
+    with Image.open(io.BytesIO(data)) as image:
+        xmp = image.info.get("xmp") or image.info["XML:com.adobe.xmp"].encode()
+        said = ElementTree.fromstring(xmp).find(".//{*}Description").attrib
+        assert pictures.DIGITAL_SOURCE in said.values()
+        if kind == "png":
+            parameters = image.text["parameters"]
+        else:
+            comment = image.getexif().get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.UserComment]
+            assert comment.startswith(b"UNICODE\0")
+            parameters = comment[8:].decode("utf-16-be")
+    assert parameters.startswith("a photo of <zoë> 村上\nNegative prompt: blur\nSteps: 5")
+
+
+def test_a_story_that_a_jpeg_cannot_hold_is_told() -> None:
+    with pytest.raises(UsageProblem, match="too long for this format"):
+        pictures.encoded(Image.new("RGB", (40, 40)), "jpeg", {"prompt": "hat " * 20_000})
+
+
+def test_prompts_from_standard_input_and_a_grid(alice: Library, tmp_path: Path) -> None:
+    words = ["render", "alice", "-", "-n", "2", "--steps", "1", "--grid", "--json", "--out", str(tmp_path / "out")]
+    done = runner.invoke(app, words, input="as a cowboy\n\n  {} in snow\nas a cowboy\n")
+    assert done.exit_code == 0, done.stderr
+    document = json.loads(done.stdout)
+    assert [each["seed"] for each in document["pictures"]] == [0, 1] * 3
+    assert document["prompt"] == ["a photo of <alice> as a cowboy", "<alice> in snow", "a photo of <alice> as a cowboy"]
+    with Image.open(document["grid"]) as grid:
+        assert grid.size == (2 * tiny.SIZE, 3 * tiny.SIZE)
+        second = Image.open(document["pictures"][1]["file"])
+        assert grid.crop((tiny.SIZE, 0, 2 * tiny.SIZE, tiny.SIZE)).tobytes() == second.tobytes()
+    (tmp_path / "prompts.txt").write_text("as a cowboy\n", "utf-8-sig")
+    file = ["render", "alice", "--prompts", str(tmp_path / "prompts.txt"), "--steps", "1", "--out", str(tmp_path)]
+    alone = runner.invoke(app, file)
+    assert Path(alone.stdout.strip()).read_bytes() == Path(document["pictures"][0]["file"]).read_bytes()
+    about = runner.invoke(app, ["info", document["grid"]])
+    assert about.exit_code == 0 and "kind: grid" in about.stdout and "again:" not in about.stdout
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [(b"", "holds no prompt"), (b"\xff", "is not UTF-8"), (b"x" * (1024**2 + 1), "more than 1 MB")],
+)
+def test_a_file_of_prompts_that_cannot_be_used(tmp_path: Path, data: bytes, said: str) -> None:
+    (tmp_path / "p").write_bytes(data)
+    with pytest.raises(UsageProblem, match=said):
+        scenes.prompts(None, tmp_path / "p")
+    with pytest.raises(UsageProblem, match="cannot be read"):
+        scenes.prompts(None, tmp_path)
+    with pytest.raises(UsageProblem, match="Missing argument 'prompt'"):
+        scenes.prompts(None, None)
+
+
+def on_terminal(code: str, columns: int = 80, **environment: str) -> str:
+    """What a program shows whose streams are all a terminal."""
+    leader, follower = pty.openpty()
+    fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    process = subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdin=follower, stdout=follower, stderr=follower, close_fds=True, env={**os.environ, **environment},
+    )  # fmt: skip
+    os.close(follower)
+    seen = b""
+    while True:
+        try:
+            part = os.read(leader, 65536)
+        except OSError:  # the other end is closed
+            break
+        seen += part
+    assert process.wait(60) == 0, seen
+    return seen.decode(errors="replace")
+
+
+def test_a_picture_in_the_terminal_and_none_where_there_is_none(tmp_path: Path) -> None:
+    Image.new("RGB", (40, 40), (200, 30, 30)).save(tmp_path / "p.png")
+    code = (
+        "from pmagic.cli.terminal import show_pictures; from pmagic.cli.console import Console; "
+        f"show_pictures(Console(), [{str(tmp_path / 'p.png')!r}])"
+    )
+    plain = {"TERM": "xterm-256color", "COLORTERM": "truecolor", "NO_COLOR": ""}
+    assert "\x1b[38;2;200;30;30" in on_terminal(code, **plain)
+    assert "does not say how large it is" in on_terminal(code, columns=0, **plain)
+    assert "NO_COLOR or TERM=dumb" in on_terminal(code, **{**plain, "NO_COLOR": "1"})
+    piped = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert piped.stdout == "" and "only where standard output is a terminal" in piped.stderr
+
+
+def test_the_bar_has_no_colour_with_no_color_and_quiet_has_no_bar() -> None:
+    code = (
+        "from pmagic.cli.console import Console\nimport sys\n"
+        "with Console(quiet='q' in sys.argv).progress('learning') as advance:\n advance(1, 2, 'x')\n"
+    )
+    plain = {"TERM": "xterm-256color", "NO_COLOR": ""}
+    assert "\x1b[38;" in on_terminal(code, **plain) or "\x1b[3" in on_terminal(code, **plain)
+    assert "\x1b[3" not in on_terminal(code, **{**plain, "NO_COLOR": "1"})
+    assert on_terminal("import sys; sys.argv.append('q')\n" + code, **plain) == ""
