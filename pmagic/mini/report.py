@@ -20,7 +20,7 @@ import os
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cache
@@ -52,11 +52,11 @@ SHOWN = 4  # people on the sheet
 OTHERS = 9  # portraits of strangers alike that a picture is held against
 CROWD = range(FIRST + 1000, FIRST + 4000)  # where they are looked for
 AGAIN = 6  # other drawings of the same person
-# row: method and recipe
+# way: row, method and recipe
 LEARNED = {
-    "one-vector textual inversion": ("textual_inversion", "reference"),
-    "PersonaMagic, recipe `reference`": ("personamagic", "reference"),
-    "PersonaMagic, recipe `paper`": ("personamagic", "paper"),
+    "inversion": ("one-vector textual inversion", "textual_inversion", "reference"),
+    "reference": ("PersonaMagic, recipe `reference`", "personamagic", "reference"),
+    "paper": ("PersonaMagic, recipe `paper`", "personamagic", "paper"),
 }
 CEILING, PLAIN = "drawn by the world itself", "plain word"
 
@@ -130,8 +130,8 @@ def _drawing(recipe: str) -> RenderSettings:
     return render_settings_for(recipe, _base().card.defaults)
 
 
-def measured(seed: int, draws: int) -> list[Cell]:
-    """Every row and prompt of one person."""
+def measured(seed: int, draws: int, ways: Sequence[str]) -> list[Cell]:
+    """Every row and prompt of one person. ways: keys of `LEARNED`."""
     torch.set_num_threads(1)  # one person a core
     photo = portrait(seed)
     line = [embedding(each) for each in (photo, *(portrait(k) for k in alike(seed)))]
@@ -142,18 +142,20 @@ def measured(seed: int, draws: int) -> list[Cell]:
     strangers, same = float((line[1:] @ line[0]).mean()), float((np.stack(others) @ line[0]).mean())
     return [
         Cell(row, seed, prompt, pictures, scores(pictures, line, prompt), seconds, strangers, same)
-        for row, prompt, pictures, seconds in _drawn(seed, photo, draws)
+        for row, prompt, pictures, seconds in _drawn(seed, photo, draws, ways)
     ]
 
 
-def _drawn(seed: int, photo: Image.Image, draws: int) -> Iterator[tuple[str, str, list[Image.Image], float]]:
+def _drawn(
+    seed: int, photo: Image.Image, draws: int, ways: Sequence[str]
+) -> Iterator[tuple[str, str, list[Image.Image], float]]:
     """Row, prompt, pictures, seconds of learning. Personas go through a library, as a user's do."""
     for prompt, shown in PROMPTS.items():
         ceiling = draw([(person(seed), replace(PORTRAIT, **shown))], side=SIDE).image
         yield CEILING, prompt, [Image.fromarray(ceiling)], 0.0
         yield PLAIN, prompt, _plain(prompt, draws, "reference"), 0.0
     base = _base()
-    for row, (method, recipe) in LEARNED.items():
+    for row, method, recipe in (LEARNED[way] for way in ways):
         start = time.monotonic()
         with tempfile.TemporaryDirectory() as folder:
             library, verbs = Library(Path(folder)), shelf.take("methods", method)
@@ -170,11 +172,11 @@ def _subject(photo: Image.Image) -> Subject:
     return observe(_base(), [photo], [hashlib.sha256(photo.tobytes()).hexdigest()], word=WORD)
 
 
-def report(people: int, draws: int, sheet: Path | None) -> str:
+def report(people: int, draws: int, ways: Sequence[str], sheet: Path | None) -> str:
     """The table as Markdown."""
     seeds = [FIRST + k for k in range(people)]
     with ProcessPoolExecutor(os.cpu_count(), mp_context=get_context("spawn")) as pool:
-        cells = [cell for each in pool.map(measured, seeds, [draws] * people) for cell in each]
+        cells = [cell for each in pool.map(measured, seeds, [draws] * people, [ways] * people) for cell in each]
     if sheet is not None:
         contact_sheet(sheet, _sheet_rows(cells))
     return "\n".join(_table(cells))
@@ -219,6 +221,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--people", type=int, default=10)
     parser.add_argument("--pictures", type=int, default=1, help="pictures per prompt, person and row")
+    parser.add_argument("--ways", nargs="+", choices=LEARNED, default=list(LEARNED), help="of learning")
     parser.add_argument("--sheet", type=Path)
     arguments = parser.parse_args()
-    print(report(arguments.people, arguments.pictures, arguments.sheet))
+    print(report(arguments.people, arguments.pictures, arguments.ways, arguments.sheet))
