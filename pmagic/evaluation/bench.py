@@ -30,7 +30,7 @@ class Bench:
     @property
     def spoken(self) -> tuple[str, ...]:
         """The prompts with the plain word where the name stands."""
-        return tuple(prompts.spoken(each, FACE) for each in self.order.prompts)
+        return tuple(prompts.spoken(each, {"": FACE}) for each in self.order.prompts)
 
 
 def compared(order: Order, card: Card) -> list[Variant]:

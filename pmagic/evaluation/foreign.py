@@ -82,7 +82,7 @@ def measured(
     told: Callable[[int, int], None],
 ) -> tuple[list[Score], dict[int, Failure]]:
     """Every picture's numbers, and why some people have none. sitters: numbered as shown."""
-    spoken = [prompts.spoken(each, FACE) for each in asked]
+    spoken = [prompts.spoken(each, {"": FACE}) for each in asked]
     lines: list[Score] = []
     failures: dict[int, Failure] = {}
     for who in sitters:

@@ -139,14 +139,14 @@ class Run:
         """The mean gradient and the mean time of all processes, where there are several."""
         if not dist.is_initialized():
             return
-        weights = [p for p in self.model.parameters() if p.requires_grad]
-        slopes = [torch.zeros_like(p) if p.grad is None else p.grad for p in weights]
+        slopes = [p.grad for p in self.model.parameters() if p.grad is not None]
         shared = torch.cat([*(slope.reshape(-1) for slope in slopes), torch.tensor([self.spent])])
         dist.all_reduce(shared)
         shared /= dist.get_world_size()
         self.spent = float(shared[-1])
-        for weight, mean in zip(weights, shared[:-1].split([p.numel() for p in weights]), strict=True):
-            weight.grad = mean.view_as(weight)
+        for slope, mean in zip(slopes, shared[:-1].split([each.numel() for each in slopes]), strict=True):
+            # In place: a gradient in another memory order than its weight's is read wrongly by the fused optimiser.
+            slope.copy_(mean.view_as(slope))
 
     def save(self) -> None:
         """Write weights, average and moments at once: whoever stops the run keeps the last file whole."""
