@@ -186,7 +186,7 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
 
     class Api:
         def model_info(self, repo: str, files_metadata: bool, revision: str | None = None) -> SimpleNamespace:
-            files = [SimpleNamespace(rfilename=name, size=size) for name, size in REPOS[repo].items()]
+            files = [SimpleNamespace(rfilename=name, size=size, lfs=None) for name, size in REPOS[repo].items()]
             return SimpleNamespace(siblings=files, sha="c0ffee", card_data=SimpleNamespace(license="openrail"))
 
         def get_repo_discussions(self, repo: str, **rest: object) -> list:

@@ -128,7 +128,7 @@ class Portraits:
     def __init__(self, work: Path, seed: int) -> None:
         self.data, self.sharp = corpus.load(work / "corpus"), gallery.load(work / "gallery")
         self.rng = np.random.default_rng(seed)
-        self.alone = np.flatnonzero(self.data.people >= 0)
+        self.alone = np.flatnonzero((self.data.people >= 0) & (self.data.people < gallery.PEOPLE))
         self.landmarks = np.array([self.data.landmarks[k][0] for k in self.alone], np.float32)
         often = np.bincount(self.data.people[self.alone])[self.data.people[self.alone]]
         self.share = often**-0.5 / (often**-0.5).sum()  # who is drawn ten times as often is chosen thrice as often
