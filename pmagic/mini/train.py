@@ -9,12 +9,12 @@ With --onward an empty WORK begins from the shipped weights, with all but the ba
 """
 
 import argparse
-import json
 import shutil
 from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
+from safetensors.torch import load_file
 from transformers import CLIPModel, CLIPTextModel, CLIPTokenizer
 
 from pmagic.mini import (
@@ -32,7 +32,7 @@ from pmagic.mini.training import write_state
 
 WEIGHTS = Path(__file__).parent / "weights"
 EYES = ("faces_a", "faces_b", "clipseg")
-PARTS = ("base", "clip", *EYES)
+PARTS = ("base", "names", "clip", *EYES)
 SHARES = {  # of the minutes
     "vae": 0.12, "clip": 0.09, "detector": 0.06, "a": 0.07, "b": 0.07, "clipseg": 0.05,
     "base": 0.54,
@@ -64,8 +64,6 @@ def take_up(work: Path) -> None:
     The vocabulary is the shipped one; a corpus with more pictures may follow, one with more words may not.
     """
     shutil.copytree(WEIGHTS / "base" / "tokenizer", work / "base" / "tokenizer", dirs_exist_ok=True)
-    config = work / "base" / "tokenizer" / "tokenizer_config.json"
-    config.write_text(json.dumps(json.loads(config.read_text()) | {"model_max_length": vocabulary.LENGTH}, indent=2))
     for part in EYES:
         shutil.copytree(WEIGHTS / part, work / part, dirs_exist_ok=True)
     base, given = WEIGHTS / "base", {"use_safetensors": True, "dtype": torch.float32}
@@ -73,8 +71,8 @@ def take_up(work: Path) -> None:
     unet = UNet2DConditionModel.from_pretrained(base / "unet", **given).state_dict()
     networks = train_base.Networks(CLIPTokenizer.from_pretrained(base / "tokenizer")).state_dict()
     networks |= {**{f"text.{k}": v for k, v in text.items()}, **{f"unet.{k}": v for k, v in unet.items()}}
-    for key in [k for k in networks if k.endswith("position_embedding.weight")]:
-        networks[key] = networks[key][: vocabulary.LENGTH]
+    names = load_file(WEIGHTS / "names" / "model.safetensors")
+    networks |= {f"names.{k}": v.float() for k, v in names.items()}
     vae = AutoencoderKL.from_pretrained(base / "vae", **given).state_dict()
     clip = CLIPModel.from_pretrained(WEIGHTS / "clip", **given).state_dict()
     done, begun = {"steps": 0, "spent": 1e9, "averaged": 1}, {"steps": 0, "spent": 0.0, "averaged": 1}

@@ -4,7 +4,8 @@
     OMP_NUM_THREADS=1 torchrun --nproc-per-node 2 -m pmagic.mini.train_base WORK --minutes 85 --compile
 
 Beside names and trait words, half of the captions name a person by embeddings that a small network makes of the
-traits. It is thrown away afterwards; what stays is a base that understands any face said in a few embeddings.
+traits. Nothing but a later training reads that network; what counts is a base that understands any face said in a few
+embeddings.
 """
 
 # B batch . S text positions . w text width . V traits . n embeddings of a name
@@ -18,6 +19,7 @@ import torch
 import torch.distributed as dist
 from diffusers import AutoencoderKL, DDPMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
@@ -293,6 +295,9 @@ def export(work: Path, folder: Path) -> None:
     )  # fmt: skip
     pipeline.to(dtype=torch.float16).save_pretrained(folder, safe_serialization=True)
     (folder / "pmagic.toml").write_text(BASE_SETTINGS)
+    names = {key: weight.half().contiguous() for key, weight in networks.names.state_dict().items()}
+    (work / "names").mkdir(exist_ok=True)
+    save_file(names, work / "names" / "model.safetensors")
 
 
 if __name__ == "__main__":
