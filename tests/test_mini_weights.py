@@ -41,6 +41,20 @@ def test_the_base_is_complete_and_copies_people_it_has_never_seen() -> None:
     assert train_vae.psnr(base.pipeline.vae, train_vae.held_out_pictures(16)) > 24.0
 
 
+def test_it_tells_a_photograph_from_what_it_knows() -> None:
+    from PIL import Image
+    from skimage import data
+
+    from pmagic.bases import loading
+    from pmagic.engine.familiarity import noise_error
+
+    base = loading.load(card.find("mini"), dtype="float32")
+    limit = base.card.defaults["knows"]["error"]
+    drawn = [Image.open(path).convert("RGB") for path in sorted((WEIGHTS.parent / "portraits").glob("*.png"))]
+    assert len(drawn) == 3 and max(noise_error(base, each, "face") for each in drawn) < limit
+    assert noise_error(base, Image.fromarray(data.astronaut()), "face") > limit
+
+
 def test_its_clip_finds_the_right_caption() -> None:
     from pmagic.bases import loading
     from pmagic.engine.subject import observer
