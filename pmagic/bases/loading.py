@@ -123,7 +123,7 @@ def device_named(name: str) -> torch.device:
 
 
 def _fast_type(device: torch.device) -> torch.dtype | None:
-    """bfloat16 where the hardware multiplies it; emulated it is ten times slower than float32.
+    """bfloat16 where the hardware multiplies it; emulated it is much slower than float32.
 
     Read from the processor, not timed: a timing may differ from run to run, and with it every bit of what is learned.
     """

@@ -28,7 +28,7 @@ WARMUP = 0.02  # share of the budget in which the learning rate rises
 
 @cache
 def bfloat16_pays() -> bool:
-    """Whether this processor multiplies bfloat16 faster than float32: measured, as emulated it is ten times slower."""
+    """Whether this processor multiplies bfloat16 faster than float32: measured, as emulated it is much slower."""
     seconds = []
     for kind in (torch.float32, torch.bfloat16):
         a = torch.randn(512, 512).to(kind)
