@@ -106,8 +106,8 @@ def _options(
 
 def main() -> None:
     """The entry point of the `pmagic` script."""
-    # Read when torch is imported. Threads that wait for work by spinning make a learning several times slower as soon as
-    # another program uses the same cores; waiting asleep costs little on an idle machine.
+    # Read when torch is imported. Threads that wait for work by spinning make a learning several times slower as soon
+    # as another program uses the same cores; waiting asleep costs little on an idle machine.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     sys.stdout.reconfigure(errors="backslashreplace")  # a terminal without Unicode must not end a command
     if not sys.warnoptions:
