@@ -286,7 +286,8 @@ def test_stopped_by_a_signal_the_same_command_goes_on_to_the_same_bytes(
     assert stderr.startswith("learning alice was stopped after ")
     assert "to go on from there: pmagic learn --resume --name alice" in stderr
     assert library.names() == []
-    assert runner.invoke(app, ["learn", "--resume"]).stdout == "alice@1\n"
+    resumed = runner.invoke(app, ["learn", "--resume"])
+    assert resumed.stdout == "alice@1\n", resumed.stderr
     assert not list(library.root.rglob("*.checkpoint"))
     assert runner.invoke(app, [*words, "whole"]).exit_code == 0
     one, two = (library.root / name / "v0001" / "tensors.safetensors" for name in ("alice", "whole"))
