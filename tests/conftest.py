@@ -7,15 +7,17 @@ import os
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from pmagic.library.store import Library
 from pmagic.persona import REFERENCE_BOUNDS, Persona
 
+THREADS = torch.get_num_threads()
 os.environ["HF_HUB_OFFLINE"] = "1"  # read when the hub's client is imported, which a test file may do at its top
 
 
@@ -27,6 +29,13 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
     return folder
+
+
+@pytest.fixture(autouse=True)
+def all_threads() -> Iterator[None]:
+    """Who computes with fewer threads leaves them so, and another number of threads gives other last bits."""
+    yield
+    torch.set_num_threads(THREADS)
 
 
 @pytest.fixture(autouse=True)

@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 from pmagic.cli import resuming
 from pmagic.cli.app import app
 from pmagic.engine import checkpoint, memory, training
-from pmagic.errors import NotFound, NumericFailure, OutOfMemory, UsageProblem
+from pmagic.errors import Incompatible, NotFound, NumericFailure, OutOfMemory, UsageProblem
 from pmagic.library import unfinished
 from pmagic.library.store import Library
 
@@ -164,6 +164,20 @@ def test_weights_that_overflow_never_replace_a_good_checkpoint(tmp_path: Path) -
     with pytest.raises(NumericFailure, match=r"learner\.weight holds NaN or infinity after step 2"):
         kept.save(2, {}, learner, optimiser)
     assert (tmp_path / "a").read_bytes() == before
+
+
+def test_last_bits_of_what_was_seen_do_not_part_a_learning_from_its_checkpoint(tmp_path: Path) -> None:
+    learner = torch.nn.Linear(2, 2)
+    optimiser = torch.optim.AdamW(learner.parameters())
+    learner(torch.ones(1, 2)).sum().backward()
+    optimiser.step()
+    seen = torch.linspace(0, 1, 50)  # a mask, say
+    checkpoint.Checkpoint(tmp_path / "a", "x", {"mask": seen}).save(7, {}, learner, optimiser)
+    same = checkpoint.Checkpoint(tmp_path / "a", "x", {"mask": seen + 1e-6})
+    assert same.restore(learner, optimiser)[0] == 7
+    for other in (seen.flip(0), seen[:9]):
+        with pytest.raises(Incompatible, match="another photo"):
+            checkpoint.Checkpoint(tmp_path / "a", "x", {"mask": other}).restore(learner, optimiser)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ every draw follows from the seed and the step (see chance).
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import safetensors
@@ -19,14 +19,17 @@ from pmagic.errors import BundleDamaged, Incompatible, NumericFailure
 from pmagic.library import durable
 
 MOMENTS = ("exp_avg", "exp_avg_sq")  # AdamW's own names
+# Another number of threads computes the same mask or embedding with other last bits; another photo's differ by more.
+LIKE = 1e-3
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """path: the file. identity: of the learning that may go on from it."""
+    """path: the file. identity, observed: of the learning that may go on from it, what it was told and what it saw."""
 
     path: Path
     identity: str
+    observed: Mapping[str, Tensor] = field(default_factory=dict)
 
     def save(
         self, step: int, running: Mapping[str, float], learner: nn.Module, optimiser: torch.optim.Optimizer
@@ -36,6 +39,7 @@ class Checkpoint:
         Raises StorageFailed, and NumericFailure instead of putting NaN in the place of the last good state.
         """
         tensors = {f"running.{name}": torch.tensor(value, dtype=torch.float64) for name, value in running.items()}
+        tensors |= {f"observed.{name}": tensor for name, tensor in self.observed.items()}
         for name, weight in learner.named_parameters():
             tensors[f"learner.{name}"] = weight.detach()
             for moment in MOMENTS:
@@ -79,12 +83,18 @@ class Checkpoint:
         promised = stated.pop("digest", None)
         if promised != digest([stated], tensors):
             raise BundleDamaged(f"the unfinished learning in {self.path} was changed or cut", remove)
-        if stated["identity"] != self.identity:
+        if stated["identity"] != self.identity or not all(
+            _like(tensors.get(f"observed.{name}"), tensor) for name, tensor in self.observed.items()
+        ):
             raise Incompatible(
                 f"{self.path} holds an unfinished learning of another photo, base, version or settings",
                 f"repeat the command it was started with, or {remove}",
             )
         return tensors, int(stated["step"])
+
+
+def _like(kept: Tensor | None, seen: Tensor) -> bool:
+    return kept is not None and kept.shape == seen.shape and torch.allclose(kept, seen.cpu(), rtol=LIKE, atol=LIKE)
 
 
 def digest(facts: Sequence[object], tensors: Mapping[str, Tensor]) -> str:

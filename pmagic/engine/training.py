@@ -204,7 +204,7 @@ def train(
     """
     settings = course.settings
     optimiser = optimiser_for(learner, settings)
-    keeper = None if saved is None else checkpoint.Checkpoint(saved, identity_of(course, learner))
+    keeper = None if saved is None else checkpoint.Checkpoint(saved, identity_of(course, learner), observed(course))
     done, running = keeper.restore(learner, optimiser) if keeper is not None else (0, {})
     subject = course.subject
     with memory.enough_for("learn", "learn with a smaller --batch"):
@@ -225,7 +225,7 @@ def train(
 
 
 def identity_of(course: Course, learner: nn.Module) -> str:
-    """What makes two learnings the same one, bit for bit; a checkpoint is only good for its own."""
+    """What makes two learnings the same one besides what was `observed`; a checkpoint is only good for its own."""
     subject, base = course.subject, course.base
     return checkpoint.digest(
         facts=[
@@ -234,12 +234,15 @@ def identity_of(course: Course, learner: nn.Module) -> str:
             [base.fingerprint, str(base.device.type), str(base.precision), str(base.fast), torch.__version__],
             [subject.word, *subject.hashes],
         ],
-        tensors={
-            "mask": subject.mask,
-            "image_embedding": subject.image_embedding,
-            **({} if course.looker is None else {"landmarks": subject.landmarks, "likeness": subject.likeness}),
-        },
+        tensors={},
     )
+
+
+def observed(course: Course) -> dict[str, Tensor]:
+    """What models have seen in the photos, and learning depends on."""
+    subject = course.subject
+    seen = {"mask": subject.mask, "image_embedding": subject.image_embedding}
+    return seen if course.looker is None else {**seen, "landmarks": subject.landmarks, "likeness": subject.likeness}
 
 
 def _running(means: Mapping[str, float], values: Mapping[str, float], done: int) -> dict[str, float]:
