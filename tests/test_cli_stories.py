@@ -5,6 +5,7 @@ import io
 import json
 import os
 import pty
+import re
 import shlex
 import struct
 import subprocess
@@ -155,3 +156,12 @@ def test_the_bar_has_no_colour_with_no_color_and_quiet_has_no_bar() -> None:
     assert "\x1b[38;" in on_terminal(code, **plain) or "\x1b[3" in on_terminal(code, **plain)
     assert "\x1b[3" not in on_terminal(code, **{**plain, "NO_COLOR": "1"})
     assert on_terminal("import sys; sys.argv.append('q')\n" + code, **plain) == ""
+
+
+def test_after_a_few_steps_the_time_left_is_told_once() -> None:
+    code = (
+        "from pmagic.cli.console import Console\nimport time\n"
+        "with Console().progress('drawing') as advance:\n"
+        " for done in range(1, 9):\n  advance(done, 104, ''); time.sleep(0.1)\n"
+    )
+    assert re.findall(r"about (\d+) s to go", on_terminal(code, TERM="xterm")) in (["10"], ["11"], ["12"])

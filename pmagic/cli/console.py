@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+import time
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -10,6 +11,7 @@ from dataclasses import dataclass, field
 
 from pmagic.errors import STOPPED_BY_PERSON, Problem, StorageFailed
 
+TIMED_STEPS = 5  # after so many the time left can be told
 Advance = Callable[[int, int, str], None]  # (steps done, steps in all, a short remark)
 
 
@@ -47,7 +49,7 @@ class Console:
 
     @contextmanager
     def progress(self, what: str) -> Iterator[Advance]:
-        """A bar on stderr with the time left, or nothing."""
+        """A bar on stderr, and once its first steps are timed a line that says how long it takes; or nothing."""
         if not self.talks:
             yield lambda done, total, remark: None
             return
@@ -63,7 +65,17 @@ class Console:
         )
         with Progress(*columns, console=Terminal(stderr=True), transient=True) as bar:
             task = bar.add_task(clean(what), total=None, remark="")
-            yield lambda done, total, remark: bar.update(task, completed=done, total=total, remark=clean(remark))
+            timed: list[tuple[float, int]] = []
+
+            def advance(done: int, total: int, remark: str) -> None:
+                if len(timed) < TIMED_STEPS:
+                    timed.append((time.monotonic(), done))
+                    (start, first), (now, last) = timed[min(1, len(timed) - 1)], timed[-1]  # the first step is slower
+                    if len(timed) == TIMED_STEPS and last > first:
+                        self.say(f"about {duration((now - start) / (last - first) * (total - done))} to go")
+                bar.update(task, completed=done, total=total, remark=clean(remark))
+
+            yield advance
 
 
 def show_problem(problem: Problem, *, as_json: bool) -> None:

@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from pmagic.engine.training import StepReport
     from pmagic.persona import Persona
 
-_TIMED_STEPS = 5  # after so many the time left can be told
-
 
 def learn(
     photo: Annotated[
@@ -261,16 +259,11 @@ def _train(
     if checkpoint.exists():
         console.say("going on from the checkpoint of the learning that was stopped")
     done = 0
-    times: list[float] = []
     with stop_at_step() as check, console.progress(f"learning {name}") as advance:
 
         def on_step(report: "StepReport") -> None:
             nonlocal done
             done = report.step
-            times.append(time.monotonic())
-            if len(times) == _TIMED_STEPS:
-                each = (times[-1] - times[1]) / (_TIMED_STEPS - 2)  # the first step is slower than the others
-                console.say(f"about {duration(each * (iterations - done))} to go")
             terms = "  ".join(f"{term} {value:.3f}" for term, value in report.losses.items())
             advance(done, report.total, terms)
             previews.after(report)
