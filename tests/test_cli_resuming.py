@@ -207,7 +207,8 @@ def test_missing_memory_while_learning_names_need_and_flag(
     monkeypatch.setattr(training, "advance", full)
     done = runner.invoke(app, ["learn", str(photo), "--base", base, *FAST, "3", "--name", "alice"])
     assert done.exit_code == 11
-    for said in ("takes 20.00 GiB", "with --batch 2 takes about", "next: add --batch 1", "nothing was published"):
+    needs = ("takes 20.00 GiB", "with --batch 2 takes about", "with --memory low 0")
+    for said in (*needs, "next: add --batch 1", "nothing was published"):
         assert said in done.stderr, done.stderr
     assert unfinished.names(library.root) == []
 

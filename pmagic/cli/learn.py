@@ -241,7 +241,8 @@ def _memory_told(card: "Card", batch: int) -> Iterator[None]:
         there = "" if free is None else f", {choosing.gigabytes(free)} are free now"
         raise OutOfMemory(
             f"{problem.what}; learning on {card.name} with --batch {batch} takes about "
-            f"{choosing.gigabytes(needs.memory_to_learn(card, batch))} besides the program's own{there}",
+            f"{choosing.gigabytes(needs.memory_to_learn(card, batch))}, with --memory low "
+            f"{choosing.gigabytes(needs.memory_to_learn(card, batch, low=True))}, besides the program's own{there}",
             "add --batch 1" if batch > 1 else "end other programs, or learn on a smaller --base",
             kept=problem.kept or "nothing was published",
         ) from problem
