@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import CLIPTokenizer
 
-from pmagic.mini import train_base, vocabulary
+from pmagic.mini import naming, train_base, vocabulary
 from pmagic.mini.people import person, trait_vector
 from pmagic.mini.scenes import MARK
 from pmagic.mini.train import WEIGHTS
@@ -53,3 +53,9 @@ def test_names_are_as_long_as_a_word_and_stand_at_their_marks(networks, tokenize
         other = networks.say(said.ids.long(), said.slots.long(), -traits, 0 * noise)
     changed = (one != other).any(dim=-1)[0]
     assert not changed[:4].any() and changed[4:8].all()  # causal: nothing before the name depends on it
+
+
+def test_the_shipped_base_knows_a_stranger_by_name() -> None:
+    told = {t: (own, other) for t, own, other, _ in naming.measured(WEIGHTS, people=24)}
+    assert all(other > 0.005 for t, (_, other) in told.items() if t >= 600)
+    assert told[200][0] > told[600][0] > told[950][0]  # less noise, more of it unseen

@@ -13,9 +13,7 @@ import shutil
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
-from safetensors.torch import load_file
-from transformers import CLIPModel, CLIPTextModel, CLIPTokenizer
+from transformers import CLIPModel
 
 from pmagic.mini import (
     corpus,
@@ -66,15 +64,8 @@ def take_up(work: Path) -> None:
     shutil.copytree(WEIGHTS / "base" / "tokenizer", work / "base" / "tokenizer", dirs_exist_ok=True)
     for part in EYES:
         shutil.copytree(WEIGHTS / part, work / part, dirs_exist_ok=True)
-    base, given = WEIGHTS / "base", {"use_safetensors": True, "dtype": torch.float32}
-    text = CLIPTextModel.from_pretrained(base / "text_encoder", **given).state_dict()
-    unet = UNet2DConditionModel.from_pretrained(base / "unet", **given).state_dict()
-    networks = train_base.Networks(CLIPTokenizer.from_pretrained(base / "tokenizer")).state_dict()
-    networks |= {**{f"text.{k}": v for k, v in text.items()}, **{f"unet.{k}": v for k, v in unet.items()}}
-    names = load_file(WEIGHTS / "names" / "model.safetensors")
-    networks |= {f"names.{k}": v.float() for k, v in names.items()}
-    vae = AutoencoderKL.from_pretrained(base / "vae", **given).state_dict()
-    clip = CLIPModel.from_pretrained(WEIGHTS / "clip", **given).state_dict()
+    networks, vae = (each.state_dict() for each in train_base.finished(WEIGHTS))
+    clip = CLIPModel.from_pretrained(WEIGHTS / "clip", use_safetensors=True, dtype=torch.float32).state_dict()
     done, begun = {"steps": 0, "spent": 1e9, "averaged": 1}, {"steps": 0, "spent": 0.0, "averaged": 1}
     for name, weights, story in (("vae", vae, done), ("clip", clip, done), ("base", networks, begun)):
         if not (work / f"{name}.safetensors").exists():

@@ -19,7 +19,7 @@ import torch
 import torch.distributed as dist
 from diffusers import AutoencoderKL, DDPMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
@@ -186,7 +186,6 @@ class Material:
     said: Captions
     traits: Tensor  # (N, NAMES_A_CAPTION, V) of the people whom the captions name by embeddings
     empty: Captions  # prompts that stand for none
-    scaling: float
 
 
 @torch.no_grad()
@@ -202,7 +201,6 @@ def material(work: Path, vae: AutoencoderKL, tokenizer: CLIPTokenizer) -> Materi
             parts.append(mean.half().numpy())
         np.save(file, np.concatenate(parts))
     raw = torch.from_numpy(np.load(file))
-    scaling = 1 / float(raw[::50].float().std())
     faces = torch.from_numpy(np.asarray(data.masks)).unfold(1, 4, 4).unfold(2, 4, 4).half().mean((-1, -2)) / 255
     rng = rng_for(3)
     empty = read(tokenizer, [empty_prompt(rng) for _ in range(2000)])
@@ -211,14 +209,13 @@ def material(work: Path, vae: AutoencoderKL, tokenizer: CLIPTokenizer) -> Materi
         for place, seed in enumerate(seeds):
             row[place] = trait_vector(person(seed))
     said = read(tokenizer, data.captions)
-    return Material(raw * scaling, faces.unsqueeze(1), said, torch.from_numpy(traits), empty, scaling)
+    return Material(raw * scaling(work), faces.unsqueeze(1), said, torch.from_numpy(traits), empty)
 
 
 def train(work: Path, minutes: float, compiled: bool = False, unet_share: float = 1.0) -> None:
     """Train for `minutes` in all. A compiled UNet takes minutes to make and is faster afterwards.
 
-    unet_share: of the learning rate, for a UNet that is trained on from finished weights. The shipped ones were trained
-    on with a quarter; no other share was measured.
+    unet_share: of the learning rate, for a UNet that is trained on from finished weights.
     """
     join()
     if rank():
@@ -229,7 +226,8 @@ def train(work: Path, minutes: float, compiled: bool = False, unet_share: float 
     given = material(work, vae, tokenizer)
     noise = scheduler()
     networks = Networks(tokenizer)
-    run = Run(work, "base", networks, minutes, RATE, shares={"unet.": unet_share})
+    # A short average: over 500 steps it held half of what the names had come to tell.
+    run = Run(work, "base", networks, minutes, RATE, decay=0.99, shares={"unet.": unet_share})
     predict = torch.compile(networks.unet, dynamic=False) if compiled else networks.unet
     batch = BATCH // processes()
     if rank() == 0 and processes() > 1:
@@ -282,6 +280,11 @@ def _warm_up(predict: nn.Module, batch: int) -> None:
     out.float().mean().backward()
 
 
+def scaling(work: Path) -> float:
+    """What brings the corpus's latents to unit deviation."""
+    return 1 / float(np.load(work / "latents.npy", mmap_mode="r")[::50].astype(np.float32).std())
+
+
 def trained(work: Path) -> Networks:
     """The averaged networks of the last saved state, whether or not the training is over."""
     tokenizer = CLIPTokenizer.from_pretrained(work / "base" / "tokenizer")
@@ -290,12 +293,22 @@ def trained(work: Path) -> Networks:
     return networks
 
 
+def finished(folder: Path) -> tuple[Networks, AutoencoderKL]:
+    """What `export` has written to `folder`/base and `folder`/names, in float32."""
+    base, given = folder / "base", {"use_safetensors": True, "dtype": torch.float32}
+    networks = Networks(CLIPTokenizer.from_pretrained(base / "tokenizer"))
+    networks.text.load_state_dict(CLIPTextModel.from_pretrained(base / "text_encoder", **given).state_dict())
+    networks.unet.load_state_dict(UNet2DConditionModel.from_pretrained(base / "unet", **given).state_dict())
+    names = load_file(folder / "names" / "model.safetensors")
+    networks.names.load_state_dict({key: weight.float() for key, weight in names.items()})
+    return networks.eval(), AutoencoderKL.from_pretrained(base / "vae", **given)
+
+
 def export(work: Path, folder: Path) -> None:
     """Write the pipeline folder: float16 safetensors in Stable Diffusion's own layout, with the base's pmagic.toml."""
     tokenizer = CLIPTokenizer.from_pretrained(work / "base" / "tokenizer")
     vae, networks = train_vae.trained(work), trained(work)
-    scaling = 1 / float(np.load(work / "latents.npy", mmap_mode="r")[::50].astype(np.float32).std())
-    vae.register_to_config(scaling_factor=scaling)
+    vae.register_to_config(scaling_factor=scaling(work))
     pipeline = StableDiffusionPipeline(
         vae=vae, text_encoder=networks.text, tokenizer=tokenizer, unet=networks.unet, scheduler=scheduler(),
         safety_checker=None, feature_extractor=None, requires_safety_checker=False,

@@ -1,0 +1,77 @@
+"""How much of a face the base takes from its name: the surest and quickest sign of what its training has taught.
+
+    python -m pmagic.mini.naming [WORK]
+
+People whom no training has seen are noised, and the noise found in them once with their own name (embeddings of their
+traits, see train_base.Names) and once with a stranger's, or only called a face. By how much the error grows then says
+what the name tells. All there is to know of a drawn face would be worth about a fifth of the error.
+"""
+
+# N pictures . S text positions . w text width
+
+import argparse
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import CLIPTokenizer
+
+from pmagic.mini import train_base, train_vae
+from pmagic.mini.drawing import draw
+from pmagic.mini.people import HELD_OUT, person, trait_vector
+from pmagic.mini.scenes import MARK, caption, rng_for, scene
+from pmagic.mini.train import WEIGHTS
+from pmagic.mini.train_base import NAME_TOKENS, NAMES_A_CAPTION, WIDTH
+
+FIRST = HELD_OUT + 9000
+TIMES = (200, 400, 600, 800, 950)
+
+
+def pictures(count: int) -> tuple[np.ndarray, list[str], Tensor]:
+    """Photos (N, side, side, 3) of strangers in scenes at random, their captions with a mark, their traits."""
+    images, captions, traits = [], [], torch.zeros(count, NAMES_A_CAPTION, len(trait_vector(person(0))))
+    for k in range(count):
+        who, where = person(FIRST + k), replace(scene(rng_for(99, k)), style="photo")
+        images.append(draw([(who, where)]).image)
+        captions.append(caption(who, where, rng_for(98, k), MARK))
+        traits[k, 0] = torch.from_numpy(trait_vector(who))
+    return np.stack(images), captions, traits
+
+
+@torch.no_grad()
+def measured(folder: Path, people: int) -> Iterator[tuple[int, float, float, float]]:
+    """Timestep, error with the own name, and by which share it grows with a stranger's and with none.
+
+    folder: with the base and the names of a finished training (train_base.export).
+    """
+    networks, vae = train_base.finished(folder)
+    tokenizer = CLIPTokenizer.from_pretrained(folder / "base" / "tokenizer")
+    images, captions, traits = pictures(people)
+    latents = vae.encode(train_vae.as_tensor(images)).latent_dist.mean * vae.config.scaling_factor
+    named = train_base.read(tokenizer, captions)
+    plain = train_base.read(tokenizer, [each.replace(MARK, "face") for each in captions])
+    still = torch.zeros(people, NAMES_A_CAPTION * NAME_TOKENS, WIDTH)
+    said = [
+        networks.say(named.ids.long(), named.slots.long(), each, still) for each in (traits, traits.roll(7, dims=0))
+    ]
+    said.append(networks.text(plain.ids.long()).last_hidden_state)
+    scheduler = train_base.scheduler()
+    for time in TIMES:
+        noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(time))
+        t = torch.full((people,), time)
+        noisy = scheduler.add_noise(latents, noise, t)
+        own, other, none = ((networks.unet(noisy, t, each).sample - noise).square().mean().item() for each in said)
+        yield time, own, other / own - 1, none / own - 1
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("work", type=Path, nargs="?", default=WEIGHTS, help="the shipped weights otherwise")
+    parser.add_argument("--people", type=int, default=64)
+    arguments = parser.parse_args()
+    print("| t | error | a stranger's name | no name |\n|---|---|---|---|")
+    for when, error, stranger, nobody in measured(arguments.work, arguments.people):
+        print(f"| {when} | {error:.4f} | {stranger:+.1%} | {nobody:+.1%} |")
