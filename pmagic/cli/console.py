@@ -70,9 +70,9 @@ class Console:
             def advance(done: int, total: int, remark: str) -> None:
                 if len(timed) < TIMED_STEPS:
                     timed.append((time.monotonic(), done))
-                    (start, first), (now, last) = timed[min(1, len(timed) - 1)], timed[-1]  # the first step is slower
-                    if len(timed) == TIMED_STEPS and last > first:
-                        self.say(f"about {duration((now - start) / (last - first) * (total - done))} to go")
+                    if len(timed) == TIMED_STEPS and done > timed[1][1]:
+                        start, first = timed[1]  # the first step is slower than the others
+                        self.say(f"about {duration((timed[-1][0] - start) / (done - first) * (total - done))} to go")
                 bar.update(task, completed=done, total=total, remark=clean(remark))
 
             yield advance

@@ -20,8 +20,8 @@ from pmagic.mini.scenes import MARK, Scene, caption, pair_caption, pair_scenes, 
 from pmagic.mini.things import thing, thing_caption
 
 PEOPLE = 60_000  # seeds below are drawn for training; the first `NAMED` of them by name
-# Half of the pictures show the first of them, a quarter the next. Where everybody was seen once, 270,000 samples taught
-# no trait at all; faces that return are learned within thousands, and strangers with them.
+# Half of the pictures show the first of them, a quarter the next. Where everybody was seen once, no trait was learned;
+# with faces that return strangers are learned, too (docs/miniature.md).
 FAMILIAR, KNOWN = 64, 576
 CHUNK = 500
 

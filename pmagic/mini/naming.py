@@ -4,7 +4,7 @@
 
 People whom no training has seen are noised, and the noise found in them once with their own name (embeddings of their
 traits, see train_base.Names) and once with a stranger's, or only called a face. By how much the error grows then says
-what the name tells. All there is to know of a drawn face would be worth about a fifth of the error.
+what the name tells.
 """
 
 # N pictures . S text positions . w text width

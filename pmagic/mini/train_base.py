@@ -226,7 +226,7 @@ def train(work: Path, minutes: float, compiled: bool = False, unet_share: float 
     given = material(work, vae, tokenizer)
     noise = scheduler()
     networks = Networks(tokenizer)
-    # A short average: over 500 steps it held half of what the names had come to tell.
+    # A short average: a longer one lags behind what the names have come to tell.
     run = Run(work, "base", networks, minutes, RATE, decay=0.99, shares={"unet.": unet_share})
     predict = torch.compile(networks.unet, dynamic=False) if compiled else networks.unet
     batch = BATCH // processes()
