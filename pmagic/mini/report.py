@@ -6,10 +6,10 @@ Per held-out person: one portrait is learned in every way of `LEARNED` with the 
 are drawn, next to the plain super-category word. Identity is the cosine between the faces in picture and portrait by
 the evaluation's own recogniser, -1 where no face is found; text is CLIP's cosine with the prompt, and the share of
 pictures whose own prompt CLIP finds among the eight. For prompts that ask for a photo there is also the way, from the
-mean cosine of strangers (0 %) to that of other drawings of the same person (100 %), and how often the picture's nearest
-among ten drawn portraits is the right one; the nine others have hair and skin like the person's. The first row is what
-the world itself draws for the same person and prompt: no base could do better. People are spread over the processor's
-cores.
+mean cosine of strangers at random (0 %) to that of other drawings of the same person (100 %), and how often the
+picture's nearest among ten drawn portraits is the right one; the nine others have hair and skin like the person's. The
+first row is what the world itself draws for the same person and prompt: no base could do better. People are spread
+over the processor's cores.
 """
 
 # N pictures . E width of a face's embedding
@@ -51,6 +51,7 @@ SIDE = 256
 SHOWN = 4  # people on the sheet
 OTHERS = 9  # portraits of strangers alike that a picture is held against
 CROWD = range(FIRST + 1000, FIRST + 4000)  # where they are looked for
+ANYBODY = CROWD[::150]  # strangers at random
 AGAIN = 6  # other drawings of the same person
 # way: row, method and recipe
 LEARNED = {
@@ -71,7 +72,7 @@ class Cell:
     pictures: list[Image.Image]
     scores: list[tuple[float, float, float, float]]
     seconds: float  # that learning took, 0 where nothing was learned
-    strangers: float  # mean cosine between the portrait and those of strangers alike
+    strangers: float  # mean cosine between the portrait and those of strangers at random
     same: float  # and other photos of the same person
 
 
@@ -138,8 +139,10 @@ def measured(seed: int, draws: int, ways: Sequence[str]) -> list[Cell]:
     if any(each is None for each in line):
         raise SystemExit(f"no face is found in the portrait of person {seed} or of one alike")
     line = np.stack(line)
-    others = [each for each in map(embedding, again(seed)) if each is not None]
-    strangers, same = float((line[1:] @ line[0]).mean()), float((np.stack(others) @ line[0]).mean())
+    strangers, same = (
+        float(np.mean([each @ line[0] for each in map(embedding, pictures) if each is not None]))
+        for pictures in (map(portrait, ANYBODY), again(seed))
+    )
     return [
         Cell(row, seed, prompt, pictures, scores(pictures, line, prompt), seconds, strangers, same)
         for row, prompt, pictures, seconds in _drawn(seed, photo, draws, ways)

@@ -1,6 +1,9 @@
 """The miniature's autoencoder: 64 x 64 pictures to 4 x 16 x 16 latents.
 
-python -m pmagic.mini.train_vae WORK --minutes 14
+    python -m pmagic.mini.train_vae WORK --minutes 14
+    python -m pmagic.mini.train_vae WORK --minutes 14 --decoder     on, the decoder alone
+
+What the second one does changes no latent, so a base that was trained before remains good.
 """
 
 import argparse
@@ -80,14 +83,37 @@ def train(work: Path, minutes: float) -> AutoencoderKL:
     return run.average.eval()
 
 
+def train_decoder(work: Path, minutes: float) -> None:
+    """On from `train`, with the corpus's latents as they are (WORK/latents.npy, see train_base.material)."""
+    torch.manual_seed(0)
+    images, latents = corpus.load(work / "corpus").images, np.load(work / "latents.npy", mmap_mode="r")
+    vae = trained(work)
+    run = Run(work, "decoder", vae.decoder, minutes, rate=1e-3)
+    rng = np.random.default_rng(run.steps)
+    test = held_out_pictures(64)
+    while run.going:
+        rows = np.sort(rng.integers(0, len(images), BATCH))
+        x, z = as_tensor(images[rows]), torch.from_numpy(latents[rows]).float()
+        with autocast():
+            decoded = vae.decode(z).sample
+        run.step({"mse": F.mse_loss(decoded.float(), x)})
+        if run.steps % 1000 == 0:
+            print(f"decoder  held-out PSNR {psnr(trained(work), test):.2f} dB", flush=True)
+    print(f"decoder  done: {run.steps} steps, held-out PSNR {psnr(trained(work), test):.2f} dB", flush=True)
+
+
 def trained(work: Path) -> AutoencoderKL:
     """The averaged network of the last saved state, whether or not the training is over."""
-    return Run(work, "vae", network(), 1, 3e-3).average.eval()
+    vae = Run(work, "vae", network(), 1, 3e-3).average
+    if (work / "decoder.safetensors").exists():
+        vae.decoder = Run(work, "decoder", vae.decoder, 1, 1e-3).average
+    return vae.eval()
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("work", type=Path)
     parser.add_argument("--minutes", type=float, default=14)
+    parser.add_argument("--decoder", action="store_true", help="train the decoder on, and nothing else")
     arguments = parser.parse_args()
-    train(arguments.work, arguments.minutes)
+    (train_decoder if arguments.decoder else train)(arguments.work, arguments.minutes)

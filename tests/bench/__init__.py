@@ -3,7 +3,7 @@
     python -m tests.bench learn  --shape scaled         one optimiser step of two samples
     python -m tests.bench render --shape scaled         four pictures
     python -m tests.bench memory --shape scaled         peak memory of both, each in a process of its own
-    python -m tests.bench series --shape mini           1, 2, 4, 8, 16 pictures at once
+    python -m tests.bench pictures|resolution|steps|people|personas    series: what one more of something costs
 
 Shapes: `mini`, the shipped miniature; `scaled`, a Stable Diffusion of a fifth of the widths and half the side; `sd14`,
 its exact shape. The latter two have random weights: the speed is that of real ones. Nothing is timed before the golden

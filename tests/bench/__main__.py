@@ -16,17 +16,17 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # as the program itself, re
 
 import torch  # noqa: E402
 
-from bench import arms, records, shapes, timing  # noqa: E402
-from pmagic.engine import memory, rendering  # noqa: E402
+from bench import arms, records, series, shapes, timing  # noqa: E402
+from pmagic.engine import memory  # noqa: E402
 
 TOLERANCE = 1e-3  # relative distance of two arms' gradients in float32
 GREYS = 8  # of 255, the mean difference of two arms' pictures
-COUNTS = (1, 2, 4, 8, 16)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=arms.__doc__)
-    parser.add_argument("table", choices=("learn", "render", "memory", "series", "peak"))
+    tables = {"learn": speed, "render": speed, "memory": peaks, **dict.fromkeys(series.SERIES, along)}
+    parser.add_argument("table", choices=(*tables, "peak"))
     parser.add_argument("--shape", choices=shapes.SHAPES, default="scaled")
     parser.add_argument("--pairs", type=int, default=7)
     parser.add_argument("--steps", type=int, default=10, help="of the sampler")
@@ -40,7 +40,6 @@ def main() -> None:
     if asked.table == "peak":
         return print(json.dumps(peak(asked)))
     require_golden()
-    tables = {"learn": speed, "render": speed, "memory": peaks, "series": series}
     records.write(f"{asked.table}-{asked.shape}", tables[asked.table](asked), asked.threads)
     return None
 
@@ -64,18 +63,22 @@ def prepared(asked: argparse.Namespace) -> arms.Bench:
 
 
 def speed(asked: argparse.Namespace) -> dict[str, object]:
-    """Ours against the two others and against itself."""
+    """Ours against the others and against itself; that they do the same is seen in the weights' own type."""
     bench = prepared(asked)
     device = bench.base.device
     learns = asked.table == "learn"
-    found = arms.learning(bench) if learns else arms.drawing(bench)
-    with found["reference"].within():
-        expected = found["reference"].run()
-    distance = differ(found["ours"].run(), expected)
+    made = arms.learning if learns else arms.drawing
+    exact = made(replace(bench, base=replace(bench.base, fast=None)))
+    with exact["reference"].within():
+        expected = exact["reference"].run()
+    distance = differ(exact["ours"].run(), expected)
     if distance > (TOLERANCE if learns else GREYS):
         sys.exit(f"ours and the reference's way differ by {distance:g}, so nothing is timed")
+    found = made(bench)
+    if bench.base.fast is not None:
+        found["ours without autocast"] = exact["ours"]
     rows = {}
-    for name in ("reference", "stock", "ours"):
+    for name in found:
         a, b = timing.compared(found["ours"], found[name], asked.pairs, device)
         rows[name] = {
             "ratio": vars(timing.ratio(a, b)),
@@ -105,17 +108,11 @@ def differ(ours: list, theirs: list) -> float:
     return float(torch.stack([(left - right).abs().mean() for left, right in pixels]).max())
 
 
-def series(asked: argparse.Namespace) -> dict[str, object]:
-    """Seconds per picture, drawn 1 to 16 at once."""
-    bench = prepared(asked)
-    persona = bench.persona()
-    rows = {}
-    for count in COUNTS:
-        how = replace(bench.drawing, batch=count)
-        arm = arms.Arm(lambda how=how: rendering.render(bench.base, persona, arms.PROMPT, range(how.batch), how))
-        timing.run(arm, bench.base.device)
-        rows[str(count)] = [vars(timing.run(arm, bench.base.device)) for _ in range(3)]
-    return {"what": f"pictures at once, {asked.steps} steps", "counts": rows}
+def along(asked: argparse.Namespace) -> dict[str, object]:
+    """A series: what one more of something costs."""
+    if asked.table == "personas":
+        return series.personas()
+    return series.SERIES[asked.table](prepared(asked))
 
 
 def peaks(asked: argparse.Namespace) -> dict[str, object]:

@@ -73,16 +73,16 @@ def learning(bench: Bench) -> dict[str, Arm]:
 
 
 def drawing(bench: Bench) -> dict[str, Arm]:
-    """Four pictures; ours and the reference's must agree."""
+    """Four pictures, ours at once as `--memory normal` draws them; ours and the reference's must agree."""
     persona, seeds = bench.persona(), range(PICTURES)
     pipeline = stock_pipeline(bench.base, bench.drawing)
 
-    def ours() -> list[Image.Image]:
-        return rendering.render(bench.base, persona, PROMPT, seeds, bench.drawing)
+    def ours(batch: int) -> list[Image.Image]:
+        return rendering.render(bench.base, persona, PROMPT, seeds, replace(bench.drawing, batch=batch))
 
     def stock() -> list[Image.Image]:
         return pipeline(
-            prompts.spoken(PROMPT, bench.subject.word),
+            prompts.spoken(PROMPT, {"": bench.subject.word}),
             negative_prompt=bench.drawing.negative or None,
             num_images_per_prompt=PICTURES,
             generator=[torch.Generator().manual_seed(seed) for seed in seeds],
@@ -90,7 +90,12 @@ def drawing(bench: Bench) -> dict[str, Arm]:
             guidance_scale=bench.drawing.guidance,
         ).images
 
-    return {"ours": Arm(ours), "reference": _one_by_one(bench, persona), "stock": Arm(stock)}
+    return {
+        "ours": Arm(partial(ours, PICTURES)),
+        "ours, one by one": Arm(partial(ours, 1)),
+        "reference": _one_by_one(bench, persona),
+        "stock": Arm(stock),
+    }
 
 
 def stock_pipeline(base: Base, settings: RenderSettings):
@@ -180,7 +185,7 @@ def _textual_inversion(bench: Bench) -> Arm:
     pipeline = base.pipeline
     table = pipeline.text_encoder.get_input_embeddings().weight
     step, token = iter(range(10**9)), prompts.check_word(pipeline.tokenizer, bench.subject.word)
-    text = prompts.spoken(bench.settings.templates[0], bench.subject.word)
+    text = prompts.spoken(bench.settings.templates[0], {"": bench.subject.word})
     ids = pipeline.tokenizer(
         [text] * bench.settings.batch, padding="max_length", max_length=pipeline.tokenizer.model_max_length,
         truncation=True, return_tensors="pt",
@@ -219,7 +224,7 @@ def _one_by_one(bench: Bench, persona: Persona) -> Arm:
 
     def spoken_at(t: float | None) -> Condition:
         if t is None:
-            return sentences.plain(base, prompts.spoken(PROMPT, persona.word))
+            return sentences.plain(base, prompts.spoken(PROMPT, {"": persona.word}))
         said = sentences.with_name(base, [PROMPT], learner.shape.tokens)
         dynamic, residual = learner(torch.tensor([t], device=base.device, dtype=base.precision), seen)
         return encode(pipeline.text_encoder, said.ids, said.slots, dynamic, residual).condition

@@ -66,31 +66,43 @@ def table(found: Mapping[str, Any]) -> list[str]:
                 f"| {name} | {row['loaded'] / 1e9:.2f} GB | {row['peak'] / 1e9:.2f} GB | {row['seconds']:.1f} |"
             )
         return rows
-    rows = ["| pictures at once | seconds each |", "|---|---|"]
-    return rows + [f"| {count} | {each:.3f} |" for count, each in per_picture(found).items()]
-
-
-def per_picture(found: Mapping[str, Any]) -> dict[str, float]:
-    return {count: median(each["busy"] for each in row) / int(count) for count, row in found["counts"].items()}
+    names = list(found["series"])
+    rows = ["| " + " | ".join([found["over"], *names]) + " |", "|---" * (len(names) + 1) + "|"]
+    for value in found["series"][names[0]]:
+        times = [f"{min(found['series'][name][value]):.3f}" for name in names]
+        rows.append(f"| {' | '.join([str(value), *times])} |")
+    return [*rows, "", f"{found['unit']}, the quickest of some runs"]
 
 
 def plot(found: Mapping[str, Any], path: Path) -> None:
+    rows = len(found.get("against", found.get("peaks", range(5))))
+    figure = Figure(figsize=(6, 0.5 * rows + 1.2), dpi=120, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    axes.set_title(f"{found['table']}: {found['what']}\n{found['machine']['device']}", fontsize=9)
+    if "series" in found:
+        for name, row in found["series"].items():
+            axes.plot([float(value) for value in row], [min(times) for times in row.values()], "o-", label=name)
+        axes.set_xscale("log")
+        axes.set_xticks([float(value) for value in row], list(row))
+        axes.minorticks_off()
+        axes.set_ylim(bottom=0)
+        axes.set_xlabel(found["over"])
+        axes.set_ylabel("seconds")
+        axes.legend(fontsize=8)
+    else:
+        _bars(axes, found)
+    figure.savefig(path)
+
+
+def _bars(axes: Any, found: Mapping[str, Any]) -> None:
+    names, spread, label = list(found.get("peaks", found.get("against"))), None, "GB at the peak"
     if "against" in found:
-        names = list(found["against"])
         ratios = [found["against"][name]["ratio"] for name in names]
         values, label = [each["median"] for each in ratios], "times as long as ours"
         spread = [[each["median"] - each["low"] for each in ratios], [each["high"] - each["median"] for each in ratios]]
-    elif "peaks" in found:
-        names, spread, label = list(found["peaks"]), None, "GB at the peak"
-        values = [each["peak"] / 1e9 for each in found["peaks"].values()]
     else:
-        each = per_picture(found)
-        names, values, spread, label = list(each), list(each.values()), None, "seconds per picture"
-    figure = Figure(figsize=(6, 0.5 * len(names) + 1.2), dpi=120, layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots()
+        values = [each["peak"] / 1e9 for each in found["peaks"].values()]
     axes.barh(names, values, xerr=spread, color="#4878a8", ecolor="#333333", capsize=3)
     axes.invert_yaxis()
     axes.set_xlabel(label)
-    axes.set_title(f"{found['table']}: {found['what']}\n{found['machine']['device']}", fontsize=9)
-    figure.savefig(path)

@@ -1,0 +1,136 @@
+"""Series: how the time grows with pictures, resolution, steps, people in an evaluation, personas in the library."""
+
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterable
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from bench import arms, timing
+from pmagic.engine import rendering, sharing
+from pmagic.engine.recipes import RenderSettings
+from pmagic.library import bundle
+from pmagic.persona import REFERENCE_BOUNDS, Persona
+
+REPEATS = 3
+MAIN = "import sys; sys.argv[0] = 'pmagic'; from pmagic.cli.app import main; main()"
+Found = dict[str, object]
+
+
+def pictures(bench: arms.Bench) -> Found:
+    """1 to 16 pictures at once."""
+    times = _drawn(bench, (1, 2, 4, 8, 16), lambda count: replace(bench.drawing, batch=count), lambda count: count)
+    each = {count: [seconds / count for seconds in found] for count, found in times.items()}
+    return _found("pictures at once", "seconds a picture", {"ours": each})
+
+
+def resolution(bench: arms.Bench) -> Found:
+    sides = [bench.base.size * k // 2 for k in (2, 3, 4)]
+    times = _drawn(bench, sides, lambda side: replace(bench.drawing, size=(side, side)), lambda side: 1)
+    return _found("pixels of a side", "seconds a picture", {"ours": times})
+
+
+def steps(bench: arms.Bench) -> Found:
+    times = _drawn(bench, (10, 20, 30, 40, 50), lambda count: replace(bench.drawing, steps=count), lambda count: 1)
+    return _found("steps of the sampler", "seconds a picture", {"ours": times})
+
+
+def people(bench: arms.Bench) -> Found:
+    """Many people drawn in one scene, with the steps above the dynamic stage computed once for all, and for each."""
+    persona, unet = bench.persona(), bench.base.pipeline.unet
+
+    def evaluated(count: int, shared: bool) -> None:
+        answers: sharing.Answers = {}
+        for _ in range(count):
+            with sharing.first_steps(unet, answers, persona.bounds.high) if shared else nullcontext():
+                rendering.render(bench.base, persona, arms.PROMPT, range(arms.PICTURES), bench.drawing)
+
+    rows = {
+        name: {
+            count: [
+                timing.run(arms.Arm(lambda c=count, s=shared: evaluated(c, s)), bench.base.device).wall / count
+                for _ in range(REPEATS)
+            ]
+            for count in (1, 2, 4, 8)
+        }
+        for name, shared in (("shared", True), ("each by itself", False))
+    }
+    return _found("people in a scene", f"seconds a person, {arms.PICTURES} pictures", rows)
+
+
+def personas() -> Found:
+    """Seconds of processor time of whole commands in a library of 1 to 10,000, the quickest of some runs."""
+    commands = {
+        "list": (["list"], {}),
+        "show NAME": (["show", "person00000"], {}),
+        "completion": (
+            [],
+            {"_PMAGIC_COMPLETE": "complete_bash", "COMP_WORDS": "pmagic show person0000", "COMP_CWORD": "2"},
+        ),
+    }
+    settings = {"recipe": "paper", "iterations": 1000, "seed": 3, "templates": ["a photo of a {}"] * 40}
+    files = bundle.pack(
+        Persona(
+            method="personamagic", base="mini", fingerprint="a" * 64, word="face", bounds=REFERENCE_BOUNDS,
+            tensors={"image_embedding": np.zeros(8, np.float16)}, settings=settings, losses={}, curve=(),
+            photos=("b" * 64,),
+        )
+    )  # fmt: skip
+    rows: dict[str, dict[int, list[float]]] = {name: {} for name in commands}
+    there = 0
+    with tempfile.TemporaryDirectory() as home:
+        for count in (1, 10, 100, 1000, 10_000):
+            for number in range(there, count):
+                folder = Path(home, "library", f"person{number:05d}", "v0001")
+                folder.mkdir(parents=True)
+                for name, data in files.items():
+                    (folder / name).write_bytes(data)
+            there = count
+            for name, (words, environment) in commands.items():
+                rows[name][count] = [_command(words, {**environment, "PMAGIC_HOME": home}) for _ in range(5)]
+    return _found("personas in the library", "seconds of a command", rows)
+
+
+SERIES: dict[str, Callable[..., Found]] = {
+    "pictures": pictures,
+    "resolution": resolution,
+    "steps": steps,
+    "people": people,
+    "personas": personas,
+}
+
+
+def _drawn(
+    bench: arms.Bench,
+    values: Iterable[int],
+    how: Callable[[int], RenderSettings],
+    count: Callable[[int], int],
+) -> dict[int, list[float]]:
+    """Seconds for `count` pictures at each value, after a first time that is not counted."""
+    persona, times = bench.persona(), {}
+    for value in values:
+        draw = arms.Arm(
+            lambda v=value: rendering.render(bench.base, persona, arms.PROMPT, range(count(v)), how(v)),
+        )
+        timing.run(draw, bench.base.device)
+        times[value] = [timing.run(draw, bench.base.device).wall for _ in range(REPEATS)]
+    return times
+
+
+def _command(words: list[str], environment: dict[str, str]) -> float:
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run(
+        [sys.executable, "-c", MAIN, *words], env={**os.environ, **environment}, check=True, stdout=subprocess.DEVNULL
+    )
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def _found(over: str, unit: str, rows: dict[str, dict[int, list[float]]]) -> Found:
+    return {"what": f"{unit} over {over}", "over": over, "unit": unit, "series": rows}
