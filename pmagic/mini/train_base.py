@@ -59,7 +59,7 @@ open_prompts = [
 ]
 
 [render]
-guidance = 4.0
+guidance = 3.0
 
 [observers]
 clip = "../clip"
