@@ -2,8 +2,7 @@
 
 import os
 
-# As the program does for itself, before anything imports torch: threads that spin while they wait make a step on a
-# busy machine much slower.
+# Before anything imports torch: threads that spin while they wait make a step on a busy machine much slower.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import socket

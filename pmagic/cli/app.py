@@ -106,9 +106,10 @@ def _options(
 
 def main() -> None:
     """The entry point of the `pmagic` script."""
-    # Read when torch is imported. Threads that wait for work by spinning make a learning several times slower as soon
-    # as another program uses the same cores; waiting asleep costs little on an idle machine.
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    # Read when torch is imported. Threads that spin long while they wait make a learning several times slower as soon
+    # as another program uses the same cores; threads that sleep at once are woken too late, twice as slow on an idle
+    # machine. A short spin, in rounds of libgomp's, is between the two.
+    os.environ.setdefault("GOMP_SPINCOUNT", "3000")
     sys.stdout.reconfigure(errors="backslashreplace")  # a terminal without Unicode must not end a command
     if not sys.warnoptions:
         warnings.simplefilter("ignore")  # of the libraries; a person can do nothing about them

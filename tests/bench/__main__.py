@@ -12,7 +12,7 @@ from pathlib import Path
 
 TESTS = Path(__file__).parents[1]
 sys.path.insert(0, str(TESTS))  # where `tiny` and `bench` are
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # as the program itself, read when torch is imported
+os.environ.setdefault("GOMP_SPINCOUNT", "3000")  # as the program itself, read when torch is imported
 
 import torch  # noqa: E402
 
