@@ -1,13 +1,12 @@
 """Starting: help and list without the heavy libraries, quickly, and completion as the program itself prints it."""
 
-import os
-import resource
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from crowd import MAIN, SETTINGS, fill, run, seconds_of
 
 from pmagic.library import bundle
 from pmagic.library.store import Library
@@ -17,14 +16,7 @@ COMPLETIONS = Path(__file__).parents[1] / "completions"
 SECONDS = 0.3
 PYDANTIC = 0.15  # what typer's own reading of the words costs on a busy machine
 MANY = 2000  # personas
-MAIN = "import sys; sys.argv[0] = 'pmagic'; from pmagic.cli.app import main; main()"
 HEAVY = ("torch", "transformers", "diffusers", "numpy", "PIL", "huggingface_hub", "insightface")
-
-
-def run(*words: str, **environment: str) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, "-c", MAIN, *words], capture_output=True, text=True, env={**os.environ, **environment}
-    )
 
 
 @pytest.mark.parametrize("words", [["--help"], ["list"], ["list", "--json"], ["rm", "nobody"], ["learn", "--help"]])
@@ -37,28 +29,11 @@ def test_nothing_heavy_is_imported(words: list[str]) -> None:
     assert done.stdout.splitlines()[-1] == "HEAVY []", done.stderr
 
 
-def seconds_of(*words: str, **environment: str) -> float:
-    """Processor time of the quickest of five runs: a busy machine is not the program's fault."""
-    times = []
-    for _ in range(5):
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        assert run(*words, **environment).returncode == 0
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        times.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
-    return min(times)
-
-
 def test_the_start_takes_under_a_third_of_a_second_however_many_personas_there_are(
     library: Library, persona: Callable[..., Persona]
 ) -> None:
-    settings = {"recipe": "paper", "iterations": 1000, "seed": 3, "templates": ["a photo of a {}"] * 40}
-    files = bundle.pack(persona(settings=settings))
-    few = seconds_of("show", str(library.save("alice", persona(settings=settings))))
-    for number in range(MANY):
-        folder = library.root / f"person{number:05d}" / "v0001"
-        folder.mkdir(parents=True)
-        for name, data in files.items():
-            (folder / name).write_bytes(data)
+    few = seconds_of("show", str(library.save("alice", persona(settings=SETTINGS))))
+    fill(library.root, bundle.pack(persona(settings=SETTINGS)), range(MANY))
     help_, listed, completed = (
         seconds_of("--help"),
         seconds_of("list"),

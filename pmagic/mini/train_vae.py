@@ -87,8 +87,9 @@ def train_decoder(work: Path, minutes: float) -> None:
     """On from `train`, with the corpus's latents as they are (WORK/latents.npy, see train_base.material)."""
     torch.manual_seed(0)
     images, latents = corpus.load(work / "corpus").images, np.load(work / "latents.npy", mmap_mode="r")
-    vae = trained(work)
+    vae, average = trained(work), trained(work)
     run = Run(work, "decoder", vae.decoder, minutes, rate=1e-3)
+    average.decoder = run.average
     rng = np.random.default_rng(run.steps)
     test = held_out_pictures(64)
     while run.going:
@@ -98,8 +99,8 @@ def train_decoder(work: Path, minutes: float) -> None:
             decoded = vae.decode(z).sample
         run.step({"mse": F.mse_loss(decoded.float(), x)})
         if run.steps % 1000 == 0:
-            print(f"decoder  held-out PSNR {psnr(trained(work), test):.2f} dB", flush=True)
-    print(f"decoder  done: {run.steps} steps, held-out PSNR {psnr(trained(work), test):.2f} dB", flush=True)
+            print(f"decoder  held-out PSNR {psnr(average, test):.2f} dB", flush=True)
+    print(f"decoder  done: {run.steps} steps, held-out PSNR {psnr(average, test):.2f} dB", flush=True)
 
 
 def trained(work: Path) -> AutoencoderKL:

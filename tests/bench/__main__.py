@@ -25,7 +25,8 @@ GREYS = 8  # of 255, the mean difference of two arms' pictures
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=arms.__doc__)
-    tables = {"learn": speed, "render": speed, "memory": peaks, **dict.fromkeys(series.SERIES, along)}
+    tables = {"learn": speed, "render": speed, "memory": peaks, **dict.fromkeys(series.OF_BASE, along)}
+    tables["personas"] = lambda asked: series.personas()
     parser.add_argument("table", choices=(*tables, "peak"))
     parser.add_argument("--shape", choices=shapes.SHAPES, default="scaled")
     parser.add_argument("--pairs", type=int, default=7)
@@ -110,9 +111,7 @@ def differ(ours: list, theirs: list) -> float:
 
 def along(asked: argparse.Namespace) -> dict[str, object]:
     """A series: what one more of something costs."""
-    if asked.table == "personas":
-        return series.personas()
-    return series.SERIES[asked.table](prepared(asked))
+    return series.OF_BASE[asked.table](prepared(asked))
 
 
 def peaks(asked: argparse.Namespace) -> dict[str, object]:

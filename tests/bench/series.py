@@ -1,15 +1,12 @@
 """Series: how the time grows with pictures, resolution, steps, people in an evaluation, personas in the library."""
 
-import os
-import resource
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
+import crowd
 import numpy as np
 
 from bench import arms, timing
@@ -19,7 +16,6 @@ from pmagic.library import bundle
 from pmagic.persona import REFERENCE_BOUNDS, Persona
 
 REPEATS = 3
-MAIN = "import sys; sys.argv[0] = 'pmagic'; from pmagic.cli.app import main; main()"
 Found = dict[str, object]
 
 
@@ -65,20 +61,13 @@ def people(bench: arms.Bench) -> Found:
 
 
 def personas() -> Found:
-    """Seconds of processor time of whole commands in a library of 1 to 10,000, the quickest of some runs."""
-    commands = {
-        "list": (["list"], {}),
-        "show NAME": (["show", "person00000"], {}),
-        "completion": (
-            [],
-            {"_PMAGIC_COMPLETE": "complete_bash", "COMP_WORDS": "pmagic show person0000", "COMP_CWORD": "2"},
-        ),
-    }
-    settings = {"recipe": "paper", "iterations": 1000, "seed": 3, "templates": ["a photo of a {}"] * 40}
+    """Seconds of processor time of whole commands in a library of 1 to 10,000."""
+    completed = {"_PMAGIC_COMPLETE": "complete_bash", "COMP_WORDS": "pmagic show person0000", "COMP_CWORD": "2"}
+    commands = {"list": (["list"], {}), "show NAME": (["show", "person00000"], {}), "completion": ([], completed)}
     files = bundle.pack(
         Persona(
             method="personamagic", base="mini", fingerprint="a" * 64, word="face", bounds=REFERENCE_BOUNDS,
-            tensors={"image_embedding": np.zeros(8, np.float16)}, settings=settings, losses={}, curve=(),
+            tensors={"image_embedding": np.zeros(8, np.float16)}, settings=crowd.SETTINGS, losses={}, curve=(),
             photos=("b" * 64,),
         )
     )  # fmt: skip
@@ -86,23 +75,18 @@ def personas() -> Found:
     there = 0
     with tempfile.TemporaryDirectory() as home:
         for count in (1, 10, 100, 1000, 10_000):
-            for number in range(there, count):
-                folder = Path(home, "library", f"person{number:05d}", "v0001")
-                folder.mkdir(parents=True)
-                for name, data in files.items():
-                    (folder / name).write_bytes(data)
+            crowd.fill(Path(home, "library"), files, range(there, count))
             there = count
             for name, (words, environment) in commands.items():
-                rows[name][count] = [_command(words, {**environment, "PMAGIC_HOME": home}) for _ in range(5)]
+                rows[name][count] = [crowd.seconds_of(*words, **environment, PMAGIC_HOME=home)]
     return _found("personas in the library", "seconds of a command", rows)
 
 
-SERIES: dict[str, Callable[..., Found]] = {
+OF_BASE: dict[str, Callable[[arms.Bench], Found]] = {
     "pictures": pictures,
     "resolution": resolution,
     "steps": steps,
     "people": people,
-    "personas": personas,
 }
 
 
@@ -115,21 +99,10 @@ def _drawn(
     """Seconds for `count` pictures at each value, after a first time that is not counted."""
     persona, times = bench.persona(), {}
     for value in values:
-        draw = arms.Arm(
-            lambda v=value: rendering.render(bench.base, persona, arms.PROMPT, range(count(v)), how(v)),
-        )
+        draw = arms.Arm(lambda v=value: rendering.render(bench.base, persona, arms.PROMPT, range(count(v)), how(v)))
         timing.run(draw, bench.base.device)
         times[value] = [timing.run(draw, bench.base.device).wall for _ in range(REPEATS)]
     return times
-
-
-def _command(words: list[str], environment: dict[str, str]) -> float:
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    subprocess.run(
-        [sys.executable, "-c", MAIN, *words], env={**os.environ, **environment}, check=True, stdout=subprocess.DEVNULL
-    )
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
 def _found(over: str, unit: str, rows: dict[str, dict[int, list[float]]]) -> Found:
