@@ -1,11 +1,14 @@
 """Training runs of the miniature: resumable, bounded by their own running time, usable whenever they stop."""
 
+import io
 from pathlib import Path
 
+import pytest
 import torch
+from PIL import Image
 from torch import nn
 
-from pmagic.mini import training
+from pmagic.mini import curves, training
 
 
 def _model() -> nn.Linear:
@@ -60,3 +63,15 @@ def test_a_state_without_moments_is_a_beginning(tmp_path: Path) -> None:
     assert torch.equal(run.model.weight, model.weight) and torch.equal(run.average.weight, model.weight)
     _steps(run, 2)
     assert run.steps == 2 and not torch.equal(run.model.weight, model.weight)
+
+
+def test_what_a_run_tells_is_kept_and_drawn(tmp_path: Path) -> None:
+    run = training.Run(tmp_path, "small", _model(), minutes=1, rate=0.1)
+    for _ in range(4):
+        loss = run.model(torch.ones(1, 3)).square().sum()
+        run.step({"square": loss}, beside={"twice": 2 * loss.detach()}, report_every=2)
+    rows = curves.read(tmp_path / "small.jsonl")
+    assert [row["step"] for row in rows] == [2, 4]
+    assert rows[1]["square"] < rows[0]["square"] and rows[0]["twice"] == pytest.approx(2 * rows[0]["square"])
+    picture = Image.open(io.BytesIO(curves.plot(tmp_path)))
+    assert len(picture.convert("RGB").getcolors(10**6)) > 50

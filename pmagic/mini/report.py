@@ -10,6 +10,11 @@ mean cosine of strangers at random (0 %) to that of other drawings of the same p
 picture's nearest among ten drawn portraits is the right one; the nine others have hair and skin like the person's. The
 first row is what the world itself draws for the same person and prompt: no base could do better. People are spread
 over the processor's cores.
+
+    python -m pmagic.mini.report --training --base COPY/base --ways paper
+
+Whoever chooses the settings of a base (its pmagic.toml, in a copy of the weights) does so on people of the training
+range.
 """
 
 # N pictures . E width of a face's embedding
@@ -23,7 +28,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -46,6 +51,7 @@ from pmagic.mini.sheet import contact_sheet
 from pmagic.vision import faces
 
 FIRST = HELD_OUT + 200
+TRAINING = 30_000  # the first of the training range who are asked; seen there a few times at most
 WORD = "face"
 SIDE = 256
 SHOWN = 4  # people on the sheet
@@ -81,13 +87,13 @@ def portrait(seed: int) -> Image.Image:
 
 
 @cache
-def _base() -> Base:
-    return load(card.find("mini"))
+def _base(name: str) -> Base:
+    return load(card.find(name))
 
 
 @cache
 def _judge() -> faces.FacePack:
-    return faces.load(_base().card.judge)
+    return faces.load(card.find("mini").judge)
 
 
 def embedding(picture: Image.Image) -> np.ndarray | None:
@@ -109,9 +115,11 @@ def again(seed: int) -> list[Image.Image]:
     return [Image.fromarray(draw([(person(seed), where)], side=SIDE).image) for where in scenes]
 
 
-def scores(pictures: list[Image.Image], line: np.ndarray, prompt: str) -> list[tuple[float, float, float, float]]:
+def scores(
+    base: Base, pictures: list[Image.Image], line: np.ndarray, prompt: str
+) -> list[tuple[float, float, float, float]]:
     """Identity, text, obeyed and matched of each picture. line: (1 + OTHERS, E), the portrait's embedding first."""
-    clip, texts = observer(_base()), [each.replace("{}", WORD) for each in PROMPTS]
+    clip, texts = observer(base), [each.replace("{}", WORD) for each in PROMPTS]
     own, found = list(PROMPTS).index(prompt), []
     for picture in pictures:
         seen = embedding(picture)
@@ -123,16 +131,17 @@ def scores(pictures: list[Image.Image], line: np.ndarray, prompt: str) -> list[t
 
 
 @cache
-def _plain(prompt: str, draws: int, recipe: str) -> list[Image.Image]:
-    return render(_base(), None, prompt, range(draws), _drawing(recipe), word=WORD)
+def _plain(name: str, prompt: str, draws: int) -> list[Image.Image]:
+    base = _base(name)
+    return render(base, None, prompt, range(draws), _drawing(base, "reference"), word=WORD)
 
 
-def _drawing(recipe: str) -> RenderSettings:
-    return render_settings_for(recipe, _base().card.defaults)
+def _drawing(base: Base, recipe: str) -> RenderSettings:
+    return render_settings_for(recipe, base.card.defaults)
 
 
-def measured(seed: int, draws: int, ways: Sequence[str]) -> list[Cell]:
-    """Every row and prompt of one person. ways: keys of `LEARNED`."""
+def measured(name: str, seed: int, draws: int, ways: Sequence[str]) -> list[Cell]:
+    """Every row and prompt of one person. name: of the base; ways: keys of `LEARNED`."""
     torch.set_num_threads(1)  # one person a core
     photo = portrait(seed)
     line = [embedding(each) for each in (photo, *(portrait(k) for k in alike(seed)))]
@@ -144,42 +153,42 @@ def measured(seed: int, draws: int, ways: Sequence[str]) -> list[Cell]:
         for pictures in (map(portrait, ANYBODY), again(seed))
     )
     return [
-        Cell(row, seed, prompt, pictures, scores(pictures, line, prompt), seconds, strangers, same)
-        for row, prompt, pictures, seconds in _drawn(seed, photo, draws, ways)
+        Cell(row, seed, prompt, pictures, scores(_base(name), pictures, line, prompt), seconds, strangers, same)
+        for row, prompt, pictures, seconds in _drawn(name, seed, photo, draws, ways)
     ]
 
 
 def _drawn(
-    seed: int, photo: Image.Image, draws: int, ways: Sequence[str]
+    name: str, seed: int, photo: Image.Image, draws: int, ways: Sequence[str]
 ) -> Iterator[tuple[str, str, list[Image.Image], float]]:
     """Row, prompt, pictures, seconds of learning. Personas go through a library, as a user's do."""
     for prompt, shown in PROMPTS.items():
         ceiling = draw([(person(seed), replace(PORTRAIT, **shown))], side=SIDE).image
         yield CEILING, prompt, [Image.fromarray(ceiling)], 0.0
-        yield PLAIN, prompt, _plain(prompt, draws, "reference"), 0.0
-    base = _base()
+        yield PLAIN, prompt, _plain(name, prompt, draws), 0.0
+    base = _base(name)
     for row, method, recipe in (LEARNED[way] for way in ways):
         start = time.monotonic()
         with tempfile.TemporaryDirectory() as folder:
             library, verbs = Library(Path(folder)), shelf.take("methods", method)
             settings = verbs.settings_for(recipe, base.card.defaults)
-            learned = verbs.learn(base, _subject(photo), settings)
+            learned = verbs.learn(base, _subject(base, photo), settings)
             _, persona = library.load(str(library.save("person", learned)))
         seconds = time.monotonic() - start
         print(f"person {seed}  {row}  bounds {persona.bounds.low}:{persona.bounds.high}  {seconds:.0f} s", flush=True)
         for prompt in PROMPTS:
-            yield row, prompt, render(base, persona, prompt, range(draws), _drawing(recipe)), seconds
+            yield row, prompt, render(base, persona, prompt, range(draws), _drawing(base, recipe)), seconds
 
 
-def _subject(photo: Image.Image) -> Subject:
-    return observe(_base(), [photo], [hashlib.sha256(photo.tobytes()).hexdigest()], word=WORD)
+def _subject(base: Base, photo: Image.Image) -> Subject:
+    return observe(base, [photo], [hashlib.sha256(photo.tobytes()).hexdigest()], word=WORD)
 
 
-def report(people: int, draws: int, ways: Sequence[str], sheet: Path | None) -> str:
+def report(base: str, seeds: Sequence[int], draws: int, ways: Sequence[str], sheet: Path | None) -> str:
     """The table as Markdown."""
-    seeds = [FIRST + k for k in range(people)]
     with ProcessPoolExecutor(os.cpu_count(), mp_context=get_context("spawn")) as pool:
-        cells = [cell for each in pool.map(measured, seeds, [draws] * people, [ways] * people) for cell in each]
+        everyone = pool.map(partial(measured, base, draws=draws, ways=ways), seeds)
+        cells = [cell for each in everyone for cell in each]
     if sheet is not None:
         contact_sheet(sheet, _sheet_rows(cells))
     return "\n".join(_table(cells))
@@ -187,10 +196,11 @@ def report(people: int, draws: int, ways: Sequence[str], sheet: Path | None) -> 
 
 def _sheet_rows(cells: list[Cell]) -> list[tuple[str, list[Image.Image]]]:
     rows: dict[tuple[int, str], list[Image.Image]] = defaultdict(list)
+    first = min(cell.person for cell in cells)
     for cell in cells:
-        if cell.person < FIRST + SHOWN:
+        if cell.person < first + SHOWN:
             rows[cell.person, cell.row].append(cell.pictures[0])
-    return [(f"person {who - FIRST + 1}: {row.replace('`', '')}", pictures) for (who, row), pictures in rows.items()]
+    return [(f"person {who - first + 1}: {row.replace('`', '')}", pictures) for (who, row), pictures in rows.items()]
 
 
 def _table(cells: list[Cell]) -> Iterator[str]:
@@ -226,5 +236,9 @@ if __name__ == "__main__":
     parser.add_argument("--pictures", type=int, default=1, help="pictures per prompt, person and row")
     parser.add_argument("--ways", nargs="+", choices=LEARNED, default=list(LEARNED), help="of learning")
     parser.add_argument("--sheet", type=Path)
+    parser.add_argument("--base", default="mini")
+    parser.add_argument("--training", action="store_true", help="people of the training range")
     arguments = parser.parse_args()
-    print(report(arguments.people, arguments.pictures, arguments.ways, arguments.sheet))
+    first = TRAINING if arguments.training else FIRST
+    seeds = range(first, first + arguments.people)
+    print(report(arguments.base, seeds, arguments.pictures, arguments.ways, arguments.sheet))

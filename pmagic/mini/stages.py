@@ -30,13 +30,14 @@ from pmagic.engine import probe, recipes
 from pmagic.engine.probe import GRID, Curve, read_bounds
 from pmagic.engine.subject import observe
 from pmagic.mini.drawing import draw
-from pmagic.mini.people import HELD_OUT, NAMED, person
+from pmagic.mini.people import HELD_OUT, person
+from pmagic.mini.report import TRAINING
 from pmagic.mini.scenes import PORTRAIT
 from pmagic.persona import StageBounds
 
 SIDE = 256
 WORD = "face"
-FIRST = {"held out": HELD_OUT + 100, "training": NAMED}  # seeds
+FIRST = {"held out": HELD_OUT + 100, "training": TRAINING}  # seeds
 
 
 def _above(level: Callable[[Tensor], Tensor], maps: Tensor, mask: Tensor) -> Tensor:

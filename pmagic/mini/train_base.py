@@ -265,7 +265,7 @@ def train(work: Path, minutes: float, compiled: bool = False, unet_share: float 
         for each in level.unique():
             now = error.detach()[level == each].mean()
             usual[each] = usual[each] + 0.05 * (now - usual[each]) if usual[each] > 0 else now
-        run.step({"noise": (error / usual[level]).mean()})
+        run.step({"noise": (error / usual[level]).mean()}, beside={"error": error.detach().mean()})
         networks.equalise()
     if rank() == 0:
         export(work, work / "base")

@@ -64,7 +64,8 @@ def processes() -> int:
 class Run:
     """Trains `model` for `minutes` of its own running time, over as many starts as it takes.
 
-    The averaged weights (`Run.average`) are usable whenever it stops; its state is `folder/<name>.safetensors`.
+    The averaged weights (`Run.average`) are usable whenever it stops; its state is `folder/<name>.safetensors`, and
+    what it has printed is kept as JSON lines in `folder/<name>.jsonl`.
     """
 
     def __init__(
@@ -111,8 +112,10 @@ class Run:
             self.save()
         return self.share < 1.0
 
-    def step(self, losses: dict[str, Tensor], report_every: int = 250) -> None:
-        """One optimiser step on the sum of `losses` (scalars, weights already in them)."""
+    def step(
+        self, losses: Mapping[str, Tensor], beside: Mapping[str, Tensor] = MappingProxyType({}), report_every: int = 250
+    ) -> None:
+        """One optimiser step on the sum of `losses` (scalars, weights already in them); `beside` is only told."""
         self.optimizer.zero_grad(set_to_none=True)
         sum(losses.values()).backward()
         now = time.monotonic()
@@ -125,13 +128,15 @@ class Run:
         self.optimizer.step()
         self.averaged.update_parameters(self.model)
         self.steps += 1
-        for key, value in losses.items():
+        for key, value in {**losses, **beside}.items():
             self._loss[key] = 0.98 * self._loss.get(key, value.item()) + 0.02 * value.item()
         if self.steps % report_every == 0 and rank() == 0:
             told = "  ".join(f"{k} {v:.5f}" for k, v in self._loss.items())
             print(
                 f"{self.name}  step {self.steps}  {self.spent / 60:.1f}/{self.seconds / 60:.0f} min  {told}", flush=True
             )
+            with self.file.with_suffix(".jsonl").open("a") as kept:
+                kept.write(json.dumps({"step": self.steps, "minutes": self.spent / 60, **self._loss}) + "\n")
         if now - self._saved > SAVE_EVERY:
             self.save()
 
