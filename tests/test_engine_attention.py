@@ -13,6 +13,7 @@ from pmagic.engine.conditioning import packed_attention
 pytest_plugins = ["tiny"]
 
 ROWS, LENGTH = 2, 7
+EVERY = torch.ones(ROWS, LENGTH, dtype=torch.bool)
 
 
 def ask(base: loading.Base, condition: torch.Tensor, size: tuple[int, int] = (8, 8)) -> None:
@@ -38,7 +39,7 @@ def test_it_sees_what_the_softmax_gives(
 ) -> None:
     """Against diffusers' own processor that forms the probabilities, spied upon."""
     unet = tiny_base.pipeline.unet
-    with attention.captured(unet, chosen) as looks:
+    with attention.captured(unet, chosen, EVERY) as looks:
         ask(tiny_base, condition)
     formed: list[torch.Tensor] = []
     original = Attention.get_attention_scores
@@ -64,17 +65,34 @@ def test_it_sees_what_the_softmax_gives(
 
 
 def test_every_token_together_takes_all_attention(tiny_base: loading.Base, condition: torch.Tensor) -> None:
-    with attention.captured(tiny_base.pipeline.unet, torch.ones(ROWS, LENGTH, dtype=torch.bool)) as looks:
+    with attention.captured(tiny_base.pipeline.unet, EVERY, EVERY) as looks:
         ask(tiny_base, condition)
     for look in looks:
         torch.testing.assert_close(look.weights, torch.full_like(look.weights, 1 / LENGTH))
+
+
+def test_positions_that_are_no_rivals_take_nothing(tiny_base: loading.Base, condition: torch.Tensor) -> None:
+    """The words share a cell's attention among them, whatever start and padding would have taken."""
+    among = EVERY.clone()
+    among[:, 0] = among[:, 6] = False
+    one_each = [EVERY & (torch.arange(LENGTH) == k) for k in range(LENGTH)]
+    shares = []
+    for chosen in one_each:
+        with attention.captured(tiny_base.pipeline.unet, chosen, among) as looks:
+            ask(tiny_base, condition)
+        shares.append(looks[0].weights)
+    assert shares[0].max() == shares[6].max() == 0
+    torch.testing.assert_close(sum(shares), torch.ones_like(shares[0]))
+    with attention.captured(tiny_base.pipeline.unet, one_each[3], EVERY) as looks:
+        ask(tiny_base, condition)
+    assert (shares[3] > looks[0].weights).all()
 
 
 def test_packed_conditions_are_seen_by_their_keys(
     tiny_base: loading.Base, condition: torch.Tensor, chosen: torch.Tensor
 ) -> None:
     unet = tiny_base.pipeline.unet
-    with packed_attention(unet), attention.captured(unet, chosen) as looks:
+    with packed_attention(unet), attention.captured(unet, chosen, EVERY) as looks:
         ask(tiny_base, condition)
         ask(tiny_base, torch.cat([condition, condition], dim=-1))
         ask(tiny_base, torch.cat([condition, -condition], dim=-1))
@@ -88,7 +106,7 @@ def test_packed_conditions_are_seen_by_their_keys(
 def test_pictures_need_not_be_square_and_no_hook_stays(
     tiny_base: loading.Base, condition: torch.Tensor, chosen: torch.Tensor
 ) -> None:
-    with attention.captured(tiny_base.pipeline.unet, chosen) as looks:
+    with attention.captured(tiny_base.pipeline.unet, chosen, EVERY) as looks:
         ask(tiny_base, condition, (6, 10))
     assert {tuple(look.weights.shape) for look in looks} == {(ROWS, 6, 10), (ROWS, 3, 5)}
     assert tiny.hooks_of(tiny_base) == []
@@ -104,7 +122,7 @@ def test_the_average_is_of_the_middle_layers() -> None:
     found = attention.averaged(looks, (64, 64))
     assert found.shape == (1, 64, 64)
     assert found.unique().tolist() == [3.0]
-    small = [look("a", 16, 9.0), look("b", 8, 2.0), look("c", 4, 9.0)]
+    small = [look("a", 16, 2.0), look("b", 8, 9.0), look("c", 4, 9.0)]  # 8 cells outline no face
     assert attention.averaged(small, (16, 16)).unique().tolist() == [2.0]
     tiny_ones = [look("a", 8, 2.0), look("b", 4, 9.0)]
     assert attention.averaged(tiny_ones, (8, 8)).unique().tolist() == [2.0]

@@ -17,22 +17,27 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 MIDDLE = (2, 4)  # how much coarser than the latents a layer of middle resolution may be
-FINEST = 8  # cells of a side below which a map is too coarse to outline anything
+# Cells of a side below which a map is too coarse to outline a face: on the miniature, maps of 8 x 8 cells overlap the
+# exact mask equally little at every t, those of 16 x 16 more and more as t falls (`python -m pmagic.mini.stages`).
+FINEST = 12
 
 
 @dataclass(frozen=True)
 class Look:
-    """One cross-attention in one UNet call: the share of each cell's attention that went to the chosen tokens."""
+    """One cross-attention in one UNet call: what share of each cell's attention to some tokens the chosen ones got."""
 
     layer: str
     weights: Tensor  # (B, h, w) float32, range [0, 1], mean over heads and chosen tokens
 
 
 @contextmanager
-def captured(unet: nn.Module, chosen: Tensor) -> Iterator[list[Look]]:
+def captured(unet: nn.Module, chosen: Tensor, among: Tensor) -> Iterator[list[Look]]:
     """While inside, every UNet call adds one look per cross-attention to the list.
 
-    chosen: (B, S) bool, the text positions that are watched in each row of the batch, at least one each.
+    chosen: (B, S) bool, the text positions that are looked for in each row of the batch, at least one each. among:
+    (B, S) bool, the positions that share each cell's attention, `chosen` and what it competes with. Start, end and
+    padding take most of what a cell has to give and say nothing of the picture (Chefer et al. 2023,
+    "Attend-and-Excite", leave out the start), so a reader of maps takes the words alone.
     """
     looks: list[Look] = []
     extent: list[int] = []  # of the latents in the current call
@@ -49,7 +54,8 @@ def captured(unet: nn.Module, chosen: Tensor) -> Iterator[list[Look]]:
         def see_keys(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
             both = [each.unflatten(-1, (attention.heads, -1)).transpose(1, 2) for each in (queries.pop(name), output)]
             scores = (both[0] @ both[1].transpose(-1, -2)).float() * attention.scale  # (B, H, h * w, S)
-            watched = chosen.to(scores.device)[:, None, None, :]
+            watched, rivals = (each.to(scores.device)[:, None, None, :] for each in (chosen, among))
+            scores = scores.masked_fill(~rivals, float("-inf"))
             share = (scores.softmax(dim=-1) * watched).sum(dim=-1) / watched.sum(dim=-1)
             looks.append(Look(name, share.mean(dim=1).unflatten(-1, grid(extent, share.shape[-1]))))
 
@@ -73,7 +79,7 @@ def averaged(looks: Sequence[Look], size: tuple[int, int]) -> Tensor:
     """The mean over the layers of middle resolution, enlarged to `size`, that of the latents: (B, h, w).
 
     Those are the layers two to four times coarser than the latents (32 and 16 cells a side for Stable Diffusion) with
-    at least 8 cells; coarser ones outline nothing, the finest follow edges. A UNet without any gives its finest.
+    at least 12 cells; coarser ones outline nothing, the finest follow edges. A UNet without any gives its finest.
     """
     sides = {look.layer: min(look.weights.shape[-2:]) for look in looks}
     whole = min(size)

@@ -93,9 +93,15 @@ def told(persona: Persona, curve: Curve, fell_back: str) -> Persona:
     return replace(persona, curve=curve, settings={**persona.settings, "stages": stages})
 
 
-@torch.no_grad()
 def look(course: training.Course, learner: nn.Module, t: int) -> Tensor:
     """What the UNet looks at for the name at timestep t, for each photo and fixed noise: (R, h, w), range [0, 1]."""
+    size = course.subject.mean.shape[-2:]
+    return attention.averaged(looks(course, learner, t), tuple(size))
+
+
+@torch.no_grad()
+def looks(course: training.Course, learner: nn.Module, t: int, *, words_alone: bool = True) -> list[attention.Look]:
+    """The same layer by layer. words_alone: start, end and padding have no share in the attention."""
     base, subject = course.base, course.subject
     photo = photo_of_row(subject)
     rows = len(photo)
@@ -108,15 +114,17 @@ def look(course: training.Course, learner: nn.Module, t: int) -> Tensor:
     dynamic, residual = learner(timesteps, subject.image_embedding[photo])
     condition = encode(base.pipeline.text_encoder, said.ids, said.slots, dynamic, residual).condition
     unet = base.pipeline.unet
+    places = torch.arange(said.slots.shape[1], device=base.device)
+    among = (places >= 1) & (places <= said.lengths[:, None]) if words_alone else torch.ones_like(said.slots >= 0)
     with (
         memory.enough_for("probe", "probe with --device cpu"),
         packed_attention(unet),
         autocast_noise(unet, base.fast),
-        attention.captured(unet, said.slots >= 0) as looks,
+        attention.captured(unet, said.slots >= 0, among) as seen,
     ):
         packed = condition.packed().to(base.weights)
         unet(noisy.to(base.weights), timesteps, encoder_hidden_states=packed, return_dict=False)
-    return attention.averaged(looks, tuple(shape[-2:]))
+    return seen
 
 
 def outlined(mask: Tensor) -> Tensor:

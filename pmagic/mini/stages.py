@@ -3,16 +3,18 @@
     python -m pmagic.mini.stages --people 10
 
 One table compares ways to binarise an attention map, each against the exact mask of the drawn face: how surely the IoU
-rises as t falls (Spearman's rank correlation of the IoU with -t), how high it gets and how far it moves. Another shows
-the bounds of each person by the probe itself, with the exact mask and with CLIPSeg's. `--training` asks people of the
-training range instead: whoever chooses a base's thresholds chooses them there.
+rises as t falls (Spearman's rank correlation of the IoU with -t), how high it gets and how far it moves. Below them
+stand the UNet's levels one by one, with the attention shared among the words or among all text positions. Another
+table shows the bounds of each person by the probe itself, with the exact mask and with CLIPSeg's. `--training` asks
+people of the training range instead: whoever chooses a base's thresholds chooses them there.
 """
 
 # R rows of a UNet call . h, w of the latents
 
 import argparse
 import os
-from collections.abc import Callable, Iterator
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import cache, partial
@@ -24,9 +26,11 @@ from PIL import Image
 from scipy.stats import spearmanr
 from skimage.filters import threshold_otsu
 from torch import Tensor
+from torch.nn import functional as F
 
 from pmagic.bases import card, loading
 from pmagic.engine import probe, recipes
+from pmagic.engine.attention import Look
 from pmagic.engine.probe import GRID, Curve, read_bounds
 from pmagic.engine.subject import observe
 from pmagic.mini.drawing import draw
@@ -62,7 +66,7 @@ class Found:
     """What one person gives."""
 
     seed: int
-    curves: dict[str, Curve]  # by binarisation, against the exact mask
+    curves: dict[str, Curve]  # by binarisation, or by level and tokens, against the exact mask
     own: Curve  # the probe's, with CLIPSeg's mask
     bounds: dict[str, tuple[StageBounds, str]]  # by whose mask: bounds, why they fell back
 
@@ -81,11 +85,15 @@ def found(name: str, seed: int) -> Found:
     exact = observe(base, [photo], hashes, word=WORD, mask=Image.fromarray(drawing.mask))
     course, learner = probe.trained(base, exact, how)
     mask = probe.outlined(exact.mask[probe.photo_of_row(exact)][:, 0])
-    points: dict[str, list[tuple[int, float]]] = {way: [] for way in BINARISATIONS}
+    points: dict[str, list[tuple[int, float]]] = defaultdict(list)
     for t in GRID:
         maps = probe.look(course, learner, t)
         for way, binarised in BINARISATIONS.items():
             points[way].append((t, float(probe.overlap(binarised(maps, mask), mask).mean())))
+        for tokens, words_alone in (("the words", True), ("all positions", False)):
+            for side, maps in _by_level(probe.looks(course, learner, t, words_alone=words_alone), mask).items():
+                iou = probe.overlap(probe.binarised(maps, mask), mask).mean()
+                points[f"{side} x {side} cells, {tokens}"].append((t, float(iou)))
     curves = {way: tuple(each) for way, each in points.items()}
     by_probe = probe.probe(base, observe(base, [photo], hashes, word=WORD), how)
     bounds = {
@@ -93,6 +101,15 @@ def found(name: str, seed: int) -> Found:
         "CLIPSeg": (by_probe.bounds, by_probe.fell_back),
     }
     return Found(seed, curves, by_probe.curve, bounds)
+
+
+def _by_level(looks: Sequence[Look], mask: Tensor) -> dict[int, Tensor]:
+    """The mean map (R, h, w) of the layers of each side, as large as the mask."""
+    levels: dict[int, list[Tensor]] = defaultdict(list)
+    for each in looks:
+        enlarged = F.interpolate(each.weights[:, None], size=mask.shape[-2:], mode="bilinear")
+        levels[each.weights.shape[-1]].append(enlarged[:, 0])
+    return {side: torch.stack(maps).mean(dim=0) for side, maps in levels.items()}
 
 
 def rise(curve: Curve) -> float:
@@ -103,7 +120,7 @@ def rise(curve: Curve) -> float:
 def _binarisation_table(people: list[Found]) -> Iterator[str]:
     yield "| binarised | Spearman, median | lowest | IoU at t = 975 | 475 | 25 | highest |"
     yield "|---|---|---|---|---|---|---|"
-    rows = {way: [each.curves[way] for each in people] for way in BINARISATIONS}
+    rows = {way: [each.curves[way] for each in people] for way in people[0].curves}
     rows["the probe, with CLIPSeg's mask"] = [each.own for each in people]
     for way, curves in rows.items():
         rises = [rise(each) for each in curves]
