@@ -31,6 +31,7 @@ class Photo:
     image: Image.Image
     sha256: str
     path: Path
+    see_through: bool = False  # the file has pixels that are not opaque; `image` shows them over white
 
 
 def read_photo(path: Path) -> Photo:
@@ -44,7 +45,8 @@ def read_photo(path: Path) -> Photo:
         raise PhotoRefused(
             f"{path} has only {image.width} x {image.height} pixels", f"give a photo of at least {MIN_SIDE} px a side"
         )
-    return Photo(_rgb(image), hashlib.sha256(data).hexdigest(), path)
+    see_through = image.has_transparency_data and image.convert("RGBA").getchannel("A").getextrema()[0] < 255
+    return Photo(_rgb(image), hashlib.sha256(data).hexdigest(), path, see_through)
 
 
 def decoded(data: bytes, name: str) -> Image.Image:
@@ -53,8 +55,11 @@ def decoded(data: bytes, name: str) -> Image.Image:
 
 
 def read_mask(path: Path, size: tuple[int, int] | None = None) -> Image.Image:
-    """A mask in 8-bit grey, white where the subject is; must have the photo's `size` (width, height), where given."""
-    mask = _rgb(_opened(_bytes(path), path)).convert("L")
+    """A mask in 8-bit grey, white where the subject is; must have the photo's `size` (width, height), where given.
+
+    Transparency marks nothing, as black.
+    """
+    mask = _rgb(_opened(_bytes(path), path), behind="black").convert("L")
     if size is not None and mask.size != size:
         raise PhotoRefused(
             f"the mask {path} is {mask.width} x {mask.height}, the photo is {size[0]} x {size[1]}",
@@ -173,8 +178,8 @@ def _opened(data: bytes, path: Path) -> Image.Image:
     return image
 
 
-def _rgb(image: Image.Image) -> Image.Image:
-    """Upright 8-bit sRGB of a decoded image."""
+def _rgb(image: Image.Image, behind: str = "white") -> Image.Image:
+    """Upright 8-bit sRGB of a decoded image; what is transparent shows the colour `behind` it."""
     profile = image.info.get("icc_profile")
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I"):  # 16-bit grey; `convert` alone would clip it: 40000 would become 255
@@ -189,9 +194,9 @@ def _rgb(image: Image.Image) -> Image.Image:
     image = _to_srgb(image, profile)
     if alpha is None:
         return image
-    white = Image.new("RGB", image.size, "white")
-    white.paste(image, mask=alpha)
-    return white
+    whole = Image.new("RGB", image.size, behind)
+    whole.paste(image, mask=alpha)
+    return whole
 
 
 def _to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:

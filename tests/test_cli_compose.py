@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 import tiny
 from PIL import Image, ImageCms
-from tiny import tiny_base, tiny_folders  # noqa: F401 - fixtures
+from tiny import faced_folder, tiny_base, tiny_folders  # noqa: F401 - fixtures
 from typer.testing import CliRunner, Result
 
 from pmagic import pictures
-from pmagic.bases import loading
+from pmagic.bases import card, loading
 from pmagic.cli import compose as composing
 from pmagic.cli.app import app
+from pmagic.engine import portraits
 from pmagic.engine.recipes import settings_for
 from pmagic.errors import UsageProblem
 from pmagic.library.store import Library
@@ -157,6 +158,74 @@ def test_mask_text_and_preview(people: Library, tmp_path: Path, park: Path) -> N
     assert not (changed & inside & ~_red(shown)).any()
 
 
+@pytest.mark.parametrize("words", [["--out", "p.jpg"], ["--format", "webp", "--out", "folder"], ["--out", "p.png"]])
+def test_a_preview_has_the_format_that_was_asked_for(
+    people: Library, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, park: Path, words: list[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    place = ["--background", str(park), "--box", "30,10,20,30", "--preview"]
+    done = runner.invoke(app, ["compose", "{alice}", *place, *words])
+    assert done.exit_code == 0, done.stderr
+    path = Path(done.stdout.strip())
+    with Image.open(path) as shown:
+        assert shown.format.lower() == pictures.ENDINGS[path.suffix] and shown.size == (70, 50)
+    assert path.suffix == {"p.jpg": ".jpg", "p.png": ".png", "folder": ".webp"}[words[-1]]
+
+
+def test_the_way_to_draw_does_not_depend_on_who_is_named_first(
+    people: Library, learned: Persona, tmp_path: Path
+) -> None:
+    people.save("ukiyo", replace(learned, settings={**learned.settings, "recipe": "paper"}))
+    ways = []
+    for prompt in ("{alice} and {ukiyo}", "{ukiyo} and {alice}", "{ukiyo}", "{alice}"):
+        done = compose(prompt, out=tmp_path)
+        assert done.exit_code == 0, done.stderr
+        story = pictures.read_story(Path(done.stdout.strip()))
+        ways.append((story["scheduler"], story["negative"]))
+    assert ways[0] == ways[1] == ways[2] == ("ddim", "")
+    assert ways[3][0] == "dpm++"
+
+
+def test_a_background_that_is_transparent_is_told(people: Library, tmp_path: Path, park: Path) -> None:
+    for alpha, told in ((100, True), (255, False)):
+        image = Image.open(park).convert("RGBA")
+        image.putalpha(alpha)
+        image.save(tmp_path / "clear.png")
+        place = ["--background", tmp_path / "clear.png", "--box", "30,10,20,30"]
+        done = compose("{alice}", *place, "--json", out=tmp_path / "out")
+        warnings = json.loads(done.stdout)["warnings"]
+        assert ["is transparent in places: the picture is white there" in each for each in warnings] == [True] * told
+
+
+def test_a_person_who_is_not_in_their_place_is_told(
+    people: Library,
+    learned: Persona,
+    tmp_path: Path,
+    faced_folder: Path,  # noqa: F811
+) -> None:
+    """No face has its middle in the uppermost left corner; a dog has none to look for."""
+    people.save("tom", replace(learned, word="dog"))
+    words = ["{alice} and {tom} and {bob}", "--layout", "0,0,1,1;0,0,1,1;0,0,100,100", "--base", faced_folder, "--json"]
+    done = compose(*words, out=tmp_path)
+    assert done.exit_code == 0, done.output
+    document = json.loads(done.stdout)
+    (picture,) = document["pictures"]
+    everywhere = len(portraits.opened(card.find(str(faced_folder))).find(Image.open(picture["file"])))
+    assert picture["faces"] == {"alice": 0, "bob": everywhere}
+    absent = [f"no face is found where {who} should be in {picture['file']}: try" for who in ("alice", "bob")]
+    warnings = document["warnings"]
+    assert len(warnings) == 1 + (everywhere == 0)
+    assert all(said.startswith(told) for said, told in zip(warnings, absent, strict=False))
+
+
+def test_without_a_face_pack_it_is_told_that_nobody_looked(people: Library, tmp_path: Path) -> None:
+    for words, warned in ((["--layout", "left,right"], True), ([], False)):
+        document = json.loads(compose("{alice} and {bob}", *words, "--json", out=tmp_path).stdout)
+        said = ["the face pack buffalo_l is not on this machine" in each for each in document["warnings"]]
+        assert said == [True] * warned
+        assert "faces" not in document["pictures"][0]
+
+
 def _red(shown: np.ndarray) -> np.ndarray:
     return (shown == [255, 0, 0]).all(axis=-1)
 
@@ -167,7 +236,11 @@ def _red(shown: np.ndarray) -> np.ndarray:
         (["{alcie} in snow"], 3, "did you mean 'alice'?"),
         (["{alice@7} in snow"], 3, "'alice' has no version 7"),
         (["alice in snow"], 2, "names no persona"),
-        (["{} in snow"], 2, "names no persona"),
+        (["{} in snow"], 2, "has {}, which names nobody"),
+        (["{alice} in {} snow"], 2, "has {}, which names nobody"),
+        (["{alice} and {bob in snow"], 2, "has a brace without its partner: '{bob in snow'"),
+        (["{alice} and bob} in snow"], 2, "has a brace without its partner: '} in snow'"),
+        (["{{alice}} in snow"], 2, "has a brace without its partner: '{{alice}} in snow'"),
         (["{alice} and {carol}"], 6, "alice@1 was learned on mini, carol@1 on elsewhere"),
         (["{alice} " + "snow " * 71 + "{bob}"], 2, "{bob} stands beyond the 75 tokens that the model reads"),
         (["{alice} and {bob}", "--layout", "left,left"], 2, "--layout cannot be 'left,left'"),
@@ -182,6 +255,8 @@ def _red(shown: np.ndarray) -> np.ndarray:
         (["{alice}", "--background", "PARK", "--box", "1,1,0,5"], 2, "--box cannot be '1,1,0,5'"),
         (["{alice}", "--background", "PARK", "--box", "1,1,5,5", "--fit-mask"], 2, "--fit-mask is about a --mask"),
         (["{alice}", "--background", "PARK", "--box", "1,1,5,5", "--soft-edge", "-1"], 2, "0 pixels or more, not -1"),
+        (["{alice}", "--background", "PARK", "--box", "1,1,9,9", "--soft-edge", "100"], 2, "give at most 4"),
+        (["{alice}", "--background", "PARK", "--mask-text", "the"], 2, "'the' does not say what to find"),
         (["{alice}", "--background", "nosuch.png", "--box", "1,1,5,5"], 3, "there is no file nosuch.png"),
         (["{alice}", "-n", "0"], 2, "-n must be 1 to"),
         (["{alice}", "--out", "p.gif"], 2, "pictures are PNG"),

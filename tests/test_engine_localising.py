@@ -129,6 +129,16 @@ def test_soft_edges_fade_inwards() -> None:
     assert np.array_equal(np.asarray(sharp.opacity), np.asarray(sharp.mask))
 
 
+def test_the_widest_soft_edge_is_told_and_can_be_had() -> None:
+    mask = masked((40, 48), (9, 9, 20, 40))
+    with pytest.raises(UsageProblem) as refused:
+        edit(tiny.photo(), mask, SIZE, soft_edge=100)
+    assert refused.value.next_step == "give at most 5"
+    assert np.asarray(edit(tiny.photo(), mask, SIZE, soft_edge=5).opacity).max() == 255
+    whole = edit(tiny.photo(), Image.new("L", (40, 48), 255), SIZE, soft_edge=100)  # which has no edge
+    assert np.asarray(whole.opacity).min() == 255
+
+
 def test_a_preview_shows_the_mask_and_the_frame() -> None:
     background = Image.new("RGB", (60, 60), (0, 0, 0))
     shown = np.asarray(edit(background, masked((60, 60), (20, 20, 40, 40)), SIZE).preview())
@@ -143,6 +153,7 @@ def test_a_preview_shows_the_mask_and_the_frame() -> None:
         (masked((40, 48)), 0, PhotoRefused, "the mask is empty"),
         (masked((40, 40), (0, 0, 9, 9)), 0, UsageProblem, "the mask is 40 x 40, the background is 40 x 48"),
         (masked((40, 48), (0, 0, 9, 9)), -1, UsageProblem, "a soft edge must be 0 pixels or more, not -1"),
+        (masked((40, 48), (9, 9, 20, 40)), 6, UsageProblem, "a soft edge of 6 pixels is wider than the mask"),
     ],
 )
 def test_masks_that_cannot_be_used(mask: Image.Image, soft_edge: int, kind: type[Exception], said: str) -> None:
@@ -161,3 +172,9 @@ def test_a_text_marks_where_it_is_at_least_half_as_probable_as_anywhere(
     with pytest.raises(PhotoRefused, match="'hat' is not found in the background: nowhere is it more than"):
         localising.text_mask(tiny_base.card, picture, "hat")
     assert torch.is_tensor(found)
+
+
+@pytest.mark.parametrize("text", ["", " ", "the", "An ", "the the", "?", "a !"])
+def test_a_text_that_says_nothing_marks_nothing(tiny_base: loading.Base, text: str) -> None:
+    with pytest.raises(UsageProblem, match="does not say what to find"):
+        localising.text_mask(tiny_base.card, tiny.photo(), text)

@@ -161,6 +161,19 @@ def test_a_mask_has_the_photos_size_and_marks_something(tmp_path: Path) -> None:
         pictures.read_mask(saved(tmp_path / "b.png", Image.new("L", SIZE, 0)), SIZE)
 
 
+def test_what_is_transparent_in_a_mask_marks_nothing(tmp_path: Path) -> None:
+    painted = Image.new("RGBA", SIZE, (255, 255, 255, 0))
+    painted.paste("white", (0, 0, 4, 4))
+    mask = pictures.read_mask(saved(tmp_path / "m.png", painted))
+    assert mask.getbbox() == (0, 0, 4, 4) and mask.getextrema() == (0, 255)
+
+
+def test_a_photo_that_is_not_opaque_everywhere_says_so(tmp_path: Path) -> None:
+    clear, opaque = (Image.new("RGBA", SIZE, (255, 0, 0, alpha)) for alpha in (254, 255))
+    seen = [pictures.read_photo(saved(tmp_path / f"{k}.png", each)) for k, each in enumerate((clear, opaque, halves()))]
+    assert [photo.see_through for photo in seen] == [True, False, False]
+
+
 IPTC = "http://iptc.org/std/Iptc4xmpExt/2008-02-29/"
 STORY = {"prompt": "a photo of <zoë> as a cowboy", "negative": "blur", "steps": 50, "seed": 7, "size": [48, 40]}
 

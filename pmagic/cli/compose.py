@@ -83,34 +83,36 @@ def compose(
         count, seed, steps, guidance, scheduler, negative, size, out, base, device, dtype, memory, kind, grid, show
     )
     drawing.check_text(prompt)
-    named = prompts.names(prompt)
-    if not named or "" in named:
-        raise UsageProblem(f"the prompt {prompt!r} names no persona", 'write a name in braces, as in "{alice} in snow"')
+    named = _names(prompt)
     regions = _regions(layout, named) if layout is not None else {}
     marks = (mask, mask_text, box)
     _check_place(background, marks, fit_mask, preview or soft_edge != 0)
     library = Library(settings.library_dir())
     cast = {name: library.load(name) for name in named}
     card = drawing.base_of(list(cast.values()), base)
-    how = order.settings(next(iter(cast.values()))[1], card)
+    how = order.settings([persona for _, persona in cast.values()], card)
+    if len({persona.settings["recipe"] for _, persona in cast.values()}) > 1:
+        console.say(f"learned by several recipes: drawn with {how.scheduler} and the negative prompt {how.negative!r}")
     edit, told = None, {}
     if background is not None:
-        edit, told = _edit(card, background, marks, fit_mask, soft_edge, how.size or (1, 1))
+        edit, told = _edit(console, card, background, marks, fit_mask, soft_edge, how.size or (1, 1))
     shown = prompt
     for name, (address, _) in cast.items():
         shown = shown.replace(prompts.braced(name), prompts.braced(str(address)))
     file_name = drawing.slug(prompt)
     if edit is not None and preview:
-        _write_preview(console, order.out, f"{file_name}-mask", edit)
+        _write_preview(console, order, f"{file_name}-mask", edit)
         return
     if layout is not None:
         told["layout"] = layout
-    sketch = drawing.Sketch(cast, prompt, shown, file_name, regions, edit, {"verb": "compose", **told})
+    people = {name: box for name, box in regions.items() if cast[name][1].word in prompts.FACE_WORDS}
+    look = _look(console, card, people, edit) if people else None
+    sketch = drawing.Sketch(cast, prompt, shown, file_name, regions, edit, {"verb": "compose", **told}, look)
     drawing.draw(console, order, card, how, [sketch])
 
 
 def parse_layout(text: str) -> "list[Box]":
-    """`left,right`, or `x,y,width,height;...` in percent of the picture, to shares of it."""
+    """`left,right`, or `x,y,width,height;...` in percent of what is drawn, to shares of it."""
     words = [part.strip().lower() for part in text.split(",")]
     known = THIRDS if "middle" in words else PLACES
     if all(word in known for word in words) and len(set(words)) == len(words):
@@ -121,8 +123,8 @@ def parse_layout(text: str) -> "list[Box]":
             return [(x / 100, y / 100, (x + width) / 100, (y + height) / 100) for x, y, width, height in boxes]
     raise UsageProblem(
         f"--layout cannot be {text!r}",
-        "write left,right or left,middle,right or top,bottom, or boxes in percent of the picture as "
-        "x,y,width,height;x,y,width,height",
+        "write left,right or left,middle,right or top,bottom, or boxes as x,y,width,height;x,y,width,height in percent "
+        "of the picture, with a --background of the red frame that --preview shows",
     )
 
 
@@ -140,6 +142,40 @@ def _numbers(text: str, option: str, whole: str) -> tuple[int, int, int, int]:
         raise UsageProblem(f"{option} cannot be {whole!r}", "write it as x,y,width,height, for example 10,20,30,40")
     x, y, width, height = map(int, parts)
     return x, y, width, height
+
+
+def _names(prompt: str) -> list[str]:
+    """The names in the prompt's braces. Raises UsageProblem for none, for `{}` and for a brace that is left over."""
+    from pmagic.engine import prompts
+
+    stray = prompts.stray_brace(prompt)
+    if stray:
+        raise UsageProblem(
+            f"the prompt has a brace without its partner: {stray!r}",
+            "write each name between two braces, as in {alice}, and no brace elsewhere",
+        )
+    named = prompts.names(prompt)
+    if "" in named:
+        raise UsageProblem(
+            f"the prompt {prompt!r} has {{}}, which names nobody", "write a name between the braces, as in {alice}"
+        )
+    if not named:
+        raise UsageProblem(f"the prompt {prompt!r} names no persona", 'write a name in braces, as in "{alice} in snow"')
+    return named
+
+
+def _look(console: Console, card: "Card", people: "Mapping[str, Box]", edit: "Edit | None") -> "drawing.Look | None":
+    """What counts the faces in each person's place, where the base's face pack is on this machine."""
+    from pmagic.engine import placing, portraits
+
+    if not isinstance(card.faces, Path):
+        console.warn(
+            f"whether everybody is in their place is not looked at: the face pack {card.faces} is not on this machine; "
+            f"fetch it with `pmagic models pull {card.faces}`"
+        )
+        return None
+    pack = portraits.opened(card)
+    return lambda picture: placing.faces_in(pack, picture, people, edit)
 
 
 def _regions(layout: str, named: Sequence[str]) -> "dict[str, Box]":
@@ -166,6 +202,7 @@ def _check_place(background: Path | None, marks: Sequence[object], fit_mask: boo
 
 
 def _edit(
+    console: Console,
     card: "Card",
     background: Path,
     marks: tuple[Path | None, str | None, str | None],
@@ -180,6 +217,8 @@ def _edit(
     from pmagic.engine import localising
 
     photo, (mask, text, box) = pictures.read_photo(background), marks
+    if photo.see_through:
+        console.warn(f"the background {background} is transparent in places: the picture is white there")
     told: dict[str, object] = {"background": photo.sha256, "soft_edge": soft_edge}
     if mask is not None:
         marked = pictures.read_mask(mask)
@@ -201,13 +240,15 @@ def _edit(
     return localising.edit(photo.image, marked, size, soft_edge), told
 
 
-def _write_preview(console: Console, out: Path, name: str, edit: "Edit") -> None:
-    folder, file_name, _ = drawing.parse_out(out, "png")
+def _write_preview(console: Console, order: drawing.Order, name: str, edit: "Edit") -> None:
+    from pmagic import pictures
+
+    folder, file_name, ending = drawing.parse_out(order.out, order.kind)
     buffer = io.BytesIO()
-    edit.preview().save(buffer, "PNG")
+    edit.preview().save(buffer, pictures.ENDINGS[ending.lower()])
     with durable.storing(f"the preview in {folder}"):
         durable.make_folder(folder)
-        path = durable.publish_file(buffer.getvalue(), folder / (file_name or f"{name}.png"))
+        path = durable.publish_file(buffer.getvalue(), folder / (file_name or f"{name}{ending}"))
     left, top, right, bottom = edit.frame
     console.say(f"the red frame, {right - left} x {bottom - top} pixels, is drawn anew in the base's size")
     console.result([str(path)], {"preview": str(path), "frame": edit.frame})

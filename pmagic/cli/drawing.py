@@ -51,6 +51,8 @@ Memory = Annotated[
     str, typer.Option("--memory", help="auto or low: pictures one by one; normal: four at once, faster.")
 ]
 
+Look = Callable[["Image.Image"], Mapping[str, int]]  # how many faces a picture shows in the place of each name
+
 AT_ONCE = 4  # pictures, with --memory normal
 ENDINGS = {"png": ".png", "jpeg": ".jpg", "webp": ".webp"}
 _MAX_PICTURES = 10_000
@@ -84,12 +86,16 @@ class Order:
         parse_size(self.size)
         parse_out(self.out, self.kind)
 
-    def settings(self, persona: "Persona", card: "Card") -> "RenderSettings":
-        """Under what is asked for, the usual way to draw this persona on this base."""
+    def settings(self, personas: "Sequence[Persona]", card: "Card") -> "RenderSettings":
+        """Under what is asked for, the usual way to draw these personas on this base.
+
+        Where they were learned by several recipes it is the default recipe's, whoever is named first.
+        """
         from pmagic.engine import recipes
 
+        learned_by = {str(persona.settings["recipe"]) for persona in personas}
         return recipes.render_settings_for(
-            str(persona.settings["recipe"]),
+            learned_by.pop() if len(learned_by) == 1 else recipes.DEFAULT,
             card.defaults,
             steps=self.steps,
             guidance=self.guidance,
@@ -111,6 +117,7 @@ class Sketch:
     regions: "Mapping[str, Box]"
     edit: "Edit | None"
     story: Mapping[str, object]  # what is told of the picture besides the usual
+    look: "Look | None" = None  # asked of each picture
 
     @property
     def who(self) -> str:
@@ -158,6 +165,7 @@ def draw(console: Console, order: Order, card: "Card", how: "RenderSettings", sk
             partial(rendering.compose, base, cast, each.prompt, regions=each.regions, edit=each.edit),
             {**usual, "prompt": each.shown, **each.story},
             folder / (file_name or f"{each.file_name}{ending}"),
+            each.look,
         )
         for each in sketches
     ]
@@ -167,6 +175,7 @@ def draw(console: Console, order: Order, card: "Card", how: "RenderSettings", sk
     files = _draw(console, [order.seed + k for k in range(order.count)], how, works)
     console.say(f"{total} picture{'s' * (total > 1)} in {duration(time.monotonic() - start)}")
     paths = [each["file"] for each in files]
+    _warn_of_empty_places(console, files)
     document = {**works[0].story, "cut": cuts[0], "pictures": files}
     if len(works) > 1:
         document |= {"prompt": [each.shown for each in sketches], "cut": cuts}
@@ -249,11 +258,12 @@ def slug(text: str, otherwise: str = "portrait") -> str:
 
 @dataclass(frozen=True)
 class _Work:
-    """One prompt: what draws it, told seeds and settings; the story of its pictures; the first of their names."""
+    """One prompt: what draws it, told seeds and settings; its pictures' story and first name; what looks at each."""
 
     draw: "Callable[..., list[Image.Image]]"
     story: Mapping[str, object]
     target: Path
+    look: Look | None
 
 
 def _draw(
@@ -296,4 +306,17 @@ def _draw(
             for seed, picture in zip(now, drawn, strict=True):
                 path = pictures.write_picture(picture, work.target, {**work.story, "seed": seed})
                 files.append({"file": str(path), "seed": seed, "prompt": work.story["prompt"]})
+                if work.look is not None:
+                    faces = files[-1]["faces"] = work.look(picture)
+                    console.say(f"{path}: faces in the place of {', '.join(f'{who} {n}' for who, n in faces.items())}")
     return files
+
+
+def _warn_of_empty_places(console: Console, files: Sequence[Mapping[str, Any]]) -> None:
+    for who in files[0].get("faces", ()):
+        empty = [each["file"] for each in files if not each["faces"][who]]
+        if empty:
+            console.warn(
+                f"no face is found where {who} should be in {', '.join(empty)}: try other seeds, a wider --size, or "
+                "one person after the other into a --background"
+            )

@@ -72,7 +72,7 @@ def render(
         )
         for text, whole in zip(texts, wholes, strict=True)
     ]
-    drawing.draw(console, order, card, order.settings(persona, card), sketches)
+    drawing.draw(console, order, card, order.settings([persona], card), sketches)
 
 
 def whole_prompt(prompt: str, address: Address) -> str:

@@ -23,6 +23,7 @@ from pmagic.engine.subject import Frame
 from pmagic.errors import PhotoRefused, UsageProblem
 
 MARGIN = 0.25  # of the masked place's longer side, kept around it so that what is drawn sees what is next to it
+ARTICLES = ("a", "an", "the")  # CLIPSeg's own phrasings have them
 MARKED = 128  # the level of grey from which a mask's pixel counts as marked
 
 
@@ -90,7 +91,8 @@ def edit(background: Image.Image, mask: Image.Image, size: tuple[int, int], soft
 
     mask: of the background's size, light where the picture is drawn anew. soft_edge: over how many pixels, counted from
     the mask's border inwards, the drawn fades into the background.
-    Raises UsageProblem for a mask of another size, PhotoRefused for one that marks nothing.
+    Raises UsageProblem for a mask of another size and for a soft edge within which nothing is drawn in full,
+    PhotoRefused for a mask that marks nothing.
     """
     if mask.size != background.size:
         raise UsageProblem(
@@ -104,6 +106,11 @@ def edit(background: Image.Image, mask: Image.Image, size: tuple[int, int], soft
         raise PhotoRefused("the mask is empty: nothing of the background is marked", "paint white where to draw")
     # The distance of a pixel that touches the unmarked is 1; what the picture's own border cuts is no edge.
     depth = distance_transform_edt(np.pad(marked, 1, mode="edge"))[1:-1, 1:-1] if not marked.all() else np.inf
+    if np.max(depth) < soft_edge + 1:
+        raise UsageProblem(
+            f"a soft edge of {soft_edge} pixels is wider than the mask: nothing in it would be drawn in full",
+            f"give at most {int(np.max(depth)) - 1}",
+        )
     opacity = np.where(marked, np.clip(depth / (soft_edge + 1), 0, 1), 0)
     return Edit(
         background=background.convert("RGB"),
@@ -135,10 +142,14 @@ def frame(marked: Frame, whole: tuple[int, int], size: tuple[int, int]) -> Frame
 def text_mask(card: Card, background: Image.Image, text: str) -> Image.Image:
     """Where CLIPSeg sees `text` in the background: everything at least half as probable as the most probable place.
 
-    Raises PhotoRefused where the text is nowhere, WeightsMissing without CLIPSeg.
+    Raises UsageProblem for a text without a word, PhotoRefused where it is nowhere, WeightsMissing without CLIPSeg.
     """
-    words = text.strip().split()
-    phrase = " ".join(words[1:] if words and words[0].lower() in ("a", "an", "the") else words)
+    words = text.split()
+    phrase = " ".join(words[1:] if words and words[0].lower() in ARTICLES else words)
+    if phrase.lower() in ARTICLES or not any(letter.isalnum() for letter in phrase):
+        raise UsageProblem(
+            f"the text {text!r} does not say what to find in the background", 'say it as in "the empty chair"'
+        )
     found = subject.segmenter(card).mask(background, phrase)
     if found.max() < subject.FOUND:
         raise PhotoRefused(

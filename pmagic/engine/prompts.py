@@ -163,6 +163,13 @@ def names(prompt: str) -> list[str]:
     return list(dict.fromkeys(_IN_BRACES.findall(prompt)))
 
 
+def stray_brace(prompt: str) -> str:
+    """The prompt from the first brace on that belongs to no name in braces, or nothing."""
+    rest = _IN_BRACES.sub(lambda name: " " * len(name[0]), prompt)
+    first = re.search(r"[{}]", rest)
+    return prompt[first.start() :] if first else ""
+
+
 def check_prompt(tokenizer: Any, prompt: str, tokens: int) -> Placed:
     """The prompt with `tokens` placeholders at each `{}`; as check_names."""
     return check_names(tokenizer, prompt, {"": tokens})

@@ -105,6 +105,7 @@ def _paper() -> LearnSettings:
 
 
 RECIPES: Mapping[str, Callable[[], LearnSettings]] = {"paper": _paper, "reference": _reference}
+DEFAULT = "paper"
 RENDER_DEFAULTS: Mapping[str, RenderSettings] = {
     "reference": RenderSettings(negative=REFERENCE_NEGATIVE),
     "paper": RenderSettings(scheduler="ddim"),

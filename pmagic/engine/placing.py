@@ -1,0 +1,27 @@
+"""Placing: how many faces there are in each place of a layout. A base may draw one person where two are asked for.
+
+Whose face it is, is not asked: a persona does not hold the embedding of its photo's face.
+"""
+
+from collections.abc import Mapping
+
+from PIL import Image
+
+from pmagic.engine.localising import Edit
+from pmagic.engine.regions import Box
+from pmagic.vision.faces import FacePack
+
+
+def faces_in(pack: FacePack, picture: Image.Image, regions: Mapping[str, Box], edit: Edit | None) -> dict[str, int]:
+    """By name, how many faces have their middle in the name's region, none of them the background's own."""
+    frame = edit.frame if edit is not None else (0, 0, *picture.size)
+    found = dict.fromkeys(regions, 0)
+    for face in pack.find(picture):
+        middle = [(face.box[axis] + face.box[axis + 2]) / 2 for axis in (0, 1)]
+        inside = tuple(min(max(int(middle[axis]), 0), picture.size[axis] - 1) for axis in (0, 1))
+        if edit is not None and not edit.mask.getpixel(inside):
+            continue
+        x, y = ((middle[axis] - frame[axis]) / (frame[axis + 2] - frame[axis]) for axis in (0, 1))
+        for name, (left, top, right, bottom) in regions.items():
+            found[name] += left <= x < right and top <= y < bottom
+    return found
