@@ -15,7 +15,7 @@ from typer.testing import CliRunner, Result
 
 from pmagic import pictures
 from pmagic.cli.app import app
-from pmagic.evaluation import store
+from pmagic.evaluation import harness, store
 from pmagic.evaluation.sitting import Sitting
 
 runner = CliRunner()
@@ -131,6 +131,36 @@ def test_one_failing_person_does_not_stop_the_rest(evaluate: Evaluate, people: P
     assert summaries(fresh) == summaries(out)
 
 
+def test_faces_are_looked_for_before_any_work(evaluate: Evaluate, people: Path, tmp_path: Path) -> None:  # noqa: F811
+    """Of a photo learned from nothing is begun without one; a photo to compare with is left out and named."""
+    out = tmp_path / "out"
+    Image.new("RGB", (128, 128)).save(people / "alice.png")
+    Image.new("RGB", (128, 128)).save(people / "chiara" / "2.png")
+    done = evaluate(out, "--recipe", "reference")
+    assert "no face is found in alice.png of alice" in done.stderr
+    assert "warning: chiara: no face is found in 2.png" in done.stderr
+    results = json.loads((out / "results.json").read_text())
+    assert {results["plan"]["people"][0][each["person"] - 1] for each in results["pictures"]} == {"bruno", "chiara"}
+    assert all(each["i_unseen"] is None for each in results["pictures"])
+    assert len(list((out / "people").iterdir())) == 2
+
+
+def test_pictures_do_not_stay_in_memory(evaluate: Evaluate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seated = []
+    begin = harness._sitting
+
+    def remembering(bench: object, kept: store.Store, told: object, task: harness.Task) -> Sitting:
+        seated.append((task, begin(bench, kept, told, task)))
+        return seated[-1][1]
+
+    monkeypatch.setattr(harness, "_sitting", remembering)
+    assert evaluate(tmp_path / "out", "--recipe", "reference", count=1).exit_code == 0
+    ((task, sitting),) = seated
+    assert not task.kept
+    names = {name for files in sitting.kept.values() for name in files}
+    assert "cell.json" in names and not any(name.endswith(".png") for name in names)
+
+
 def test_a_defect_fails_one_person_and_says_so(evaluate: Evaluate, tmp_path: Path, monkeypatch) -> None:
     original = Sitting._drawn
 
@@ -178,6 +208,7 @@ def test_ablations(evaluate: Evaluate, tmp_path: Path, ablation: str) -> None:
         # The tiny base's probe finds nothing: six pairs fall back to one interval, and share one persona.
         assert len(personas) == 6 and len(set(personas.values())) == 1
         assert all(of[0]["fell_back"] for of in results["stages"].values())
+        assert done.stderr.count("1 of 1 people fell back to the stages 400:800") == 6
         assert (out / "trend.png").is_file()
     else:
         assert list(personas) == ["weighted", "constant", "none"] and len(set(personas.values())) == 3

@@ -28,7 +28,7 @@ PROMPTS = ["{} as a cowboy", f"{{}} {HOSTILE}", "{} " + "w" * 200, "a very long 
 
 def sitter(number: int, name: str) -> Sitter:
     photo = Photo(Image.new("RGB", (80, 60), (40 * number, 90, 120)), f"{number:064x}", Path("photo"))
-    return Sitter(number, name, Individual(name, (lambda: photo,)), (photo.sha256,), 1)
+    return Sitter(number, name, Individual(name, (lambda: photo,)), (photo.sha256,), ("photo",), 1)
 
 
 @pytest.fixture
@@ -64,6 +64,7 @@ def made(tmp_path: Path) -> tuple[Report, Store]:
         traits={1: HOSTILE},
         scores=lines,
         stages={"lambda-0.5-1": [{"person": 1, "bounds": [400, 800], "fell_back": HOSTILE}], "lambda-0.7-0.8": []},
+        faceless={1: ("2.png",)},
         failures={3: Failure(f"no face is found in {HOSTILE}", HOSTILE)},
         pictures=store.root,
     )  # fmt: skip
@@ -123,6 +124,12 @@ def test_the_same_scores_give_the_same_bytes(made: tuple[Report, Store]) -> None
     told, store = made
     first = {path.name: path.read_bytes() for path in report.write(told, store)}
     assert {path.name: path.read_bytes() for path in report.write(told, store)} == first
+
+
+def test_stages_that_fell_back_and_photos_without_a_face_are_told(made: tuple[Report, Store]) -> None:
+    first, second = report.doubts(made[0])
+    assert first == "λ1 = 0.5, λ2 = 1: 1 of 1 people fell back to the stages 400:800"
+    assert "alice" in second and "2.png" in second
 
 
 def test_nobody_at_all_is_a_report_too(made: tuple[Report, Store]) -> None:

@@ -41,7 +41,7 @@ class Scripted:
 
 
 def tasks(count: int) -> list[Task]:
-    return [Task(Sitter(number, f"p{number}", Individual("x", ()), (), 0), {}) for number in range(1, count + 1)]
+    return [Task(Sitter(number, f"p{number}", Individual("x", ()), (), (), 0), {}) for number in range(1, count + 1)]
 
 
 def test_a_dead_workers_person_goes_on_from_what_is_kept() -> None:

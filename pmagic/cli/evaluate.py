@@ -210,6 +210,7 @@ def _report(
         traits={number: who.traits for number, who in enumerate(sample, 1)},
         scores=found,
         stages=stages,
+        faceless={each["person"]: each["faceless"] for of in stages.values() for each in of if each.get("faceless")},
         failures=failures,
         pictures=kept.root,
     )

@@ -60,7 +60,7 @@ def score(
             check()
 
         try:
-            scores, failed = foreign.measured(eyes, shown, sitters, asked, pictures, _KEY, told)
+            scores, faceless, failed = foreign.measured(eyes, shown, sitters, asked, pictures, _KEY, told)
         except KeyboardInterrupt as stop:
             raise Stopped("the measuring was stopped", "run the same command again") from stop
         finish(
@@ -74,6 +74,7 @@ def score(
                 traits={},
                 scores=scores,
                 stages={},
+                faceless=faceless,
                 failures=failures | failed,
                 pictures=pictures,
             ),
@@ -89,6 +90,8 @@ def finish(console: Console, told: "Report", kept: "Store") -> None:
     if not told.failures or not console.as_json:
         heads, *lines = report.table(told)
         console.result([*table(lines, heads), "", *map(str, files)], report.document(told))
+    for doubt in report.doubts(told):
+        console.warn(doubt)
     if told.failures:
         listed = "; ".join(f"{told.names[number - 1]}: {each.what}" for number, each in sorted(told.failures.items()))
         raise DoneInPart(

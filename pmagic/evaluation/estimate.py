@@ -67,7 +67,7 @@ def _drawing(bench: Bench, sitting: Sitting, how: RenderSettings, high: int) -> 
         times.append(time.monotonic() - start)
     step = max(0.0, (times[1] - times[0]) / (LONGER - SHORT))
     start = time.monotonic()
-    metrics.measured(bench.observers, Case(drawn, 0, bench.spoken, sitting.faces, sitting.unseen_faces))
+    metrics.measured(bench.observers, Case(drawn, 0, bench.spoken, sitting.known.learned, sitting.known.unseen))
     rest = max(0.0, times[0] - SHORT * step) + time.monotonic() - start
     shared = sum(t >= high for t in rendering.timesteps(bench.base, how))
     return rest + step * (how.steps - shared), step * shared, max(len(encoded(each, "png", {})) for each in drawn)

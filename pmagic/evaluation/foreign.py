@@ -80,24 +80,28 @@ def measured(
     root: Path,
     key: str,
     told: Callable[[int, int], None],
-) -> tuple[list[Score], dict[int, Failure]]:
-    """Every picture's numbers, and why some people have none. sitters: numbered as shown."""
+) -> tuple[list[Score], dict[int, Sequence[str]], dict[int, Failure]]:
+    """Every picture's numbers; by the person's number photos without a face that were to be compared with, and why
+    some people have no numbers. sitters: numbered as shown.
+    """
     spoken = [prompts.spoken(each, {"": FACE}) for each in asked]
     lines: list[Score] = []
+    faceless: dict[int, Sequence[str]] = {}
     failures: dict[int, Failure] = {}
     for who in sitters:
         told(who.number, len(shown))
         mine: list[Score] = []
         try:
-            seen = who.brought()
-            learned, unseen = (observers.known(each, who.name) for each in (seen.photos, seen.unseen))
+            known = observers.known(who.brought())
             for prompt, files in sorted(shown[who.number - 1].files.items()):
                 drawn = [pictures.read_photo(path).image for path in files]
-                values = metrics.measured(observers, Case(drawn, prompt, spoken, learned, unseen))
+                values = metrics.measured(observers, Case(drawn, prompt, spoken, known.learned, known.unseen))
                 names = [path.relative_to(root).as_posix() for path in files]
                 mine += scores.rows((key, who.number, prompt + 1), [None] * len(files), names, values)
         except Problem as problem:
             failures[who.number] = harness.failure(problem)
         else:
             lines += mine
-    return lines, failures
+            if known.faceless:
+                faceless[who.number] = known.faceless
+    return lines, faceless, failures

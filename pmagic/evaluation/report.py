@@ -5,7 +5,7 @@ Made from what the store keeps and from nothing else, so an interrupted evaluati
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -41,6 +41,7 @@ class Report:
     traits: Mapping[int, str]
     scores: Sequence[Score]
     stages: Mapping[str, Sequence[Mapping[str, object]]]  # what each variant came to, for each person
+    faceless: Mapping[int, Sequence[str]]  # photos not learned from in which no face is found, by person
     failures: Mapping[int, Failure]
     pictures: Path  # what the scores' places are relative to
 
@@ -84,6 +85,18 @@ def table(report: Report) -> list[list[str]]:
                 [f"  the paper's: {theirs['told']}", *(str(theirs["scores"].get(column, "")) for column in columns), ""]
             )
     return lines
+
+
+def doubts(report: Report) -> Iterator[str]:
+    """What makes the numbers say less than they seem to, a sentence each."""
+    for row in report.rows:
+        of = report.stages.get(row.key, [])
+        fallen = [each for each in of if each.get("fell_back")]
+        if fallen:
+            taken = ", ".join(sorted({"{}:{}".format(*each["bounds"]) for each in fallen}))
+            yield f"{row.title}: {len(fallen)} of {len(of)} people fell back to the stages {taken}"
+    for number, files in sorted(report.faceless.items()):
+        yield f"{report.names[number - 1]}: no face is found in {', '.join(files)}: nothing is compared with it"
 
 
 def cell_text(mean: Mean | None) -> str:

@@ -36,6 +36,11 @@ class Result:
     files: Files
     seconds: float
 
+    @property
+    def lasting(self) -> dict[str, bytes]:
+        """What later work reads again, of a cell only its scores: pictures would fill the memory."""
+        return {CELL: self.files[CELL]} if CELL in self.files else dict(self.files)
+
 
 class Store:
     """An opened store; `opened` gives one."""
