@@ -15,6 +15,8 @@ from typer.testing import CliRunner, Result
 
 from pmagic import pictures
 from pmagic.cli.app import app
+from pmagic.datasets import lfw
+from pmagic.errors import NotFound
 from pmagic.evaluation import harness, store
 from pmagic.evaluation.sitting import Sitting
 
@@ -195,6 +197,46 @@ def test_a_dry_run_tells_and_leaves_nothing(evaluate: Evaluate, tmp_path: Path) 
     assert told["pictures_left"] == 12 * len(PROMPTS) * 2
     assert told["hours"] >= 0 and told["bytes"] > 1_000_000
     assert not out.exists()
+
+
+def test_a_dry_run_passes_over_who_has_no_face(evaluate: Evaluate, people: Path, tmp_path: Path) -> None:  # noqa: F811
+    """Whoever is drawn first: chiara, by this seed."""
+    Image.new("RGB", (128, 128)).save(people / "chiara" / "1.png")
+    words = ("--dry-run", "--recipe", "reference")
+    done = evaluate(tmp_path / "out", *words)
+    assert done.exit_code == 0, done.stderr
+    assert done.stdout.startswith("3 people x 1 variant x 2 prompts x 2 pictures")
+    assert "left: 2 people, at most 2 learnings and 8 pictures; refused: 1 person" in done.stdout
+    assert "warning: chiara: no face is found in 1.png" in done.stderr
+    for name in ("alice", "bruno"):
+        Image.new("RGB", (128, 128)).save(people / f"{name}.png")
+    told = json.loads(evaluate(tmp_path / "out", *words, "--json").stdout)
+    assert (told["people_left"], told["people_refused"], told["hours"]) == (0, 3, 0)
+
+
+def test_a_dry_run_is_refused_where_the_run_would_be(evaluate: Evaluate, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "plan.json").write_text("{}")
+    done = evaluate(out, "--dry-run")
+    assert done.exit_code == 6 and "differs in" in done.stderr
+    (out / "plan.json").rename(out / "letter.txt")
+    assert evaluate(out, "--dry-run").exit_code == 2
+
+
+def test_a_download_is_told_and_not_done_in_a_dry_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    def read(root: None) -> None:
+        raise NotFound("it was fetched")
+
+    monkeypatch.setattr(lfw, "fetches", lambda: "LFW, about 200 MB")
+    monkeypatch.setattr(lfw, "people", read)
+    words = ["eval", "--dataset", "lfw", "--base", "mini", "--recipe", "reference"]
+    dry = runner.invoke(app, [*words, "--dry-run"])
+    assert dry.exit_code == 2 and "LFW, about 200 MB" in dry.stderr and "--root" in dry.stderr
+    done = runner.invoke(app, [*words, "--quiet"])
+    assert "it was fetched" in done.stderr and "warning: this fetches LFW, about 200 MB" in done.stderr
+    monkeypatch.setattr(lfw, "fetches", lambda: "")
+    assert "this fetches" not in runner.invoke(app, words).stderr
 
 
 @pytest.mark.parametrize("ablation", ["table2", "table5"])

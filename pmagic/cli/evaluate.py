@@ -111,8 +111,13 @@ def evaluate(
     variants = bench.compared(asked, card)
     bench.require_observers(card, variants)
     _check_prompts(console, card.folder, asked.prompts, variants[0].learn.tokens)
-    if root is None and source.FETCHES:
-        console.say(f"without --root this fetches {source.FETCHES}, unless it is here already")
+    fetches = source.fetches() if root is None else ""
+    if fetches and dry_run:
+        raise UsageProblem(
+            f"a dry run fetches nothing, and this needs {fetches}", "leave --dry-run out once, or give --root"
+        )
+    if fetches:
+        console.warn(f"this fetches {fetches}; with --root it would not")
     drawn = datasets.drawn(source.people(root), people, repeats, seed)
     sample = [who for each in drawn for who in each]
     sitters, unread = harness.people(sample)
@@ -125,8 +130,9 @@ def evaluate(
     keys = [each.key for each in variants]
     folder = out if out is not None else Path(f"eval-{dataset}")
     if dry_run:
+        store.check(folder, plan)
         todo = harness.tasks(store.Store(folder), sitters, keys)
-        _tell_plan(console, asked, todo, len(sample), len(variants), hands)
+        _tell_plan(console, asked, todo, sample, unread, len(variants), hands)
         return
     with store.opened(folder, plan) as kept:
         todo = harness.tasks(kept, sitters, keys)
@@ -150,7 +156,7 @@ def _carry_out(
     if not todo:
         return {}
     total, done = variants * len(todo), sum(_variants_of(task.kept) for task in todo)
-    with stop_at_step() as check, console.progress(f"evaluating {len(todo)} people") as advance:
+    with stop_at_step() as check, console.progress(f"evaluating {_people(len(todo))}") as advance:
 
         def told(doing: str) -> None:
             advance(done, total, doing)
@@ -217,16 +223,26 @@ def _report(
 
 
 def _tell_plan(
-    console: Console, asked: "Order", todo: "Sequence[Task]", people: int, variants: int, hands: int
+    console: Console,
+    asked: "Order",
+    todo: "Sequence[Task]",
+    sample: "Sequence[Individual]",
+    unread: "Mapping[int, Failure]",
+    variants: int,
+    hands: int,
 ) -> None:
-    """What is left to do, and what it takes: measured on the first person of it."""
+    """What is left to do, and what it takes: measured on the first person of it who can be learned."""
     from pmagic.evaluation import bench, estimate
 
     found = estimate.estimate(bench.opened(asked), todo)
-    spread = 1 if hands == _RAY else min(hands, max(1, len(todo)))
+    failures = {**unread, **found.failures}
+    for number, each in sorted(failures.items()):
+        console.warn(f"{sample[number - 1].name}: {each.what}")
+    spread = 1 if hands == _RAY else min(hands, max(1, found.people))
     document = {
-        "people": people,
-        "people_left": len(todo),
+        "people": len(sample),
+        "people_left": found.people,
+        "people_refused": len(failures),
         "variants": variants,
         "prompts": len(asked.prompts),
         "pictures_of_each": asked.pictures,
@@ -237,12 +253,22 @@ def _tell_plan(
         "bytes": found.bytes,
     }
     lines = [
-        f"{people} people x {variants} variants x {len(asked.prompts)} prompts x {asked.pictures} pictures",
-        f"left: {len(todo)} people, at most {found.learnings} learnings and {found.pictures} pictures",
+        f"{_people(len(sample))} x {_count(variants, 'variant')} x {_count(len(asked.prompts), 'prompt')} x "
+        f"{_count(asked.pictures, 'picture')}",
+        f"left: {_people(found.people)}, at most {_count(found.learnings, 'learning')} and "
+        f"{_count(found.pictures, 'picture')}" + (f"; refused: {_people(len(failures))}" if failures else ""),
         f"time: about {duration(found.seconds / spread)}" + (" with one worker" if hands == _RAY else ""),
         f"disk: about {found.bytes / 1e6:.0f} MB",
     ]
     console.result(lines, document)
+
+
+def _people(number: int) -> str:
+    return "1 person" if number == 1 else f"{number} people"
+
+
+def _count(number: int, thing: str) -> str:
+    return f"{number} {thing}" + "s" * (number != 1)
 
 
 def _read_prompts(asked: str | None, own: "tuple[str, ...] | None") -> "tuple[str, ...]":

@@ -51,7 +51,7 @@ class Sitting:
         Raises PhotoRefused and whatever learning and drawing raise.
         """
         self._begun = time.monotonic()
-        faceless = self.known.faceless  # looked for before any work, which a photo without a face would make useless
+        self.require_photos()
         for variant in self.bench.variants:
             if is_done(self.kept, [variant.key]):
                 continue
@@ -60,8 +60,12 @@ class Sitting:
             drawing = f"{place}/{_digest(asdict(variant.render))}"
             yield from self._drawn(variant, persona, drawing)
             told = {**about, "persona": place, "drawing": drawing, "bounds": [persona.bounds.low, persona.bounds.high],
-                    "losses": dict(persona.losses), "faceless": faceless}  # fmt: skip
+                    "losses": dict(persona.losses), "faceless": self.known.faceless}  # fmt: skip
             yield from self._finished(f"variants/{variant.key}", {VARIANT: as_json(told)})
+
+    def require_photos(self) -> None:
+        """Looks at the photos before any work that one without a face would make useless. Raises PhotoRefused."""
+        _ = self.known, self.subject
 
     def _settled(self, variant: Variant) -> Generator[Result, None, tuple[LearnSettings, dict[str, object]]]:
         """The variant's settings with the bounds that the probe finds for this person, and what there is to tell."""

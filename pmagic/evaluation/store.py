@@ -109,10 +109,7 @@ def opened(root: Path, plan: Mapping[str, Any]) -> Iterator[Store]:
     import filelock
 
     store = Store(root)
-    if root.exists() and not root.is_dir():
-        raise UsageProblem(f"{root} is not a folder", "give another --out")
-    if root.is_dir() and not (root / PLAN).exists() and _holds_something(root):
-        raise UsageProblem(f"{root} holds something, and no evaluation", "give --out an empty or a new folder")
+    check(root, plan)
     with durable.storing(f"the evaluation in {root}"):
         durable.make_folder(root)
         lock = filelock.FileLock(root / ".lock", timeout=0, mode=durable.FILE_MODE)
@@ -122,7 +119,7 @@ def opened(root: Path, plan: Mapping[str, Any]) -> Iterator[Store]:
             raise Busy(f"another pmagic works in {root}", "wait for it to end, or give another --out") from error
     try:
         if (root / PLAN).exists():
-            _require_same(root, plan)
+            _require_same(root, plan)  # once more: only now nobody else can write one
         else:
             store.write(PLAN, as_json(plan))
         shutil.rmtree(root / ".aside", ignore_errors=True)
@@ -132,6 +129,16 @@ def opened(root: Path, plan: Mapping[str, Any]) -> Iterator[Store]:
         yield store
     finally:
         lock.release()
+
+
+def check(root: Path, plan: Mapping[str, Any]) -> None:
+    """Whether a run with this plan could go into `root`; looks only. Raises UsageProblem or Incompatible."""
+    if root.exists() and not root.is_dir():
+        raise UsageProblem(f"{root} is not a folder", "give another --out")
+    if (root / PLAN).exists():
+        _require_same(root, plan)
+    elif root.is_dir() and _holds_something(root):
+        raise UsageProblem(f"{root} holds something, and no evaluation", "give --out an empty or a new folder")
 
 
 def as_json(document: object) -> bytes:
