@@ -70,6 +70,9 @@ def test_it_ends_in_tables_plots_and_a_report(evaluate: Evaluate, tmp_path: Path
     first = results["pictures"][0]
     story = pictures.read_story(out / first["file"])
     assert (story["prompt"], story["seed"]) == (PROMPTS[0], 0)
+    about = runner.invoke(app, ["info", str(out / first["file"])])
+    assert about.exit_code == 0 and "kind: picture of an evaluation" in about.stdout
+    assert [path for path in out.rglob("*") if path.is_file() and path.stat().st_mode & 0o077] == []
     assert pictures.DIGITAL_SOURCE in Image.open(out / first["file"]).info["XML:com.adobe.xmp"]
     page = (out / "report.html").read_text()
     assert (
@@ -267,6 +270,7 @@ def test_ablations(evaluate: Evaluate, tmp_path: Path, ablation: str) -> None:
         (["--pictures", "."], 2, "--photos"),
         (["--pictures", ".", "--photos", "."], 2, "--prompts"),
         (["--pictures", ".", "--dataset", "folder"], 2, "--dataset"),
+        (["--pictures", ".", "--people", "100", "--workers", "2"], 2, "--people, --workers cannot be obeyed"),
     ],
 )
 def test_what_cannot_be_asked(words: list[str], code: int, told: str) -> None:

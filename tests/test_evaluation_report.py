@@ -5,10 +5,9 @@ import html.parser
 import io
 import json
 import re
-import shutil
-import subprocess
 from pathlib import Path
 
+import browser
 import pytest
 from PIL import Image
 
@@ -151,7 +150,7 @@ def test_a_dollar_in_a_name_begins_no_formula() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(shutil.which("chromium") is None, reason="no chromium on this machine")
+@browser.needed
 @pytest.mark.parametrize("width", [1280, 390])
 def test_a_browser_shows_it_without_overflow(made: tuple[Report, Store], width: int, tmp_path: Path) -> None:
     """In a frame as wide as a desktop or a phone nothing sticks out, and every picture loads."""
@@ -170,11 +169,7 @@ def test_a_browser_shows_it_without_overflow(made: tuple[Report, Store], width: 
     frame = f'<iframe src="page.html" width="{width}" height="900" style="border:0"></iframe>'
     told_by = "<script>onload=()=>document.title=document.querySelector('iframe').contentDocument.title</script>"
     (tmp_path / "frame.html").write_text(f"<body style='margin:0'>{frame}{told_by}")
-    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
-    found = subprocess.run(
-        ["chromium", *flags, "--allow-file-access-from-files", "--dump-dom", str(tmp_path / "frame.html")],
-        capture_output=True, text=True, timeout=120, check=True,
-    ).stdout  # fmt: skip
+    found = browser.shown(tmp_path / "frame.html", "--allow-file-access-from-files")
     wide, room, broken, images = map(int, re.search(r"wide (\d+) of (\d+), broken (\d+) of (\d+)", found).groups())
     assert wide <= room and width - 20 < room <= width  # a scroll bar takes some
     assert broken == 0 and images > 20

@@ -24,9 +24,11 @@ if TYPE_CHECKING:
 
 _MOST = 1000  # pictures of a prompt
 _RAY = 0
+_OF_SCORING = ("pictures", "photos", "prompts", "base", "device", "out", "quiet", "as_json")
 
 
 def evaluate(
+    context: typer.Context,
     dataset: Annotated[
         str | None,
         typer.Option("--dataset", help="lfw, celeba-hq, ffhq, folder or world.", autocompletion=names.datasets),
@@ -78,8 +80,7 @@ def evaluate(
     """
     console = Console(quiet=quiet, as_json=as_json)
     if pictures is not None:
-        if dataset is not None or dry_run:
-            raise UsageProblem("--pictures are there already: it goes without --dataset and --dry-run", "leave it out")
+        _check_scoring(context)
         scoring.score(console, pictures, photos, prompts, base, choosing.device(device), out)
         return
     if photos is not None:
@@ -289,6 +290,17 @@ def _check_prompts(console: Console, folder: Path, asked: "Sequence[str]", token
         placed = prompts.check_prompt(tokenizer, prompt, tokens)
         if placed.cut:
             console.warn(f"the prompt {prompt!r} is too long; the base does not read: {placed.cut!r}")
+
+
+def _check_scoring(context: typer.Context) -> None:
+    """UsageProblem for what would say nothing about pictures that are there already."""
+    others = [
+        each.opts[0]
+        for each in context.command.params
+        if each.name not in _OF_SCORING and context.get_parameter_source(each.name).name == "COMMANDLINE"
+    ]
+    if others:
+        raise UsageProblem(f"--pictures are there already: {', '.join(others)} cannot be obeyed", "leave it out")
 
 
 def _check(people: int, repeats: int, count: int) -> None:

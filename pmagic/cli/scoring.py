@@ -36,7 +36,9 @@ def score(
     from pmagic.evaluation import prompts as texts
 
     asked = texts.PAPER if prompts == "paper" else texts.read(Path(prompts))
-    shown = foreign.found(pictures, photos, len(asked))
+    shown, without = foreign.found(pictures, photos, len(asked))
+    for doubt in foreign.doubts(shown, without):
+        console.warn(doubt)
     card = cards.find(base or settings.config().base or choosing.DEFAULT)
     hush_libraries()
     eyes = observers.observers(card, str(loading.device_named(device)))
@@ -67,7 +69,7 @@ def score(
             console,
             report.Report(
                 about=about,
-                rows=[report.Row(_KEY, pictures.name)],
+                rows=[report.Row(_KEY, pictures.resolve().name)],
                 prompts=asked,
                 people={who.number: who for who in sitters},
                 names=[each.who.name for each in shown],

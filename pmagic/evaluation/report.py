@@ -78,7 +78,7 @@ def table(report: Report) -> list[list[str]]:
     lines = [["", *columns, "people"]]
     for row in report.rows:
         of = {each.column: each for each in report.means if each.variant == row.key}
-        lines.append([row.title, *(cell_text(of.get(column)) for column in columns), str(people_in(of))])
+        lines.append([row.title, *(cell_text(of.get(column), people_in(of)) for column in columns), str(people_in(of))])
         theirs = beside(report, row)
         if theirs is not None:
             lines.append(
@@ -99,10 +99,12 @@ def doubts(report: Report) -> Iterator[str]:
         yield f"{report.names[number - 1]}: no face is found in {', '.join(files)}: nothing is compared with it"
 
 
-def cell_text(mean: Mean | None) -> str:
+def cell_text(mean: Mean | None, people: int) -> str:
+    """people: of the row; who has nothing to say in this column is told."""
     if mean is None:
         return "-"
-    return f"{mean.value:.3f}" + ("" if mean.error is None else f" ± {mean.error:.3f}")
+    fewer = f" (of {mean.people})" if mean.people < people else ""
+    return f"{mean.value:.3f}" + ("" if mean.error is None else f" ± {mean.error:.3f}") + fewer
 
 
 def people_in(of: Mapping[str, Mean]) -> int:

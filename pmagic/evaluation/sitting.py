@@ -29,6 +29,7 @@ from pmagic.persona import Persona
 METHOD = "personamagic"
 VARIANT, PROBE = "variant.json", "probe.json"
 OF_THE_PROBE = ("iou_low", "iou_high", "probe_iterations")  # settings that only say how the bounds are found
+KIND = "picture of an evaluation"  # of a persona that no library holds
 LARGEST = 1  # the face that counts in a photo of several
 
 Told = Callable[[str], None]  # is told what is being done at every step; what it raises goes through
@@ -133,6 +134,7 @@ class Sitting:
         """What goes into every picture, besides its seed."""
         how = variant.render
         return {
+            "kind": KIND,
             "persona": self.who.name,
             "prompt": prompt,
             "fingerprint": self.bench.base.fingerprint,

@@ -11,11 +11,13 @@ renamed, so a kill loses only what was in work. times.csv says how long things t
 """
 
 import json
+import os
 import re
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +67,7 @@ class Store:
             if staging.exists():
                 durable.erase(staging)
             durable.publish_folder(result.files, staging, target)
-            with (self.root / TIMES).open("a") as file:
+            with open(self.root / TIMES, "a", opener=partial(os.open, mode=durable.FILE_MODE)) as file:
                 file.write(f"{person},{result.place},{result.seconds:.2f}\n")
 
     def kept(self, person: str, *, weights: bool = True) -> dict[str, dict[str, bytes]]:
