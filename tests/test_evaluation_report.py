@@ -3,8 +3,10 @@
 import csv
 import html.parser
 import io
+import itertools
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import browser
@@ -131,9 +133,31 @@ def test_stages_that_fell_back_and_photos_without_a_face_are_told(made: tuple[Re
     assert "alice" in second and "2.png" in second
 
 
-def test_nobody_at_all_is_a_report_too(made: tuple[Report, Store]) -> None:
-    from dataclasses import replace
+def test_the_papers_squares_are_of_the_same_base(made: tuple[Report, Store], monkeypatch: pytest.MonkeyPatch) -> None:
+    squares = []
+    monkeypatch.setattr(plots, "pareto", lambda points, published: squares.append(published) or b"")
+    for base in ("mini", "sd14"):
+        report._plots(replace(made[0], about={**made[0].about, "base": base}))
+    assert [len(each) for each in squares] == [0, 2]
 
+
+def test_numbers_of_points_do_not_overlap(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Six points in one place, as where every stage fell back."""
+    drawn = []
+    monkeypatch.setattr(plots, "png", lambda drawing: drawn.append(drawing) or b"")
+    mean = Mean("v", "i_pre", 0.1, 0.05, 3, 12)
+    titles = [f"λ1 = 0.{number}, λ2 = 1" for number in range(6)]
+    plots.pareto({title: (mean, mean) for title in titles}, {})
+    (drawing,) = drawn
+    drawing.canvas.draw()
+    boxes = [text.get_window_extent() for text in drawing.axes[0].texts]
+    assert len(boxes) == 6 and not any(a.overlaps(b) for a, b in itertools.combinations(boxes, 2))
+    legend = drawing.legends[0]
+    assert [text.get_text() for text in legend.get_texts()] == [f"{k}  {title}" for k, title in enumerate(titles, 1)]
+    assert drawing.bbox.x1 >= legend.get_window_extent().x1
+
+
+def test_nobody_at_all_is_a_report_too(made: tuple[Report, Store]) -> None:
     told, store = made
     empty = replace(told, scores=[], stages={row.key: [] for row in told.rows})
     assert {path.name for path in report.write(empty, store)} == {
@@ -144,7 +168,7 @@ def test_nobody_at_all_is_a_report_too(made: tuple[Report, Store]) -> None:
 
 def test_a_dollar_in_a_name_begins_no_formula() -> None:
     mean = Mean("v", "i_pre", 0.1, 0.05, 3, 12)
-    assert plots.pareto({"$\\frac{1$ \x1b": (mean, mean)}, {"paper: $x_": (0.3, 0.7)})[:4] == b"\x89PNG"
+    assert plots.pareto({"$\\frac{1$ \x1b": (mean, mean)}, {"$\\frac{1$ \x1b": (0.3, 0.7)})[:4] == b"\x89PNG"
     assert plots.heat_map(["$\\bad{ {}", "ok"], ["$a"], {"t_sim": [[0.5], [None]]})[:4] == b"\x89PNG"
     assert plots.trend(["$a", "b"], {"t_sim": [mean, mean]})[:4] == b"\x89PNG"
 

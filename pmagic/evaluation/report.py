@@ -119,6 +119,7 @@ def beside(report: Report, row: Row) -> dict | None:
         return None
     return {
         "told": found.told(),
+        "base": found.base,
         "other": (found.dataset, found.base) != (dataset, base),
         "scores": {"t_sim": f"{found.t_sim:.3f}", "i_pre": f"{found.i_pre:.3f}"},
     }
@@ -165,9 +166,11 @@ def _plots(report: Report) -> Plots:
     shown = [row for row in report.rows if all((row.key, column) in of for column in ("t_sim", "i_pre"))]
     if not shown:
         return {}
-    theirs = {f"paper: {row.title}": beside(report, row) for row in shown}
-    squares = {
-        name: (float(each["scores"]["i_pre"]), float(each["scores"]["t_sim"])) for name, each in theirs.items() if each
+    theirs = {row.title: beside(report, row) for row in shown}
+    squares = {  # of another base they would say nothing here, and leave our points one corner
+        title: (float(each["scores"]["i_pre"]), float(each["scores"]["t_sim"]))
+        for title, each in theirs.items()
+        if each and each["base"] == report.about["base"]
     }
     points = {row.title: (of[row.key, "i_pre"], of[row.key, "t_sim"]) for row in shown}
     by_prompt = {
