@@ -33,7 +33,7 @@ def pareto(points: Mapping[str, tuple[Mean, Mean]], published: Mapping[str, tupl
             color=ink, label=f"{number + 1}  {printable(_short(name))}",
         )  # fmt: skip
         # A side of its own, so that the numbers of points that coincide do not; and off the error bars.
-        angle = 0.4 + 2 * math.pi * number / len(points)
+        angle = math.pi / 12 + 2 * math.pi * number / len(points)
         _number(axes, number, x.value, y.value, angle, "black")
         if name in published:
             axes.plot(*published[name], "s", ms=5, color=OTHER, mfc="none")
