@@ -15,7 +15,9 @@ from typer.testing import CliRunner, Result
 
 from pmagic import pictures
 from pmagic.cli.app import app
-from pmagic.evaluation import store
+from pmagic.datasets import lfw
+from pmagic.errors import NotFound
+from pmagic.evaluation import harness, store
 from pmagic.evaluation.sitting import Sitting
 
 runner = CliRunner()
@@ -68,6 +70,9 @@ def test_it_ends_in_tables_plots_and_a_report(evaluate: Evaluate, tmp_path: Path
     first = results["pictures"][0]
     story = pictures.read_story(out / first["file"])
     assert (story["prompt"], story["seed"]) == (PROMPTS[0], 0)
+    about = runner.invoke(app, ["info", str(out / first["file"])])
+    assert about.exit_code == 0 and "kind: picture of an evaluation" in about.stdout
+    assert [path for path in out.rglob("*") if path.is_file() and path.stat().st_mode & 0o077] == []
     assert pictures.DIGITAL_SOURCE in Image.open(out / first["file"]).info["XML:com.adobe.xmp"]
     page = (out / "report.html").read_text()
     assert (
@@ -131,6 +136,36 @@ def test_one_failing_person_does_not_stop_the_rest(evaluate: Evaluate, people: P
     assert summaries(fresh) == summaries(out)
 
 
+def test_faces_are_looked_for_before_any_work(evaluate: Evaluate, people: Path, tmp_path: Path) -> None:  # noqa: F811
+    """Of a photo learned from nothing is begun without one; a photo to compare with is left out and named."""
+    out = tmp_path / "out"
+    Image.new("RGB", (128, 128)).save(people / "alice.png")
+    Image.new("RGB", (128, 128)).save(people / "chiara" / "2.png")
+    done = evaluate(out, "--recipe", "reference")
+    assert "no face is found in alice.png of alice" in done.stderr
+    assert "warning: chiara: no face is found in 2.png" in done.stderr
+    results = json.loads((out / "results.json").read_text())
+    assert {results["plan"]["people"][0][each["person"] - 1] for each in results["pictures"]} == {"bruno", "chiara"}
+    assert all(each["i_unseen"] is None for each in results["pictures"])
+    assert len(list((out / "people").iterdir())) == 2
+
+
+def test_pictures_do_not_stay_in_memory(evaluate: Evaluate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seated = []
+    begin = harness._sitting
+
+    def remembering(bench: object, kept: store.Store, told: object, task: harness.Task) -> Sitting:
+        seated.append((task, begin(bench, kept, told, task)))
+        return seated[-1][1]
+
+    monkeypatch.setattr(harness, "_sitting", remembering)
+    assert evaluate(tmp_path / "out", "--recipe", "reference", count=1).exit_code == 0
+    ((task, sitting),) = seated
+    assert not task.kept
+    names = {name for files in sitting.kept.values() for name in files}
+    assert "cell.json" in names and not any(name.endswith(".png") for name in names)
+
+
 def test_a_defect_fails_one_person_and_says_so(evaluate: Evaluate, tmp_path: Path, monkeypatch) -> None:
     original = Sitting._drawn
 
@@ -167,6 +202,46 @@ def test_a_dry_run_tells_and_leaves_nothing(evaluate: Evaluate, tmp_path: Path) 
     assert not out.exists()
 
 
+def test_a_dry_run_passes_over_who_has_no_face(evaluate: Evaluate, people: Path, tmp_path: Path) -> None:  # noqa: F811
+    """Whoever is drawn first: chiara, by this seed."""
+    Image.new("RGB", (128, 128)).save(people / "chiara" / "1.png")
+    words = ("--dry-run", "--recipe", "reference")
+    done = evaluate(tmp_path / "out", *words)
+    assert done.exit_code == 0, done.stderr
+    assert done.stdout.startswith("3 people x 1 variant x 2 prompts x 2 pictures")
+    assert "left: 2 people, at most 2 learnings and 8 pictures; refused: 1 person" in done.stdout
+    assert "warning: chiara: no face is found in 1.png" in done.stderr
+    for name in ("alice", "bruno"):
+        Image.new("RGB", (128, 128)).save(people / f"{name}.png")
+    told = json.loads(evaluate(tmp_path / "out", *words, "--json").stdout)
+    assert (told["people_left"], told["people_refused"], told["hours"]) == (0, 3, 0)
+
+
+def test_a_dry_run_is_refused_where_the_run_would_be(evaluate: Evaluate, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "plan.json").write_text("{}")
+    done = evaluate(out, "--dry-run")
+    assert done.exit_code == 6 and "differs in" in done.stderr
+    (out / "plan.json").rename(out / "letter.txt")
+    assert evaluate(out, "--dry-run").exit_code == 2
+
+
+def test_a_download_is_told_and_not_done_in_a_dry_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    def read(root: None) -> None:
+        raise NotFound("it was fetched")
+
+    monkeypatch.setattr(lfw, "fetches", lambda: "LFW, about 200 MB")
+    monkeypatch.setattr(lfw, "people", read)
+    words = ["eval", "--dataset", "lfw", "--base", "mini", "--recipe", "reference"]
+    dry = runner.invoke(app, [*words, "--dry-run"])
+    assert dry.exit_code == 2 and "LFW, about 200 MB" in dry.stderr and "--root" in dry.stderr
+    done = runner.invoke(app, [*words, "--quiet"])
+    assert "it was fetched" in done.stderr and "warning: this fetches LFW, about 200 MB" in done.stderr
+    monkeypatch.setattr(lfw, "fetches", lambda: "")
+    assert "this fetches" not in runner.invoke(app, words).stderr
+
+
 @pytest.mark.parametrize("ablation", ["table2", "table5"])
 def test_ablations(evaluate: Evaluate, tmp_path: Path, ablation: str) -> None:
     out = tmp_path / "out"
@@ -178,6 +253,7 @@ def test_ablations(evaluate: Evaluate, tmp_path: Path, ablation: str) -> None:
         # The tiny base's probe finds nothing: six pairs fall back to one interval, and share one persona.
         assert len(personas) == 6 and len(set(personas.values())) == 1
         assert all(of[0]["fell_back"] for of in results["stages"].values())
+        assert done.stderr.count("1 of 1 people fell back to the stages 400:800") == 6
         assert (out / "trend.png").is_file()
     else:
         assert list(personas) == ["weighted", "constant", "none"] and len(set(personas.values())) == 3
@@ -194,6 +270,7 @@ def test_ablations(evaluate: Evaluate, tmp_path: Path, ablation: str) -> None:
         (["--pictures", "."], 2, "--photos"),
         (["--pictures", ".", "--photos", "."], 2, "--prompts"),
         (["--pictures", ".", "--dataset", "folder"], 2, "--dataset"),
+        (["--pictures", ".", "--people", "100", "--workers", "2"], 2, "--people, --workers cannot be obeyed"),
     ],
 )
 def test_what_cannot_be_asked(words: list[str], code: int, told: str) -> None:

@@ -3,12 +3,11 @@
 import html
 import json
 import re
-import shutil
-import subprocess
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 
+import browser
 import pytest
 from PIL import Image
 from typer.testing import CliRunner
@@ -23,8 +22,6 @@ runner = CliRunner()
 HOSTILE = (
     "</script><script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">\x1b[31m{{7*7}}"
 )
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
 
 
 class Tags(HTMLParser):
@@ -101,7 +98,7 @@ def test_nothing_to_show(words: list[str], said: str, tmp_path: Path, monkeypatc
     assert list(tmp_path.iterdir()) == []
 
 
-def browsed(page: Path, tmp_path: Path, probe: str = "") -> str:
+def browsed(page: Path, tmp_path: Path, probe: str = "", *flags: str) -> str:
     """The page as the browser has it after running, with `probe` added to a copy (whose policy allows it)."""
     text = page.read_text()
     if probe:
@@ -109,11 +106,10 @@ def browsed(page: Path, tmp_path: Path, probe: str = "") -> str:
         text = text.replace("</body>", f"<script>{probe}</script></body>")
     copy = tmp_path / "looked-at.html"
     copy.write_text(text)
-    command = [CHROMIUM, *FLAGS, f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom", copy.as_uri()]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
+    return browser.shown(copy, *flags)
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="needs a Chromium")
+@browser.needed
 def test_a_browser_shows_it_filters_and_obeys_no_text(page: Path, tmp_path: Path) -> None:
     assert "<title>Personas</title>" in browsed(page, tmp_path)
     probe = """
@@ -131,11 +127,8 @@ def test_a_browser_shows_it_filters_and_obeys_no_text(page: Path, tmp_path: Path
       document.body.dataset.said = JSON.stringify(said);
     """
     for scheme, ground in (("light", "rgb(255, 255, 255)"), ("dark", "rgb(23, 23, 26)")):
-        if scheme == "dark":
-            FLAGS.append("--force-dark-mode")
-            FLAGS.append("--blink-settings=preferredColorScheme=0")
-        seen = re.search(r'data-said="([^"]*)"', browsed(page, tmp_path, probe))
-        del FLAGS[5:]
+        flags = ["--force-dark-mode", "--blink-settings=preferredColorScheme=0"] if scheme == "dark" else []
+        seen = re.search(r'data-said="([^"]*)"', browsed(page, tmp_path, probe, *flags))
         assert seen is not None
         said = json.loads(html.unescape(seen[1]))
         assert said == {

@@ -54,7 +54,9 @@ def test_pictures_are_scored_as_they_lie(
     assert [each["prompt"] for each in lines.values()] == [1, 2, 1, 1]
     means = {each["column"]: each for each in results["means"]}
     assert means["i_pre"]["people"] == 2 and means["i_pre"]["pictures"] == 4
-    assert (tmp_path / "out" / "report.html").is_file() and "theirs" in done.stdout
+    assert "<title>Evaluation of the pictures in theirs</title>" in (tmp_path / "out" / "report.html").read_text()
+    assert "theirs" in done.stdout and " (of 1)" in done.stdout  # alice has one photo, so i_unseen is chiara's alone
+    assert "no picture of bruno" in done.stderr and "none of chiara by 2" in done.stderr
     again = score(theirs, people, prompts_file, eval_folder, tmp_path / "out", "--json")
     assert json.loads(again.stdout) == results
     Image.new("RGB", (64, 64), "white").save(theirs / "alice" / "2.png")

@@ -1,5 +1,7 @@
 """Every data set on the shelf keeps the contract, reads its own layout, and says what is wrong with another one."""
 
+import sys
+import types
 from collections.abc import Callable
 from pathlib import Path
 
@@ -49,7 +51,7 @@ LAYOUTS: dict[str, Callable[[Path], None]] = {"celeba_hq": celeba_hq, "ffhq": ff
 @pytest.mark.parametrize("name", shelf.names("datasets"))
 def test_contract(name: str, tmp_path: Path) -> None:
     source = shelf.take("datasets", name)
-    assert source.WANTED and source.WHERE and isinstance(source.FETCHES, str)
+    assert source.WANTED and source.WHERE and (name == "lfw" or source.fetches() == "")
     assert source.PROMPTS is None or all("{}" in prompt for prompt in source.PROMPTS)
     root = None
     if name in LAYOUTS:
@@ -104,16 +106,23 @@ def test_a_wrong_layout_says_what_was_expected_and_what_was_found(name: str, tmp
 
 
 def test_without_a_root_it_says_where_to_get_the_data(monkeypatch: pytest.MonkeyPatch) -> None:
-    import sys
-
     for name in ("celeba_hq", "ffhq", "folder"):
         with pytest.raises(UsageProblem) as caught:
             shelf.take("datasets", name).people(None)
         assert caught.value.next_step == shelf.take("datasets", name).WHERE
+    monkeypatch.delenv("HF_HUB_OFFLINE")
     monkeypatch.setitem(sys.modules, "sklearn", None)
     monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
     with pytest.raises(WeightsMissing, match="scikit-learn"):
         lfw.people(None)
+
+
+@pytest.mark.parametrize("other", ["alice/1.jpg", "alice.jpg"])
+def test_two_people_of_one_name_are_refused(tmp_path: Path, other: str) -> None:
+    picture(tmp_path / "alice.png")
+    picture(tmp_path / other)
+    with pytest.raises(UsageProblem, match="two people of the name 'alice'"):
+        folder.people(tmp_path)
 
 
 def test_samples_are_seeded_and_nobody_is_drawn_twice(tmp_path: Path) -> None:
@@ -164,4 +173,43 @@ def test_a_photo_that_cannot_be_read_is_a_problem_of_that_person(tmp_path: Path)
 
 def test_lfw_that_was_fetched_before_is_not_fetched_again(home: Path) -> None:
     labelled(home / "models" / "datasets" / "lfw_home")
+    assert lfw.fetches() == ""
     assert [who.name for who in lfw.people(None)] == ["Ada_Lovelace", "Carl_Gauss"]
+
+
+@pytest.fixture
+def fetching(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """scikit-learn's fetch as a stub; as the real one it takes a folder that is there for the whole data set."""
+    called: list[Path] = []
+
+    def fetch(data_home: str, **more: object) -> None:
+        inside = Path(data_home) / "lfw_home"
+        called.append(inside)
+        if not (inside / "lfw_funneled").exists():
+            labelled(inside)
+            (inside / "lfw-funneled.tgz").unlink(missing_ok=True)
+
+    stub = types.ModuleType("sklearn.datasets")
+    stub.fetch_lfw_people = fetch
+    monkeypatch.setitem(sys.modules, "sklearn", types.ModuleType("sklearn"))
+    monkeypatch.setitem(sys.modules, "sklearn.datasets", stub)
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    return called
+
+
+def test_a_half_unpacked_lfw_is_fetched_again(fetching: list[Path], home: Path) -> None:
+    inside = home / "models" / "datasets" / "lfw_home"
+    picture(inside / "lfw_funneled" / "Ada_Lovelace" / "Ada_Lovelace_0001.jpg")
+    (inside / "lfw-funneled.tgz").write_bytes(b"archive")
+    assert "LFW" in lfw.fetches()
+    assert [who.name for who in lfw.people(None)] == ["Ada_Lovelace", "Carl_Gauss"]
+    assert fetching == [inside] and lfw.fetches() == ""
+    lfw.people(None)
+    assert fetching == [inside]
+
+
+def test_lfw_is_not_fetched_offline(fetching: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(WeightsMissing, match="HF_HUB_OFFLINE"):
+        lfw.people(None)
+    assert not fetching

@@ -9,15 +9,22 @@ from evaluated import eval_folder  # noqa: F401 - a fixture
 
 from pmagic import shelf
 from pmagic.bases import card as cards
+from pmagic.datasets import Individual
 from pmagic.engine import subject
 from pmagic.errors import Incompatible, PhotoRefused, WeightsMissing
 from pmagic.evaluation import metrics, observers, prompts
 from pmagic.evaluation.metrics import Case
 from pmagic.evaluation.observers import Observers
+from pmagic.evaluation.order import Sitter
 
 pytest_plugins = ["tiny"]
 
 PROMPTS = ("a photo of the face as cowboy", "oil painting")
+
+
+def alice(photos: list, unseen: list) -> Sitter:
+    files = tuple(f"{number}.png" for number in range(len(photos) + len(unseen)))
+    return Sitter(1, "alice", Individual("alice", ()), files, files, len(photos), tuple(photos), tuple(unseen))
 
 
 @pytest.fixture(scope="module")
@@ -29,12 +36,13 @@ def eyes(eval_folder: Path) -> Observers:  # noqa: F811
 def case(eyes: Observers) -> Case:
     """A copy of the photo, another face, nobody."""
     photo, other = packs.photo_of((5, 5)), packs.photo_of((9, 7), (3, 3))
+    known = eyes.known(alice([photo], [other]))
     return Case(
         pictures=[photo, other, packs.photo_of()],
         prompt=1,
         prompts=PROMPTS,
-        learned=eyes.known([photo], "alice"),
-        unseen=eyes.known([other], "alice"),
+        learned=known.learned,
+        unseen=known.unseen,
     )
 
 
@@ -66,7 +74,7 @@ def test_identity_is_one_for_the_photo_itself_and_minus_one_for_nobody(eyes: Obs
 
 
 def test_without_another_photo_there_is_no_copy_check(eyes: Observers, case: Case) -> None:
-    bare = Case(case.pictures, 0, PROMPTS, case.learned, eyes.known([], "alice"))
+    bare = Case(case.pictures, 0, PROMPTS, case.learned, eyes.known(alice([packs.photo_of((5, 5))], [])).unseen)
     assert metrics.measured(eyes, bare)["i_unseen"] == [None, None, None]
 
 
@@ -103,9 +111,13 @@ def test_each_text_is_encoded_once(eyes: Observers, case: Case, eval_folder: Pat
     assert said == list(PROMPTS)
 
 
-def test_a_photo_without_a_face_is_refused(eyes: Observers) -> None:
-    with pytest.raises(PhotoRefused, match="alice"):
-        eyes.known([packs.photo_of()], "alice")
+def test_a_photo_without_a_face_is_refused_or_not_compared_with(eyes: Observers) -> None:
+    face, nobody = packs.photo_of((5, 5)), packs.photo_of()
+    with pytest.raises(PhotoRefused, match=r"in 1\.png of alice"):
+        eyes.known(alice([face, nobody], []))
+    known = eyes.known(alice([face], [nobody, face]))
+    assert len(known.unseen) == 1 and known.faceless == ("1.png",)
+    assert len(eyes.known(alice([face], [nobody])).unseen) == 0
 
 
 def test_the_judge_is_never_the_network_of_the_loss(eval_folder: Path, tmp_path: Path) -> None:  # noqa: F811

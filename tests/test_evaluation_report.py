@@ -3,12 +3,13 @@
 import csv
 import html.parser
 import io
+import itertools
 import json
 import re
-import shutil
-import subprocess
+from dataclasses import replace
 from pathlib import Path
 
+import browser
 import pytest
 from PIL import Image
 
@@ -28,7 +29,7 @@ PROMPTS = ["{} as a cowboy", f"{{}} {HOSTILE}", "{} " + "w" * 200, "a very long 
 
 def sitter(number: int, name: str) -> Sitter:
     photo = Photo(Image.new("RGB", (80, 60), (40 * number, 90, 120)), f"{number:064x}", Path("photo"))
-    return Sitter(number, name, Individual(name, (lambda: photo,)), (photo.sha256,), 1)
+    return Sitter(number, name, Individual(name, (lambda: photo,)), (photo.sha256,), ("photo",), 1)
 
 
 @pytest.fixture
@@ -64,6 +65,7 @@ def made(tmp_path: Path) -> tuple[Report, Store]:
         traits={1: HOSTILE},
         scores=lines,
         stages={"lambda-0.5-1": [{"person": 1, "bounds": [400, 800], "fell_back": HOSTILE}], "lambda-0.7-0.8": []},
+        faceless={1: ("2.png",)},
         failures={3: Failure(f"no face is found in {HOSTILE}", HOSTILE)},
         pictures=store.root,
     )  # fmt: skip
@@ -125,9 +127,37 @@ def test_the_same_scores_give_the_same_bytes(made: tuple[Report, Store]) -> None
     assert {path.name: path.read_bytes() for path in report.write(told, store)} == first
 
 
-def test_nobody_at_all_is_a_report_too(made: tuple[Report, Store]) -> None:
-    from dataclasses import replace
+def test_stages_that_fell_back_and_photos_without_a_face_are_told(made: tuple[Report, Store]) -> None:
+    first, second = report.doubts(made[0])
+    assert first == "λ1 = 0.5, λ2 = 1: 1 of 1 people fell back to the stages 400:800"
+    assert "alice" in second and "2.png" in second
 
+
+def test_the_papers_squares_are_of_the_same_base(made: tuple[Report, Store], monkeypatch: pytest.MonkeyPatch) -> None:
+    squares = []
+    monkeypatch.setattr(plots, "pareto", lambda points, published: squares.append(published) or b"")
+    for base in ("mini", "sd14"):
+        report._plots(replace(made[0], about={**made[0].about, "base": base}))
+    assert [len(each) for each in squares] == [0, 2]
+
+
+def test_numbers_of_points_do_not_overlap(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Six points in one place, as where every stage fell back."""
+    drawn = []
+    monkeypatch.setattr(plots, "png", lambda drawing: drawn.append(drawing) or b"")
+    mean = Mean("v", "i_pre", 0.1, 0.05, 3, 12)
+    titles = [f"λ1 = 0.{number}, λ2 = 1" for number in range(6)]
+    plots.pareto({title: (mean, mean) for title in titles}, {})
+    (drawing,) = drawn
+    drawing.canvas.draw()
+    boxes = [text.get_window_extent() for text in drawing.axes[0].texts]
+    assert len(boxes) == 6 and not any(a.overlaps(b) for a, b in itertools.combinations(boxes, 2))
+    legend = drawing.legends[0]
+    assert [text.get_text() for text in legend.get_texts()] == [f"{k}  {title}" for k, title in enumerate(titles, 1)]
+    assert drawing.bbox.x1 >= legend.get_window_extent().x1
+
+
+def test_nobody_at_all_is_a_report_too(made: tuple[Report, Store]) -> None:
     told, store = made
     empty = replace(told, scores=[], stages={row.key: [] for row in told.rows})
     assert {path.name for path in report.write(empty, store)} == {
@@ -138,13 +168,13 @@ def test_nobody_at_all_is_a_report_too(made: tuple[Report, Store]) -> None:
 
 def test_a_dollar_in_a_name_begins_no_formula() -> None:
     mean = Mean("v", "i_pre", 0.1, 0.05, 3, 12)
-    assert plots.pareto({"$\\frac{1$ \x1b": (mean, mean)}, {"paper: $x_": (0.3, 0.7)})[:4] == b"\x89PNG"
+    assert plots.pareto({"$\\frac{1$ \x1b": (mean, mean)}, {"$\\frac{1$ \x1b": (0.3, 0.7)})[:4] == b"\x89PNG"
     assert plots.heat_map(["$\\bad{ {}", "ok"], ["$a"], {"t_sim": [[0.5], [None]]})[:4] == b"\x89PNG"
     assert plots.trend(["$a", "b"], {"t_sim": [mean, mean]})[:4] == b"\x89PNG"
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(shutil.which("chromium") is None, reason="no chromium on this machine")
+@browser.needed
 @pytest.mark.parametrize("width", [1280, 390])
 def test_a_browser_shows_it_without_overflow(made: tuple[Report, Store], width: int, tmp_path: Path) -> None:
     """In a frame as wide as a desktop or a phone nothing sticks out, and every picture loads."""
@@ -163,11 +193,7 @@ def test_a_browser_shows_it_without_overflow(made: tuple[Report, Store], width: 
     frame = f'<iframe src="page.html" width="{width}" height="900" style="border:0"></iframe>'
     told_by = "<script>onload=()=>document.title=document.querySelector('iframe').contentDocument.title</script>"
     (tmp_path / "frame.html").write_text(f"<body style='margin:0'>{frame}{told_by}")
-    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
-    found = subprocess.run(
-        ["chromium", *flags, "--allow-file-access-from-files", "--dump-dom", str(tmp_path / "frame.html")],
-        capture_output=True, text=True, timeout=120, check=True,
-    ).stdout  # fmt: skip
+    found = browser.shown(tmp_path / "frame.html", "--allow-file-access-from-files")
     wide, room, broken, images = map(int, re.search(r"wide (\d+) of (\d+), broken (\d+) of (\d+)", found).groups())
     assert wide <= room and width - 20 < room <= width  # a scroll bar takes some
     assert broken == 0 and images > 20

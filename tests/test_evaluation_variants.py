@@ -58,6 +58,8 @@ def test_the_papers_rows_are_there(ablation: str) -> None:
 def test_the_nearest_published_row_is_taken() -> None:
     assert published.row(1, "Vanilla", "lfw", "sd14").t_sim == 0.631
     assert published.row(6, "PersonaMagic", "ffhq", "sd14").i_pre == 0.407
+    assert published.row(6, "PersonaMagic", "ffhq", "dreamlike").i_pre == 0.442
+    assert published.row(6, "PersonaMagic", "folder", "dreamlike").table == 7
     assert published.row(2, "0.7, 0.8", "lfw", "sd14").dataset == "celeba_hq"
     assert published.row(9, "PersonaMagic", "lfw", "sd14") is None
 

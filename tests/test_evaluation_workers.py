@@ -1,10 +1,12 @@
 """Workers: whoever does the work, and whoever is killed while doing it, the summary is the same bytes."""
 
+import multiprocessing
 import os
 import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,10 +16,11 @@ from evaluated import eval_folder, people, prompts_file  # noqa: F401 - fixtures
 from tiny import faced_folder, tiny_folders  # noqa: F401 - fixtures
 
 from pmagic.datasets import Individual
-from pmagic.evaluation import crew
+from pmagic.evaluation import crew, processes
 from pmagic.evaluation.crew import Died
 from pmagic.evaluation.harness import Failure, Task
 from pmagic.evaluation.order import Sitter
+from pmagic.evaluation.sitting import Told
 from pmagic.evaluation.store import Result
 
 SUMMARIES = ("summary.csv", "results.json", "report.html", "people.csv", "pareto.png", "heatmap.png")
@@ -41,7 +44,7 @@ class Scripted:
 
 
 def tasks(count: int) -> list[Task]:
-    return [Task(Sitter(number, f"p{number}", Individual("x", ()), (), 0), {}) for number in range(1, count + 1)]
+    return [Task(Sitter(number, f"p{number}", Individual("x", ()), (), (), 0), {}) for number in range(1, count + 1)]
 
 
 def test_a_dead_workers_person_goes_on_from_what_is_kept() -> None:
@@ -64,6 +67,32 @@ def test_a_person_who_kills_every_worker_fails_alone() -> None:
     failed = [who.number for who, event in events if isinstance(event, Failure)]
     assert failed == [1]
     assert [event for who, event in events if who.number == 2][-1] is None
+
+
+class Endless:
+    """A sitting whose steps nobody but the other end can end."""
+
+    def __init__(self, bench: object, who: Sitter, kept: object, told: Told, scratch: Path) -> None:
+        self.told = told
+
+    def results(self) -> Iterator[Result]:
+        for _ in range(500):
+            self.told("learning")
+            time.sleep(0.01)
+        yield Result("0", {}, 0.0)
+
+
+def test_a_worker_leaves_at_the_next_step_when_the_other_end_is_gone(monkeypatch, tmp_path: Path) -> None:
+    here, theirs = multiprocessing.Pipe()
+    monkeypatch.setattr(processes.bench, "opened", lambda order, fingerprint: None)
+    monkeypatch.setattr(processes, "Sitting", Endless)
+    monkeypatch.setattr(signal, "signal", lambda number, handler: None)
+    here.send(tasks(1)[0])
+    threading.Timer(0.3, here.close).start()
+    begun = time.monotonic()
+    with pytest.raises(SystemExit):
+        processes._serve(theirs, None, "", tmp_path)
+    assert 0.2 < time.monotonic() - begun < 3
 
 
 @pytest.fixture
@@ -147,6 +176,33 @@ def test_two_processes_one_of_them_killed(command, tmp_path: Path) -> None:
     os.kill(workers[0], signal.SIGKILL)
     finished(process)
     assert summaries(out) == summaries(whole)
+
+
+@pytest.mark.slow
+def test_no_process_outlives_the_command(command, eval_folder: Path, tmp_path: Path) -> None:  # noqa: F811
+    """Workers in the middle of a long learning, and the command killed; then one that ends by itself."""
+    config = eval_folder / "pmagic.toml"
+    usual = config.read_text()
+    config.write_text(usual.replace("iterations = 2\n", "iterations = 1000000\n", 1))
+    try:
+        process = command(tmp_path / "out", "--workers", "2", "--recipe", "reference")
+        while not any((tmp_path / "out").glob(".unfinished/*")):
+            assert process.poll() is None, process.communicate()[1]
+            time.sleep(0.05)
+        workers = children(process.pid)
+        process.kill()
+        process.wait()
+        deadline = time.monotonic() + 20
+        while (left := [pid for pid in workers if Path(f"/proc/{pid}").exists()]) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        for pid in left:
+            os.kill(pid, signal.SIGKILL)
+        assert not left
+    finally:
+        config.write_text(usual)
+    process = command(tmp_path / "other", "--workers", "2", "--recipe", "reference")
+    _, told = process.communicate(timeout=600)
+    assert process.returncode == 0 and "leaked" not in told, told
 
 
 @pytest.mark.slow

@@ -24,9 +24,11 @@ if TYPE_CHECKING:
 
 _MOST = 1000  # pictures of a prompt
 _RAY = 0
+_OF_SCORING = ("pictures", "photos", "prompts", "base", "device", "out", "quiet", "as_json")
 
 
 def evaluate(
+    context: typer.Context,
     dataset: Annotated[
         str | None,
         typer.Option("--dataset", help="lfw, celeba-hq, ffhq, folder or world.", autocompletion=names.datasets),
@@ -78,8 +80,7 @@ def evaluate(
     """
     console = Console(quiet=quiet, as_json=as_json)
     if pictures is not None:
-        if dataset is not None or dry_run:
-            raise UsageProblem("--pictures are there already: it goes without --dataset and --dry-run", "leave it out")
+        _check_scoring(context)
         scoring.score(console, pictures, photos, prompts, base, choosing.device(device), out)
         return
     if photos is not None:
@@ -111,8 +112,13 @@ def evaluate(
     variants = bench.compared(asked, card)
     bench.require_observers(card, variants)
     _check_prompts(console, card.folder, asked.prompts, variants[0].learn.tokens)
-    if root is None and source.FETCHES:
-        console.say(f"without --root this fetches {source.FETCHES}, unless it is here already")
+    fetches = source.fetches() if root is None else ""
+    if fetches and dry_run:
+        raise UsageProblem(
+            f"a dry run fetches nothing, and this needs {fetches}", "leave --dry-run out once, or give --root"
+        )
+    if fetches:
+        console.warn(f"this fetches {fetches}; with --root it would not")
     drawn = datasets.drawn(source.people(root), people, repeats, seed)
     sample = [who for each in drawn for who in each]
     sitters, unread = harness.people(sample)
@@ -125,8 +131,9 @@ def evaluate(
     keys = [each.key for each in variants]
     folder = out if out is not None else Path(f"eval-{dataset}")
     if dry_run:
+        store.check(folder, plan)
         todo = harness.tasks(store.Store(folder), sitters, keys)
-        _tell_plan(console, asked, todo, len(sample), len(variants), hands)
+        _tell_plan(console, asked, todo, sample, unread, len(variants), hands)
         return
     with store.opened(folder, plan) as kept:
         todo = harness.tasks(kept, sitters, keys)
@@ -150,7 +157,7 @@ def _carry_out(
     if not todo:
         return {}
     total, done = variants * len(todo), sum(_variants_of(task.kept) for task in todo)
-    with stop_at_step() as check, console.progress(f"evaluating {len(todo)} people") as advance:
+    with stop_at_step() as check, console.progress(f"evaluating {_people(len(todo))}") as advance:
 
         def told(doing: str) -> None:
             advance(done, total, doing)
@@ -210,22 +217,33 @@ def _report(
         traits={number: who.traits for number, who in enumerate(sample, 1)},
         scores=found,
         stages=stages,
+        faceless={each["person"]: each["faceless"] for of in stages.values() for each in of if each.get("faceless")},
         failures=failures,
         pictures=kept.root,
     )
 
 
 def _tell_plan(
-    console: Console, asked: "Order", todo: "Sequence[Task]", people: int, variants: int, hands: int
+    console: Console,
+    asked: "Order",
+    todo: "Sequence[Task]",
+    sample: "Sequence[Individual]",
+    unread: "Mapping[int, Failure]",
+    variants: int,
+    hands: int,
 ) -> None:
-    """What is left to do, and what it takes: measured on the first person of it."""
+    """What is left to do, and what it takes: measured on the first person of it who can be learned."""
     from pmagic.evaluation import bench, estimate
 
     found = estimate.estimate(bench.opened(asked), todo)
-    spread = 1 if hands == _RAY else min(hands, max(1, len(todo)))
+    failures = {**unread, **found.failures}
+    for number, each in sorted(failures.items()):
+        console.warn(f"{sample[number - 1].name}: {each.what}")
+    spread = 1 if hands == _RAY else min(hands, max(1, found.people))
     document = {
-        "people": people,
-        "people_left": len(todo),
+        "people": len(sample),
+        "people_left": found.people,
+        "people_refused": len(failures),
         "variants": variants,
         "prompts": len(asked.prompts),
         "pictures_of_each": asked.pictures,
@@ -236,12 +254,22 @@ def _tell_plan(
         "bytes": found.bytes,
     }
     lines = [
-        f"{people} people x {variants} variants x {len(asked.prompts)} prompts x {asked.pictures} pictures",
-        f"left: {len(todo)} people, at most {found.learnings} learnings and {found.pictures} pictures",
+        f"{_people(len(sample))} x {_count(variants, 'variant')} x {_count(len(asked.prompts), 'prompt')} x "
+        f"{_count(asked.pictures, 'picture')}",
+        f"left: {_people(found.people)}, at most {_count(found.learnings, 'learning')} and "
+        f"{_count(found.pictures, 'picture')}" + (f"; refused: {_people(len(failures))}" if failures else ""),
         f"time: about {duration(found.seconds / spread)}" + (" with one worker" if hands == _RAY else ""),
         f"disk: about {found.bytes / 1e6:.0f} MB",
     ]
     console.result(lines, document)
+
+
+def _people(number: int) -> str:
+    return "1 person" if number == 1 else f"{number} people"
+
+
+def _count(number: int, thing: str) -> str:
+    return f"{number} {thing}" + "s" * (number != 1)
 
 
 def _read_prompts(asked: str | None, own: "tuple[str, ...] | None") -> "tuple[str, ...]":
@@ -262,6 +290,17 @@ def _check_prompts(console: Console, folder: Path, asked: "Sequence[str]", token
         placed = prompts.check_prompt(tokenizer, prompt, tokens)
         if placed.cut:
             console.warn(f"the prompt {prompt!r} is too long; the base does not read: {placed.cut!r}")
+
+
+def _check_scoring(context: typer.Context) -> None:
+    """UsageProblem for what would say nothing about pictures that are there already."""
+    others = [
+        each.opts[0]
+        for each in context.command.params
+        if each.name not in _OF_SCORING and context.get_parameter_source(each.name).name == "COMMANDLINE"
+    ]
+    if others:
+        raise UsageProblem(f"--pictures are there already: {', '.join(others)} cannot be obeyed", "leave it out")
 
 
 def _check(people: int, repeats: int, count: int) -> None:

@@ -25,9 +25,9 @@ def info(
 
     story = pictures.read_story(picture)
     console = Console(quiet=quiet, as_json=as_json)
-    made_of_many = story.get("kind") in ("grid", "preview")  # a sheet of pictures, or drawn in the middle of a learning
-    command = "" if made_of_many else stories.repeat(story)
-    if made_of_many:
+    unrepeatable = story.get("kind") in stories.UNREPEATABLE
+    command = "" if unrepeatable else stories.repeat(story)
+    if unrepeatable:
         console.warn(f"this is a {story['kind']}: no single command draws it again")
     lines = [f"{key}: {value}" for key, value in story.items() if value not in ("", None)]
     shown = (

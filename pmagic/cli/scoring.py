@@ -36,7 +36,9 @@ def score(
     from pmagic.evaluation import prompts as texts
 
     asked = texts.PAPER if prompts == "paper" else texts.read(Path(prompts))
-    shown = foreign.found(pictures, photos, len(asked))
+    shown, without = foreign.found(pictures, photos, len(asked))
+    for doubt in foreign.doubts(shown, without):
+        console.warn(doubt)
     card = cards.find(base or settings.config().base or choosing.DEFAULT)
     hush_libraries()
     eyes = observers.observers(card, str(loading.device_named(device)))
@@ -60,20 +62,21 @@ def score(
             check()
 
         try:
-            scores, failed = foreign.measured(eyes, shown, sitters, asked, pictures, _KEY, told)
+            scores, faceless, failed = foreign.measured(eyes, shown, sitters, asked, pictures, _KEY, told)
         except KeyboardInterrupt as stop:
             raise Stopped("the measuring was stopped", "run the same command again") from stop
         finish(
             console,
             report.Report(
                 about=about,
-                rows=[report.Row(_KEY, pictures.name)],
+                rows=[report.Row(_KEY, pictures.resolve().name)],
                 prompts=asked,
                 people={who.number: who for who in sitters},
                 names=[each.who.name for each in shown],
                 traits={},
                 scores=scores,
                 stages={},
+                faceless=faceless,
                 failures=failures | failed,
                 pictures=pictures,
             ),
@@ -89,6 +92,8 @@ def finish(console: Console, told: "Report", kept: "Store") -> None:
     if not told.failures or not console.as_json:
         heads, *lines = report.table(told)
         console.result([*table(lines, heads), "", *map(str, files)], report.document(told))
+    for doubt in report.doubts(told):
+        console.warn(doubt)
     if told.failures:
         listed = "; ".join(f"{told.names[number - 1]}: {each.what}" for number, each in sorted(told.failures.items()))
         raise DoneInPart(

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from pmagic.persona import Persona
 
 OPTIONS = ("seed", "steps", "guidance", "scheduler", "negative", "size", "format", "device", "dtype")
+# Kinds of a sheet of pictures, of one drawn in the middle of a learning, and of one whose persona no library holds.
+UNREPEATABLE = ("grid", "preview", "picture of an evaluation")
 
 
 def told(base: "Base", personas: "Sequence[Persona]", how: "RenderSettings", dtype: str = "auto") -> dict[str, object]:

@@ -2,7 +2,8 @@
 
 WANTED: str                               what --root must be a folder of
 WHERE: str                                where to get it
-FETCHES: str                              what is downloaded without --root, "" for nothing
+fetches() -> str                          what would be downloaded without --root, "" for nothing; WeightsMissing
+                                          where it cannot be
 PROMPTS: tuple[str, ...] | None           what to draw of these people; None: the paper's prompts
 people(root: Path | None) -> list[Individual]   all of them, in an order that depends on the data alone
 """
@@ -53,6 +54,11 @@ def drawn(people: Sequence[Individual], count: int, repeats: int, seed: int) -> 
         )
     order = np.random.default_rng(seed).permutation(len(people))
     return [[people[k] for k in order[first * count : (first + 1) * count]] for first in range(repeats)]
+
+
+def fetches_nothing() -> str:
+    """What most data sets would download without --root."""
+    return ""
 
 
 def photos_of(folder: Path) -> list[Path]:

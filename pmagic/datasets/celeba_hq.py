@@ -8,8 +8,8 @@ from pmagic.datasets import Individual
 
 WANTED = "a folder of CelebA-HQ's numbered photos, 0.jpg to 29999.jpg (or one that holds CelebA-HQ-img/)"
 WHERE = "get CelebA-HQ from its authors: https://github.com/tkarras/progressive_growing_of_gans, or CelebAMask-HQ"
-FETCHES = ""
 PROMPTS = None
+fetches = datasets.fetches_nothing
 _FOLDERS = ("CelebA-HQ-img", "CelebAMask-HQ/CelebA-HQ-img", "data1024x1024", "images")
 _NUMBER = re.compile(r"(img)?\d+")
 

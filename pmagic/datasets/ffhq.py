@@ -8,8 +8,8 @@ from pmagic.datasets import Individual
 
 WANTED = "a folder that holds images1024x1024/00000/00000.png and so on (or is images1024x1024 itself)"
 WHERE = "get FFHQ from its authors: https://github.com/NVlabs/ffhq-dataset"
-FETCHES = ""
 PROMPTS = None
+fetches = datasets.fetches_nothing
 _FOLDERS = ("images1024x1024", "thumbnails128x128")
 _NUMBER = re.compile(r"\d{5}")
 

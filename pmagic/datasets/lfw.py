@@ -3,6 +3,7 @@
 Three photos are learned from, as many as the paper's few-shot people have at least; a fourth is compared with.
 """
 
+import os
 import re
 import shutil
 from pathlib import Path
@@ -13,7 +14,6 @@ from pmagic.errors import UsageProblem, WeightsMissing
 
 WANTED = "a folder of LFW's people, Name_Surname/Name_Surname_0001.jpg (or one that holds lfw/ or lfw_funneled/)"
 WHERE = "without --root it is fetched: `pip install 'pmagic[lfw]'`, then the same command without --root"
-FETCHES = "LFW with scikit-learn, about 200 MB with checksums"
 PROMPTS = None
 LEARNED = 3
 _FOLDERS = ("lfw", "lfw_funneled", "lfw-deepfunneled", "lfw_home/lfw_funneled")
@@ -40,23 +40,34 @@ def people(root: Path | None) -> list[Individual]:
     ]
 
 
-def fetched() -> Path:
-    """The data set as scikit-learn fetches it, about 200 MB with checksums, kept beside the models.
-
-    Raises WeightsMissing without scikit-learn, or offline.
-    """
-    home = settings.models_dir() / "datasets"
-    photos = home / "lfw_home" / "lfw_funneled"
-    if photos.is_dir():
-        return photos
+def fetches() -> str:
+    """Raises WeightsMissing where LFW is not here, and scikit-learn is not installed or HF_HUB_OFFLINE is set."""
+    if _photos().is_dir() and not _archive().exists():
+        return ""
+    if os.environ.get("HF_HUB_OFFLINE"):
+        raise WeightsMissing(
+            "LFW is not on this machine, and HF_HUB_OFFLINE is set", f"unset it to fetch LFW, or give --root, {WANTED}"
+        )
     try:
-        from sklearn.datasets import fetch_lfw_people
+        import sklearn.datasets  # noqa: F401
     except ImportError as error:
         raise WeightsMissing(
             "LFW is fetched by scikit-learn, which is not installed",
             "install it with `pip install 'pmagic[lfw]'`, or give --root, " + WANTED,
         ) from error
+    return "LFW with scikit-learn, about 200 MB with checksums"
+
+
+def fetched() -> Path:
+    """The data set as scikit-learn fetches it, kept beside the models. Raises as `fetches`, or if that fails."""
+    photos, home = _photos(), _photos().parents[1]
+    if not fetches():
+        return photos
+    from sklearn.datasets import fetch_lfw_people
+
     home.mkdir(parents=True, exist_ok=True)
+    if photos.is_dir():  # a part of it: scikit-learn would take it for the whole
+        shutil.rmtree(photos)
     try:
         # One corner of the photos of the person with most of them: all that is wanted are the files.
         corner = (slice(0, 8), slice(0, 8))
@@ -67,6 +78,15 @@ def fetched() -> Path:
         ) from error
     shutil.rmtree(photos.with_name("joblib"), ignore_errors=True)  # its cache of decoded photos, a pickle
     return photos
+
+
+def _photos() -> Path:
+    return settings.models_dir() / "datasets" / "lfw_home" / "lfw_funneled"
+
+
+def _archive() -> Path:
+    """What scikit-learn downloads, and removes once all of it is unpacked."""
+    return _photos().with_name("lfw-funneled.tgz")
 
 
 def _people(folder: Path) -> dict[str, list[Path]]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from PIL import Image
 
+from pmagic import datasets
 from pmagic.datasets import Individual
 from pmagic.errors import UsageProblem, WeightsMissing
 from pmagic.pictures import Photo
@@ -32,8 +33,8 @@ SCENES: Mapping[str, Mapping[str, str]] = {
     "an oil painting of {}": {"style": "oil"},
     "a pencil sketch of {}": {"style": "pencil"},
 }
-FETCHES = ""
 PROMPTS = tuple(SCENES)
+fetches = datasets.fetches_nothing
 FIRST, PEOPLE = 10_000, 2_000  # seeds of its people, counted from the first that is held out of every training
 SIDE = 256  # pixels
 _OTHER = {"x": 0.48, "turn": -4.0, "yaw": 0.05, "light": -0.6, "expression": "smile", "place": "green", "seed": 2}

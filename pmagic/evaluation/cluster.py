@@ -17,7 +17,7 @@ _MEMORY = 256 * 1024**2  # bytes of the local cluster's object store: results ar
 
 
 class Actor:
-    """Lives in a process of the cluster."""
+    """Lives in a process of the cluster. It keeps no checkpoint: the next one may be on a machine with another disk."""
 
     def __init__(self, order: Order, fingerprint: str) -> None:
         self.open = partial(bench.opened, order, fingerprint)

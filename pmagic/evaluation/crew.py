@@ -76,7 +76,7 @@ def carried_out(
                 yield from lost(task)
                 continue
             if isinstance(event, Result):
-                busy[worker] = replace(task, kept={**task.kept, event.place: dict(event.files)})
+                busy[worker] = replace(task, kept={**task.kept, event.place: event.lasting})
             else:
                 del busy[worker]
                 free.append(worker)

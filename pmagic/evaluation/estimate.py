@@ -6,9 +6,10 @@ from dataclasses import dataclass, replace
 
 from pmagic.engine import mapper, probe, rendering, sentences, training
 from pmagic.engine.recipes import LearnSettings, RenderSettings
+from pmagic.errors import PhotoRefused
 from pmagic.evaluation import metrics
 from pmagic.evaluation.bench import Bench
-from pmagic.evaluation.harness import Task
+from pmagic.evaluation.harness import Failure, Task, failure
 from pmagic.evaluation.metrics import Case
 from pmagic.evaluation.order import FACE
 from pmagic.evaluation.sitting import Sitting, is_done
@@ -23,20 +24,23 @@ PERSONA_FIXED = 20_000  # bytes of a persona besides its weights
 class Estimate:
     """At most: what turns out to be shared between variants of a person is counted for each."""
 
+    people: int
     learnings: int
     pictures: int
     seconds: float  # of one worker
     bytes: int
+    failures: dict[int, Failure]  # of the people who were tried first and have no usable photo; they count nowhere else
 
 
 def estimate(bench: Bench, todo: Sequence[Task]) -> Estimate:
-    """From the first person of those to do: two learning steps of each variant, two short drawings, one scoring."""
+    """From the first person who can be learned: two learning steps of each variant, two short drawings, one scoring."""
     order = bench.order
     learnings = pictures = size = 0
     seconds = 0.0
-    if not todo:
-        return Estimate(0, 0, 0.0, 0)
-    sitting = Sitting(bench, todo[0].who.brought(), {})
+    sitting, failures = _first(bench, todo)
+    if sitting is None:
+        return Estimate(0, 0, 0, 0.0, 0, failures)
+    todo = [task for task in todo if task.who.number not in failures]
     for variant in bench.variants:
         waiting = sum(not is_done(task.kept, [variant.key]) for task in todo)
         if not waiting:
@@ -53,7 +57,21 @@ def estimate(bench: Bench, todo: Sequence[Task]) -> Estimate:
         pictures += waiting * len(order.prompts) * order.pictures
         seconds += waiting * (learn + each * len(order.prompts)) + shared * len(order.prompts)
         size += waiting * (_persona_bytes(bench, sitting, how) + len(order.prompts) * order.pictures * png)
-    return Estimate(learnings, pictures, seconds, size)
+    return Estimate(len(todo), learnings, pictures, seconds, size, failures)
+
+
+def _first(bench: Bench, todo: Sequence[Task]) -> tuple[Sitting | None, dict[int, Failure]]:
+    """The first person whose photos can be used, None without one; and why those before cannot be."""
+    failures: dict[int, Failure] = {}
+    for task in todo:
+        try:
+            sitting = Sitting(bench, task.who.brought(), {})
+            sitting.require_photos()
+        except PhotoRefused as problem:
+            failures[task.who.number] = failure(problem)
+        else:
+            return sitting, failures
+    return None, failures
 
 
 def _drawing(bench: Bench, sitting: Sitting, how: RenderSettings, high: int) -> tuple[float, float, int]:
@@ -67,7 +85,7 @@ def _drawing(bench: Bench, sitting: Sitting, how: RenderSettings, high: int) -> 
         times.append(time.monotonic() - start)
     step = max(0.0, (times[1] - times[0]) / (LONGER - SHORT))
     start = time.monotonic()
-    metrics.measured(bench.observers, Case(drawn, 0, bench.spoken, sitting.faces, sitting.unseen_faces))
+    metrics.measured(bench.observers, Case(drawn, 0, bench.spoken, sitting.known.learned, sitting.known.unseen))
     rest = max(0.0, times[0] - SHORT * step) + time.monotonic() - start
     shared = sum(t >= high for t in rendering.timesteps(bench.base, how))
     return rest + step * (how.steps - shared), step * shared, max(len(encoded(each, "png", {})) for each in drawn)

@@ -6,7 +6,7 @@ PICTURES/alice/01-anything.png     a picture of the person in PHOTOS/alice.jpg, 
 
 import hashlib
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +25,7 @@ WANTED = (
     "a folder with one folder a person, named as the photo is, of pictures whose names begin with their prompt's number"
 )
 WHERE = "for example PICTURES/alice/01-a.png for PHOTOS/alice.jpg and the first prompt of the file"
+_SHOWN = 6  # people of a list
 _NUMBER = re.compile(r"(\d+)(?!\d)")
 
 
@@ -36,8 +37,11 @@ class Shown:
     files: dict[int, list[Path]]
 
 
-def found(root: Path, photos: Path, prompts: int) -> list[Shown]:
-    """Everyone of the photos who has pictures. Raises NotFound (layout) or UsageProblem (numbers, people)."""
+def found(root: Path, photos: Path, prompts: int) -> tuple[list[Shown], list[str]]:
+    """Everyone of the photos who has pictures, and the names of those who have none.
+
+    Raises NotFound (layout) or UsageProblem (numbers, people).
+    """
     root = datasets.require_folder(root, WANTED, WHERE)
     known = {each.name: each for each in folder.people(photos)}
     shown = []
@@ -59,7 +63,24 @@ def found(root: Path, photos: Path, prompts: int) -> list[Shown]:
             shown.append(Shown(known[place.name], files))
     if not shown:
         raise datasets.wrong_layout(root, WANTED, WHERE)
-    return shown
+    seen = {each.who.name for each in shown}
+    return shown, [name for name in known if name not in seen]
+
+
+def doubts(shown: Sequence[Shown], without: Sequence[str]) -> Iterator[str]:
+    """What makes the numbers say less than they seem to, a sentence each. without: names of people without pictures."""
+    if without:
+        yield f"there is no picture of {_listed(without)}: the means are without them"
+    drawn = {prompt for each in shown for prompt in each.files}
+    lacking = {each.who.name: sorted(drawn - each.files.keys()) for each in shown}
+    told = [f"{name} by {', '.join(str(each + 1) for each in some)}" for name, some in lacking.items() if some]
+    if told:
+        yield f"not everyone has pictures by the same prompts, there is none of {_listed(told)}"
+
+
+def _listed(texts: Sequence[str]) -> str:
+    more = f" and {len(texts) - _SHOWN} more" if len(texts) > _SHOWN else ""
+    return "; ".join(texts[:_SHOWN]) + more
 
 
 def identity(shown: Sequence[Shown]) -> str:
@@ -80,24 +101,28 @@ def measured(
     root: Path,
     key: str,
     told: Callable[[int, int], None],
-) -> tuple[list[Score], dict[int, Failure]]:
-    """Every picture's numbers, and why some people have none. sitters: numbered as shown."""
+) -> tuple[list[Score], dict[int, Sequence[str]], dict[int, Failure]]:
+    """Every picture's numbers; by the person's number photos without a face that were to be compared with, and why
+    some people have no numbers. sitters: numbered as shown.
+    """
     spoken = [prompts.spoken(each, {"": FACE}) for each in asked]
     lines: list[Score] = []
+    faceless: dict[int, Sequence[str]] = {}
     failures: dict[int, Failure] = {}
     for who in sitters:
         told(who.number, len(shown))
         mine: list[Score] = []
         try:
-            seen = who.brought()
-            learned, unseen = (observers.known(each, who.name) for each in (seen.photos, seen.unseen))
+            known = observers.known(who.brought())
             for prompt, files in sorted(shown[who.number - 1].files.items()):
                 drawn = [pictures.read_photo(path).image for path in files]
-                values = metrics.measured(observers, Case(drawn, prompt, spoken, learned, unseen))
+                values = metrics.measured(observers, Case(drawn, prompt, spoken, known.learned, known.unseen))
                 names = [path.relative_to(root).as_posix() for path in files]
                 mine += scores.rows((key, who.number, prompt + 1), [None] * len(files), names, values)
         except Problem as problem:
             failures[who.number] = harness.failure(problem)
         else:
             lines += mine
-    return lines, failures
+            if known.faceless:
+                faceless[who.number] = known.faceless
+    return lines, faceless, failures

@@ -80,7 +80,7 @@ def alone(bench: Bench, store: Store, told: Told) -> Workers:
 
 
 def _sitting(bench: Bench, store: Store, told: Told, task: Task) -> Sitting:
-    return Sitting(bench, task.who.brought(), task.kept, told, store.unfinished)
+    return Sitting(bench, task.who.brought(), dict(task.kept), told, store.unfinished)
 
 
 def guarded(sit: Callable[[], Sitting]) -> Iterator[Result | Failure | None]:

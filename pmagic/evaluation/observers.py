@@ -1,9 +1,10 @@
 """The evaluation's own eyes: CLIP, and a face pack whose recogniser no loss has seen. Each is opened once."""
 
-# N pictures . T texts . E width of the judge's embedding
+# N pictures . T texts . P photos learned from . U photos not learned from . E width of the judge's embedding
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,17 @@ from torch.nn import functional as F
 from pmagic.bases.card import Card
 from pmagic.engine import subject
 from pmagic.errors import Incompatible, PhotoRefused, WeightsMissing
+from pmagic.evaluation.order import Sitter
 from pmagic.vision import clip, faces
+
+
+@dataclass(frozen=True)
+class Known:
+    """The faces in a person's photos, unit rows."""
+
+    learned: np.ndarray  # (P, E)
+    unseen: np.ndarray  # (U, E), of those in which a face is found; U may be 0
+    faceless: tuple[str, ...]  # the files of the others
 
 
 class Observers:
@@ -41,12 +52,21 @@ class Observers:
         found = self._judge.find(picture)
         return self._judge.embed(picture, found[:1])[0] if found else None
 
-    def known(self, photos: Sequence[Image.Image], whose: str) -> np.ndarray:
-        """The faces in a person's photos: (P, E). Raises PhotoRefused for a photo in which none is found."""
-        rows = [self.face(photo) for photo in photos]
-        if any(row is None for row in rows):
-            raise PhotoRefused(f"no face is found in a photo of {whose}", "take the photo out of the data set")
-        return np.stack(rows) if rows else np.zeros((0, 1), np.float32)
+    def known(self, who: Sitter) -> Known:
+        """The person's faces. Raises PhotoRefused for a photo that is learned from and in which none is found."""
+        learned, faceless = self._faces(who.photos, who.files[: who.learned])
+        if faceless:
+            raise PhotoRefused(
+                f"no face is found in {', '.join(faceless)} of {who.name}", "take the photo out of the data set"
+            )
+        return Known(learned, *self._faces(who.unseen, who.files[who.learned :]))
+
+    def _faces(self, photos: Sequence[Image.Image], files: Sequence[str]) -> tuple[np.ndarray, tuple[str, ...]]:
+        """The faces that are found, one a photo, and the files in which none is."""
+        found = [self.face(photo) for photo in photos]
+        rows = [row for row in found if row is not None]
+        faceless = tuple(file for file, row in zip(files, found, strict=True) if row is None)
+        return np.stack(rows) if rows else np.zeros((0, 1), np.float32), faceless
 
 
 def observers(card: Card, device: str) -> Observers:

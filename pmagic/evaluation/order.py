@@ -35,6 +35,7 @@ class Sitter:
     name: str
     source: Individual
     hashes: tuple[str, ...]  # of all photos, those learned from first
+    files: tuple[str, ...]  # their names
     learned: int  # how many of them are learned from
     photos: "tuple[Image.Image, ...]" = ()  # learned from
     unseen: "tuple[Image.Image, ...]" = ()
@@ -59,6 +60,11 @@ class Sitter:
 
 def sitter(number: int, who: Individual) -> Sitter:
     """Reads, or draws, the person's photos once, to know them by. Raises PhotoRefused or NotFound."""
-    name = who.name.encode(errors="backslashreplace").decode()  # a file's name need not be valid text
-    hashes = tuple(read().sha256 for read in (*who.learned, *who.unseen))
-    return Sitter(number, name, who, hashes, len(who.learned))
+    read = [(photo.sha256, _text(photo.path.name)) for photo in (each() for each in (*who.learned, *who.unseen))]
+    hashes, files = zip(*read, strict=True)
+    return Sitter(number, _text(who.name), who, hashes, files, len(who.learned))
+
+
+def _text(name: str) -> str:
+    """A file's name need not be valid text."""
+    return name.encode(errors="backslashreplace").decode()

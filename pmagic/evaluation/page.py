@@ -30,10 +30,10 @@ def page(report: Report, drawn: Plots) -> str:
     rows = []
     for row in report.rows:
         of = {each.column: each for each in report.means if each.variant == row.key}
-        cells = [cell_text(of.get(column)) for column in columns]
+        cells = [cell_text(of.get(column), people_in(of)) for column in columns]
         rows.append({"title": row.title, "cells": cells, "people": people_in(of), "published": beside(report, row)})
     return template.render(
-        title=f"Evaluation on {report.about.get('dataset', '')}",
+        title=_title(report),
         base=_base(report),
         people=len(report.names),
         prompts=report.prompts,
@@ -65,6 +65,13 @@ def page(report: Report, drawn: Plots) -> str:
         cases=_cases(report, titles),
         sheets=_sheets(report),
     )
+
+
+def _title(report: Report) -> str:
+    """The data set's name, or the folder's whose pictures were measured."""
+    if "dataset" in report.about:
+        return f"Evaluation on {report.about['dataset']}"
+    return f"Evaluation of the pictures in {report.rows[0].title}"
 
 
 def _base(report: Report) -> str:

@@ -3,6 +3,7 @@
 Names and prompts are drawn as they are: a dollar sign begins no formula.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,25 +17,32 @@ _LONGEST = 44  # characters of a prompt
 
 
 def pareto(points: Mapping[str, tuple[Mean, Mean]], published: Mapping[str, tuple[float, float]]) -> bytes:
-    """T-Sim over I-Pre with standard errors. points: (I-Pre, T-Sim) by title; published: the paper's, by label."""
-    drawing = figure(7.0, 4.6)
+    """T-Sim over I-Pre with standard errors, each point by its number. points: (I-Pre, T-Sim) by title.
+
+    published: the paper's numbers, by the title that they stand beside.
+    """
+    drawing = figure(9.0, 4.6)
     axes = drawing.subplots()
     best = front({name: (x.value, y.value) for name, (x, y) in points.items()})
     line = sorted((points[name][0].value, points[name][1].value) for name in best)
     axes.plot([x for x, _ in line], [y for _, y in line], color=FAINT, ls="--", lw=1, zorder=1)
-    for name, (x, y) in points.items():
+    for number, (name, (x, y)) in enumerate(points.items()):
+        ink = INK if name in best else FAINT
         axes.errorbar(
             x.value, y.value, xerr=x.error, yerr=y.error, fmt="o", ms=6, capsize=2, elinewidth=1,
-            color=INK if name in best else FAINT,
+            color=ink, label=f"{number + 1}  {printable(_short(name))}",
         )  # fmt: skip
-        _label(axes, name, x.value, y.value)
-    for name, (x, y) in published.items():
-        axes.plot(x, y, "s", ms=5, color=OTHER, mfc="none")
-        _label(axes, name, x, y, OTHER)
-    axes.margins(0.25, 0.15)
+        # A side of its own, so that the numbers of points that coincide do not; and off the error bars.
+        angle = math.pi / 12 + 2 * math.pi * number / len(points)
+        _number(axes, number, x.value, y.value, angle, "black")
+        if name in published:
+            axes.plot(*published[name], "s", ms=5, color=OTHER, mfc="none")
+            _number(axes, number, *published[name], angle, OTHER)
+    axes.margins(0.15)
     axes.set(xlabel="I-Pre (identity)", ylabel="T-Sim (text)")
-    axes.set_title("dashed: Pareto front" + "; squares: the paper's, on its own base and photographs" * bool(published),
-                   fontsize=9)  # fmt: skip
+    axes.set_title("dashed: Pareto front" + "; squares: the paper's" * bool(published), fontsize=9)
+    for text in drawing.legend(loc="outside right upper", fontsize=8).get_texts():
+        text.set_parse_math(False)
     return png(drawing)
 
 
@@ -78,10 +86,11 @@ def _ticks(place: Any, labels: Any, texts: Sequence[str], **how: Any) -> None:
         label.set_parse_math(False)
 
 
-def _label(axes: Any, text: str, x: float, y: float, ink: str = "black") -> None:
+def _number(axes: Any, number: int, x: float, y: float, angle: float, ink: str) -> None:
     axes.annotate(
-        printable(text), (x, y), textcoords="offset points", xytext=(6, 5), fontsize=8, color=ink, parse_math=False
-    )
+        str(number + 1), (x, y), textcoords="offset points", xytext=(11 * math.cos(angle), 11 * math.sin(angle)),
+        fontsize=8, color=ink, ha="center", va="center",
+    )  # fmt: skip
 
 
 def _short(prompt: str) -> str:

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import signal
+import sys
 from collections.abc import Iterator, Sequence
 from functools import partial
 from multiprocessing.connection import Connection, wait
@@ -14,6 +15,8 @@ from pmagic.evaluation.harness import Event, Failure, Task, Workers
 from pmagic.evaluation.order import Order
 from pmagic.evaluation.sitting import Sitting, Told
 from pmagic.evaluation.store import Result
+
+GRACE = 10  # seconds for a worker to come to the end of its step
 
 
 class _Process:
@@ -56,6 +59,11 @@ def spread(order: Order, fingerprint: str, count: int, scratch: Path, told: Told
             yield from crew.carried_out(todo, make, count, _ready, told)
         finally:
             for each in made:
+                each.pipe.close()
+            for (
+                each
+            ) in made:  # who leaves by itself leaves nothing behind of what the libraries share between processes
+                each.process.join(GRACE)
                 each.process.terminate()
                 each.process.join()
 
@@ -70,12 +78,17 @@ def _ready(workers: Sequence[Worker], seconds: float) -> list[Worker]:
 def _serve(pipe: Connection, order: Order, fingerprint: str, scratch: Path) -> None:
     """Works off the tasks that come, until nobody sends any more. A Ctrl-C is for the other end to obey."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def told(doing: str) -> None:
+        if pipe.poll():  # nothing is ever sent while a person is in work: the other end is closed
+            sys.exit()
+
     try:
         try:
             own = bench.opened(order, fingerprint)
             while True:
                 task = pipe.recv()
-                for event in harness.guarded(partial(Sitting, own, task.who, dict(task.kept), scratch=scratch)):
+                for event in harness.guarded(partial(Sitting, own, task.who, dict(task.kept), told, scratch)):
                     pipe.send(event)
         except Problem as problem:
             pipe.send(problem)

@@ -5,7 +5,7 @@ Made from what the store keeps and from nothing else, so an interrupted evaluati
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -41,6 +41,7 @@ class Report:
     traits: Mapping[int, str]
     scores: Sequence[Score]
     stages: Mapping[str, Sequence[Mapping[str, object]]]  # what each variant came to, for each person
+    faceless: Mapping[int, Sequence[str]]  # photos not learned from in which no face is found, by person
     failures: Mapping[int, Failure]
     pictures: Path  # what the scores' places are relative to
 
@@ -77,7 +78,7 @@ def table(report: Report) -> list[list[str]]:
     lines = [["", *columns, "people"]]
     for row in report.rows:
         of = {each.column: each for each in report.means if each.variant == row.key}
-        lines.append([row.title, *(cell_text(of.get(column)) for column in columns), str(people_in(of))])
+        lines.append([row.title, *(cell_text(of.get(column), people_in(of)) for column in columns), str(people_in(of))])
         theirs = beside(report, row)
         if theirs is not None:
             lines.append(
@@ -86,10 +87,24 @@ def table(report: Report) -> list[list[str]]:
     return lines
 
 
-def cell_text(mean: Mean | None) -> str:
+def doubts(report: Report) -> Iterator[str]:
+    """What makes the numbers say less than they seem to, a sentence each."""
+    for row in report.rows:
+        of = report.stages.get(row.key, [])
+        fallen = [each for each in of if each.get("fell_back")]
+        if fallen:
+            taken = ", ".join(sorted({"{}:{}".format(*each["bounds"]) for each in fallen}))
+            yield f"{row.title}: {len(fallen)} of {len(of)} people fell back to the stages {taken}"
+    for number, files in sorted(report.faceless.items()):
+        yield f"{report.names[number - 1]}: no face is found in {', '.join(files)}: nothing is compared with it"
+
+
+def cell_text(mean: Mean | None, people: int) -> str:
+    """people: of the row; who has nothing to say in this column is told."""
     if mean is None:
         return "-"
-    return f"{mean.value:.3f}" + ("" if mean.error is None else f" ± {mean.error:.3f}")
+    fewer = f" (of {mean.people})" if mean.people < people else ""
+    return f"{mean.value:.3f}" + ("" if mean.error is None else f" ± {mean.error:.3f}") + fewer
 
 
 def people_in(of: Mapping[str, Mean]) -> int:
@@ -104,6 +119,7 @@ def beside(report: Report, row: Row) -> dict | None:
         return None
     return {
         "told": found.told(),
+        "base": found.base,
         "other": (found.dataset, found.base) != (dataset, base),
         "scores": {"t_sim": f"{found.t_sim:.3f}", "i_pre": f"{found.i_pre:.3f}"},
     }
@@ -150,9 +166,11 @@ def _plots(report: Report) -> Plots:
     shown = [row for row in report.rows if all((row.key, column) in of for column in ("t_sim", "i_pre"))]
     if not shown:
         return {}
-    theirs = {f"paper: {row.title}": beside(report, row) for row in shown}
-    squares = {
-        name: (float(each["scores"]["i_pre"]), float(each["scores"]["t_sim"])) for name, each in theirs.items() if each
+    theirs = {row.title: beside(report, row) for row in shown}
+    squares = {  # of another base they would say nothing here, and leave our points one corner
+        title: (float(each["scores"]["i_pre"]), float(each["scores"]["t_sim"]))
+        for title, each in theirs.items()
+        if each and each["base"] == report.about["base"]
     }
     points = {row.title: (of[row.key, "i_pre"], of[row.key, "t_sim"]) for row in shown}
     by_prompt = {

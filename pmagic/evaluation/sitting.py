@@ -12,8 +12,6 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
-import numpy as np
-
 from pmagic import pictures, shelf
 from pmagic.engine import portraits, probe, rendering, sharing, subject
 from pmagic.engine.recipes import LearnSettings
@@ -21,6 +19,7 @@ from pmagic.engine.subject import Subject
 from pmagic.evaluation import metrics
 from pmagic.evaluation.bench import Bench
 from pmagic.evaluation.metrics import Case
+from pmagic.evaluation.observers import Known
 from pmagic.evaluation.order import FACE, Sitter
 from pmagic.evaluation.store import CELL, PERSONA, Files, Result, as_json, picture_name
 from pmagic.evaluation.variants import Variant
@@ -30,6 +29,7 @@ from pmagic.persona import Persona
 METHOD = "personamagic"
 VARIANT, PROBE = "variant.json", "probe.json"
 OF_THE_PROBE = ("iou_low", "iou_high", "probe_iterations")  # settings that only say how the bounds are found
+KIND = "picture of an evaluation"  # of a persona that no library holds
 LARGEST = 1  # the face that counts in a photo of several
 
 Told = Callable[[str], None]  # is told what is being done at every step; what it raises goes through
@@ -52,6 +52,7 @@ class Sitting:
         Raises PhotoRefused and whatever learning and drawing raise.
         """
         self._begun = time.monotonic()
+        self.require_photos()
         for variant in self.bench.variants:
             if is_done(self.kept, [variant.key]):
                 continue
@@ -60,8 +61,12 @@ class Sitting:
             drawing = f"{place}/{_digest(asdict(variant.render))}"
             yield from self._drawn(variant, persona, drawing)
             told = {**about, "persona": place, "drawing": drawing, "bounds": [persona.bounds.low, persona.bounds.high],
-                    "losses": dict(persona.losses)}  # fmt: skip
+                    "losses": dict(persona.losses), "faceless": self.known.faceless}  # fmt: skip
             yield from self._finished(f"variants/{variant.key}", {VARIANT: as_json(told)})
+
+    def require_photos(self) -> None:
+        """Looks at the photos before any work that one without a face would make useless. Raises PhotoRefused."""
+        _ = self.known, self.subject
 
     def _settled(self, variant: Variant) -> Generator[Result, None, tuple[LearnSettings, dict[str, object]]]:
         """The variant's settings with the bounds that the probe finds for this person, and what there is to tell."""
@@ -116,7 +121,9 @@ class Sitting:
                         f"{variant.title}: prompt {number + 1} of {len(order.prompts)}"
                     ),
                 )
-            scores = metrics.measured(bench.observers, Case(drawn, number, bench.spoken, self.faces, self.unseen_faces))
+            scores = metrics.measured(
+                bench.observers, Case(drawn, number, bench.spoken, self.known.learned, self.known.unseen)
+            )
             files = {
                 picture_name(k): pictures.encoded(picture, "png", {**self._story(variant, prompt), "seed": seeds[k]})
                 for k, picture in enumerate(drawn)
@@ -127,6 +134,7 @@ class Sitting:
         """What goes into every picture, besides its seed."""
         how = variant.render
         return {
+            "kind": KIND,
             "persona": self.who.name,
             "prompt": prompt,
             "fingerprint": self.bench.base.fingerprint,
@@ -137,10 +145,10 @@ class Sitting:
         }
 
     def _finished(self, place: str, files: Files) -> Iterator[Result]:
-        """Hands a result on and remembers it."""
-        now = time.monotonic()
-        self.kept[place] = files
-        yield Result(place, files, now - self._begun)
+        """Hands a result on and remembers what of it is needed again."""
+        result = Result(place, files, time.monotonic() - self._begun)
+        self.kept[place] = result.lasting
+        yield result
         self._begun = time.monotonic()
 
     @cached_property
@@ -154,12 +162,8 @@ class Sitting:
         return subject.observe(base, photos, hashes, word=FACE, kind="face", mask=self.who.mask, known=known)
 
     @cached_property
-    def faces(self) -> np.ndarray:
-        return self.bench.observers.known(self.who.photos, self.who.name)
-
-    @cached_property
-    def unseen_faces(self) -> np.ndarray:
-        return self.bench.observers.known(self.who.unseen, self.who.name)
+    def known(self) -> Known:
+        return self.bench.observers.known(self.who)
 
 
 def cell(drawing: str, prompt: int) -> str:

@@ -11,11 +11,13 @@ renamed, so a kill loses only what was in work. times.csv says how long things t
 """
 
 import json
+import os
 import re
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +37,11 @@ class Result:
     place: str
     files: Files
     seconds: float
+
+    @property
+    def lasting(self) -> dict[str, bytes]:
+        """What later work reads again, of a cell only its scores: pictures would fill the memory."""
+        return {CELL: self.files[CELL]} if CELL in self.files else dict(self.files)
 
 
 class Store:
@@ -60,7 +67,7 @@ class Store:
             if staging.exists():
                 durable.erase(staging)
             durable.publish_folder(result.files, staging, target)
-            with (self.root / TIMES).open("a") as file:
+            with open(self.root / TIMES, "a", opener=partial(os.open, mode=durable.FILE_MODE)) as file:
                 file.write(f"{person},{result.place},{result.seconds:.2f}\n")
 
     def kept(self, person: str, *, weights: bool = True) -> dict[str, dict[str, bytes]]:
@@ -104,10 +111,7 @@ def opened(root: Path, plan: Mapping[str, Any]) -> Iterator[Store]:
     import filelock
 
     store = Store(root)
-    if root.exists() and not root.is_dir():
-        raise UsageProblem(f"{root} is not a folder", "give another --out")
-    if root.is_dir() and not (root / PLAN).exists() and _holds_something(root):
-        raise UsageProblem(f"{root} holds something, and no evaluation", "give --out an empty or a new folder")
+    check(root, plan)
     with durable.storing(f"the evaluation in {root}"):
         durable.make_folder(root)
         lock = filelock.FileLock(root / ".lock", timeout=0, mode=durable.FILE_MODE)
@@ -117,7 +121,7 @@ def opened(root: Path, plan: Mapping[str, Any]) -> Iterator[Store]:
             raise Busy(f"another pmagic works in {root}", "wait for it to end, or give another --out") from error
     try:
         if (root / PLAN).exists():
-            _require_same(root, plan)
+            _require_same(root, plan)  # once more: only now nobody else can write one
         else:
             store.write(PLAN, as_json(plan))
         shutil.rmtree(root / ".aside", ignore_errors=True)
@@ -127,6 +131,16 @@ def opened(root: Path, plan: Mapping[str, Any]) -> Iterator[Store]:
         yield store
     finally:
         lock.release()
+
+
+def check(root: Path, plan: Mapping[str, Any]) -> None:
+    """Whether a run with this plan could go into `root`; looks only. Raises UsageProblem or Incompatible."""
+    if root.exists() and not root.is_dir():
+        raise UsageProblem(f"{root} is not a folder", "give another --out")
+    if (root / PLAN).exists():
+        _require_same(root, plan)
+    elif root.is_dir() and _holds_something(root):
+        raise UsageProblem(f"{root} holds something, and no evaluation", "give --out an empty or a new folder")
 
 
 def as_json(document: object) -> bytes:
