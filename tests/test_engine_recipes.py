@@ -2,9 +2,10 @@
 
 import pytest
 
-from pmagic.engine.recipes import REFERENCE_NEGATIVE, LearnSettings, render_settings_for, settings_for
+from pmagic.engine.recipes import REFERENCE_LOSSES, REFERENCE_NEGATIVE, LearnSettings, render_settings_for, settings_for
 from pmagic.engine.stages import dynamic_sources
 from pmagic.errors import UsageProblem
+from pmagic.methods import textual_inversion
 from pmagic.persona import StageBounds
 
 
@@ -24,6 +25,15 @@ def test_the_base_overrides_the_recipe_and_the_person_both() -> None:
     assert (found.learning_rate, found.iterations, found.seed) == (1e-3, 7, 0)
     drawn = render_settings_for("reference", defaults, guidance=2.0)
     assert (drawn.guidance, drawn.size, drawn.steps) == (2.0, (64, 64), 50)
+
+
+def test_a_base_may_want_something_of_one_recipe_alone() -> None:
+    wanted = {"iterations": 300, "paper": {"iterations": 200, "losses": {"masked_mse": 1.0, "identity": 0.1}}}
+    paper, reference = (settings_for(recipe, {"learn": wanted}) for recipe in ("paper", "reference"))
+    assert (paper.iterations, dict(paper.losses)) == (200, {"masked_mse": 1.0, "identity": 0.1})
+    assert (reference.iterations, dict(reference.losses)) == (300, dict(REFERENCE_LOSSES))
+    inversion = textual_inversion.settings_for("paper", {"learn": wanted})
+    assert (inversion.iterations, dict(inversion.losses)) == (200, {"masked_mse": 1.0})
 
 
 def test_the_kind_decides_the_templates_unless_they_are_given() -> None:

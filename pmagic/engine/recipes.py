@@ -113,7 +113,7 @@ RENDER_DEFAULTS: Mapping[str, RenderSettings] = {
 
 
 def settings_for(recipe: str, base_defaults: Mapping[str, Any], **overrides: Any) -> LearnSettings:
-    """A recipe's values, under those of the base's pmagic.toml [learn], under the person's own.
+    """A recipe's values, under those of the base's pmagic.toml (see of_base), under the person's own.
 
     An override of None counts as not given. bounds may be a pair (low, high). What the kind cannot have is left out.
     Raises UsageProblem for an unknown recipe, key or kind.
@@ -122,7 +122,7 @@ def settings_for(recipe: str, base_defaults: Mapping[str, Any], **overrides: Any
         raise UsageProblem(f"there is no recipe {recipe!r}", f"choose one of: {', '.join(RECIPES)}")
     settings = RECIPES[recipe]()
     given = {key: value for key, value in overrides.items() if value is not None}
-    values = {**base_defaults.get("learn", {}), **given}
+    values = {**of_base(recipe, base_defaults), **given}
     kind = values.get("kind", settings.kind)
     if kind not in prompts.TEMPLATES:
         raise UsageProblem(f"there is no kind {kind!r}", f"choose one of: {', '.join(prompts.TEMPLATES)}")
@@ -133,6 +133,12 @@ def settings_for(recipe: str, base_defaults: Mapping[str, Any], **overrides: Any
         if key not in known:
             raise UsageProblem(f"learning has no setting {key!r}", f"choose one of: {', '.join(sorted(known))}")
     return _fitting(replace(settings, **{key: _as_typed(key, value) for key, value in values.items()}))
+
+
+def of_base(recipe: str, base_defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """What a base's pmagic.toml wants of learning: [learn], and over it what [learn.RECIPE] says of one recipe."""
+    learn = base_defaults.get("learn", {})
+    return {**{key: value for key, value in learn.items() if key not in RECIPES}, **learn.get(recipe, {})}
 
 
 def render_settings_for(recipe: str, base_defaults: Mapping[str, Any], **overrides: Any) -> RenderSettings:

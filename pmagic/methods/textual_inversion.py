@@ -36,7 +36,7 @@ OWN: Mapping[str, Any] = {
 
 def settings_for(recipe: str, base_defaults: Mapping[str, Any], **overrides: Any) -> LearnSettings:
     """As recipes.settings_for; what the base's pmagic.toml says of this method's own values was meant for a mapper."""
-    learn = {**base_defaults.get("learn", {}), **OWN}
+    learn = {**recipes.of_base(recipe, base_defaults), **OWN}
     return recipes.settings_for(recipe, {**base_defaults, "learn": learn}, **overrides)
 
 

@@ -47,6 +47,9 @@ BASE_SETTINGS = """\
 # What this base wants where a recipe leaves it open. It knows drawn faces only, at 64 x 64 pixels.
 [learn]
 learning_rate = 1e-3
+# The probe's thresholds: its curve begins higher than Stable Diffusion's, as drawn faces are always in the middle.
+iou_low = 0.83
+iou_high = 0.88
 # Tandem equilibrium needs sentences whose words the text encoder has met.
 open_prompts = [
   "{} as a wizard in a jungle", "{} wearing headphones in a city", "a pencil sketch of {} in a desert",
@@ -57,6 +60,10 @@ open_prompts = [
   "angry {} as a pirate in the snow", "sad {} wearing a suit on a beach", "{} wearing a green shirt in a library",
   "sleeping {} in space", "a photo of {} and a cat in a city",
 ]
+
+[learn.paper]
+# Weights of 1 each drown the denoising loss, which is small on this base: less like, and the prompt less obeyed.
+losses = { masked_mse = 1.0, tandem_equilibrium = 0.001, identity = 0.2 }
 
 [render]
 guidance = 3.0
