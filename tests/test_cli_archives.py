@@ -83,7 +83,11 @@ def test_info_gives_the_command_that_draws_the_picture_again(tmp_path: Path) -> 
     assert found == {**STORY, "format": "png", "command": command}
 
 
-@pytest.mark.parametrize("text", ["[]", "{}", "nonsense", '{"persona": {}, "prompt": "x"}', "[" * 100_000])
+@pytest.mark.parametrize(
+    "text",
+    ["[]", "{}", "nonsense", '{"persona": {}, "prompt": "x"}', "[" * 100_000, '{"kind": "grid", "seed": NaN}',
+     '{"kind": "grid", "seed": 1e999}'],
+)  # fmt: skip
 def test_a_story_that_somebody_else_wrote_is_refused(tmp_path: Path, text: str) -> None:
     notes = PngImagePlugin.PngInfo()
     notes.add_itxt("pmagic", text)

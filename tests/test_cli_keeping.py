@@ -1,10 +1,6 @@
 """list, show, rm, models: on personas that are kept already, so that no model is needed."""
 
-import errno
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 
 import pytest
@@ -187,31 +183,6 @@ def test_clean_keeps_every_script() -> None:
 )
 def test_durations(seconds: float, said: str) -> None:
     assert console.duration(seconds) == said
-
-
-@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
-def test_a_full_or_closed_stdout_gives_no_traceback(library: Library, persona: Make) -> None:
-    library.save("alice", persona())
-    command = [sys.executable, "-c", "from pmagic.cli.app import main; main()", "list"]
-    with open("/dev/full", "w") as full:
-        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
-    assert done.returncode == 8
-    assert os.strerror(errno.ENOSPC) in done.stderr
-    assert "Traceback" not in done.stderr
-    reader, writer = os.pipe()
-    os.close(reader)
-    with os.fdopen(writer, "w") as closed:
-        done = subprocess.run(command, stdout=closed, stderr=subprocess.PIPE, text=True)
-    assert done.returncode == 8
-    assert "Traceback" not in done.stderr
-
-
-def test_a_terminal_without_unicode_ends_no_command(library: Library, persona: Make) -> None:
-    library.save("村上", persona())
-    command = [sys.executable, "-c", "from pmagic.cli.app import main; main()", "list"]
-    done = subprocess.run(command, capture_output=True, env={**os.environ, "PYTHONIOENCODING": "ascii"})
-    assert done.returncode == 0
-    assert b"\\u6751\\u4e0a@1" in done.stdout
 
 
 def test_size_and_licence_are_told_before_a_download_starts(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:

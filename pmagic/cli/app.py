@@ -110,6 +110,9 @@ def main() -> None:
     # as another program uses the same cores; threads that sleep at once are woken too late, twice as slow on an idle
     # machine. A short spin, in rounds of libgomp's, is between the two.
     os.environ.setdefault("GOMP_SPINCOUNT", "3000")
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:  # closed: its number, or the next file that is opened would get that
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), mode))
     sys.stdout.reconfigure(errors="backslashreplace")  # a terminal without Unicode must not end a command
     if not sys.warnoptions:
         warnings.simplefilter("ignore")  # of the libraries; a person can do nothing about them

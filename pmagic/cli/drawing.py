@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pmagic import settings
-from pmagic.cli import choosing, scenes, stories, terminal
+from pmagic.cli import choosing, names, scenes, stories, terminal
 from pmagic.cli.console import Console, duration, hush_libraries
 from pmagic.cli.learn import check_seed
 from pmagic.cli.stopping import Stopped, stop_at_step
@@ -44,7 +44,10 @@ Grid = Annotated[
     bool, typer.Option("--grid", help="One more picture of all: a row for each prompt, a column for each seed.")
 ]
 Show = Annotated[bool, typer.Option("--show", help="Show the pictures in the terminal as well.")]
-BaseMoved = Annotated[str | None, typer.Option("--base", help="Where the persona's base is now, if it was moved.")]
+BaseMoved = Annotated[
+    str | None,
+    typer.Option("--base", help="Where the persona's base is now, if it was moved.", autocompletion=names.bases),
+]
 Device = Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda or mps.")]
 Dtype = Annotated[str, typer.Option("--dtype", help="Number type: auto, float32, bfloat16, ...")]
 Memory = Annotated[
