@@ -8,7 +8,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from pmagic.bases import card, fetching, needs
+from pmagic import settings
+from pmagic.bases import card, fetching, needs, places
 from pmagic.errors import Incompatible, NotFound, StorageFailed, UsageProblem, WeightsMissing
 
 
@@ -71,6 +72,31 @@ def test_a_local_folder_is_a_base_with_its_own_defaults(tmp_path: Path) -> None:
     assert found.clip == observer.resolve()
     assert found.defaults["learn"] == {"learning_rate": 0.001}
     assert card.require_weights(found) is found
+
+
+def test_what_a_persona_calls_its_base_is_never_taken_for_a_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    here = card.find(str(base_folder(tmp_path / "here")))
+    assert (card.find("here").folder, here.title) == (here.folder, "here")
+    for name in ("here", str(here.folder), "./here"):
+        with pytest.raises(NotFound):
+            card.named(name)
+        with pytest.raises(NotFound):
+            places.base_of(name, "f" * 64)
+    places.remember(here, "f" * 64)
+    places.remember(card.find("mini"), "e" * 64)
+    assert places.base_of("another name", "f" * 64) == here
+    assert places.base_of("mini", "f" * 64) == here  # a folder may be called as a known base is
+    assert places.base_of("mini", "e" * 64).folder == card.find("mini").folder
+    assert [line.split()[0] for line in settings.places_file().read_text().splitlines()] == ["f" * 64]
+    (tmp_path / "here").rename(tmp_path / "moved")
+    with pytest.raises(NotFound):
+        places.base_of("here", "f" * 64)
+    settings.places_file().write_text("[[[")
+    with pytest.raises(UsageProblem, match=r"bases\.toml"):
+        places.base_of("mini", "f" * 64)
 
 
 def test_observers_are_folders_where_they_are_here_and_names_where_not(tmp_path: Path) -> None:

@@ -132,7 +132,7 @@ def draw(console: Console, order: Order, card: "Card", how: "RenderSettings", sk
         raise UsageProblem(f"these are {total} pictures, more than {_MAX_PICTURES}", "draw fewer at once")
     hush_libraries()
     tokenizer = prompts.load_tokenizer(card.folder)
-    tokens = {name: int(persona.settings["tokens"]) for name, (_, persona) in first.cast.items()}
+    tokens = {name: _tokens(*each) for name, each in first.cast.items()}
     cuts = [prompts.check_names(tokenizer, each.prompt, tokens).cut for each in sketches]
     for cut in filter(None, cuts):
         console.warn(f"the prompt is too long; the base does not read: {cut!r}")
@@ -188,6 +188,7 @@ def base_of(cast: Sequence[tuple[Address, "Persona"]], moved_to: str | None) -> 
     Raises Incompatible for personas of two bases, NotFound, WeightsMissing.
     """
     from pmagic.bases import card as cards
+    from pmagic.bases import places
 
     first, persona = cast[0]
     for address, other in cast[1:]:
@@ -197,14 +198,22 @@ def base_of(cast: Sequence[tuple[Address, "Persona"]], moved_to: str | None) -> 
                 f"{first} was learned on {persona.base}, {address} on {other.base}{weights}",
                 "personas in one picture must be of one base: learn one of them again on the other's",
             )
+    if moved_to is not None:
+        return cards.require_weights(cards.find(moved_to))
     try:
-        return cards.require_weights(cards.find(moved_to or persona.base))
+        found = places.base_of(persona.base, persona.fingerprint)
     except NotFound as problem:
-        if moved_to is not None:
-            raise
         raise NotFound(
-            f"the base that it was learned on is gone: {persona.base}", "say where it is now with --base"
+            f"the base that it was learned on is not known here: {persona.base}", "say where it is with --base"
         ) from problem
+    return cards.require_weights(found)
+
+
+def _tokens(address: Address, persona: "Persona") -> int:
+    tokens = persona.settings.get("tokens")
+    if not isinstance(tokens, int):
+        raise Incompatible(f"{address} does not say how many tokens stand for its name", "learn the persona again")
+    return tokens
 
 
 def check_text(prompt: str) -> None:

@@ -17,11 +17,9 @@ OPTIONS = ("seed", "steps", "guidance", "scheduler", "negative", "size", "format
 
 def told(base: "Base", personas: "Sequence[Persona]", how: "RenderSettings", dtype: str = "auto") -> dict[str, object]:
     """What is the same for every picture of one command: besides it, each has persona, prompt, seed and size."""
-    card = base.card
-    local = card.repo is None and card.name == str(card.folder)
     return {
         "word": ", ".join(each.word for each in personas),
-        "base": card.folder.name if local else card.name,  # a picture may travel: no path of this machine goes along
+        "base": base.name,
         "fingerprint": base.fingerprint,
         "negative": how.negative,
         "steps": how.steps,
