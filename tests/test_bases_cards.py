@@ -145,6 +145,8 @@ def test_a_folder_that_is_no_base_says_why(tmp_path: Path) -> None:
         '[observers]\neyes = "x"',
         '[knows]\nwhat = "x"',
         '[knows]\nwhat = "x"\nerror = "much"',
+        f"x = {'9' * 5000}",
+        f"x = {'[' * 3000}",
     ],
 )
 def test_a_pmagic_toml_that_cannot_be_used_is_named(tmp_path: Path, toml: str) -> None:
@@ -180,6 +182,14 @@ def test_memory_is_counted_from_the_headers(tmp_path: Path) -> None:
     assert needs.memory_to_learn(found, 2) == 30 * 4 + 2 * 1_405_000_000  # SD 1.4's own shape
     (found.folder / "unet" / "model.fp16.safetensors").write_bytes(safetensors_of(10))
     assert needs.parameters(found.folder) == 30  # the same part in two precisions
+
+
+@pytest.mark.parametrize("header", [b"[]", b'{"a":1}', b'{"a":{"shape":["x"]}}', b"[" * 5000, b"{"])
+def test_weights_that_are_no_safetensors_file_are_named(tmp_path: Path, header: bytes) -> None:
+    found = card.find(str(base_folder(tmp_path / "base")))
+    (found.folder / "vae" / "model.safetensors").write_bytes(struct.pack("<Q", len(header)) + header)
+    with pytest.raises(Incompatible, match=r"model\.safetensors is not a safetensors file"):
+        needs.parameters(found.folder)
 
 
 FILES = {

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
@@ -138,6 +139,45 @@ def test_what_cannot_be_done_is_one_message(
     assert as_json.exit_code == code
     if "--jsn" not in words:
         assert json.loads(as_json.stdout)["exit_code"] == code
+
+
+LONG = "x" * 300
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (["import", LONG], 2, "too long"),
+        (["gallery", LONG], 2, "too long"),
+        (["gallery", "--out", LONG], 8, "give a shorter name"),
+        (["export", "alice", LONG], 2, "too long"),
+        (["export", "alice", f"{LONG}/a.pmagic"], 2, "too long"),
+        (["render", "alice", "x", "--out", LONG], 2, "too long"),
+        (["models", "path", LONG], 2, "too long"),
+        (["config", "set", "base", LONG], 2, "too long"),
+        (["config", "set", "base", "~nosuchuser/x"], 2, "is the home of nobody"),
+        (["models", "path", "~nosuchuser"], 2, "is the home of nobody"),
+        (["render", "alice", "x", "--base", "~nosuchuser/x"], 2, "is the home of nobody"),
+        (["render", "alice", "x", "--size", "9" * 5000], 2, "--size cannot be"),
+        (["compose", "{alice}", "--layout", f"0,0,{'9' * 5000},9"], 2, "--layout cannot be"),
+        (["eval", "--dataset", "world", "--workers", "9" * 5000], 2, "--workers cannot be"),
+    ],
+)
+def test_what_no_file_and_no_number_can_be_is_no_defect(
+    library: Library, persona: Make, tmp_path: Path, monkeypatch, words: list[str], code: int, said: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    library.save("alice", persona())
+    done = runner.invoke(app, words)
+    assert done.exit_code == code, done.stderr
+    assert done.stderr.count("error: ") == 1 and said in done.stderr and len(done.stderr) < 800
+
+
+def test_a_home_of_nobody_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PMAGIC_HOME", "~nosuchuser")
+    for words in (["list"], ["config", "get"], ["models", "list"], ["doctor"]):
+        done = runner.invoke(app, words)
+        assert done.exit_code == 2 and "'~nosuchuser' is the home of nobody" in done.stderr
 
 
 def test_a_defect_is_one_line_and_leaves_its_traceback_in_a_log(home, monkeypatch: pytest.MonkeyPatch) -> None:

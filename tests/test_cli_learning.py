@@ -424,6 +424,8 @@ def test_sizes_and_bounds() -> None:
     assert drawing.parse_size("512") == (512, 512)
     assert drawing.parse_size(None) is None
     assert staging.parse("400:800") == (400, 800)
+    with pytest.raises(UsageProblem, match="--stages cannot be '9999"):
+        staging.parse(f"{'9' * 5000}:800")
     for text in ("", "x", "1x2x3", "-8", "8.5"):
         with pytest.raises(UsageProblem):
             drawing.parse_size(text)

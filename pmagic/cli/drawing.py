@@ -15,6 +15,7 @@ from pmagic import settings
 from pmagic.cli import choosing, names, scenes, stories, terminal
 from pmagic.cli.console import Console, duration, hush_libraries
 from pmagic.cli.learn import check_seed
+from pmagic.cli.options import number
 from pmagic.cli.stopping import Stopped, stop_at_step
 from pmagic.errors import Incompatible, NotFound, OutOfMemory, UsageProblem
 from pmagic.library import durable
@@ -247,10 +248,11 @@ def parse_size(text: str | None) -> tuple[int, int] | None:
     """`512x768` -> (512, 768), `512` -> (512, 512); whether they can be drawn is the settings' to say."""
     if text is None:
         return None
-    sides = text.lower().replace("×", "x").split("x")
-    if len(sides) > 2 or not all(side.isascii() and side.isdecimal() for side in sides):
-        raise UsageProblem(f"--size cannot be {text!r}", "write it as WIDTHxHEIGHT, for example 512x768")
-    return int(sides[0]), int(sides[-1])
+    sides = [number(side) for side in text.lower().replace("×", "x").split("x")]
+    width, height = sides[0], sides[-1]
+    if len(sides) > 2 or width is None or height is None:
+        raise UsageProblem(f"--size cannot be {text[:80]!r}", "write it as WIDTHxHEIGHT, for example 512x768")
+    return width, height
 
 
 def slug(text: str, otherwise: str = "portrait") -> str:

@@ -8,7 +8,7 @@ import typer
 from pmagic.cli import choosing, names, scoring
 from pmagic.cli.console import Console, duration, hush_libraries
 from pmagic.cli.learn import check_seed
-from pmagic.cli.options import AsJson, Quiet
+from pmagic.cli.options import AsJson, Quiet, number
 from pmagic.cli.stopping import Stopped, stop_at_step
 from pmagic.errors import UsageProblem
 
@@ -277,6 +277,7 @@ def _hands(text: str) -> int:
 
         cluster.require()
         return _RAY
-    if not (text.isascii() and text.isdecimal() and 1 <= int(text) <= 1024):
-        raise UsageProblem(f"--workers cannot be {text!r}", "give a number of processes, or ray")
-    return int(text)
+    hands = number(text)
+    if hands is None or not 1 <= hands <= 1024:
+        raise UsageProblem(f"--workers cannot be {text[:80]!r}", "give a number of processes, or ray")
+    return hands
