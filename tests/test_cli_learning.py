@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from pmagic.engine import training
 from pmagic.errors import OutOfMemory, UsageProblem
 from pmagic.library.naming import Address
 from pmagic.library.store import Library
+from pmagic.persona import Persona
 
 runner = CliRunner()
 
@@ -417,6 +419,19 @@ def test_how_a_prompt_is_completed(prompt: str, whole: str) -> None:
 def test_a_prompt_that_is_no_text_is_refused() -> None:
     with pytest.raises(UsageProblem, match="not valid text"):
         rendering.whole_prompt("\udcff", Address("alice", 1))
+
+
+@pytest.mark.parametrize("control", ["\0", "\x1b", "\x7f", "\x9b"])
+def test_control_characters_are_refused_wherever_a_picture_would_tell_them(
+    library: Library, persona: Callable[..., Persona], control: str
+) -> None:
+    library.save("alice", persona())
+    said = f"holds the control character U+{ord(control):04X}"
+    one_message(runner.invoke(app, ["render", "alice", f"a{control}b"]), 2, f"the prompt {said}")
+    one_message(runner.invoke(app, ["render", "alice", "x", "--negative", control]), 2, f"--negative {said}")
+    one_message(runner.invoke(app, ["compose", f"{{alice}}{control}"]), 2, f"the prompt {said}")
+    one_message(runner.invoke(app, ["compose", "{alice}", "--mask-text", control]), 2, f"--mask-text {said}")
+    assert rendering.whole_prompt("a\tb\nc 👩\u200d🚀", Address("alice", 1)) == "a photo of {} a\tb\nc 👩\u200d🚀"
 
 
 def test_sizes_and_bounds() -> None:

@@ -83,6 +83,7 @@ def compose(
         count, seed, steps, guidance, scheduler, negative, size, out, base, device, dtype, memory, kind, grid, show
     )
     drawing.check_text(prompt)
+    drawing.check_text(mask_text or "", "--mask-text")
     named = prompts.names(prompt)
     if not named or "" in named:
         raise UsageProblem(f"the prompt {prompt!r} names no persona", 'write a name in braces, as in "{alice} in snow"')

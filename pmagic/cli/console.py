@@ -110,6 +110,11 @@ def clean(text: str) -> str:
     return "".join(each if each in "\n\t" or _harmless(each) else f"\\x{ord(each):02x}" for each in text)
 
 
+def on_one_line(text: str) -> str:
+    """As `clean`, with line ends spelled out too: a value from outside must not look like the line after it."""
+    return clean(text).replace("\n", "\\n")
+
+
 def table(rows: Sequence[Sequence[str]], heads: Sequence[str]) -> list[str]:
     """Left-aligned columns, two blanks apart."""
     cleaned = [[clean(cell).replace("\n", " ").replace("\t", " ") for cell in row] for row in (heads, *rows)]

@@ -2,6 +2,7 @@
 
 import re
 import time
+import unicodedata
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -85,6 +86,7 @@ class Order:
             raise UsageProblem(f"-n must be 1 to {_MAX_PICTURES}, not {self.count}", "give for example -n 4")
         check_seed(self.seed, self.count)
         choosing.check_memory(self.memory)
+        check_text(self.negative or "", "--negative")
         parse_size(self.size)
         parse_out(self.out, self.kind)
 
@@ -217,12 +219,15 @@ def _tokens(address: Address, persona: "Persona") -> int:
     return tokens
 
 
-def check_text(prompt: str) -> None:
-    """Raises UsageProblem for a prompt that is not text."""
+def check_text(text: str, what: str = "the prompt") -> None:
+    """Raises UsageProblem for what is not text, or holds control characters other than blanks and line ends."""
     try:
-        prompt.encode()
+        text.encode()
     except UnicodeEncodeError as error:
-        raise UsageProblem("the prompt is not valid text", "check the terminal's encoding") from error
+        raise UsageProblem(f"{what} is not valid text", "check the terminal's encoding") from error
+    for each in text:
+        if unicodedata.category(each) == "Cc" and each not in "\t\n\r":
+            raise UsageProblem(f"{what} holds the control character U+{ord(each):04X}", "leave it out")
 
 
 def parse_out(out: Path, kind: str | None) -> tuple[Path, str, str]:

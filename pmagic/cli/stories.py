@@ -62,6 +62,16 @@ def _composed(story: Mapping[str, object]) -> Iterator[str]:
 
 
 def _quoted(word: str) -> str:
-    """As shlex.quote, with the option's name outside the quotes."""
+    """As shlex.quote, with the option's name outside the quotes; what would not be printed as it is, by its number."""
     name, equals, value = word.partition("=") if re.match(r"--[a-z-]+=", word) else ("", "", word)
-    return name + equals + shlex.quote(value)
+    if value.isprintable():
+        return name + equals + shlex.quote(value)
+    return f"{name}{equals}$'{''.join(map(_numbered, value))}'"
+
+
+def _numbered(character: str) -> str:
+    r"""A character inside of $'...': \u200d, or \U with eight digits; itself where it is printed and means itself."""
+    if character.isprintable() and character not in "'\\":
+        return character
+    code = ord(character)
+    return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
