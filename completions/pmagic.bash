@@ -1,4 +1,3 @@
-
 _pmagic_completion() {
     local IFS=$'
 '
@@ -9,4 +8,3 @@ _pmagic_completion() {
 }
 
 complete -o default -F _pmagic_completion pmagic
-

@@ -40,6 +40,7 @@ class StageBounds:
 
 
 REFERENCE_BOUNDS = StageBounds(400, 800)
+MAX_TOKENS = 64  # that stand for a name; a prompt has room for 75
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ class Persona:
     """
 
     method: str  # a name on the `methods` shelf
-    base: str  # what the base was called when learning: "mini", "sd14", a hub id or a folder
+    base: str  # what the base was called when learning: "mini", "sd14", a hub id or a folder's last name
     fingerprint: str  # SHA-256 over the base's weights
     word: str  # super-category: "face", "cat", "painting", ...
     bounds: StageBounds

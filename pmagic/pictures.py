@@ -112,6 +112,7 @@ def read_story(path: Path) -> dict[str, object]:
     try:
         told = image.info["pmagic"] if image.format == "PNG" else image.getexif()[ExifTags.Base.ImageDescription]
         story = json.loads(told)
+        json.dumps(story, allow_nan=False)  # NaN and infinity are no JSON, though Python reads them
         if not isinstance(story, dict):
             raise TypeError
     except (KeyError, ValueError, TypeError, RecursionError, OSError, SyntaxError, struct.error) as error:

@@ -7,10 +7,11 @@ import os
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pmagic.errors import UsageProblem
 
-MAX_CONFIG_BYTES = 64 * 1024
+MAX_TOML_BYTES = 64 * 1024
 VARIABLES = {"base": "PMAGIC_BASE", "device": "PMAGIC_DEVICE", "format": "PMAGIC_FORMAT"}
 CHOICES = {"format": ("png", "jpeg", "webp")}  # a base or a device can be any, and is looked for when it is used
 
@@ -27,7 +28,25 @@ class Config:
 def _moved_home() -> Path | None:
     """The one folder that `PMAGIC_HOME` asks for, or None when the platform's own places are used."""
     text = os.environ.get("PMAGIC_HOME", "")
-    return Path(text).expanduser().absolute() if text else None
+    return expanded(text).absolute() if text else None
+
+
+def expanded(text: str) -> Path:
+    """The path with a person's home for `~` and `~name`; UsageProblem where there is no such person."""
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:
+        raise UsageProblem(f"{text!r} is the home of nobody on this machine", "write the whole path") from error
+
+
+def parsed_toml(path: Path) -> dict[str, Any]:
+    """The table in a small file that a person may have written; ValueError, whatever it is that does not parse."""
+    with path.open("rb") as file:
+        data = file.read(MAX_TOML_BYTES)
+    try:
+        return tomllib.loads(data.decode())
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
 
 
 def library_dir() -> Path:
@@ -38,6 +57,11 @@ def library_dir() -> Path:
 def models_dir() -> Path:
     """Downloaded base models."""
     return _place("data") / "models"
+
+
+def places_file() -> Path:
+    """Where the local folders lie that personas were learned on."""
+    return _place("data") / "bases.toml"
 
 
 def config_file() -> Path:
@@ -62,11 +86,10 @@ def config_table() -> dict[str, str]:
     """What config.toml alone says, checked; empty without one."""
     path = config_file()
     try:
-        with path.open("rb") as file:
-            found = tomllib.loads(file.read(MAX_CONFIG_BYTES).decode())
+        found = parsed_toml(path)
     except FileNotFoundError:
         return {}
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+    except ValueError as error:
         raise UsageProblem(f"{path} is not valid TOML: {error}", "correct the file, or remove it") from error
     except OSError as error:
         raise UsageProblem(f"{path} cannot be read: {error.strerror}", "correct its permissions") from error

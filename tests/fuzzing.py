@@ -23,8 +23,10 @@ from pmagic import pictures, settings
 from pmagic.bases import card
 from pmagic.cli import gallery, resuming, scenes, stories
 from pmagic.cli.console import clean
+from pmagic.engine import recipes
 from pmagic.errors import Problem
 from pmagic.library import archive, bundle, naming, tensors, unfinished
+from pmagic.persona import MAX_TOKENS
 
 CORPUS = Path(__file__).parent / "corpus"
 WEIGHTS = {"w": np.array([1.0, 2.0], dtype=np.float32)}
@@ -37,7 +39,12 @@ def persona_toml(data: bytes) -> None:
     (_FOLDER / bundle.TOML).write_bytes(head + data)
     with contextlib.suppress(Problem):
         bundle.glance(_FOLDER)
-    bundle.unpack({bundle.TOML: head + data, bundle.TENSORS: tensors.write(WEIGHTS)})
+    persona = bundle.unpack({bundle.TOML: head + data, bundle.TENSORS: tensors.write(WEIGHTS)})
+    assert persona.base == naming.base_name(persona.base) != ""
+    bundle.pack(persona)
+    json.dumps(dict(persona.settings), allow_nan=False)
+    assert 1 <= persona.settings.get("tokens", 1) <= MAX_TOKENS
+    recipes.render_settings_for(persona.settings["recipe"], {})
 
 
 def tensor_file(data: bytes) -> None:

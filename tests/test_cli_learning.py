@@ -6,6 +6,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -23,6 +25,7 @@ from pmagic.engine import training
 from pmagic.errors import OutOfMemory, UsageProblem
 from pmagic.library.naming import Address
 from pmagic.library.store import Library
+from pmagic.persona import Persona
 
 runner = CliRunner()
 
@@ -61,7 +64,7 @@ def test_learn_prints_the_address_and_keeps_what_was_asked_for(library: Library,
     done = learn(photo, base, "--seed", "5", "--stages", "300:700", "--batch", "1", "--learning-rate", "0.01")
     assert (done.exit_code, done.stdout, done.stderr) == (0, "alice@1\n", "")
     address, persona = library.load("alice")
-    assert (address.version, persona.word, persona.base) == (1, "face", base)
+    assert (address.version, persona.word, persona.base) == (1, "face", Path(base).name)
     assert (persona.bounds.low, persona.bounds.high) == (300, 700)
     settings = persona.settings
     assert [settings[key] for key in ("seed", "batch", "learning_rate", "iterations")] == [5, 1, 0.01, 2]
@@ -227,11 +230,48 @@ def test_a_name_taken_on_another_base(alice: Library, photo: Path, tiny_folders:
     assert alice.versions("alice") == [1]
 
 
+def test_a_persona_and_its_export_hold_no_path_of_this_machine(
+    library: Library,
+    photo: Path,
+    own_folder: Path,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    """And are drawn from the folder all the same: this machine remembers where it lies."""
+    parents = tmp_path / "a-parent-of-it" / "and-another"
+    parents.mkdir(parents=True)
+    folder = own_folder.rename(parents / "my base")
+    for each in own_folder.parent.glob(f"{own_folder.name}-*"):
+        each.rename(parents / each.name)
+    assert learn(photo, str(folder)).exit_code == 0
+    assert runner.invoke(app, ["export", "alice", str(tmp_path / "out.pmagic")]).exit_code == 0
+    files = [*(library.root / "alice" / "v0001").iterdir(), tmp_path / "out.pmagic"]
+    parts = {*Path.home().parts, *tmp_path.parts, *folder.parent.parts}
+    known = {"a-parent-of-it", "and-another", tmp_path.name, *(f"/{each}" for each in parts if len(each) > 2)}
+    for file in files:
+        said = [each for each in known if each.encode() in file.read_bytes()]
+        assert said == [], (file, said)
+    assert library.load("alice")[1].base == "my base"
+    assert render("alice", "x", out=tmp_path / "out").exit_code == 0
+    assert str(folder) not in runner.invoke(app, ["show", "alice", "--json"]).stdout
+    bases = library.root.parent / "bases.toml"
+    assert str(folder) in bases.read_text() and bases.stat().st_mode & 0o777 == 0o600
+    bases.unlink()
+    one_message(render("alice", "x", out=tmp_path / "out"), 3, "say where it is with --base")
+    assert render("alice", "x", "--base", str(folder), out=tmp_path / "out").exit_code == 0
+
+
+def test_an_early_persona_that_does_not_say_its_tokens_is_refused(alice: Library, base: str, tmp_path: Path) -> None:
+    persona = alice.load("alice")[1]
+    left = {key: value for key, value in persona.settings.items() if key != "tokens"}
+    alice.save("alice", replace(persona, settings=left))
+    one_message(render("alice", "x", out=tmp_path / "out"), 6, "does not say how many tokens")
+
+
 def test_a_base_that_was_changed_or_moved(library: Library, photo: Path, own_folder: Path, tmp_path: Path) -> None:  # noqa: F811
     assert learn(photo, str(own_folder)).exit_code == 0
     moved = own_folder.rename(tmp_path / "moved")
     gone = render("alice", "x", out=tmp_path / "out")
-    one_message(gone, 3, "say where it is now with --base")
+    one_message(gone, 3, "say where it is with --base")
     config = moved / "pmagic.toml"
     assert render("alice", "x", "--base", str(moved), out=tmp_path / "out").exit_code == 0
     config.write_text(config.read_text() + "\n[render]\nnonsense = 1\n")
@@ -250,7 +290,7 @@ def test_without_a_base_the_choice_is_told_and_the_config_decides(
     home.mkdir(exist_ok=True)
     (home / "config.toml").write_text(f'base = "{base}"\n')
     assert runner.invoke(app, words).exit_code == 0
-    assert library.load("alice")[1].base == base
+    assert library.load("alice")[1].base == Path(base).name
 
 
 def test_a_photo_that_the_base_does_not_know_is_learned_with_a_warning(
@@ -381,11 +421,26 @@ def test_a_prompt_that_is_no_text_is_refused() -> None:
         rendering.whole_prompt("\udcff", Address("alice", 1))
 
 
+@pytest.mark.parametrize("control", ["\0", "\x1b", "\x7f", "\x9b"])
+def test_control_characters_are_refused_wherever_a_picture_would_tell_them(
+    library: Library, persona: Callable[..., Persona], control: str
+) -> None:
+    library.save("alice", persona())
+    said = f"holds the control character U+{ord(control):04X}"
+    one_message(runner.invoke(app, ["render", "alice", f"a{control}b"]), 2, f"the prompt {said}")
+    one_message(runner.invoke(app, ["render", "alice", "x", "--negative", control]), 2, f"--negative {said}")
+    one_message(runner.invoke(app, ["compose", f"{{alice}}{control}"]), 2, f"the prompt {said}")
+    one_message(runner.invoke(app, ["compose", "{alice}", "--mask-text", control]), 2, f"--mask-text {said}")
+    assert rendering.whole_prompt("a\tb\nc 👩\u200d🚀", Address("alice", 1)) == "a photo of {} a\tb\nc 👩\u200d🚀"
+
+
 def test_sizes_and_bounds() -> None:
     assert drawing.parse_size("512x768") == (512, 768)
     assert drawing.parse_size("512") == (512, 512)
     assert drawing.parse_size(None) is None
     assert staging.parse("400:800") == (400, 800)
+    with pytest.raises(UsageProblem, match="--stages cannot be '9999"):
+        staging.parse(f"{'9' * 5000}:800")
     for text in ("", "x", "1x2x3", "-8", "8.5"):
         with pytest.raises(UsageProblem):
             drawing.parse_size(text)

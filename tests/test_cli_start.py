@@ -49,7 +49,9 @@ def test_the_start_takes_under_a_third_of_a_second_however_many_personas_there_a
 def test_the_completions_are_what_the_program_prints(shell: str, file: str) -> None:
     printed = run(_PMAGIC_COMPLETE=f"source_{shell}")
     assert printed.returncode == 0, printed.stderr
-    assert (COMPLETIONS / file).read_text().strip() == printed.stdout.strip()
+    assert (COMPLETIONS / file).read_text() == printed.stdout.strip() + "\n"
+    if shell == "zsh":
+        assert printed.stdout.strip().startswith("#compdef pmagic\n")  # compinit reads the first line alone
 
 
 def complete(words: str) -> list[str]:
@@ -66,6 +68,8 @@ def test_commands_and_personas_are_completed(library: Library, persona: Callable
     assert complete("pmagic sh") == ["show"]
     assert complete("pmagic show al") == ["alan", "alice"]
     assert complete("pmagic learn p.png --base mi") == ["mini"]
+    assert complete("pmagic render alice x --base mi") == ["mini"]
+    assert complete("pmagic models pull ") == ["dreamlike", "sd14", "sd15", "buffalo_l", "antelopev2"]
     assert complete("pmagic learn p.png --recipe ref") == ["reference"]
     assert "--scheduler" in complete("pmagic render alice x --s")
 

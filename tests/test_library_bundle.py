@@ -12,6 +12,7 @@ import pytest
 
 from pmagic.errors import BundleDamaged, Incompatible
 from pmagic.library import bundle, tensors
+from pmagic.library.store import Library
 from pmagic.persona import Persona
 
 Make = Callable[..., Persona]
@@ -140,12 +141,53 @@ def test_values_that_are_not_finite_are_refused(folder: Path) -> None:
         ('"preview.png"', '"../preview.png"'),
         ('w = "F32 2"', 'w = "F64 2"'),
         ("masked_mse = 0.25", 'masked_mse = "much"'),
+        ("masked_mse = 0.25", "masked_mse = nan"),
+        ('recipe = "reference"', "more = 1"),
+        ('recipe = "reference"', "recipe = 3"),
+        ("iterations = 7", 'tokens = "x"'),
+        ("iterations = 7", "tokens = true"),
+        ("iterations = 7", "tokens = 0"),
+        ("iterations = 7", "tokens = 1_000_000_000"),
+        ("iterations = 7", "seed = nan"),
+        ("iterations = 7", f"seed = 0x{'f' * 5000}"),
+        ("iterations = 7", "learned = 1979-05-27"),
+        ("iterations = 7", f"{'.'.join('a' * 1500)} = 1"),
+        ("iterations = 7", f"a = {'[' * 50}{']' * 50}"),
+        ("format = 1", f"format = 0x{'f' * 5000}"),
+        ('base = "mini"', 'base = ".."'),
+        ('base = "mini"', 'base = "../../etc"'),
+        ('base = "mini"', 'base = "a/b/c"'),
+        ('base = "mini"', 'base = "~nosuchuser"'),
+        ('base = "mini"', 'base = "~/models"'),
+        ('base = "mini"', 'base = "/"'),
+        ('base = "mini"', 'base = "/models/.."'),
+        ('base = "mini"', 'base = "mi\\u001bni"'),
     ],
 )
 def test_a_manifest_with_agreeing_hash_but_wrong_fields_is_refused(folder: Path, old: str, new: str) -> None:
     _rewrite(folder, old, new)
     with pytest.raises(BundleDamaged, match=r"persona\.toml"):
         bundle.read(folder)
+
+
+@pytest.mark.parametrize(
+    ("kept", "said"),
+    [
+        ("mini", "mini"),
+        ("owner/repo-1.0", "owner/repo-1.0"),
+        ("my base (ü)", "my base (ü)"),
+        ("/home/alice/models/base", "base"),
+        ("/base", "base"),
+        (r"C:\Users\alice\models\base", "base"),
+    ],
+)
+def test_of_a_folder_only_the_last_name_is_read(library: Library, persona: Make, kept: str, said: str) -> None:
+    """Early bundles hold a whole path, and so may a stranger's: it is neither opened nor shown nor handed on."""
+    library.save("alice", persona(base=kept))
+    folder = library.root / "alice" / "v0001"
+    assert bundle.read(folder).base == bundle.glance(folder).base == said
+    data = library.export("alice")[1]
+    assert (kept.encode() in data) is (kept == said)
 
 
 def test_another_format_is_incompatible_not_damaged(folder: Path) -> None:

@@ -1,5 +1,7 @@
 """Every method on the shelf, on every layout: it learns, its persona is kept and worn, and the base stays as it was."""
 
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +13,10 @@ from pmagic import shelf
 from pmagic.bases import loading
 from pmagic.engine import rendering, training
 from pmagic.engine.recipes import RenderSettings
-from pmagic.errors import UsageProblem
+from pmagic.errors import Incompatible, UsageProblem
 from pmagic.library.store import Library
-from pmagic.methods import textual_inversion
-from pmagic.persona import StageBounds
+from pmagic.methods import personamagic, textual_inversion
+from pmagic.persona import Persona, StageBounds
 
 pytest_plugins = ["tiny"]
 
@@ -44,6 +46,34 @@ def test_learn_keep_wear(tiny_folders: dict[str, Path], library: Library, name: 
     assert rendering.render(base, None, prompt, [3], FEW, word="face")[0].tobytes() != fresh[0].tobytes()
     assert loading.weights_hash(base.pipeline) == before
     assert tiny.hooks_of(base) == []
+
+
+@pytest.mark.parametrize(
+    "tensors",
+    [
+        {},
+        {"image_embedding": (), "learner.dynamic_out.bias": (), "learner.image_hidden.0.weight": (4, 4)},
+        {"image_embedding": (3,), "learner.dynamic_out.bias": (128,), "learner.image_hidden.0.weight": ()},
+        {"image_embedding": (3,), "learner.dynamic_out.bias": (128,), "learner.image_hidden.0.weight": (4, 4)},
+    ],
+)
+def test_tensors_of_another_shape_are_incompatible(
+    tiny_base: loading.Base, persona: Callable[..., Persona], tensors: dict[str, tuple[int, ...]]
+) -> None:
+    """A bundle that verifies may still have been written by somebody hostile."""
+    zeros = {name: np.zeros(shape, np.float32) for name, shape in tensors.items()}
+    hostile = persona(fingerprint=tiny_base.fingerprint, tensors=zeros)
+    with pytest.raises(Incompatible, match="not those of a mapper"), personamagic.wear(tiny_base, hostile):
+        pass
+
+
+def test_a_mapper_with_a_photo_of_another_length_is_incompatible(tiny_base: loading.Base) -> None:
+    persona = personamagic.learn(
+        tiny_base, tiny.known(tiny_base), personamagic.settings_for("reference", {}, **tiny.lesson())
+    )
+    hostile = replace(persona, tensors={**persona.tensors, "image_embedding": np.zeros(5, np.float32)})
+    with pytest.raises(Incompatible, match="not those of a mapper"), personamagic.wear(tiny_base, hostile):
+        pass
 
 
 @pytest.mark.parametrize("name", shelf.names("methods"))

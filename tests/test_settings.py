@@ -41,6 +41,9 @@ def test_config_gives_base_and_device(home: Path) -> None:
         (b"base = 7", "base must be a text"),
         (b'base = ""', "base must be a text"),
         (b'format = "gif"', "format cannot be 'gif'"),
+        (b'base = "caf\xe9"', "not valid TOML"),
+        (b"base = " + b"9" * 5000, "not valid TOML"),
+        (b"base = " + b"[" * 3000, "not valid TOML"),
     ],
 )
 def test_a_config_that_cannot_be_used_is_named(home: Path, text: bytes, why: str) -> None:

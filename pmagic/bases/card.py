@@ -4,8 +4,6 @@ Knows nothing about the network (that is `fetching`) nor about torch (that is `l
 """
 
 import difflib
-import re
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,6 +12,7 @@ from typing import Any
 
 from pmagic import settings, shelf
 from pmagic.errors import Incompatible, NotFound, WeightsMissing
+from pmagic.library import naming
 
 CLIP_REPO = "openai/clip-vit-base-patch32"  # the observer of METHOD 2: image embedding and text score
 CLIPSEG_REPO = "CIDAS/clipseg-rd64-refined"  # masks for a word
@@ -21,8 +20,6 @@ CLIPSEG_REPO = "CIDAS/clipseg-rd64-refined"  # masks for a word
 FACES_PACK, JUDGE_PACK = "buffalo_l", "antelopev2"
 OBSERVERS = ("clip", "clipseg", "faces", "judge")
 PARTS = ("unet", "vae", "text_encoder")  # each must hold weights; the tokenizer and the scheduler hold only texts
-MAX_TOML_BYTES = 64 * 1024
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -44,6 +41,11 @@ class Card:
     faces: str | Path = FACES_PACK  # finds faces, and knows them for the identity loss
     judge: str | Path = JUDGE_PACK  # knows faces, for evaluation alone
 
+    @property
+    def title(self) -> str:
+        """What personas and pictures call it: they may travel, so a folder without its path."""
+        return naming.base_name(self.name) or "folder"
+
 
 def known() -> list[Card]:
     """The bases with a short name, each as found on this machine."""
@@ -55,13 +57,19 @@ def find(name: str) -> Card:
 
     Raises NotFound, with a proposal where a known name is close.
     """
+    if name and name not in shelf.names("bases.known"):
+        folder = settings.expanded(name)
+        if folder.is_dir():
+            return _of_folder(folder.resolve())
+    return named(name)
+
+
+def named(name: str) -> Card:
+    """As `find`, of a short name or a hub id alone: no folder of that name is looked at."""
     cards = {each: shelf.take("bases.known", each).CARD for each in shelf.names("bases.known")}
     if name in cards:
         return _located(cards[name])
-    folder = Path(name).expanduser()
-    if name and folder.is_dir():
-        return _of_folder(folder.resolve())
-    if _HUB_ID.fullmatch(name) and not name.startswith("."):
+    if naming.HUB_ID.fullmatch(name):
         for card in cards.values():
             if card.repo is not None and card.repo.lower() == name.lower():
                 return _located(card)
@@ -155,9 +163,8 @@ def _read_defaults(folder: Path | None) -> Mapping[str, Any]:
         return MappingProxyType({})
     path = folder / "pmagic.toml"
     try:
-        with path.open("rb") as file:
-            found = tomllib.loads(file.read(MAX_TOML_BYTES).decode())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        found = settings.parsed_toml(path)
+    except ValueError as error:
         raise Incompatible(f"{path} is not valid TOML: {error}", "correct the file, or remove it") from error
     for table in ("learn", "render", "observers", "knows"):
         if not isinstance(found.get(table, {}), dict):

@@ -78,7 +78,7 @@ def load(card: Card, *, device: str = "auto", dtype: str = "auto") -> Base:
         pipeline.unet.to(memory_format=torch.channels_last)
     pipeline.set_progress_bar_config(disable=True)
     fast = _fast_type(place) if dtype == "auto" else None
-    return Base(name=card.name, pipeline=pipeline, card=card, fingerprint=fingerprint(folder), fast=fast)
+    return Base(name=card.title, pipeline=pipeline, card=card, fingerprint=fingerprint(folder), fast=fast)
 
 
 def fingerprint(folder: Path) -> str:

@@ -1,6 +1,7 @@
 """What a base needs of a machine, told before a long job: counted from its files' headers, without torch."""
 
 import json
+import math
 from pathlib import Path
 
 from pmagic.bases.card import PARTS, Card
@@ -23,7 +24,7 @@ def memory_to_learn(card: Card, batch: int, *, low: bool = False) -> int:
     try:
         unet = json.loads((card.folder / "unet" / "config.json").read_text())
         area, channels = int(unet["sample_size"]) ** 2, int(unet["block_out_channels"][0])
-    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
+    except (OSError, ValueError, RecursionError, KeyError, TypeError, IndexError) as error:
         raise Incompatible(f"{card.folder}/unet/config.json cannot be used: {error}", "pull the base again") from error
     each = (_SD_BYTES_LOW if low else _SD_BYTES) * area / _SD_AREA * channels / _SD_CHANNELS
     return parameters(card.folder) * _FLOAT32 + int(batch * each)
@@ -60,13 +61,6 @@ def _numbers(path: Path) -> int:
             raise Incompatible(f"{path} is not a safetensors file", "pull the base again")
         try:
             header = json.loads(file.read(length))
-        except ValueError as error:
-            raise Incompatible(f"{path} is not a safetensors file: {error}", "pull the base again") from error
-    total = 0
-    for name, entry in header.items():
-        if name != "__metadata__":
-            count = 1
-            for side in entry["shape"]:
-                count *= side
-            total += count
-    return total
+            return sum(math.prod(entry["shape"]) for name, entry in header.items() if name != "__metadata__")
+        except (ValueError, RecursionError, AttributeError, KeyError, TypeError) as error:
+            raise Incompatible(f"{path} is not a safetensors file: {error!r}", "pull the base again") from error

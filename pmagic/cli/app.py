@@ -110,6 +110,9 @@ def main() -> None:
     # as another program uses the same cores; threads that sleep at once are woken too late, twice as slow on an idle
     # machine. A short spin, in rounds of libgomp's, is between the two.
     os.environ.setdefault("GOMP_SPINCOUNT", "3000")
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:  # closed: its number, or the next file that is opened would get that
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), mode))
     sys.stdout.reconfigure(errors="backslashreplace")  # a terminal without Unicode must not end a command
     if not sys.warnoptions:
         warnings.simplefilter("ignore")  # of the libraries; a person can do nothing about them
@@ -136,9 +139,14 @@ def _usage(error: typer.TyperException) -> Problem:
 
 
 def _in_words(error: Exception) -> Problem:
-    """A closed stdout and missing memory are not defects; everything else is, and leaves its traceback in a log."""
+    """A closed stdout, a name that is too long and missing memory are not defects; everything else is.
+
+    A defect leaves its traceback in a log.
+    """
     if isinstance(error, OSError) and error.filename is None and error.errno in (errno.EPIPE, errno.ENOSPC, errno.EIO):
         return console.unwritable(error)
+    if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+        return UsageProblem(f"the name is too long for a file: {str(error.filename)[:80]!r}...", "give a shorter one")
     if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
         return OutOfMemory("there is not enough memory for this", "use a smaller --batch or --size")
     return Problem(f"this is a defect of pmagic: {type(error).__name__}: {error}", _logged(error))
@@ -155,6 +163,6 @@ def _logged(error: Exception) -> str:
     name = f"{datetime.now(UTC):%Y%m%d-%H%M%S}.log"
     try:
         path: Path = durable.publish_file(f"pmagic {pmagic.__version__}\n{text}".encode(), settings.log_dir() / name)
-    except OSError as failure:
-        return f"its log could not be written ({failure.strerror}); run the command again to see it"
+    except (OSError, Problem) as failure:
+        return f"its log could not be written ({failure}); run the command again to see it"
     return f"please report it with the log {path}"

@@ -11,7 +11,7 @@ import typer
 from pmagic import settings
 from pmagic.cli import drawing
 from pmagic.cli.console import Console
-from pmagic.cli.options import AsJson, Quiet
+from pmagic.cli.options import AsJson, Quiet, number
 from pmagic.errors import PhotoRefused, UsageProblem
 from pmagic.library import durable
 from pmagic.library.store import Library
@@ -83,6 +83,7 @@ def compose(
         count, seed, steps, guidance, scheduler, negative, size, out, base, device, dtype, memory, kind, grid, show
     )
     drawing.check_text(prompt)
+    drawing.check_text(mask_text or "", "--mask-text")
     named = _names(prompt)
     regions = _regions(layout, named) if layout is not None else {}
     marks = (mask, mask_text, box)
@@ -137,10 +138,13 @@ def parse_box(text: str, size: tuple[int, int]) -> tuple[int, int, int, int]:
 
 
 def _numbers(text: str, option: str, whole: str) -> tuple[int, int, int, int]:
-    parts = [part.strip() for part in text.split(",")]
-    if len(parts) != 4 or not all(part.isascii() and part.isdecimal() for part in parts) or 0 in map(int, parts[2:]):
-        raise UsageProblem(f"{option} cannot be {whole!r}", "write it as x,y,width,height, for example 10,20,30,40")
-    x, y, width, height = map(int, parts)
+    parts = [number(part.strip()) for part in text.split(",")]
+    found = [each for each in parts if each is not None]
+    if len(parts) != 4 or len(found) != 4 or 0 in found[2:]:
+        raise UsageProblem(
+            f"{option} cannot be {whole[:80]!r}", "write it as x,y,width,height, for example 10,20,30,40"
+        )
+    x, y, width, height = found
     return x, y, width, height
 
 

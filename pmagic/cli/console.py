@@ -41,7 +41,7 @@ class Console:
         """What the command was asked for, as lines or as the JSON document."""
         text = "\n".join(clean(line) for line in lines)
         if self.as_json:
-            text = json.dumps(document, indent=2, ensure_ascii=False, default=_plain)
+            text = _as_json(document)
         try:
             print(text, end="\n" if text else "", flush=True)
         except OSError as error:
@@ -81,7 +81,7 @@ class Console:
 def show_problem(problem: Problem, *, as_json: bool) -> None:
     """One message: what happened, what was kept, what to type next. As JSON it takes the result's place on stdout."""
     if as_json:
-        print(json.dumps(problem.as_dict(), indent=2, ensure_ascii=False), flush=True)
+        print(_as_json(problem.as_dict()), flush=True)
         return
     asked_for = problem.exit_code == STOPPED_BY_PERSON
     lines = [problem.what if asked_for else f"error: {problem.what}"]
@@ -110,6 +110,11 @@ def clean(text: str) -> str:
     return "".join(each if each in "\n\t" or _harmless(each) else f"\\x{ord(each):02x}" for each in text)
 
 
+def on_one_line(text: str) -> str:
+    """As `clean`, with line ends spelled out too: a value from outside must not look like the line after it."""
+    return clean(text).replace("\n", "\\n")
+
+
 def table(rows: Sequence[Sequence[str]], heads: Sequence[str]) -> list[str]:
     """Left-aligned columns, two blanks apart."""
     cleaned = [[clean(cell).replace("\n", " ").replace("\t", " ") for cell in row] for row in (heads, *rows)]
@@ -136,6 +141,11 @@ def hush_libraries() -> None:
 
     diffusers.utils.logging.disable_progress_bar()
     transformers.utils.logging.disable_progress_bar()
+
+
+def _as_json(document: object) -> str:
+    """In ASCII: JSON in any locale, and without a character that a terminal obeys."""
+    return json.dumps(document, indent=2, allow_nan=False, default=_plain)
 
 
 def _harmless(character: str) -> bool:

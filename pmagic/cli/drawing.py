@@ -2,6 +2,7 @@
 
 import re
 import time
+import unicodedata
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -12,9 +13,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pmagic import settings
-from pmagic.cli import choosing, scenes, stories, terminal
+from pmagic.cli import choosing, names, scenes, stories, terminal
 from pmagic.cli.console import Console, duration, hush_libraries
 from pmagic.cli.learn import check_seed
+from pmagic.cli.options import number
 from pmagic.cli.stopping import Stopped, stop_at_step
 from pmagic.errors import Incompatible, NotFound, OutOfMemory, UsageProblem
 from pmagic.library import durable
@@ -44,7 +46,10 @@ Grid = Annotated[
     bool, typer.Option("--grid", help="One more picture of all: a row for each prompt, a column for each seed.")
 ]
 Show = Annotated[bool, typer.Option("--show", help="Show the pictures in the terminal as well.")]
-BaseMoved = Annotated[str | None, typer.Option("--base", help="Where the persona's base is now, if it was moved.")]
+BaseMoved = Annotated[
+    str | None,
+    typer.Option("--base", help="Where the persona's base is now, if it was moved.", autocompletion=names.bases),
+]
 Device = Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda or mps.")]
 Dtype = Annotated[str, typer.Option("--dtype", help="Number type: auto, float32, bfloat16, ...")]
 Memory = Annotated[
@@ -83,6 +88,7 @@ class Order:
             raise UsageProblem(f"-n must be 1 to {_MAX_PICTURES}, not {self.count}", "give for example -n 4")
         check_seed(self.seed, self.count)
         choosing.check_memory(self.memory)
+        check_text(self.negative or "", "--negative")
         parse_size(self.size)
         parse_out(self.out, self.kind)
 
@@ -136,7 +142,7 @@ def draw(console: Console, order: Order, card: "Card", how: "RenderSettings", sk
         raise UsageProblem(f"these are {total} pictures, more than {_MAX_PICTURES}", "draw fewer at once")
     hush_libraries()
     tokenizer = prompts.load_tokenizer(card.folder)
-    tokens = {name: int(persona.settings["tokens"]) for name, (_, persona) in first.cast.items()}
+    tokens = {name: _tokens(*each) for name, each in first.cast.items()}
     cuts = [prompts.check_names(tokenizer, each.prompt, tokens).cut for each in sketches]
     for cut in filter(None, cuts):
         console.warn(f"the prompt is too long; the base does not read: {cut!r}")
@@ -194,6 +200,7 @@ def base_of(cast: Sequence[tuple[Address, "Persona"]], moved_to: str | None) -> 
     Raises Incompatible for personas of two bases, NotFound, WeightsMissing.
     """
     from pmagic.bases import card as cards
+    from pmagic.bases import places
 
     first, persona = cast[0]
     for address, other in cast[1:]:
@@ -203,22 +210,33 @@ def base_of(cast: Sequence[tuple[Address, "Persona"]], moved_to: str | None) -> 
                 f"{first} was learned on {persona.base}, {address} on {other.base}{weights}",
                 "personas in one picture must be of one base: learn one of them again on the other's",
             )
+    if moved_to is not None:
+        return cards.require_weights(cards.find(moved_to))
     try:
-        return cards.require_weights(cards.find(moved_to or persona.base))
+        found = places.base_of(persona.base, persona.fingerprint)
     except NotFound as problem:
-        if moved_to is not None:
-            raise
         raise NotFound(
-            f"the base that it was learned on is gone: {persona.base}", "say where it is now with --base"
+            f"the base that it was learned on is not known here: {persona.base}", "say where it is with --base"
         ) from problem
+    return cards.require_weights(found)
 
 
-def check_text(prompt: str) -> None:
-    """Raises UsageProblem for a prompt that is not text."""
+def _tokens(address: Address, persona: "Persona") -> int:
+    tokens = persona.settings.get("tokens")
+    if not isinstance(tokens, int):
+        raise Incompatible(f"{address} does not say how many tokens stand for its name", "learn the persona again")
+    return tokens
+
+
+def check_text(text: str, what: str = "the prompt") -> None:
+    """Raises UsageProblem for what is not text, or holds control characters other than blanks and line ends."""
     try:
-        prompt.encode()
+        text.encode()
     except UnicodeEncodeError as error:
-        raise UsageProblem("the prompt is not valid text", "check the terminal's encoding") from error
+        raise UsageProblem(f"{what} is not valid text", "check the terminal's encoding") from error
+    for each in text:
+        if unicodedata.category(each) == "Cc" and each not in "\t\n\r":
+            raise UsageProblem(f"{what} holds the control character U+{ord(each):04X}", "leave it out")
 
 
 def parse_out(out: Path, kind: str | None) -> tuple[Path, str, str]:
@@ -244,10 +262,11 @@ def parse_size(text: str | None) -> tuple[int, int] | None:
     """`512x768` -> (512, 768), `512` -> (512, 512); whether they can be drawn is the settings' to say."""
     if text is None:
         return None
-    sides = text.lower().replace("×", "x").split("x")
-    if len(sides) > 2 or not all(side.isascii() and side.isdecimal() for side in sides):
-        raise UsageProblem(f"--size cannot be {text!r}", "write it as WIDTHxHEIGHT, for example 512x768")
-    return int(sides[0]), int(sides[-1])
+    sides = [number(side) for side in text.lower().replace("×", "x").split("x")]
+    width, height = sides[0], sides[-1]
+    if len(sides) > 2 or width is None or height is None:
+        raise UsageProblem(f"--size cannot be {text[:80]!r}", "write it as WIDTHxHEIGHT, for example 512x768")
+    return width, height
 
 
 def slug(text: str, otherwise: str = "portrait") -> str:

@@ -8,7 +8,7 @@ import typer
 from pmagic.cli import choosing, names, scoring
 from pmagic.cli.console import Console, duration, hush_libraries
 from pmagic.cli.learn import check_seed
-from pmagic.cli.options import AsJson, Quiet
+from pmagic.cli.options import AsJson, Quiet, number
 from pmagic.cli.stopping import Stopped, stop_at_step
 from pmagic.errors import UsageProblem
 
@@ -237,8 +237,8 @@ def _tell_plan(
 
     found = estimate.estimate(bench.opened(asked), todo)
     failures = {**unread, **found.failures}
-    for number, each in sorted(failures.items()):
-        console.warn(f"{sample[number - 1].name}: {each.what}")
+    for which, each in sorted(failures.items()):
+        console.warn(f"{sample[which - 1].name}: {each.what}")
     spread = 1 if hands == _RAY else min(hands, max(1, found.people))
     document = {
         "people": len(sample),
@@ -316,6 +316,7 @@ def _hands(text: str) -> int:
 
         cluster.require()
         return _RAY
-    if not (text.isascii() and text.isdecimal() and 1 <= int(text) <= 1024):
-        raise UsageProblem(f"--workers cannot be {text!r}", "give a number of processes, or ray")
-    return int(text)
+    hands = number(text)
+    if hands is None or not 1 <= hands <= 1024:
+        raise UsageProblem(f"--workers cannot be {text[:80]!r}", "give a number of processes, or ray")
+    return hands

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from pmagic.cli import stories
-from pmagic.cli.console import Console
+from pmagic.cli.console import Console, on_one_line
 from pmagic.cli.options import AsJson, Quiet
 
 
@@ -29,7 +29,7 @@ def info(
     command = "" if unrepeatable else stories.repeat(story)
     if unrepeatable:
         console.warn(f"this is a {story['kind']}: no single command draws it again")
-    lines = [f"{key}: {value}" for key, value in story.items() if value not in ("", None)]
+    lines = [on_one_line(f"{key}: {value}") for key, value in story.items() if value not in ("", None)]
     shown = (
         [each for each in [command] if each] if quiet else [*lines, *(["again:", f"  {command}"] if command else [])]
     )

@@ -130,11 +130,12 @@ def _learn(console: Console, name: str, asked: Asked, *, memory: str, resumed: b
     prompts.check_word(prompts.load_tokenizer(card.folder), shown.word)
     known = shown.portraits(card, how, asked.face)
 
-    from pmagic.bases import loading
+    from pmagic.bases import loading, places
 
     low = choosing.learn_low(console, card, how.batch, memory, choosing.device(asked.device))
     opened = loading.load(card, device=choosing.device(asked.device), dtype=asked.dtype)
-    library.require_same_base(name, card.name, opened.fingerprint)
+    library.require_same_base(name, opened.name, opened.fingerprint)
+    places.remember(card, opened.fingerprint)
     photos.warn_of_strange_photos(console, opened, shown)
     subject = shown.observed(opened, known)
     count = len(shown.images)
@@ -171,7 +172,7 @@ def _learn(console: Console, name: str, asked: Asked, *, memory: str, resumed: b
     document = {
         "persona": str(address),
         "folder": naming.folder_of(library.root, address),
-        "base": card.name,
+        "base": persona.base,
         "word": shown.word,
         "method": asked.method,
         "bounds": [persona.bounds.low, persona.bounds.high],

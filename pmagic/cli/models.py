@@ -77,7 +77,8 @@ def list_models(quiet: Quiet = False, as_json: AsJson = False) -> None:
 @app.command("pull")
 def pull(
     name: Annotated[
-        str, typer.Argument(help="sd14, sd15, dreamlike, a hub id, buffalo_l or antelopev2", autocompletion=names.bases)
+        str,
+        typer.Argument(help="sd14, sd15, dreamlike, a hub id, buffalo_l or antelopev2", autocompletion=names.pullable),
     ],
     offline: Annotated[
         bool, typer.Option("--offline", help="Ask no network: only tell whether all of it is here already.")

@@ -12,6 +12,13 @@ def bases(incomplete: str) -> list[str]:
     return [name for name in shelf.names("bases.known") if name.startswith(incomplete)]
 
 
+def pullable(incomplete: str) -> list[str]:
+    from pmagic.bases import card
+
+    known = [each.name for each in card.known() if each.repo is not None]
+    return [name for name in (*known, card.FACES_PACK, card.JUDGE_PACK) if name.startswith(incomplete)]
+
+
 def methods(incomplete: str) -> list[str]:
     return [name for name in shelf.names("methods") if name.startswith(incomplete)]
 

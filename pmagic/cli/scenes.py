@@ -23,7 +23,7 @@ def prompts(text: str | None, file: Path | None) -> list[str]:
         raise UsageProblem("Missing argument 'prompt'", 'say what to draw, as in "as a cowboy", or give --prompts FILE')
     if text != STANDARD_INPUT:
         return [text]
-    if sys.stdin is None or sys.stdin.isatty():
+    if sys.stdin.isatty():
         raise UsageProblem("standard input is the keyboard", "pipe prompts in: pmagic render alice - < prompts.txt")
     return _lines(sys.stdin.buffer.read(_MAX_BYTES + 1), "standard input")
 

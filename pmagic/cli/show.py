@@ -7,7 +7,7 @@ import typer
 
 from pmagic import settings
 from pmagic.cli import curves, names
-from pmagic.cli.console import Console
+from pmagic.cli.console import Console, on_one_line
 from pmagic.cli.options import AsJson, Quiet
 from pmagic.library.naming import folder_of
 from pmagic.library.store import Library
@@ -75,11 +75,11 @@ def _lines(document: dict[str, object], indent: str = "") -> list[str]:
     lines = []
     for key, value in document.items():
         if isinstance(value, dict):
-            lines += [f"{indent}{key}:", *_lines(value, indent + "  ")] if value else []
+            lines += [on_one_line(f"{indent}{key}:"), *_lines(value, indent + "  ")] if value else []
         elif isinstance(value, list) and len(value) > _FEW:
-            lines.append(f"{indent}{key}: {len(value)} (--json shows them)")
+            lines.append(on_one_line(f"{indent}{key}: {len(value)} (--json shows them)"))
         elif isinstance(value, list):
-            lines += [f"{indent}{key}: {', '.join(str(each) for each in value)}"] if value else []
+            lines += [on_one_line(f"{indent}{key}: {', '.join(str(each) for each in value)}")] if value else []
         elif value != "":
-            lines.append(f"{indent}{key}: {value}")
+            lines.append(on_one_line(f"{indent}{key}: {value}"))
     return lines

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pmagic.cli.console import Console, duration
+from pmagic.cli.options import number
 from pmagic.cli.stopping import Stopped, stop_at_step
 from pmagic.errors import UsageProblem
 from pmagic.library import probes
@@ -86,7 +87,7 @@ def parse(text: str | None) -> tuple[int, int] | None:
     """`400:800` -> (400, 800); whether the numbers can be bounds is the recipe's to say."""
     if text is None:
         return None
-    low, colon, high = text.partition(":")
-    if not (colon and low.isdecimal() and high.isdecimal()):
-        raise UsageProblem(f"--stages cannot be {text!r}", "write it as LOW:HIGH, for example 400:800")
-    return int(low), int(high)
+    low, high = (number(each) for each in text.partition(":")[::2])
+    if low is None or high is None:
+        raise UsageProblem(f"--stages cannot be {text[:80]!r}", "write it as LOW:HIGH, for example 400:800")
+    return low, high

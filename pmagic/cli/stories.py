@@ -19,11 +19,9 @@ UNREPEATABLE = ("grid", "preview", "picture of an evaluation")
 
 def told(base: "Base", personas: "Sequence[Persona]", how: "RenderSettings", dtype: str = "auto") -> dict[str, object]:
     """What is the same for every picture of one command: besides it, each has persona, prompt, seed and size."""
-    card = base.card
-    local = card.repo is None and card.name == str(card.folder)
     return {
         "word": ", ".join(each.word for each in personas),
-        "base": card.folder.name if local else card.name,  # a picture may travel: no path of this machine goes along
+        "base": base.name,
         "fingerprint": base.fingerprint,
         "negative": how.negative,
         "steps": how.steps,
@@ -66,6 +64,16 @@ def _composed(story: Mapping[str, object]) -> Iterator[str]:
 
 
 def _quoted(word: str) -> str:
-    """As shlex.quote, with the option's name outside the quotes."""
+    """As shlex.quote, with the option's name outside the quotes; what would not be printed as it is, by its number."""
     name, equals, value = word.partition("=") if re.match(r"--[a-z-]+=", word) else ("", "", word)
-    return name + equals + shlex.quote(value)
+    if value.isprintable():
+        return name + equals + shlex.quote(value)
+    return f"{name}{equals}$'{''.join(map(_numbered, value))}'"
+
+
+def _numbered(character: str) -> str:
+    r"""A character inside of $'...': \u200d, or \U with eight digits; itself where it is printed and means itself."""
+    if character.isprintable() and character not in "'\\":
+        return character
+    code = ord(character)
+    return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"

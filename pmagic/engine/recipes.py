@@ -8,7 +8,7 @@ from typing import Any
 from pmagic.engine import prompts
 from pmagic.engine.schedulers import SCHEDULERS
 from pmagic.errors import UsageProblem
-from pmagic.persona import REFERENCE_BOUNDS, StageBounds
+from pmagic.persona import MAX_TOKENS, REFERENCE_BOUNDS, StageBounds
 
 REFERENCE_LOSSES: Mapping[str, float] = MappingProxyType({"masked_mse": 1.0, "tandem_equilibrium": 0.001})
 PAPER_LOSSES: Mapping[str, float] = MappingProxyType({"masked_mse": 1.0, "tandem_equilibrium": 1.0, "identity": 1.0})
@@ -43,6 +43,8 @@ class LearnSettings:
         for name in ("iterations", "batch", "tokens", "probe_iterations"):
             if getattr(self, name) < 1:
                 raise UsageProblem(f"{name} must be at least 1, not {getattr(self, name)}", "give a larger number")
+        if self.tokens > MAX_TOKENS:
+            raise UsageProblem(f"tokens must be at most {MAX_TOKENS}, not {self.tokens}", "4 is usual")
         if not 0 < self.learning_rate < float("inf"):
             raise UsageProblem(f"the learning rate must be above 0, not {self.learning_rate}", "try 0.0001")
         if not 0 < self.iou_low < self.iou_high <= 1:

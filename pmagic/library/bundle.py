@@ -6,6 +6,7 @@ format; what the lines below mean is decided by their `format`.
 """
 
 import hashlib
+import math
 import os
 import re
 import stat
@@ -16,7 +17,8 @@ from pathlib import Path
 
 from pmagic.errors import BundleDamaged
 from pmagic.library import migrations
-from pmagic.persona import Persona, StageBounds
+from pmagic.library.naming import base_name
+from pmagic.persona import MAX_TOKENS, Persona, StageBounds
 
 FORMAT = 1
 TOML, TENSORS, PREVIEW = "persona.toml", "tensors.safetensors", "preview.png"
@@ -27,7 +29,7 @@ _HEX = re.compile(r"[0-9a-f]{64}")
 _GLANCE = re.compile(
     rb"""format = 1
 method = "(?P<method>[a-z_]+)"
-base = "(?P<base>[^"\\\n]+)"
+base = "(?P<base>\w[\w.-]*(/\w[\w.-]*)?)"
 fingerprint = "[0-9a-f]+"
 word = "(?P<word>[^"\\\n]+)"
 (?:.*?\n)??\[bounds\]
@@ -41,6 +43,7 @@ iterations = (?P<iterations>\d{1,9})
 """,
     re.DOTALL,
 )
+_MAX_DEPTH = 8  # tables in tables; a persona has four
 _MAX_GLANCE = 16 * 1024  # bytes in which all of that lies
 
 
@@ -191,6 +194,8 @@ def _parsed(data: bytes) -> Manifest:
         table = tomllib.loads(body.decode())
     except (ValueError, RecursionError) as error:
         raise _damaged(TOML, f"it does not parse: {error}") from error
+    if not _plain(table, _MAX_DEPTH):
+        raise _damaged(TOML, "it holds a value that is no plain one, not finite, or nested too deeply")
     return _manifest(migrations.migrated(table, FORMAT))
 
 
@@ -228,7 +233,7 @@ def _manifest(table: Mapping[str, object]) -> Manifest:
     fields: dict[str, Callable[[object], bool]] = {
         "format": lambda v: v == FORMAT,
         "method": lambda v: _text(v) and v.isidentifier(),
-        "base": _text,
+        "base": lambda v: _text(v) and base_name(v),
         "fingerprint": _text,
         "word": _text,
         "bounds": _bounds,
@@ -237,7 +242,7 @@ def _manifest(table: Mapping[str, object]) -> Manifest:
         "tensors": lambda v: (
             isinstance(v, dict) and all(_text(each) and _LAYOUT.fullmatch(each) for each in v.values())
         ),
-        "settings": lambda v: isinstance(v, dict),
+        "settings": _settings,
         "losses": lambda v: isinstance(v, dict) and all(type(x) is float for x in v.values()),
         "files": lambda v: isinstance(v, dict) and TENSORS in v and set(v) <= {TENSORS, PREVIEW},
     }
@@ -250,7 +255,7 @@ def _manifest(table: Mapping[str, object]) -> Manifest:
         raise _damaged(TOML, "its files are not SHA-256 sums")
     return Manifest(
         method=table["method"],
-        base=table["base"],
+        base=base_name(table["base"]),  # an early pmagic kept a folder's whole path
         fingerprint=table["fingerprint"],
         word=table["word"],
         bounds=StageBounds(**table["bounds"]),
@@ -265,6 +270,25 @@ def _manifest(table: Mapping[str, object]) -> Manifest:
 
 def _text(value: object) -> bool:
     return isinstance(value, str) and 0 < len(value) <= 1000
+
+
+def _plain(value: object, depth: int) -> bool:
+    """Text, truth, finite numbers, and lists and tables of these, at most `depth` in one another."""
+    if isinstance(value, dict):
+        return depth > 0 and all(_plain(each, depth - 1) for each in value.values())
+    if isinstance(value, list):
+        return depth > 0 and all(_plain(each, depth - 1) for each in value)
+    if isinstance(value, float):
+        return math.isfinite(value)
+    return isinstance(value, str | bool) or (type(value) is int and -(2**63) <= value < 2**63)
+
+
+def _settings(value: object) -> bool:
+    """What drawing reads of them is as it must be; early personas do not say their tokens."""
+    if not isinstance(value, dict) or not isinstance(value.get("recipe"), str):
+        return False
+    tokens = value.get("tokens", 1)
+    return type(tokens) is int and 1 <= tokens <= MAX_TOKENS
 
 
 def _list(values: object, holds: Callable[[object], object]) -> bool:

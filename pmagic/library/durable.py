@@ -30,6 +30,7 @@ def storing(what: str) -> Iterator[None]:
             errno.ENOSPC: "free some space on the disk and run the command again",
             errno.EDQUOT: "free some of your disk quota and run the command again",
             errno.EACCES: "check the permissions of the folder, or set PMAGIC_HOME to one you may write",
+            errno.ENAMETOOLONG: "give a shorter name",
             errno.EROFS: "the disk is read-only: set PMAGIC_HOME or --out to one you may write",
         }
         raise StorageFailed(

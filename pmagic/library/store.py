@@ -151,10 +151,8 @@ class Library:
 
     def export(self, text: str) -> tuple[Address, bytes]:
         """One version as an archive, once every file of it verifies; the same persona gives the same bytes."""
-        address = self.find(text)
-        files = bundle.files(self._real_folder(address))
-        bundle.verify_files(files)
-        return address, archive.pack(files)
+        address, persona = self.load(text)
+        return address, archive.pack(bundle.pack(persona))  # packed anew: an early pmagic kept a path in it
 
     def take_in(self, path: Path, name: str) -> Address:
         """An archive as the next version of `name`. Raises as `archive.unpack`, `bundle.unpack` and `save` do."""
@@ -215,4 +213,4 @@ def _others(known: list[str]) -> str:
 
 
 def _plain(base: str) -> str:
-    return base.rstrip("/").rpartition("/")[2] or "2"
+    return base.rpartition("/")[2]

@@ -95,5 +95,5 @@ def require_base(base: Base, persona: Persona) -> None:
         other = f"{base.name} with other weights" if persona.base == base.name else base.name
         raise Incompatible(
             f"the persona was learned on {persona.base}, this is {other}",
-            f"draw it with --base {persona.base}, or learn it again on this base",
+            "draw it on that base, or learn it again on this one",
         )

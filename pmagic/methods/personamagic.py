@@ -83,6 +83,7 @@ def mapper_of(base: Base, persona: Persona) -> tuple[Mapper, Tensor]:
         shape = MapperShape(outputs // len(word), len(word), inputs - HIDDEN)
         learner = Mapper(shape, word, persona.bounds).to(base.device, base.precision)
         learner.load_state_dict(weights)
-    except (KeyError, RuntimeError) as error:
+        image_embedding = image_embedding.reshape(1, inputs - HIDDEN)
+    except (KeyError, RuntimeError, TypeError, IndexError, ValueError) as error:
         raise Incompatible(f"the persona's tensors are not those of a mapper: {error}", "learn it again") from error
-    return learner.requires_grad_(False), image_embedding[None]
+    return learner.requires_grad_(False), image_embedding
