@@ -12,8 +12,8 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 from pmagic import errors, settings
-from pmagic.bases import fetching
-from pmagic.cli import stopping
+from pmagic.bases import card, fetching
+from pmagic.cli import doctor, stopping
 from pmagic.cli.app import app
 from pmagic.errors import WeightsMissing
 from pmagic.library.store import Library
@@ -131,6 +131,39 @@ def test_doctor_tells_nothing_private(home: Path, library: Library, persona: Mak
     assert sick.exit_code == 1
     for said in ("others may read", "chmod 700", "the device 'cuda:9'", "1 of the kept personas"):
         assert said in sick.stdout, sick.stdout
+
+
+def test_doctor_asks_for_what_learning_asks_for(home: Path) -> None:
+    """With the base and CLIP here, but neither the face pack nor CLIPSeg, learning would end with code 7."""
+    folder = home / "models" / "CompVis--stable-diffusion-v1-4"
+    for part in (*card.PARTS, "../openai--clip-vit-base-patch32"):
+        (folder / part).mkdir(parents=True)
+        (folder / part / "x.safetensors").touch()
+    (folder / "model_index.json").write_text("{}")
+    assert card.missing_parts(card.find("sd14")) == []
+    sick = runner.invoke(app, ["doctor"])
+    assert sick.exit_code == 1
+    assert sick.stdout.count("pmagic models pull buffalo_l") == 1
+    assert sick.stdout.count("pmagic models pull CIDAS/clipseg-rd64-refined") == 1
+    for name in ("buffalo_l", "CIDAS--clipseg-rd64-refined"):
+        (home / "models" / name).mkdir()
+    assert runner.invoke(app, ["doctor"]).stdout.endswith("nothing is wrong\n")
+    (home / "models" / "buffalo_l.part").mkdir()
+    assert "pmagic models pull buffalo_l begins it anew" in runner.invoke(app, ["doctor"]).stdout
+
+
+def test_doctor_shows_no_folder_of_the_persons_own(home: Path, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(Path, "home", lambda: tmp_path / "jane")
+    monkeypatch.setenv("PMAGIC_BASE", str(tmp_path / "jane doe" / "base"))
+    assert str(tmp_path) not in runner.invoke(app, ["doctor", "--json"]).stdout
+    document = json.loads(runner.invoke(app, ["doctor", "--json"]).stdout)
+    assert document["places"]["library"] == "$PMAGIC_HOME/library"
+    assert document["settings"]["base"] == ".../base"
+    assert "'.../base'" in document["problems"][0]["what"]
+    monkeypatch.delenv("PMAGIC_BASE")
+    for place, shown in (("/", str(tmp_path)), (str(tmp_path), "~"), (str(tmp_path)[:-1], str(tmp_path))):
+        monkeypatch.setattr(Path, "home", lambda place=place: Path(place))
+        assert doctor._homeless(f"in {tmp_path}/x, or {tmp_path}") == f"in {shown}/x, or {shown}"
 
 
 def commands(group: object, path: tuple[str, ...] = ()) -> list[tuple[tuple[str, ...], object]]:

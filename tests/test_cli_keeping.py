@@ -84,6 +84,57 @@ def test_rm_erases_an_unfinished_learning_too(library: Library, persona: Make) -
     assert not [path for path in library.root.rglob("*") if path.name in ("alice", "bob")]
 
 
+def test_mv_takes_what_is_unfinished_along_and_rm_erases_it(library: Library, persona: Make) -> None:
+    from pmagic.library import unfinished
+
+    for name in ("alice", "bob"):
+        library.save(name, persona())
+        with unfinished.alone(library.root, name) as folder:
+            (folder / "x.checkpoint").write_bytes(name.encode())
+            unfinished.keep_order(folder, b"words")
+    taken = runner.invoke(app, ["mv", "alice", "bob"])
+    assert taken.exit_code == 2 and library.names() == ["alice", "bob"]
+    assert runner.invoke(app, ["rm", "bob@1"]).exit_code == 0
+    stopped = runner.invoke(app, ["mv", "alice", "bob"])
+    assert stopped.exit_code == 2 and "a learning of 'bob' was stopped, too" in stopped.stderr
+    assert library.names() == unfinished.orders(library.root)[:1] == ["alice"]
+    assert runner.invoke(app, ["mv", "alice", "anna"]).stdout == "anna@1\n"
+    assert unfinished.orders(library.root) == ["anna", "bob"]
+    assert (library.root / ".unfinished" / "anna" / "x.checkpoint").read_bytes() == b"alice"
+    assert runner.invoke(app, ["rm", "anna"]).exit_code == 0
+    assert not [path for path in library.root.rglob("*") if path.name in ("alice", "anna")]
+
+
+def test_a_name_that_cannot_be_given_leaves_what_is_unfinished(library: Library, persona: Make) -> None:
+    from pmagic.library import unfinished
+
+    for name in ("alice", "carol"):
+        library.save(name, persona())
+    with unfinished.alone(library.root, "alice") as folder:
+        (folder / "x.checkpoint").touch()
+    assert runner.invoke(app, ["mv", "alice", "carol"]).exit_code == 2
+    assert unfinished.names(library.root) == ["alice"]
+
+
+def test_what_a_killed_save_has_left_is_told_and_erased_whatever_the_name(library: Library, persona: Make) -> None:
+    library.save("alice", persona())
+    left = library.root / ".staging" / "saved"
+    left.mkdir(parents=True)
+    (left / "tensors.safetensors").write_bytes(b"somebody")
+    sick = runner.invoke(app, ["doctor"])
+    assert sick.exit_code == 1 and "has left a copy of a persona" in sick.stdout
+    assert runner.invoke(app, ["rm", "nobody"]).exit_code == 3
+    assert not left.parent.exists()
+    assert runner.invoke(app, ["doctor"]).exit_code == 0
+
+
+def test_rm_says_what_it_does_not_erase(library: Library, persona: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(console.Console, "talks", True)
+    library.save("alice", persona())
+    said = runner.invoke(app, ["rm", "alice"]).stderr
+    assert "no secure erase" in said and "pictures, previews, plots and archives stay" in said
+
+
 def test_two_learnings_of_one_name_at_once_are_busy(library: Library) -> None:
     from pmagic.errors import Busy
     from pmagic.library import unfinished
@@ -103,14 +154,33 @@ def test_models_list_tells_what_is_here_with_size_and_licence() -> None:
     assert {line.split()[0] for line in lines[5:]} >= {"buffalo_l", "antelopev2", "CIDAS/clipseg-rd64-refined"}
     assert "CreativeML OpenRAIL-M" in lines[3]
     assert "4.3 GB" in lines[3]
+    assert lines[3].endswith("clip-vit-base-patch32, clipseg-rd64-refined, buffalo_l")
     found = {each["name"]: each for each in json.loads(runner.invoke(app, ["models", "list", "--json"]).stdout)}
-    assert found["sd14"]["here"] is False
+    assert found["sd14"]["here"] is False and found["mini"]["needs"] == []
+    assert found["openai/clip-vit-base-patch32"]["licence"] == "MIT"
+
+
+def test_a_base_that_cannot_be_used_hides_no_other(home) -> None:
+    """Neither one that holds code nor one that states nonsense."""
+    for name, file in (("CompVis--stable-diffusion-v1-4", "x.py"), ("owner--repo", "pmagic.toml")):
+        folder = home / "models" / name
+        folder.mkdir(parents=True)
+        (folder / "model_index.json").write_text("{}")
+        (folder / file).write_text("[[[")
+    done = runner.invoke(app, ["models", "list"])
+    assert done.exit_code == 0, done.output
+    assert done.stdout.count("cannot be used: ") == 2 and "mini" in done.stdout
+    sick = runner.invoke(app, ["doctor"])
+    assert sick.exit_code == 1
+    assert "holds Python code (x.py)" in sick.stdout and "sd14: cannot be used" in sick.stdout
+    assert "mini: here" in sick.stdout
 
 
 def test_models_pull_offline_says_what_to_do() -> None:
     done = runner.invoke(app, ["models", "pull", "sd14"])
     assert done.exit_code == 7
     assert "the hub cannot be reached" in done.stderr
+    assert "--offline is given or HF_HUB_OFFLINE is set" in done.stderr
     assert len(done.stderr.splitlines()) == 2
 
 
@@ -219,11 +289,11 @@ def test_size_and_licence_are_told_before_a_download_starts(monkeypatch: pytest.
 
     order = fetching.Order("owner/repo", "c0ffee", "openrail", ("model_index.json",), 4_300_000_000, tmp_path / "x")
     monkeypatch.setattr(fetching, "orders", lambda name: [order])
-    said: list[str] = []
-    monkeypatch.setattr(console.Console, "say", lambda self, text: said.append(text))
-    monkeypatch.setattr(fetching, "fetch", lambda order, show: said.append("fetched") or order.place)
-    done = runner.invoke(app, ["models", "pull", "owner/repo", "--json"])
-    assert said == [f"owner/repo: 4.30 GB to {tmp_path / 'x'}, licence: openrail", "fetched"]
+    monkeypatch.setattr(fetching, "fetch", lambda order, show: print("fetched", file=sys.stderr) or order.place)
+    told = f"owner/repo: 4.30 GB to {tmp_path / 'x'}, licence: openrail"
+    done = runner.invoke(app, ["models", "pull", "owner/repo", "--json", "-q"])  # and without a terminal
+    assert done.stderr.splitlines() == [f"warning: {told}", "fetched"]
+    assert json.loads(done.stdout)["warnings"] == [told]
     (fetched,) = json.loads(done.stdout)["fetched"]
     assert fetched == {
         "repo": "owner/repo",

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from pmagic.errors import Busy
+from pmagic.errors import Busy, UsageProblem
 from pmagic.library import durable
 from pmagic.library.naming import checked_name
 
@@ -56,6 +56,29 @@ def clear(folder: Path) -> None:
             if each.name != _LOCK:
                 each.unlink()
         durable.sync_folder(folder)
+
+
+@contextmanager
+def renaming(root: Path, old: str, new: str) -> Iterator[None]:
+    """While inside nobody learns either name; at the end what is unfinished of `old` is `new`'s.
+
+    Raises UsageProblem where `new` has something unfinished itself, Busy.
+    """
+    if old not in names(root):
+        yield
+        return
+    if new in names(root):
+        raise UsageProblem(
+            f"a learning of {new!r} was stopped, too", f"remove it with `pmagic rm {new}`, or use another name"
+        )
+    with alone(root, old) as source, alone(root, new) as target:
+        yield
+        with durable.storing(f"what is unfinished of {new!r}"):
+            for each in source.iterdir():
+                if each.name != _LOCK:
+                    durable.rename_new(each, target / each.name)
+            durable.sync_folder(target)
+            durable.sync_folder(source)
 
 
 def keep_order(folder: Path, data: bytes) -> None:
