@@ -207,7 +207,7 @@ class Library:
                 "wait for it to end, then run the command again",
             ) from error
         try:
-            if self.untidy():
+            if (self.root / STAGING).exists():
                 durable.erase(self.root / STAGING)
             yield
         finally:
