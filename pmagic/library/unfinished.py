@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from pmagic.errors import Busy, UsageProblem
+from pmagic.errors import STOPPED_BY_PERSON, Busy, Problem, UsageProblem
 from pmagic.library import durable
 from pmagic.library.naming import checked_name
 
@@ -23,7 +23,8 @@ _MAX_ORDER = 1024**2
 def alone(root: Path, name: str) -> Iterator[Path]:
     """The folder for `name`'s checkpoints, while no other process learns that name (Busy).
 
-    Left without checkpoint and probe, it is removed: an order alone is nothing to go on from.
+    Left without checkpoint and probe, it is removed: an order alone is nothing to go on from. Only where the person
+    has stopped it the order stays, so that the learning can begin again.
     """
     import filelock
 
@@ -35,10 +36,15 @@ def alone(root: Path, name: str) -> Iterator[Path]:
             lock.acquire()
         except filelock.Timeout as error:
             raise Busy(f"another pmagic is learning {name!r}", "wait for it to end, or use another name") from error
+    nothing = {_LOCK, _ORDER}
     try:
         yield folder
+    except (KeyboardInterrupt, Problem) as stop:
+        if getattr(stop, "exit_code", STOPPED_BY_PERSON) == STOPPED_BY_PERSON:
+            nothing = {_LOCK}
+        raise
     finally:
-        if {each.name for each in folder.iterdir()} <= {_LOCK, _ORDER}:
+        if {each.name for each in folder.iterdir()} <= nothing:
             durable.erase(folder)
         lock.release()
 
