@@ -232,8 +232,9 @@ def test_missing_memory_and_ctrl_c_have_their_own_codes(monkeypatch: pytest.Monk
 
         return raising
 
-    monkeypatch.setattr(Library, "glances", fail(MemoryError()))
-    assert runner.invoke(app, ["list"]).exit_code == 11
+    monkeypatch.setattr(Library, "glances", fail(MemoryError("Unable to allocate 8 TiB")))
+    full = runner.invoke(app, ["list"])
+    assert full.exit_code == 11 and "not enough memory for this: Unable to allocate 8 TiB" in full.stderr
     monkeypatch.setattr(Library, "glances", fail(KeyboardInterrupt()))
     assert runner.invoke(app, ["list"]).exit_code == 130
 
