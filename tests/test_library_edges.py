@@ -234,6 +234,13 @@ def test_unfinished_learnings_hold_order_probe_and_checkpoint(tmp_path: Path) ->
     with unfinished.alone(tmp_path, "bob") as folder:
         unfinished.keep_order(folder, b"an order alone is nothing to go on from")
     assert unfinished.names(tmp_path) == []
+    with pytest.raises(KeyboardInterrupt), unfinished.alone(tmp_path, "bob") as folder:
+        unfinished.keep_order(folder, b"where the person stops it, the learning can begin again")
+        raise KeyboardInterrupt
+    assert unfinished.orders(tmp_path) == ["bob"]
+    with pytest.raises(Busy), unfinished.alone(tmp_path, "bob") as folder:
+        unfinished.clear(folder)
+        raise Busy("a problem is no stop")
     with unfinished.alone(tmp_path, "carol") as folder:
         unfinished.keep_order(folder, bytes(unfinished._MAX_ORDER + 1))
         assert unfinished.read_order(tmp_path, "carol") == b""
