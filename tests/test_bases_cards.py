@@ -134,21 +134,6 @@ def test_missing_weights_say_what_how_big_and_what_works_at_once() -> None:
     assert "--base mini" in caught.value.next_step
 
 
-def test_weights_that_are_pickles_are_missing(tmp_path: Path) -> None:
-    folder = base_folder(tmp_path / "base", '[observers]\nclip = "../clip"')
-    observer_folder(tmp_path / "clip")
-    (folder / "unet" / "model.safetensors").rename(folder / "unet" / "diffusion_pytorch_model.bin")
-    with pytest.raises(WeightsMissing, match=r"unet/\*\.safetensors missing"):
-        card.require_weights(card.find(str(folder)))
-
-
-def test_a_base_folder_with_code_is_refused(tmp_path: Path) -> None:
-    folder = base_folder(tmp_path / "base")
-    (folder / "unet" / "custom.py").write_text("import os")
-    with pytest.raises(Incompatible, match=r"holds Python code \(custom\.py\)"):
-        card.require_weights(card.find(str(folder)))
-
-
 def test_memory_is_counted_from_the_headers(tmp_path: Path) -> None:
     found = card.find(str(base_folder(tmp_path / "base")))
     assert needs.parameters(found.folder) == 30

@@ -11,7 +11,6 @@ from PIL import Image, PngImagePlugin
 from typer.testing import CliRunner
 
 from pmagic import pictures
-from pmagic.cli import stories
 from pmagic.cli.app import app
 from pmagic.library.store import Library
 from pmagic.persona import Persona
@@ -34,13 +33,6 @@ def test_export_and_import(library: Library, persona: Make, tmp_path: Path, monk
     assert runner.invoke(app, ["import", "alice.pmagic"]).stdout == "alice@2\n"
     found = json.loads(runner.invoke(app, ["import", "alice.pmagic", "--as", "bob", "--json"]).stdout)
     assert found == {"persona": "bob@1"}
-
-
-def test_an_archive_whose_file_name_is_no_name_needs_one(library: Library, persona: Make, tmp_path: Path) -> None:
-    library.save("alice", persona())
-    runner.invoke(app, ["export", "alice", str(tmp_path / "{x}.pmagic")])
-    done = runner.invoke(app, ["import", str(tmp_path / "{x}.pmagic")])
-    assert done.exit_code == 2 and "--as NAME" in done.stderr
 
 
 def test_mv_and_cp(library: Library, persona: Make) -> None:
@@ -90,10 +82,3 @@ def test_a_story_that_somebody_else_wrote_is_refused(tmp_path: Path, text: str) 
     Image.new("RGB", (64, 64)).save(tmp_path / "a.png", pnginfo=notes)
     done = runner.invoke(app, ["info", str(tmp_path / "a.png")])
     assert done.exit_code == 4 and done.stderr.startswith("error: ")
-
-
-def test_info_quotes_what_a_shell_would_obey() -> None:
-    story = {**STORY, "format": "png"}
-    assert "'$(rm -rf ~)'" in stories.repeat({**story, "prompt": "$(rm -rf ~)"})
-    assert stories.repeat({**story, "prompt": "-n{}"}).endswith(" -- alice@1 '-n{}'")
-    assert "--negative='; reboot'" in stories.repeat({**story, "negative": "; reboot"})

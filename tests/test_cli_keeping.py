@@ -61,50 +61,6 @@ def test_a_damaged_persona_is_named_by_file_with_its_own_code(library: Library, 
     assert done.stderr.startswith("error: tensors.safetensors: its SHA-256 does not agree")
 
 
-def test_rm_removes_one_version_or_all(library: Library, persona: Make) -> None:
-    for _ in range(3):
-        library.save("alice", persona())
-    assert runner.invoke(app, ["rm", "alice@2"]).stdout.split() == ["alice@2"]
-    assert runner.invoke(app, ["rm", "alice"]).stdout.split() == ["alice@1", "alice@3"]
-    assert library.names() == []
-    again = runner.invoke(app, ["rm", "alice"])
-    assert again.exit_code == 3
-
-
-def test_rm_erases_an_unfinished_learning_too(library: Library, persona: Make) -> None:
-    from pmagic.library import unfinished
-
-    library.save("alice", persona())
-    for name in ("alice", "bob"):
-        with unfinished.alone(library.root, name) as folder:
-            unfinished.file_for(folder, {}).write_bytes(b"state")
-    assert runner.invoke(app, ["rm", "alice@1"]).stdout.splitlines() == ["alice@1"]
-    assert runner.invoke(app, ["rm", "alice"]).stdout.splitlines() == ["alice (unfinished)"]
-    assert runner.invoke(app, ["rm", "bob"]).stdout.splitlines() == ["bob (unfinished)"]
-    assert not [path for path in library.root.rglob("*") if path.name in ("alice", "bob")]
-
-
-def test_mv_takes_what_is_unfinished_along_and_rm_erases_it(library: Library, persona: Make) -> None:
-    from pmagic.library import unfinished
-
-    for name in ("alice", "bob"):
-        library.save(name, persona())
-        with unfinished.alone(library.root, name) as folder:
-            (folder / "x.checkpoint").write_bytes(name.encode())
-            unfinished.keep_order(folder, b"words")
-    taken = runner.invoke(app, ["mv", "alice", "bob"])
-    assert taken.exit_code == 2 and library.names() == ["alice", "bob"]
-    assert runner.invoke(app, ["rm", "bob@1"]).exit_code == 0
-    stopped = runner.invoke(app, ["mv", "alice", "bob"])
-    assert stopped.exit_code == 2 and "a learning of 'bob' was stopped, too" in stopped.stderr
-    assert library.names() == unfinished.orders(library.root)[:1] == ["alice"]
-    assert runner.invoke(app, ["mv", "alice", "anna"]).stdout == "anna@1\n"
-    assert unfinished.orders(library.root) == ["anna", "bob"]
-    assert (library.root / ".unfinished" / "anna" / "x.checkpoint").read_bytes() == b"alice"
-    assert runner.invoke(app, ["rm", "anna"]).exit_code == 0
-    assert not [path for path in library.root.rglob("*") if path.name in ("alice", "anna")]
-
-
 def test_a_name_that_cannot_be_given_leaves_what_is_unfinished(library: Library, persona: Make) -> None:
     from pmagic.library import unfinished
 
@@ -114,38 +70,6 @@ def test_a_name_that_cannot_be_given_leaves_what_is_unfinished(library: Library,
         (folder / "x.checkpoint").touch()
     assert runner.invoke(app, ["mv", "alice", "carol"]).exit_code == 2
     assert unfinished.names(library.root) == ["alice"]
-
-
-def test_what_a_killed_save_has_left_is_told_and_erased_whatever_the_name(library: Library, persona: Make) -> None:
-    library.save("alice", persona())
-    left = library.root / ".staging" / "saved"
-    left.mkdir(parents=True)
-    (left / "tensors.safetensors").write_bytes(b"somebody")
-    sick = runner.invoke(app, ["doctor"])
-    assert sick.exit_code == 1 and "has left a copy of a persona" in sick.stdout
-    assert runner.invoke(app, ["rm", "nobody"]).exit_code == 3
-    assert not left.parent.exists()
-    assert runner.invoke(app, ["doctor"]).exit_code == 0
-
-
-def test_rm_says_what_it_does_not_erase(library: Library, persona: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(console.Console, "talks", True)
-    library.save("alice", persona())
-    said = runner.invoke(app, ["rm", "alice"]).stderr
-    assert "no secure erase" in said and "pictures, previews, plots and archives stay" in said
-
-
-def test_two_learnings_of_one_name_at_once_are_busy(library: Library) -> None:
-    from pmagic.errors import Busy
-    from pmagic.library import unfinished
-
-    with (
-        unfinished.alone(library.root, "alice"),
-        pytest.raises(Busy, match="another pmagic is learning 'alice'"),
-        unfinished.alone(library.root, "alice"),
-    ):
-        pass
-    assert not (library.root / unfinished.FOLDER / "alice").exists()
 
 
 def test_models_list_tells_what_is_here_with_size_and_licence() -> None:
@@ -237,20 +161,6 @@ def test_missing_memory_and_ctrl_c_have_their_own_codes(monkeypatch: pytest.Monk
     assert full.exit_code == 11 and "not enough memory for this: Unable to allocate 8 TiB" in full.stderr
     monkeypatch.setattr(Library, "glances", fail(KeyboardInterrupt()))
     assert runner.invoke(app, ["list"]).exit_code == 130
-
-
-def test_hostile_text_is_spelled_out_wherever_it_is_shown(library: Library, persona: Make) -> None:
-    library.save("alice", persona(word="\x1b[31mred\u202e[link=x]"))
-    for words in (["list"], ["show", "alice"], ["show", "\x1b]0;title\x07"]):
-        output = runner.invoke(app, words).output
-        assert "\x1b" not in output
-        assert "\u202e" not in output
-    assert "\\x1b[31mred" in runner.invoke(app, ["list"]).stdout
-
-
-def test_clean_keeps_every_script() -> None:
-    assert console.clean("Zoë 村上 \t🙂\n") == "Zoë 村上 \t🙂\n"
-    assert console.clean("\ud800\x00") == "\\xd800\\x00"
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,6 @@
 """learn and render through the program, on a tiny random base in a local folder: the real engine, no doubles."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -15,12 +10,11 @@ from tiny import own_folder, tiny_folders  # noqa: F401 - fixtures
 from typer.testing import CliRunner, Result
 
 from pmagic import pictures
-from pmagic.cli import drawing, staging
 from pmagic.cli import render as rendering
 from pmagic.cli.app import app
 from pmagic.engine import rendering as engine
 from pmagic.engine import training
-from pmagic.errors import OutOfMemory, UsageProblem
+from pmagic.errors import OutOfMemory
 from pmagic.library.naming import Address
 from pmagic.library.store import Library
 
@@ -270,50 +264,6 @@ def test_a_photo_that_the_base_does_not_know_is_learned_with_a_warning(
         assert len(json.loads(done.stdout)["warnings"]) == warned
 
 
-def test_stopped_by_a_signal_the_same_command_goes_on_to_the_same_bytes(
-    home: Path, library: Library, photo: Path, base: str
-) -> None:
-    words = ["learn", str(photo), "--base", base, "--iterations", "70", "--recipe", "reference", "--name"]
-    command = [sys.executable, "-m", "pmagic", *words, "alice"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    saved = library.root / ".unfinished" / "alice"
-    give_up = time.monotonic() + 90
-    while not list(saved.glob("*.checkpoint")):
-        assert process.poll() is None and time.monotonic() < give_up, process.communicate()
-        time.sleep(0.01)
-    process.send_signal(signal.SIGTERM)
-    stdout, stderr = process.communicate(timeout=60)
-    assert process.returncode == 130, stderr
-    assert stdout == ""
-    assert stderr.startswith("learning alice was stopped after ")
-    assert "to go on from there: pmagic learn --resume --name alice" in stderr
-    assert library.names() == []
-    resumed = runner.invoke(app, ["learn", "--resume"])
-    assert resumed.stdout == "alice@1\n", resumed.stderr
-    assert not list(library.root.rglob("*.checkpoint"))
-    assert runner.invoke(app, [*words, "whole"]).exit_code == 0
-    one, two = (library.root / name / "v0001" / "tensors.safetensors" for name in ("alice", "whole"))
-    assert one.read_bytes() == two.read_bytes()
-
-
-def test_stopped_while_drawing_keeps_the_finished_pictures(
-    alice: Library, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    written = pictures.write_picture
-
-    def write_then_stop(image: Image.Image, path: Path, story: dict) -> Path:
-        found = written(image, path, story)
-        os.kill(os.getpid(), signal.SIGINT)
-        return found
-
-    monkeypatch.setattr(pictures, "write_picture", write_then_stop)
-    done = render("alice", "x", "-n", "3", "--seed", "5", out=tmp_path / "out")
-    assert done.exit_code == 130
-    assert "stopped after 1 of 3 pictures" in done.stderr
-    assert "--seed 6 -n 2" in done.stderr
-    assert len(list((tmp_path / "out").iterdir())) == 1
-
-
 def test_drawing_out_of_memory_goes_on_one_by_one(
     alice: Library, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -376,21 +326,6 @@ def test_an_unknown_way_with_memory_is_refused(photo: Path, base: str) -> None:
 )
 def test_how_a_prompt_is_completed(prompt: str, whole: str) -> None:
     assert rendering.whole_prompt(prompt, Address("alice", 2)) == whole
-
-
-def test_a_prompt_that_is_no_text_is_refused() -> None:
-    with pytest.raises(UsageProblem, match="not valid text"):
-        rendering.whole_prompt("\udcff", Address("alice", 1))
-
-
-def test_sizes_and_bounds() -> None:
-    assert drawing.parse_size("512x768") == (512, 768)
-    assert drawing.parse_size("512") == (512, 512)
-    assert drawing.parse_size(None) is None
-    assert staging.parse("400:800") == (400, 800)
-    for text in ("", "x", "1x2x3", "-8", "8.5"):
-        with pytest.raises(UsageProblem):
-            drawing.parse_size(text)
 
 
 def one_message(done: Result, code: int, said: str) -> None:

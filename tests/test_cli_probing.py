@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import stat
 from collections.abc import Callable
 from pathlib import Path
 
@@ -63,6 +64,7 @@ def test_probe_prints_curve_and_bounds_and_writes_two_pictures(photo: Path, base
     assert lines[0].startswith("1.00 ┤") and sum("●" in line for line in lines) >= 1
     assert [Path(line).name for line in lines[-2:]] == ["alice-stages.png", "alice-attention.png"]
     assert lines[-3].startswith("stages ")
+    assert {stat.S_IMODE(Path(line).stat().st_mode) for line in lines[-2:]} == {0o600}
     plot, strip = (Image.open(line) for line in lines[-2:])
     assert plot.width > plot.height and strip.width > 4 * strip.height
     again = probe(photo, base, tmp_path / "out", "-q")
