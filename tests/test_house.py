@@ -1,6 +1,7 @@
 """The house: who may import whom, what starts without torch, and where the network is."""
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -111,3 +112,17 @@ def test_no_code_path_asks_whether_a_base_is_small() -> None:
         and any(isinstance(each, ast.Constant) and each.value == "mini" for each in [node.left, *node.comparators])
     ]
     assert wrong == []
+
+
+def test_the_index_names_tests_that_are_there() -> None:
+    index = (Path(__file__).parent / "README.md").read_text()
+    rows = [line for line in index.splitlines() if line.startswith("| ") and "`" in line]
+    assert len(rows) >= 19
+    for row in rows:
+        words = re.findall(r"`(\w+(?:\.py)?)`", row)
+        assert words and words[0].endswith(".py"), row
+        for word in words:
+            if word.endswith(".py"):
+                text = (Path(__file__).parent / word).read_text()
+            else:  # a test of the file that is named before it
+                assert f"\ndef {word}(" in text, word

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from test_cli_learning import base, learn, photo  # noqa: F401 - fixtures
+from test_cli_learning import alice, base, one_message, photo  # noqa: F401 - fixtures
 from test_cli_resuming import FAST
 from tiny import tiny_folders  # noqa: F401 - a fixture
 from typer.testing import CliRunner
@@ -22,6 +22,48 @@ from pmagic.persona import Persona
 
 Make = Callable[..., Persona]
 runner = CliRunner()
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (["--name", "x", "--iterations", "0"], 2, "iterations must be at least 1"),
+        (["--name", "x", "--batch", "0"], 2, "batch must be at least 1"),
+        (["--name", "x", "--learning-rate", "nan"], 2, "learning rate"),
+        (["--name", "x", "--stages", "800:400"], 2, "0 <= low < high <= 1000"),
+        (["--name", "x", "--stages", "half"], 2, "--stages cannot be 'half'"),
+        (["--name", "x", "--seed", "-1"], 2, "--seed must be 0 or more"),
+        (["--name", "x", "--iterations", "few"], 2, "--iterations"),
+    ],
+)
+def test_numbers_that_cannot_be_learned_with_are_one_message(
+    library: Library, photo: Path, base: str, words: list[str], code: int, said: str
+) -> None:
+    done = runner.invoke(app, ["learn", str(photo), "--base", base, "--recipe", "reference", *words])
+    one_message(done, code, said)
+    assert library.names() == []
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (["alice", "as a cowboy", "-n", "0"], 2, "-n must be 1 to"),
+        (["alice", "as a cowboy", "--steps", "0"], 2, "steps must be from 1"),
+        (["alice", "as a cowboy", "--size", "33"], 2, "multiples of 8, not 33"),
+        (["alice", "as a cowboy", "--size", "6553600"], 2, "sides are at most 8192 pixels, not 6553600"),
+        (["alice", "as a cowboy", "--size", "640000x8"], 2, "sides are at most 8192 pixels, not 640000"),
+        (["alice", "as a cowboy", "--size", "32x"], 2, "--size cannot be '32x'"),
+        (["alice", "as a cowboy", "--guidance", "nan"], 2, "guidance must be 0 or above"),
+        (["alice", "as a cowboy", "--seed", str(2**63)], 2, "--seed must be 0 or more"),
+    ],
+)
+def test_numbers_that_cannot_be_drawn_with_are_one_message(
+    alice: Library, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], code: int, said: str
+) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    one_message(runner.invoke(app, ["render", *words]), code, said)
+    assert list(Path().iterdir()) == []
 
 
 def test_sizes_and_bounds() -> None:
