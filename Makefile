@@ -5,7 +5,7 @@ TORCH ?= torch==2.13.0
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-slow report clean
+.PHONY: demo test test-slow coverage report clean
 
 # A learned sample portrait in four prompts, two pictures each, and a contact sheet of them in demo/.
 demo: $(VENV)/.installed
@@ -18,6 +18,13 @@ test: $(VENV)/.tested
 
 test-slow: $(VENV)/.tested
 	$(BIN)/python -m pytest -m slow
+
+# Every line and branch of the library, of the gallery and of what is printed is tried.
+coverage: $(VENV)/.tested
+	$(BIN)/python -m pytest --cov --cov-report=term-missing --cov-fail-under=100 tests/test_library_*.py \
+	  tests/test_cli_gallery.py tests/test_cli_keeping.py tests/test_cli_archives.py tests/test_cli_stories.py \
+	  tests/test_hostile_text.py tests/test_paths.py tests/test_privacy.py tests/test_two_processes.py \
+	  tests/test_fuzzing.py tests/test_numbers.py::test_values_that_are_not_finite_are_never_kept
 
 # The measured table of README.md.
 report: $(VENV)/.tested

@@ -93,7 +93,7 @@ def encoded(image: Image.Image, kind: str, story: Mapping[str, object]) -> bytes
         notes = PngImagePlugin.PngInfo()
         notes.add_itxt("pmagic", json.dumps(dict(story), ensure_ascii=False, sort_keys=True))
         notes.add_itxt("parameters", parameters(story))
-        notes.add_itxt("XML:com.adobe.xmp", _XMP)
+        notes.add_itxt("XML:com.adobe.xmp", MARK)
         image.save(buffer, "PNG", pnginfo=notes)
         return buffer.getvalue()
     exif = Image.Exif()
@@ -102,7 +102,7 @@ def encoded(image: Image.Image, kind: str, story: Mapping[str, object]) -> bytes
     if len(exif.tobytes()) > _MAX_EXIF:
         raise UsageProblem("the prompt is too long for this format", "shorten it, or write PNG")
     options = {"quality": 95, "subsampling": 0} if kind == "jpeg" else {"lossless": True}
-    image.save(buffer, kind.upper(), exif=exif, xmp=_XMP.encode(), **options)
+    image.save(buffer, kind.upper(), exif=exif, xmp=MARK.encode(), **options)
     return buffer.getvalue()
 
 
@@ -213,7 +213,8 @@ def _to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
     return image.convert("RGB")
 
 
-_XMP = f"""<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>
+# The XMP that says so: that a machine made it.
+MARK = f"""<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>
 <x:xmpmeta xmlns:x="adobe:ns:meta/">
  <rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">
   <rdf:Description rdf:about="" xmlns:Iptc4xmpExt="http://iptc.org/std/Iptc4xmpExt/2008-02-29/"

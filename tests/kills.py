@@ -1,4 +1,5 @@
-"""Random kills of the real learn, import and export: nothing visible is ever damaged, and the next command works.
+"""Random kills of the real learn, import and export: nothing visible is ever damaged, the next command works, and
+once the name is removed no copy is left.
 
     python -m tests.kills 300        (some minutes; a tiny random base is learned on)
 
@@ -63,6 +64,8 @@ def kill_some(count: int, folder: Path, seed: int = 0, say: Callable[[str], obje
             killed[kind] += 1
         after = _seen(library)
         assert all(after.get(path) == data for path, data in before.items()), f"{name}: a persona was changed or lost"
+        hidden = [path.name for path in Path().iterdir() if path.name[0] == "."]
+        assert hidden == [], f"{name}: {hidden} are left of an export"
         if kind == "export":
             if Path(f"{name}.pmagic").exists():
                 assert Path(f"{name}.pmagic").read_bytes() == Path("whole.pmagic").read_bytes(), name
@@ -73,6 +76,7 @@ def kill_some(count: int, folder: Path, seed: int = 0, say: Callable[[str], obje
         if kind != "export":
             assert _weights(library, name) == weights, f"{name}: other weights"
             assert in_process(["rm", name]) == 0
+            assert not library.untidy(), f"{name}: a copy is left after its removal"
         assert _seen(library) == before and unfinished.names(library.root) == [], name
         if (number + 1) % 10 == 0:
             say(f"{number + 1} of {count}: killed {killed}")

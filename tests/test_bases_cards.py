@@ -3,6 +3,7 @@
 import json
 import struct
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -161,21 +162,6 @@ def test_missing_weights_say_what_how_big_and_what_works_at_once() -> None:
     assert "--base mini" in caught.value.next_step
 
 
-def test_weights_that_are_pickles_are_missing(tmp_path: Path) -> None:
-    folder = base_folder(tmp_path / "base", '[observers]\nclip = "../clip"')
-    observer_folder(tmp_path / "clip")
-    (folder / "unet" / "model.safetensors").rename(folder / "unet" / "diffusion_pytorch_model.bin")
-    with pytest.raises(WeightsMissing, match=r"unet/\*\.safetensors missing"):
-        card.require_weights(card.find(str(folder)))
-
-
-def test_a_base_folder_with_code_is_refused(tmp_path: Path) -> None:
-    folder = base_folder(tmp_path / "base")
-    (folder / "unet" / "custom.py").write_text("import os")
-    with pytest.raises(Incompatible, match=r"holds Python code \(custom\.py\)"):
-        card.require_weights(card.find(str(folder)))
-
-
 def test_memory_is_counted_from_the_headers(tmp_path: Path) -> None:
     found = card.find(str(base_folder(tmp_path / "base")))
     assert needs.parameters(found.folder) == 30
@@ -277,24 +263,22 @@ def test_an_observer_can_be_pulled_by_itself(hub: SimpleNamespace) -> None:
 
 @pytest.fixture
 def archive(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
-    """insightface's download, played by a double that leaves `inside` where the real one would."""
+    """insightface's download, played by a double that leaves `inside` in an archive where the real one would."""
     from insightface.utils import storage
 
     double = SimpleNamespace(inside=["det_10g.onnx", "w600k_r50.onnx"], error=None)
 
-    def download(sub_dir: str, name: str, force: bool, root: str) -> str:
-        print("download_path:", root)
-        folder = Path(root) / sub_dir / name
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder.parent / f"{name}.zip").write_bytes(b"zip")
+    def download(url: str, path: str, overwrite: bool) -> str:
+        print("Downloading", url)
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
         if double.error:
             raise double.error
-        for file in double.inside:
-            (folder / file).parent.mkdir(exist_ok=True)
-            (folder / file).write_bytes(b"onnx")
-        return str(folder)
+        with zipfile.ZipFile(path, "w") as made:
+            for file in double.inside:
+                made.writestr(file, b"onnx")
+        return path
 
-    monkeypatch.setattr(storage, "download", download)
+    monkeypatch.setattr(storage, "download_file", download)
     return double
 
 
@@ -302,7 +286,7 @@ def archive(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
 def test_a_pack_is_told_with_its_licence_and_published_whole(
     archive: SimpleNamespace, capsys: pytest.CaptureFixture[str], nested: str
 ) -> None:
-    archive.inside = [nested + name for name in archive.inside]
+    archive.inside = [*(nested + name for name in archive.inside), "read.me", "more/x.py"]
     (order,) = fetching.orders("buffalo_l")
     assert "non-commercial research only" in order.licence
     assert order.size > 300_000_000
@@ -314,6 +298,36 @@ def test_a_pack_is_told_with_its_licence_and_published_whole(
     assert fetching.orders("buffalo_l") == []
 
 
+def linked() -> zipfile.ZipInfo:
+    member = zipfile.ZipInfo("x.onnx")
+    member.external_attr = 0o120777 << 16
+    return member
+
+
+@pytest.mark.parametrize(
+    "member", ["../x.onnx", "/x.onnx", "a/b/x.onnx", "..\\x.onnx", "a/../x.onnx", ".x.onnx", linked()], ids=str
+)
+def test_a_pack_of_anything_but_plain_files_is_not_unpacked(archive: SimpleNamespace, member: object) -> None:
+    archive.inside.append(member)
+    (order,) = fetching.orders("buffalo_l")
+    with pytest.raises(WeightsMissing, match="is not unpacked"):
+        fetching.fetch(order, show=False)
+    models = order.place.parent
+    assert [path.name for path in models.parent.rglob("*") if path.is_file()] == ["buffalo_l.zip"]
+
+
+def test_a_pack_that_unpacks_to_too_much_is_not_unpacked(archive: SimpleNamespace) -> None:
+    (order,) = fetching.orders("buffalo_l")
+    with pytest.raises(WeightsMissing, match="is not unpacked"):
+        fetching._fetch_pack(replace(order, size=3), order.place.with_suffix(".part"), show=False)
+
+
+def test_a_pack_without_onnx_files_is_told(archive: SimpleNamespace) -> None:
+    archive.inside = ["read.me"]
+    with pytest.raises(WeightsMissing, match="without ONNX files"):
+        fetching.fetch(fetching.orders("buffalo_l")[0], show=False)
+
+
 @pytest.mark.parametrize("error", [RuntimeError("Failed downloading url"), zipfile.BadZipFile("not a zip file")])
 def test_a_pack_that_does_not_arrive_leaves_none(archive: SimpleNamespace, error: Exception) -> None:
     archive.error = error
@@ -323,12 +337,17 @@ def test_a_pack_that_does_not_arrive_leaves_none(archive: SimpleNamespace, error
     assert card.find("sd14").judge == "antelopev2"
 
 
-def test_a_pack_offline_says_so(archive: SimpleNamespace) -> None:
+def test_a_pack_offline_says_so(archive: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
     import requests
 
     archive.error = requests.exceptions.ConnectionError("no route")
-    with pytest.raises(WeightsMissing, match="cannot be reached"):
+    with pytest.raises(WeightsMissing, match="cannot be reached: --offline is given") as caught:
         fetching.fetch(fetching.orders("buffalo_l")[0], show=False)
+    assert "check the connection" not in caught.value.next_step
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    with pytest.raises(WeightsMissing, match="cannot be reached, buffalo_l") as caught:
+        fetching.fetch(fetching.orders("buffalo_l")[0], show=False)
+    assert "check the connection" in caught.value.next_step
 
 
 def test_an_interrupted_pull_leaves_no_base(hub: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -365,7 +384,7 @@ def test_a_repository_without_safetensors_is_refused(hub: SimpleNamespace, monke
 def test_offline_is_said_so() -> None:
     with pytest.raises(WeightsMissing, match="the hub cannot be reached") as caught:
         fetching.orders("sd14")
-    assert "--base mini" in caught.value.next_step
+    assert "--base mini" in caught.value.next_step and "without them" in caught.value.next_step
 
 
 def test_the_miniature_is_nothing_to_pull() -> None:

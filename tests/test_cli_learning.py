@@ -1,12 +1,6 @@
 """learn and render through the program, on a tiny random base in a local folder: the real engine, no doubles."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,15 +11,13 @@ from tiny import own_folder, tiny_folders  # noqa: F401 - fixtures
 from typer.testing import CliRunner, Result
 
 from pmagic import pictures
-from pmagic.cli import drawing, staging
 from pmagic.cli import render as rendering
 from pmagic.cli.app import app
 from pmagic.engine import rendering as engine
 from pmagic.engine import training
-from pmagic.errors import OutOfMemory, UsageProblem
+from pmagic.errors import OutOfMemory
 from pmagic.library.naming import Address
 from pmagic.library.store import Library
-from pmagic.persona import Persona
 
 runner = CliRunner()
 
@@ -147,12 +139,6 @@ def test_a_prompt_that_is_too_long_shows_what_is_cut(alice: Library, tmp_path: P
         (["--name", "x", "--base", "sd14"], 7, "pmagic models pull sd14"),
         (["--name", "x", "--class", "big dog"], 2, "must be a single one"),
         (["--name", "x", "--class", "big dog"], 2, "use one of: dog"),
-        (["--name", "x", "--iterations", "0"], 2, "iterations must be at least 1"),
-        (["--name", "x", "--batch", "0"], 2, "batch must be at least 1"),
-        (["--name", "x", "--learning-rate", "nan"], 2, "learning rate"),
-        (["--name", "x", "--stages", "800:400"], 2, "0 <= low < high <= 1000"),
-        (["--name", "x", "--stages", "half"], 2, "--stages cannot be 'half'"),
-        (["--name", "x", "--seed", "-1"], 2, "--seed must be 0 or more"),
         (["--name", "x", "--recipe", "paper"], 7, "`pmagic models pull buffalo_l`"),
         (["--name", "x", "--recipe", "paper"], 7, "`--recipe reference"),
         (["--name", "x", "--face", "2"], 2, "--face 2 cannot be followed: no face pack"),
@@ -163,7 +149,6 @@ def test_a_prompt_that_is_too_long_shows_what_is_cut(alice: Library, tmp_path: P
         (["--name", "x", "--mask", "nosuch.png"], 3, "there is no file nosuch.png"),
         (["--name", "x", "--dtype", "int3"], 2, "there is no number type 'int3'"),
         (["--name", "x", "--device", "warp"], 2, "the device 'warp'"),
-        (["--name", "x", "--iterations", "few"], 2, "--iterations"),
         ([], 2, "Missing option '--name'"),
     ],
 )
@@ -193,13 +178,7 @@ def test_a_photo_that_is_none(tmp_path: Path, base: str, content: bytes | None, 
     [
         (["alcie", "as a cowboy"], 3, "did you mean 'alice'?"),
         (["alice@4", "as a cowboy"], 3, "'alice' has no version 4"),
-        (["alice", "as a cowboy", "-n", "0"], 2, "-n must be 1 to"),
-        (["alice", "as a cowboy", "--steps", "0"], 2, "steps must be from 1"),
-        (["alice", "as a cowboy", "--size", "33"], 2, "multiples of 8, not 33"),
-        (["alice", "as a cowboy", "--size", "32x"], 2, "--size cannot be '32x'"),
         (["alice", "as a cowboy", "--scheduler", "magic"], 2, "there is no scheduler 'magic'"),
-        (["alice", "as a cowboy", "--guidance", "nan"], 2, "guidance must be 0 or above"),
-        (["alice", "as a cowboy", "--seed", str(2**63)], 2, "--seed must be 0 or more"),
         (["alice", "<bob> as a cowboy"], 2, "the prompt names <bob>, but alice is drawn"),
         (["alice", "as a cowboy", "--out", "p.gif"], 2, "pictures are PNG, JPEG or WEBP"),
         (["alice", "as a cowboy", "--format", "gif"], 2, "there is no format 'gif'"),
@@ -308,50 +287,6 @@ def test_a_photo_that_the_base_does_not_know_is_learned_with_a_warning(
         assert len(json.loads(done.stdout)["warnings"]) == warned
 
 
-def test_stopped_by_a_signal_the_same_command_goes_on_to_the_same_bytes(
-    home: Path, library: Library, photo: Path, base: str
-) -> None:
-    words = ["learn", str(photo), "--base", base, "--iterations", "70", "--recipe", "reference", "--name"]
-    command = [sys.executable, "-m", "pmagic", *words, "alice"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    saved = library.root / ".unfinished" / "alice"
-    give_up = time.monotonic() + 90
-    while not list(saved.glob("*.checkpoint")):
-        assert process.poll() is None and time.monotonic() < give_up, process.communicate()
-        time.sleep(0.01)
-    process.send_signal(signal.SIGTERM)
-    stdout, stderr = process.communicate(timeout=60)
-    assert process.returncode == 130, stderr
-    assert stdout == ""
-    assert stderr.startswith("learning alice was stopped after ")
-    assert "to go on from there: pmagic learn --resume --name alice" in stderr
-    assert library.names() == []
-    resumed = runner.invoke(app, ["learn", "--resume"])
-    assert resumed.stdout == "alice@1\n", resumed.stderr
-    assert not list(library.root.rglob("*.checkpoint"))
-    assert runner.invoke(app, [*words, "whole"]).exit_code == 0
-    one, two = (library.root / name / "v0001" / "tensors.safetensors" for name in ("alice", "whole"))
-    assert one.read_bytes() == two.read_bytes()
-
-
-def test_stopped_while_drawing_keeps_the_finished_pictures(
-    alice: Library, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    written = pictures.write_picture
-
-    def write_then_stop(image: Image.Image, path: Path, story: dict) -> Path:
-        found = written(image, path, story)
-        os.kill(os.getpid(), signal.SIGINT)
-        return found
-
-    monkeypatch.setattr(pictures, "write_picture", write_then_stop)
-    done = render("alice", "x", "-n", "3", "--seed", "5", out=tmp_path / "out")
-    assert done.exit_code == 130
-    assert "stopped after 1 of 3 pictures" in done.stderr
-    assert "--seed 6 -n 2" in done.stderr
-    assert len(list((tmp_path / "out").iterdir())) == 1
-
-
 def test_drawing_out_of_memory_goes_on_one_by_one(
     alice: Library, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -414,36 +349,6 @@ def test_an_unknown_way_with_memory_is_refused(photo: Path, base: str) -> None:
 )
 def test_how_a_prompt_is_completed(prompt: str, whole: str) -> None:
     assert rendering.whole_prompt(prompt, Address("alice", 2)) == whole
-
-
-def test_a_prompt_that_is_no_text_is_refused() -> None:
-    with pytest.raises(UsageProblem, match="not valid text"):
-        rendering.whole_prompt("\udcff", Address("alice", 1))
-
-
-@pytest.mark.parametrize("control", ["\0", "\x1b", "\x7f", "\x9b"])
-def test_control_characters_are_refused_wherever_a_picture_would_tell_them(
-    library: Library, persona: Callable[..., Persona], control: str
-) -> None:
-    library.save("alice", persona())
-    said = f"holds the control character U+{ord(control):04X}"
-    one_message(runner.invoke(app, ["render", "alice", f"a{control}b"]), 2, f"the prompt {said}")
-    one_message(runner.invoke(app, ["render", "alice", "x", "--negative", control]), 2, f"--negative {said}")
-    one_message(runner.invoke(app, ["compose", f"{{alice}}{control}"]), 2, f"the prompt {said}")
-    one_message(runner.invoke(app, ["compose", "{alice}", "--mask-text", control]), 2, f"--mask-text {said}")
-    assert rendering.whole_prompt("a\tb\nc 👩\u200d🚀", Address("alice", 1)) == "a photo of {} a\tb\nc 👩\u200d🚀"
-
-
-def test_sizes_and_bounds() -> None:
-    assert drawing.parse_size("512x768") == (512, 768)
-    assert drawing.parse_size("512") == (512, 512)
-    assert drawing.parse_size(None) is None
-    assert staging.parse("400:800") == (400, 800)
-    with pytest.raises(UsageProblem, match="--stages cannot be '9999"):
-        staging.parse(f"{'9' * 5000}:800")
-    for text in ("", "x", "1x2x3", "-8", "8.5"):
-        with pytest.raises(UsageProblem):
-            drawing.parse_size(text)
 
 
 def one_message(done: Result, code: int, said: str) -> None:

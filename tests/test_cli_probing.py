@@ -1,6 +1,10 @@
 """probe, and learn by the paper's recipe, through the program on a tiny base with a face pack: no doubles."""
 
 import json
+import os
+import signal
+import stat
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,9 +14,11 @@ from tiny import faced_folder, tiny_folders  # noqa: F401 - fixtures
 from typer.testing import CliRunner, Result
 
 from pmagic import pictures
-from pmagic.cli import curves
+from pmagic.cli import curves, staging
 from pmagic.cli.app import app
+from pmagic.cli.console import Console
 from pmagic.engine import probe as probing
+from pmagic.library import unfinished
 from pmagic.library.store import Library
 
 runner = CliRunner()
@@ -58,6 +64,7 @@ def test_probe_prints_curve_and_bounds_and_writes_two_pictures(photo: Path, base
     assert lines[0].startswith("1.00 ┤") and sum("●" in line for line in lines) >= 1
     assert [Path(line).name for line in lines[-2:]] == ["alice-stages.png", "alice-attention.png"]
     assert lines[-3].startswith("stages ")
+    assert {stat.S_IMODE(Path(line).stat().st_mode) for line in lines[-2:]} == {0o600}
     plot, strip = (Image.open(line) for line in lines[-2:])
     assert plot.width > plot.height and strip.width > 4 * strip.height
     again = probe(photo, base, tmp_path / "out", "-q")
@@ -91,6 +98,45 @@ def test_a_probe_kept_by_name_serves_the_learning(
     assert [list(point) for point in persona.curve] == found["curve"]
     assert persona.settings["recipe"] == "paper"
     assert not list(library.root.rglob("*.probe"))
+
+
+def stopped_in_a_step(patch: pytest.MonkeyPatch) -> None:
+    real = probing.probe
+
+    def interrupted(base: object, subject: object, how: object, on_step: Callable[[int, int], None]) -> object:
+        def step(done: int, total: int) -> None:
+            os.kill(os.getpid(), signal.SIGINT)
+            on_step(done, total)
+
+        return real(base, subject, how, step)
+
+    patch.setattr(probing, "probe", interrupted)
+
+
+def stopped_before(patch: pytest.MonkeyPatch) -> None:
+    def interrupted(*given: object, **more: object) -> None:
+        raise KeyboardInterrupt
+
+    patch.setattr(Console, "talks", True)
+    patch.setattr(staging, "tell_time", interrupted)
+
+
+@pytest.mark.parametrize("stop", [stopped_in_a_step, stopped_before])
+def test_stopped_while_the_stages_are_found_resume_begins_to_find_them_again(
+    library: Library, photo: Path, base: str, stop: Callable[[pytest.MonkeyPatch], None]
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        stop(patch)
+        done = learn(photo, base)
+    assert done.exit_code == 130, done.stderr
+    assert "learning alice was stopped while finding its stages" in done.stderr
+    assert "next: to begin again: pmagic learn --resume --name alice" in done.stderr
+    resumed = runner.invoke(app, ["learn", "--resume"])
+    assert resumed.stdout == "alice@1\n", resumed.stderr
+    assert learn(photo, base, name="whole").exit_code == 0
+    one, two = (library.root / name / "v0001" / "tensors.safetensors" for name in ("alice", "whole"))
+    assert one.read_bytes() == two.read_bytes()
+    assert unfinished.names(library.root) == []
 
 
 def test_another_photo_or_mask_is_probed_anew(library: Library, photo: Path, base: str, tmp_path: Path) -> None:

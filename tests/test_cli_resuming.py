@@ -1,14 +1,7 @@
 """Learning that survives: signals, --resume, NaN, missing memory. Real processes and the real engine on a tiny base."""
 
 import json
-import os
-import pty
 import random
-import signal
-import subprocess
-import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -20,7 +13,7 @@ from typer.testing import CliRunner
 from pmagic.cli import resuming
 from pmagic.cli.app import app
 from pmagic.engine import checkpoint, memory, training
-from pmagic.errors import Incompatible, NotFound, NumericFailure, OutOfMemory, UsageProblem
+from pmagic.errors import Incompatible, NotFound, OutOfMemory, UsageProblem
 from pmagic.library import unfinished
 from pmagic.library.store import Library
 
@@ -40,45 +33,8 @@ def base(tiny_folders: dict[str, Path]) -> str:  # noqa: F811
     return str(tiny_folders["sd1"])
 
 
-def start(photo: Path, base: str, name: str, iterations: int = 400, **options: object) -> subprocess.Popen:
-    words = ["learn", str(photo), "--base", base, *FAST, str(iterations), "--name", name]
-    return subprocess.Popen(
-        [sys.executable, "-m", "pmagic", *words],
-        **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, **options},
-    )
-
-
-def until_checkpoint(process: subprocess.Popen, library: Library, name: str) -> None:
-    give_up = time.monotonic() + 90
-    while not list((library.root / ".unfinished" / name).glob("*.checkpoint")):
-        assert process.poll() is None and time.monotonic() < give_up, process.communicate()
-        time.sleep(0.01)
-
-
 def weights(library: Library, name: str) -> bytes:
     return (library.root / name / "v0001" / "tensors.safetensors").read_bytes()
-
-
-def test_hang_up_saves_and_twice_ctrl_c_leaves_at_once_and_resume_takes_the_name(
-    library: Library, photo: Path, base: str, tmp_path: Path
-) -> None:
-    hung_up = start(photo, base, "alice")
-    until_checkpoint(hung_up, library, "alice")
-    hung_up.send_signal(signal.SIGHUP)
-    assert hung_up.wait(60) == 130
-    twice = start(photo, base, "bob")
-    until_checkpoint(twice, library, "bob")
-    twice.send_signal(signal.SIGINT)
-    twice.send_signal(signal.SIGINT)
-    stderr = twice.communicate(timeout=60)[1]
-    assert twice.returncode == 130 and "Traceback" not in stderr
-    assert unfinished.orders(library.root) == ["alice", "bob"]
-    several = runner.invoke(app, ["learn", "--resume"])
-    assert several.exit_code == 2 and "several learnings were stopped: alice, bob" in several.stderr
-    photo.write_bytes(photo.read_bytes() + b"another")  # and the photo is another one now
-    changed = runner.invoke(app, ["learn", "--resume", "--name", "alice"])
-    assert changed.exit_code == 6 and "not the one that its learning was started with" in changed.stderr
-    assert unfinished.orders(library.root) == ["alice", "bob"]
 
 
 @pytest.mark.parametrize("every", [1, 3, 50])
@@ -128,42 +84,6 @@ def test_previews_are_drawn_and_change_nothing(
     told = runner.invoke(app, ["info", "bob-previews/step-00002.png"])
     assert "step: 2" in told.stdout and "no single command draws it again" in told.stderr
     assert library.load("alice")[1].preview.startswith(b"\x89PNG")
-
-
-def test_nan_stops_with_the_last_good_checkpoint_and_publishes_nothing(
-    library: Library, photo: Path, base: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    real = training.weighted
-    seen: list[int] = []
-
-    def spoilt(course: training.Course, terms: dict) -> torch.Tensor:
-        seen.append(1)
-        return real(course, terms) * (float("nan") if len(seen) == 4 else 1.0)
-
-    monkeypatch.setattr(training, "SAVE_EVERY", 2)
-    monkeypatch.setattr(training, "weighted", spoilt)
-    words = ["learn", str(photo), "--base", base, *FAST, "6", "--name", "alice"]
-    done = runner.invoke(app, words)
-    assert done.exit_code == 10
-    assert "in iteration 4: the loss became nan" in done.stderr
-    assert "nothing was published; the last good state is in" in done.stderr
-    assert library.names() == []
-    assert runner.invoke(app, ["learn", "--resume"]).exit_code == 0  # the spoilt step is not repeated: it goes on
-
-
-def test_weights_that_overflow_never_replace_a_good_checkpoint(tmp_path: Path) -> None:
-    learner = torch.nn.Linear(2, 2)
-    optimiser = torch.optim.AdamW(learner.parameters())
-    learner(torch.ones(1, 2)).sum().backward()
-    optimiser.step()
-    kept = checkpoint.Checkpoint(tmp_path / "a", "x")
-    kept.save(1, {}, learner, optimiser)
-    before = (tmp_path / "a").read_bytes()
-    with torch.no_grad():
-        learner.weight[0, 0] = float("inf")
-    with pytest.raises(NumericFailure, match=r"learner\.weight holds NaN or infinity after step 2"):
-        kept.save(2, {}, learner, optimiser)
-    assert (tmp_path / "a").read_bytes() == before
 
 
 def test_last_bits_of_what_was_seen_do_not_part_a_learning_from_its_checkpoint(tmp_path: Path) -> None:
@@ -248,36 +168,3 @@ def test_what_is_kept_is_absolute_and_names_the_base(tmp_path: Path, monkeypatch
         resuming.recall(tmp_path, None, resuming.Asked())
     with pytest.raises(UsageProblem, match="--learning-rate"):
         resuming.recall(tmp_path, None, resuming.Asked(learning_rate=1.0))
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
-def test_a_signal_outside_of_any_step_ends_with_a_message_too(number: int) -> None:
-    code = (
-        "import time; from pmagic.library.store import Library; "
-        "Library.glances = lambda self: (print('there', flush=True), time.sleep(60)); "
-        "from pmagic.cli.app import main; import sys; sys.argv = ['pmagic', 'list']; main()"
-    )
-    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    assert process.stdout is not None and process.stdout.readline() == "there\n"
-    process.send_signal(number)
-    stderr = process.communicate(timeout=30)[1]
-    assert process.returncode == 130
-    assert stderr.startswith("stopped\n  kept: ") and "Traceback" not in stderr
-
-
-def test_on_a_terminal_the_first_ctrl_c_is_answered(make_terminal: Callable[[], tuple[int, int]]) -> None:
-    code = (
-        "import time; from pmagic.cli.stopping import stop_at_step\n"
-        "with stop_at_step() as check:\n print('there', flush=True); time.sleep(0.5)\n"
-    )
-    reader, writer = make_terminal()
-    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=writer, text=True)
-    assert process.stdout is not None and process.stdout.readline() == "there\n"
-    process.send_signal(signal.SIGINT)
-    assert process.wait(30) == 0
-    assert b"once more to leave at once" in os.read(reader, 1000)
-
-
-@pytest.fixture
-def make_terminal() -> Callable[[], tuple[int, int]]:
-    return pty.openpty

@@ -66,27 +66,6 @@ def test_a_kind_has_only_what_it_can_have() -> None:
     assert style.bounds == StageBounds(400, 800)  # no place in the picture, so nothing to probe
 
 
-@pytest.mark.parametrize(
-    ("change", "said"),
-    [
-        ({"iterations": 0}, "iterations must be at least 1, not 0"),
-        ({"learning_rate": 0.0}, "learning rate must be above 0"),
-        ({"learning_rate": float("nan")}, "learning rate must be above 0"),
-        ({"bounds": (800, 400)}, "0 <= low < high <= 1000"),
-        ({"templates": ["a photo"]}, "'a photo' has no {}"),
-        ({"kind": "ghost"}, "no kind 'ghost'"),
-        ({"iou_low": 0.8, "iou_high": 0.7}, "0 < iou_low < iou_high <= 1, not 0.8, 0.7"),
-        ({"probe_iterations": 0}, "probe_iterations must be at least 1"),
-        ({"magic": 1}, "no setting 'magic'"),
-    ],
-)
-def test_values_that_cannot_be_are_usage_problems(change: dict[str, object], said: str) -> None:
-    with pytest.raises(UsageProblem, match=said):
-        settings_for("reference", {}, **change)
-    with pytest.raises(UsageProblem, match=said):
-        settings_for("reference", {"learn": change})
-
-
 def test_unknown_recipes_are_told() -> None:
     for ask in (settings_for, render_settings_for):
         with pytest.raises(UsageProblem, match="no recipe 'mine'"):

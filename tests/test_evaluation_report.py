@@ -1,5 +1,6 @@
 """The report on made scores: what it says, and that no name or prompt is ever more than text."""
 
+import base64
 import csv
 import html.parser
 import io
@@ -119,6 +120,15 @@ def test_it_holds_tables_cases_and_sheets(made: tuple[Report, Store]) -> None:
     assert len(results["pictures"]) == 2 * 2 * 4 * 2 and results["failures"][0]["person"] == 3
     rows = list(csv.reader(io.StringIO((store.root / "people.csv").read_text())))
     assert [row[1] for row in rows[1:]] == told.names
+
+
+def test_what_was_drawn_says_that_a_machine_made_it_and_a_photo_does_not(made: tuple[Report, Store]) -> None:
+    told, store = made
+    report.write(told, store)
+    page = (store.root / "report.html").read_text()
+    shown = {base64.b64decode(data) for data in re.findall(r"data:image/jpeg;base64,([^\"]+)", page)}
+    unmarked = [data for data in shown if pictures.DIGITAL_SOURCE.encode() not in data]
+    assert len(shown) > len(unmarked) == 2  # the two people's photos
 
 
 def test_the_same_scores_give_the_same_bytes(made: tuple[Report, Store]) -> None:

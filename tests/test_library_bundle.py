@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-import pickle
+import os
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -40,14 +40,13 @@ def test_nothing_but_toml_safetensors_and_preview_is_written(folder: Path) -> No
 def test_every_changed_bit_is_found_by_file_name(folder: Path) -> None:
     for path in sorted(folder.iterdir()):
         data = path.read_bytes()
-        for position in range(len(data)):
-            for bit in (1, 128):
-                changed = bytearray(data)
-                changed[position] ^= bit
-                path.write_bytes(changed)
-                with pytest.raises(BundleDamaged, match=path.name):
-                    bundle.read(folder)
-        path.write_bytes(data)
+        with path.open("r+b", buffering=0) as file:
+            for position, value in enumerate(data):
+                for bit in range(8):
+                    os.pwrite(file.fileno(), bytes([value ^ 1 << bit]), position)
+                    with pytest.raises(BundleDamaged, match=path.name):
+                        bundle.read(folder)
+                os.pwrite(file.fileno(), bytes([value]), position)
     bundle.read(folder)
 
 
@@ -65,26 +64,6 @@ def test_a_missing_file_is_named(folder: Path) -> None:
     (folder / "preview.png").unlink()
     with pytest.raises(BundleDamaged, match=r"preview\.png: it is missing"):
         bundle.verify(folder)
-
-
-def test_a_link_is_not_followed(folder: Path, tmp_path: Path) -> None:
-    outside = tmp_path / "outside"
-    outside.write_bytes((folder / "tensors.safetensors").read_bytes())
-    (folder / "tensors.safetensors").unlink()
-    (folder / "tensors.safetensors").symlink_to(outside)
-    with pytest.raises(BundleDamaged, match=r"tensors\.safetensors"):
-        bundle.read(folder)
-
-
-def test_a_pickle_is_never_opened(folder: Path, tmp_path: Path) -> None:
-    class Hostile:
-        def __reduce__(self) -> tuple:
-            return (Path.touch, (tmp_path / "pwned",))
-
-    _replace(folder, "tensors.safetensors", pickle.dumps(Hostile()))
-    with pytest.raises(BundleDamaged, match=r"tensors\.safetensors"):
-        bundle.read(folder)
-    assert not (tmp_path / "pwned").exists()
 
 
 @pytest.mark.parametrize(

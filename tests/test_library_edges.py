@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pmagic.errors import BundleDamaged, Busy, NotFound, StorageFailed, UsageProblem
-from pmagic.library import archive, bundle, durable, naming, probes, store, tensors, unfinished
+from pmagic.errors import BundleDamaged, Busy, StorageFailed, UsageProblem
+from pmagic.library import archive, bundle, durable, probes, tensors, unfinished
 from pmagic.library.naming import Address
 from pmagic.library.store import Library
 from pmagic.persona import Persona, StageBounds
@@ -78,20 +78,6 @@ def test_files_that_are_missing_too_large_or_cannot_be_read(
         bundle.verify(folder)
 
 
-@pytest.mark.parametrize("name", [bundle.TOML, bundle.TENSORS])
-def test_a_pipe_or_a_folder_in_the_place_of_a_file_hangs_nobody(library: Library, persona: Make, name: str) -> None:
-    library.save("alice", persona())
-    path = library.root / "alice" / "v0001" / name
-    path.unlink()
-    os.mkfifo(path)
-    with pytest.raises(BundleDamaged, match="not a file"):
-        library.verify("alice")
-    path.unlink()
-    path.mkdir()
-    with pytest.raises(BundleDamaged, match="not a file"):
-        library.verify("alice")
-
-
 def test_an_archive_that_is_too_large_or_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "a.pmagic"
     path.write_bytes(bytes(20))
@@ -106,22 +92,6 @@ def test_an_archive_that_is_too_large_or_cannot_be_read(tmp_path: Path, monkeypa
     monkeypatch.setattr(Path, "read_bytes", refuse)
     with pytest.raises(UsageProblem, match="cannot be read: Permission denied"):
         archive.unpack(path)
-
-
-def test_a_folder_that_another_process_makes_in_between(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = os.mkdir
-
-    def faster(path: Path, mode: int) -> None:
-        real(path, mode)
-        raise FileExistsError(errno.EEXIST, "File exists", str(path))
-
-    monkeypatch.setattr(os, "mkdir", faster)
-    durable.make_folder(tmp_path / "a")
-    assert (tmp_path / "a").is_dir()
-    monkeypatch.undo()
-    (tmp_path / "file").touch()
-    with pytest.raises(FileExistsError):
-        durable.make_folder(tmp_path / "file")
 
 
 def test_systems_without_the_rename_that_replaces_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -167,32 +137,6 @@ def test_what_cannot_be_stored_is_told_with_advice(number: int, said: str) -> No
     assert said in caught.value.next_step
 
 
-def test_an_address_is_a_name_and_a_version() -> None:
-    assert naming.parse("alice@3") == ("alice", 3)
-    assert naming.version_of("v12345") == 12345 and naming.version_of("v00001") is None
-    for text in ("alice@", "alice@0", "alice@01", "alice@x", "alice@\u0663"):
-        with pytest.raises(UsageProblem, match="does not address a version"):
-            naming.parse(text)
-    with pytest.raises(UsageProblem, match=r"control character U\+200B"):
-        naming.checked_name("a\u200bb")
-
-
-def test_a_persona_that_goes_while_it_is_looked_at(
-    library: Library, persona: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    library.save("alice", persona())
-    monkeypatch.setattr(Library, "find", lambda self, text: Address("alice", 7))
-    for look in (library.load, library.verify, library.export):
-        with pytest.raises(NotFound, match="alice@7 was removed by another process"):
-            look("alice")
-
-
-def test_a_name_over_an_empty_folder_that_a_stopped_process_left(library: Library, persona: Make) -> None:
-    library.save("alice", persona())
-    (library.root / "bob").mkdir()
-    assert library.rename("alice", "bob") == [Address("bob", 1)]
-
-
 def test_a_base_is_known_from_the_newest_version_that_is_whole(library: Library, persona: Make) -> None:
     library.save("alice", persona())
     library.save("alice", persona())
@@ -234,12 +178,13 @@ def test_unfinished_learnings_hold_order_probe_and_checkpoint(tmp_path: Path) ->
     with unfinished.alone(tmp_path, "bob") as folder:
         unfinished.keep_order(folder, b"an order alone is nothing to go on from")
     assert unfinished.names(tmp_path) == []
+    with pytest.raises(KeyboardInterrupt), unfinished.alone(tmp_path, "bob") as folder:
+        unfinished.keep_order(folder, b"where the person stops it, the learning can begin again")
+        raise KeyboardInterrupt
+    assert unfinished.orders(tmp_path) == ["bob"]
+    with pytest.raises(Busy), unfinished.alone(tmp_path, "bob") as folder:
+        unfinished.clear(folder)
+        raise Busy("a problem is no stop")
     with unfinished.alone(tmp_path, "carol") as folder:
         unfinished.keep_order(folder, bytes(unfinished._MAX_ORDER + 1))
         assert unfinished.read_order(tmp_path, "carol") == b""
-
-
-def test_a_lock_that_is_held_is_told(library: Library, persona: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store, "LOCK_SECONDS", 0.0)
-    with library._locked(), pytest.raises(Busy):
-        library.save("alice", persona())

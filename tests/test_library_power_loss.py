@@ -23,6 +23,7 @@ from pmagic.persona import Persona
 Make = Callable[..., Persona]
 Act = Callable[[Library, Make], object]
 Event = tuple[str, Path, object]  # (what, where, with what)
+NAMELESS = ".nameless-"  # what a file is called here that has no name yet
 CUTS = 4  # random states of the disk at each moment
 
 
@@ -39,12 +40,16 @@ class Disk:
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        real = {name: getattr(os, name) for name in ("mkdir", "open", "write", "fsync", "replace", "unlink", "close")}
+        names = ("mkdir", "open", "write", "fsync", "replace", "unlink", "close", "link")
+        real = {name: getattr(os, name) for name in names}
         rename, rmtree = durable.rename_new, shutil.rmtree
 
         def opening(path: object, flags: int, *rest: object, **more: object) -> int:
             descriptor = real["open"](path, flags, *rest, **more)
             if not more and Path(os.fspath(path)).is_relative_to(self.root):
+                if flags & os.O_TMPFILE == os.O_TMPFILE:
+                    path = self.root / f"{NAMELESS}{descriptor}"
+                    self.note("create", path)
                 self.opened[descriptor] = Path(os.fspath(path))
                 if flags & os.O_CREAT:
                     self.note("create", path)
@@ -63,6 +68,10 @@ class Disk:
         def closing(descriptor: int) -> None:
             self.opened.pop(descriptor, None)
             real["close"](descriptor)
+
+        def linking(source: str, target: Path, **more: object) -> None:
+            real["link"](source, target, **more)
+            self.note("link", self.opened[int(Path(source).name)], target)
 
         def moving(what: str, act: Callable) -> Callable:
             def moved(source: Path, target: Path) -> None:
@@ -84,6 +93,7 @@ class Disk:
             patch.setattr(os, "write", writing)
             patch.setattr(os, "fsync", flushing)
             patch.setattr(os, "close", closing)
+            patch.setattr(os, "link", linking)
             patch.setattr(os, "mkdir", noted("mkdir", real["mkdir"]))
             patch.setattr(os, "unlink", noted("unlink", real["unlink"]))
             patch.setattr(os, "replace", moving("replace", real["replace"]))
@@ -116,15 +126,17 @@ def after_power_loss(before: Path, after: Path, root: Path, log: list[Event], di
             there(path).write_bytes(content[: dice.randint(kept, len(content))])
         elif what == "unlink":
             there(path).unlink(missing_ok=True)
-        elif what in ("rename", "replace"):
+        elif what in ("rename", "replace", "link"):
             os.replace(there(path), there(more))
         elif what == "erase":
             shutil.rmtree(there(path), ignore_errors=True)
+    for path in after.glob(f"{NAMELESS}*"):
+        path.unlink()  # without a name it is nowhere
 
 
 def _folders(event: Event) -> set[Path]:
     what, path, more = event
-    return {path.parent, more.parent} if what in ("rename", "replace") else {path.parent}
+    return {path.parent, more.parent} if what in ("rename", "replace", "link") else {path.parent}
 
 
 def _content(log: list[Event], created: int, path: Path) -> bytes:

@@ -1,16 +1,13 @@
 """The collection: versions, names, removal, and two processes at once."""
 
-import multiprocessing
-import os
-import stat
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from pmagic.errors import Busy, Incompatible, NotFound, NumericFailure, StorageFailed, UsageProblem
-from pmagic.library import durable, store
+from pmagic.errors import Incompatible, NotFound, StorageFailed
+from pmagic.library import durable
 from pmagic.library.naming import Address
 from pmagic.library.store import Library
 from pmagic.persona import Persona, StageBounds
@@ -50,15 +47,6 @@ def test_a_removed_version_number_is_not_used_for_another_persona_while_later_on
     assert library.versions("alice") == [2, 3, 4]
 
 
-def test_removing_a_name_erases_every_file_of_it(library: Library, persona: Make) -> None:
-    library.save("alice", persona())
-    library.save("alice", persona())
-    library.save("bob", persona())
-    assert [str(each) for each in library.remove("alice")] == ["alice@1", "alice@2"]
-    assert library.names() == ["bob"]
-    assert not any("alice" in str(path) for path in library.root.rglob("*"))
-
-
 def test_an_unknown_name_proposes_the_closest(library: Library, persona: Make) -> None:
     library.save("alice", persona())
     with pytest.raises(NotFound) as caught:
@@ -77,57 +65,6 @@ def test_a_name_stands_for_one_base(library: Library, persona: Make) -> None:
     assert library.versions("alice") == [1]
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "",
-        "a/b",
-        "../up",
-        "a\\b",
-        ".hidden",
-        "-n",
-        "alice@2",
-        "al\x00ice",
-        "al\x1bice",
-        "x" * 101,
-        "con",
-        " a",
-        "a.",
-        "{}",
-    ],
-)
-def test_a_name_that_cannot_be_a_folder_everywhere_is_refused(library: Library, persona: Make, name: str) -> None:
-    with pytest.raises(UsageProblem, match="cannot be a persona's name"):
-        library.save(name, persona())
-    assert not library.root.exists()
-
-
-def test_names_of_other_scripts_are_kept_composed(library: Library, persona: Make) -> None:
-    library.save("Zoe\u0308", persona())
-    assert library.names() == ["Zo\u00eb"]
-    assert library.find("Zo\u00eb") == library.find("Zoe\u0308")
-
-
-def test_a_name_that_differs_by_case_only_is_refused(library: Library, persona: Make) -> None:
-    library.save("Alice", persona())
-    with pytest.raises(UsageProblem, match="too close to the persona 'Alice'"):
-        library.save("alice", persona())
-
-
-def test_values_that_are_not_finite_are_never_kept(library: Library, persona: Make) -> None:
-    with pytest.raises(NumericFailure, match="image_embedding"):
-        library.save("alice", persona(tensors={"image_embedding": np.array([1, np.nan], dtype=np.float32)}))
-    assert library.names() == []
-
-
-@pytest.mark.skipif(os.name == "nt", reason="POSIX permissions")
-def test_folders_and_files_are_private(library: Library, persona: Make) -> None:
-    library.save("alice", persona())
-    for path in [library.root, *library.root.rglob("*")]:
-        wanted = 0o700 if path.is_dir() else 0o600
-        assert stat.S_IMODE(path.stat().st_mode) == wanted, path
-
-
 def test_listing_needs_no_lock_and_shows_a_damaged_version_beside_the_others(library: Library, persona: Make) -> None:
     library.save("alice", persona())
     library.save("bob", persona())
@@ -137,15 +74,6 @@ def test_listing_needs_no_lock_and_shows_a_damaged_version_beside_the_others(lib
     assert entries[0].manifest is None
     assert "persona.toml" in str(entries[0].problem)
     assert entries[1].manifest is not None
-
-
-def test_links_and_foreign_folders_are_no_personas(library: Library, persona: Make, tmp_path: Path) -> None:
-    library.save("alice", persona())
-    (library.root / "carol").symlink_to(library.root / "alice")
-    (library.root / "notes").mkdir()
-    (library.root / "alice" / "v1").mkdir()
-    assert library.names() == ["alice"]
-    assert library.versions("alice") == [1]
 
 
 def test_a_full_disk_says_so_and_changes_nothing(
@@ -163,32 +91,6 @@ def test_a_full_disk_says_so_and_changes_nothing(
     assert "free some space" in caught.value.next_step
     monkeypatch.undo()
     assert _bytes_of(library.root / "alice") == before
-
-
-def test_a_held_lock_ends_in_busy(library: Library, persona: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    import filelock
-
-    library.save("alice", persona())
-    monkeypatch.setattr(store, "LOCK_SECONDS", 0.05)
-    with filelock.FileLock(library.root / store.LOCK), pytest.raises(Busy):
-        library.save("alice", persona())
-
-
-def test_processes_that_save_one_name_at_once_get_different_versions(library: Library, persona: Make) -> None:
-    context = multiprocessing.get_context("fork")
-    workers = [context.Process(target=_save_some, args=(library, persona())) for _ in range(4)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join(60)
-        assert worker.exitcode == 0
-    assert library.versions("alice") == list(range(1, 13))
-    assert all(entry.problem is None for entry in library.entries())
-
-
-def _save_some(library: Library, persona: Persona) -> None:
-    for _ in range(3):
-        library.save("alice", persona)
 
 
 def _bytes_of(folder: Path) -> dict[str, bytes]:

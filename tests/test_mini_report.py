@@ -2,6 +2,7 @@
 
 from PIL import Image
 
+from pmagic import pictures
 from pmagic.mini import report
 from pmagic.mini.people import HELD_OUT, person
 from pmagic.mini.sheet import contact_sheet
@@ -39,7 +40,9 @@ def test_the_sheet_has_a_row_for_each_way_and_person_shown(tmp_path) -> None:
     rows = report._sheet_rows(cells)
     assert len(rows) == 2 * report.SHOWN and rows[0][0] == "person 1: A"
     contact_sheet(tmp_path / "sheet.png", rows)
-    assert Image.open(tmp_path / "sheet.png").height > len(rows) * 128
+    sheet = Image.open(tmp_path / "sheet.png")
+    assert sheet.height > len(rows) * 128
+    assert pictures.DIGITAL_SOURCE in sheet.info["XML:com.adobe.xmp"]
 
 
 def test_every_prompt_has_its_own_drawing() -> None:

@@ -7,7 +7,9 @@ import contextlib
 import hashlib
 import io
 import os
+import re
 import shutil
+import stat
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,9 +20,12 @@ from pmagic.errors import Incompatible, NotFound, StorageFailed, UsageProblem, W
 from pmagic.library import durable
 
 _TEXTS = (".json", ".txt")
-# insightface's packs and what their archives hold, in bytes.
+# What is fetched besides bases, in bytes: the hub's observers, and what the archives of insightface's packs hold.
+HUB_OBSERVERS = {CLIP_REPO: 605_000_000, CLIPSEG_REPO: 603_000_000}
 PACKS = {FACES_PACK: 326_000_000, JUDGE_PACK: 407_000_000}
 PACK_LICENCE = "non-commercial research only (insightface's packs of pretrained models)"
+LICENCES = {CLIP_REPO: "MIT", CLIPSEG_REPO: "Apache-2.0"} | dict.fromkeys(PACKS, PACK_LICENCE)
+_IN_PACK = re.compile(r"([\w-]+/)?[\w-]+\.onnx", re.ASCII)  # in one folder at most
 _CONVERTER = "SFconvertbot"  # the hub's own robot: offers safetensors of old repositories as a pull request
 
 
@@ -45,8 +50,8 @@ def orders(name: str) -> list[Order]:
     if name in PACKS:
         place = place_of(name)
         return [] if place.is_dir() else [Order(name, "model-zoo", PACK_LICENCE, ("*.onnx",), PACKS[name], place)]
-    if name in (CLIP_REPO, CLIPSEG_REPO):
-        return [] if place_of(name).is_dir() else [_order(name, _observer_files, "see its page")]
+    if name in HUB_OBSERVERS:
+        return [] if place_of(name).is_dir() else [_order(name, _observer_files, LICENCES[name])]
     card = find(name)
     if card.repo is None:
         raise UsageProblem(
@@ -57,7 +62,7 @@ def orders(name: str) -> list[Order]:
         wanted.append(_order(card.repo, _base_files, card.licence))
     for observer in (card.clip, card.clipseg):
         if not isinstance(observer, Path):
-            wanted.append(_order(observer, _observer_files, "see its page"))
+            wanted.append(_order(observer, _observer_files, LICENCES.get(observer, "see its page")))
     return wanted
 
 
@@ -115,21 +120,48 @@ def _require_digest(path: Path, stated: str | None, what: str) -> None:
 
 
 def _fetch_pack(order: Order, part: Path, *, show: bool) -> Path:
-    """By insightface's own means, which begin anew each time; the folder with the ONNX files, wherever it lies."""
+    """By insightface's own means, which begin anew each time; the folder with the ONNX files."""
     from insightface.utils import storage
 
+    path = part / f"{order.repo}.zip"
     hush = contextlib.nullcontext() if show else contextlib.redirect_stderr(io.StringIO())
     try:
         with contextlib.redirect_stdout(io.StringIO()), hush:  # stdout is for results
-            storage.download("", order.repo, force=True, root=str(part))
+            storage.download_file(storage.model_zoo_download_url(path.name), path=str(path), overwrite=True)
+        return _unpacked(order, path)
     except (RuntimeError, zipfile.BadZipFile) as error:
         raise WeightsMissing(f"{order.repo} did not arrive whole: {error}", "run the command again") from error
+    except WeightsMissing:
+        raise
     except Exception as error:
         raise _in_words(error, order.repo) from error
-    files = sorted((part / order.repo).rglob("*.onnx"))
-    if not files:
-        raise WeightsMissing(f"{order.repo} arrived without ONNX files", "run the command again")
-    return files[0].parent
+
+
+def _unpacked(order: Order, path: Path) -> Path:
+    """The folder with the ONNX files of a pack's archive, each under its plain name; nothing else is unpacked.
+
+    insightface states no SHA-256 of its packs, so a zip's own CRCs are all that is compared.
+    """
+    folder = path.with_suffix("")
+    shutil.rmtree(folder, ignore_errors=True)  # of a pull that was interrupted here
+    folder.mkdir()
+    with zipfile.ZipFile(path) as archive:
+        members = [each for each in archive.infolist() if each.filename.endswith(".onnx")]
+        if not members:
+            raise WeightsMissing(f"{order.repo} arrived without ONNX files", "run the command again")
+        for member in members:
+            if not _IN_PACK.fullmatch(member.filename) or stat.S_ISLNK(member.external_attr >> 16):
+                raise _strange_pack(order, f"a file {member.filename!r}")
+        if sum(each.file_size for each in members) > 2 * order.size:
+            raise _strange_pack(order, f"more than {2 * order.size / 1e9:.1f} GB")
+        for member in members:
+            with archive.open(member) as source, (folder / Path(member.filename).name).open("xb") as target:
+                shutil.copyfileobj(source, target)
+    return folder
+
+
+def _strange_pack(order: Order, what: str) -> WeightsMissing:
+    return WeightsMissing(f"the archive of {order.repo} holds {what}, and is not unpacked", "try again another day")
 
 
 def _order(repo: str, choose: Callable[[Sequence[str]], list[str]], licence: str) -> Order:
@@ -196,9 +228,13 @@ def _in_words(error: Exception, repo: str) -> Exception:
     if isinstance(error, hub.RepositoryNotFoundError):
         return NotFound(f"the hub has no public repository {repo!r}", "check the spelling of owner/repo")
     if isinstance(error, (hub.HfHubHTTPError, ConnectionError, TimeoutError)) or _of_the_net(error):
-        offline = " (HF_HUB_OFFLINE is set)" if os.environ.get("HF_HUB_OFFLINE") else ""
+        if os.environ.get("HF_HUB_OFFLINE"):
+            return WeightsMissing(
+                f"the hub cannot be reached: --offline is given or HF_HUB_OFFLINE is set, {repo} is not here",
+                "run the command again without them, or use `--base mini`, which works at once",
+            )
         return WeightsMissing(
-            f"the hub cannot be reached{offline}, {repo} is not on this machine",
+            f"the hub cannot be reached, {repo} is not on this machine",
             "check the connection and run the command again, or use `--base mini`, which works at once",
         )
     return error

@@ -148,7 +148,11 @@ def _in_words(error: Exception) -> Problem:
     if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
         return UsageProblem(f"the name is too long for a file: {str(error.filename)[:80]!r}...", "give a shorter one")
     if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
-        return OutOfMemory("there is not enough memory for this", "use a smaller --batch or --size")
+        # numpy and torch say how much was asked for, Python says nothing.
+        return OutOfMemory(
+            f"there is not enough memory for this{f': {error}' if str(error) else ''}",
+            "end other programs, draw smaller pictures (--size), or learn with --batch 1",
+        )
     return Problem(f"this is a defect of pmagic: {type(error).__name__}: {error}", _logged(error))
 
 

@@ -1,22 +1,27 @@
 """`pmagic doctor`: what is installed, what is where, what is wrong and how to mend it. Nothing private is in it."""
 
+import contextlib
 import os
 import platform
+import re
 import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 import pmagic
-from pmagic import settings
+from pmagic import settings, shelf
 from pmagic.cli import choosing
 from pmagic.cli.console import Console
-from pmagic.errors import Problem
+from pmagic.errors import Problem, WeightsMissing
 from pmagic.library import unfinished
 from pmagic.library.store import Library
+
+if TYPE_CHECKING:
+    from pmagic.bases.card import Card
 
 LIBRARIES = (
     "torch",
@@ -41,7 +46,7 @@ def doctor(
     pmagic doctor
     pmagic doctor --json > report.json
     """
-    from pmagic.bases import card, needs
+    from pmagic.bases import needs
 
     library = Library(settings.library_dir())
     free = needs.memory_free()
@@ -54,7 +59,7 @@ def doctor(
         **_device(),
         "memory free": "unknown" if free is None else f"{free / 1e9:.1f} GB",
         "disk free": f"{shutil.disk_usage(_existing(library.root)).free / 1e9:.1f} GB",
-        "models": {each.name: "here" if not card.missing_parts(each) else "not here" for each in card.known()},
+        "models": {name: _state(name) for name in shelf.names("bases.known")},
         "offline": bool(os.environ.get("HF_HUB_OFFLINE")),
         "personas": len(library.addresses()),
         "unfinished": len(unfinished.names(library.root)),
@@ -130,23 +135,68 @@ def _configuration() -> Iterator[dict[str, str]]:
             yield {"what": problem.what, "next": problem.next_step}
 
 
-def _models() -> Iterator[dict[str, str]]:
-    """Bases that are here without what learning needs beside them, and downloads that were interrupted."""
+def _state(name: str) -> str:
     from pmagic.bases import card
 
-    for each in card.known():
-        lacking = card.missing_parts(each) if each.folder is not None else []
-        if lacking:
-            yield {
-                "what": f"the base {each.name} lacks {', '.join(lacking)}",
-                "next": f"pmagic models pull {each.name}",
-            }
+    try:
+        return "not here" if card.missing_parts(card.find(name)) else "here"
+    except Problem:
+        return "cannot be used"
+
+
+def _models() -> Iterator[dict[str, str]]:
+    """Bases that are here without what learning needs beside them, and downloads that were interrupted."""
+    from pmagic.bases import fetching
+
+    needs = (_files, _faces, _masks)
+    told = {problem.what: problem.next_step for name in shelf.names("bases.known") for problem in _lacking(name, needs)}
+    for what, next_step in told.items():  # what several bases lack is told once
+        yield {"what": what, "next": next_step}
     for part in settings.models_dir().glob("*.part"):
         name = part.name.removesuffix(".part").replace("--", "/", 1)
+        again = "begins it anew" if name in fetching.PACKS else "goes on with it"
         yield {
             "what": f"a download of {name} was interrupted",
-            "next": f"pmagic models pull {name} goes on with it, pmagic models rm {name} removes it",
+            "next": f"pmagic models pull {name} {again}, pmagic models rm {name} removes it",
         }
+
+
+def _lacking(name: str, needs: Sequence[Callable[["Card"], None]]) -> Iterator[Problem]:
+    """Which of its needs a base that is here does not meet."""
+    from pmagic.bases import card
+
+    try:
+        found = card.find(name)
+    except Problem as problem:
+        yield problem
+        return
+    if found.folder is None:
+        return
+    for need in needs:
+        try:
+            need(found)
+        except Problem as problem:
+            yield problem
+
+
+def _files(found: "Card") -> None:
+    from pmagic.bases import card
+
+    lacking = card.missing_parts(found)
+    if lacking:
+        raise WeightsMissing(f"the base {found.name} lacks {', '.join(lacking)}", f"pmagic models pull {found.name}")
+
+
+def _faces(found: "Card") -> None:
+    from pmagic.engine import subject
+
+    subject.require_observers(found, "face", masked=True, recognised=True)
+
+
+def _masks(found: "Card") -> None:
+    from pmagic.engine import subject
+
+    subject.require_observers(found, "face", masked=False, recognised=False)
 
 
 def _disk() -> Iterator[dict[str, str]]:
@@ -165,6 +215,11 @@ def _library(library: Library) -> Iterator[dict[str, str]]:
         yield {
             "what": f"others may read the personas in {_shown(library.root)}",
             "next": f"chmod 700 {_shown(library.root)}",
+        }
+    if library.untidy():
+        yield {
+            "what": "a command that was killed has left a copy of a persona, or one is changing the library now",
+            "next": "`pmagic rm NAME` erases such a copy whatever the name, and so does every change of the library",
         }
     damaged = 0
     for address in library.addresses():
@@ -186,5 +241,20 @@ def _shown(path: Path) -> str:
 
 
 def _homeless(text: str) -> str:
-    """With ~ for the person's home: a bug report needs no user name."""
-    return text.replace(str(Path.home()), "~")
+    """Without the folders that are the person's own: a bug report needs neither a user name nor a disk's."""
+    for folder, shown in _own_folders():
+        text = re.sub(rf"(?<![\w.~-]){re.escape(folder)}(?![\w.-])", lambda found, shown=shown: shown, text)
+    return text
+
+
+def _own_folders() -> Iterator[tuple[str, str]]:
+    """(folder, what stands for it), the longest first: a configured base, PMAGIC_HOME, the home."""
+    folders = []
+    with contextlib.suppress(Problem):
+        base = Path(settings.config().base or "mini").expanduser()
+        if base.is_absolute():
+            folders += [(each, f".../{base.name}") for each in (base, base.resolve())]
+    if os.environ.get("PMAGIC_HOME"):
+        folders.append((settings.library_dir().parent, "$PMAGIC_HOME"))
+    folders.append((Path.home(), "~"))
+    return ((str(folder), shown) for folder, shown in folders if folder != Path(folder.anchor))

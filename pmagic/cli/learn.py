@@ -149,7 +149,7 @@ def _learn(console: Console, name: str, asked: Asked, *, memory: str, resumed: b
         resuming.keep(folder, asked.on(card.name))
         found = None
         if how.bounds is None:
-            found = _stages(console, folder, shown, opened, subject, how, f"learning {name}")
+            found = _stages(console, name, folder, shown, opened, subject, how)
             how = replace(how, bounds=found.bounds)
         inputs = {**shown.inputs(), "method": asked.method, "base": opened.fingerprint, "settings": how.as_table()}
         checkpoint = unfinished.file_for(folder, inputs)
@@ -188,23 +188,29 @@ def _learn(console: Console, name: str, asked: Asked, *, memory: str, resumed: b
 
 def _stages(
     console: Console,
+    name: str,
     folder: Path,
     shown: photos.Shown,
     base: "Base",
     subject: "Subject",
     how: "LearnSettings",
-    what: str,
 ) -> probes.Found:
-    """The stages that an earlier probe has kept, or those of a new one, which is kept in its turn."""
+    """The stages that an earlier probe has kept, or those of a new one, which is kept in its turn.
+
+    Stopped by the person it ends in `Stopped`; the same learning then begins with a new probe.
+    """
     asked, own = staging.asked_inputs(shown, base, how), staging.own_inputs(shown, base, how)
     found = staging.kept(folder, asked, own)
     if found is not None:
         console.say(f"its stages were found before: {found.bounds.low}:{found.bounds.high}")
         staging.warn_of_fallback(console, found)
         return found
-    if console.talks:
-        staging.tell_time(console, base, subject, how, with_learning=True)
-    found = staging.as_found(staging.run(console, base, subject, how, what))
+    try:
+        if console.talks:
+            staging.tell_time(console, base, subject, how, with_learning=True)
+        found = staging.as_found(staging.run(console, base, subject, how, f"learning {name}"))
+    except (KeyboardInterrupt, Stopped) as stop:
+        raise Stopped(f"learning {name} was stopped while finding its stages", *_to_begin_again(name)) from stop
     console.say(f"dynamic for {found.bounds.low} <= t < {found.bounds.high}")
     probes.keep(folder, own, found)
     return found
@@ -299,9 +305,14 @@ def _require_method(name: str) -> None:
 
 def _stopped(name: str, when: str, checkpoint: Path) -> Stopped:
     if not checkpoint.exists():
-        return Stopped(f"learning {name} was stopped before its first step", "run the same command to start again")
+        return Stopped(f"learning {name} was stopped before its first step", *_to_begin_again(name))
     return Stopped(
         f"learning {name} was stopped {when}",
         f"to go on from there: pmagic learn --resume --name {shlex.quote(name)}",
         kept="what was learned so far",
     )
+
+
+def _to_begin_again(name: str) -> tuple[str, str]:
+    """What to type next, and what is kept, where there is no checkpoint yet."""
+    return f"to begin again: pmagic learn --resume --name {shlex.quote(name)}", "what was asked for"

@@ -6,16 +6,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pmagic import settings
+from pmagic import settings, shelf
 from pmagic.cli import names
 from pmagic.cli.console import Console, table
 from pmagic.cli.options import AsJson, Quiet
-from pmagic.errors import NotFound, UsageProblem
+from pmagic.errors import NotFound, Problem, UsageProblem
 from pmagic.library import durable
 from pmagic.library.store import Library
 
 if TYPE_CHECKING:
-    from pmagic.bases.card import Card
     from pmagic.library.store import Entry
 
 app = typer.Typer(
@@ -36,40 +35,51 @@ def list_models(quiet: Quiet = False, as_json: AsJson = False) -> None:
     """
     from pmagic.bases import card, fetching
 
-    rows, documents = [], []
-    for each in [*card.known(), *_pulled()]:
-        missing = card.missing_parts(each)
-        size = f"{each.size_gb:.2g} GB" if each.size_gb is not None else "-"
-        rows.append((each.name, "no" if missing else "yes", size, each.repo or "shipped with pmagic", each.licence))
+    documents: list[dict[str, object]] = []
+    for name in [*shelf.names("bases.known"), *_pulled()]:
+        try:
+            each = card.find(name)
+            missing = card.missing_parts(each)
+        except Problem as problem:  # one folder that cannot be used hides no other
+            documents.append(_about(name, missing=[problem.what], licence=f"cannot be used: {problem.what}"))
+            continue
         documents.append(
-            {
-                "name": each.name,
-                "here": not missing,
-                "missing": missing,
-                "folder": each.folder,
-                "repo": each.repo,
-                "size_gb": each.size_gb,
-                "licence": each.licence,
-            }
+            _about(
+                name,
+                missing=missing,
+                folder=each.folder,
+                repo=each.repo,
+                size_gb=each.size_gb,
+                licence=each.licence,
+                needs=[_short(what) for what in (each.clip, each.clipseg, each.faces) if not _own(what)],
+            )
         )
-    kinds = {card.CLIP_REPO: "the hub", card.CLIPSEG_REPO: "the hub"} | dict.fromkeys(fetching.PACKS, "insightface")
-    for name, source in kinds.items():
-        here, place = card.place_of(name).is_dir(), card.place_of(name)
-        size = fetching.PACKS[name] / 1e9 if name in fetching.PACKS else None
-        licence = fetching.PACK_LICENCE if name in fetching.PACKS else "see its page"
-        rows.append((name, "yes" if here else "no", f"{size:.2g} GB" if size else "-", source, licence))
+    for name, size in (fetching.HUB_OBSERVERS | fetching.PACKS).items():
+        place = card.place_of(name)
+        here = place.is_dir()
         documents.append(
-            {
-                "name": name,
-                "here": here,
-                "missing": [] if here else ["the weights"],
-                "folder": place if here else None,
-                "repo": name,
-                "size_gb": size,
-                "licence": licence,
-            }
+            _about(
+                name,
+                missing=[] if here else ["the weights"],
+                folder=place if here else None,
+                repo=name,
+                size_gb=size / 1e9,
+                licence=fetching.LICENCES[name],
+            )
         )
-    lines = table(rows, ("MODEL", "HERE", "SIZE", "FROM", "LICENCE"))
+    sources = dict.fromkeys(fetching.HUB_OBSERVERS, "the hub") | dict.fromkeys(fetching.PACKS, "insightface")
+    rows = [
+        (
+            str(each["name"]),
+            "yes" if each["here"] else "no",
+            f"{each['size_gb']:.2g} GB" if each["size_gb"] is not None else "-",
+            sources.get(str(each["name"])) or str(each["repo"] or "shipped with pmagic"),
+            str(each["licence"]),
+            ", ".join(each["needs"]) or "-",
+        )
+        for each in documents
+    ]
+    lines = table(rows, ("MODEL", "HERE", "SIZE", "FROM", "LICENCE", "NEEDS"))
     here = [str(each["name"]) for each in documents if each["here"]]
     Console(quiet=quiet, as_json=as_json).result(here if quiet else lines, documents)
 
@@ -88,7 +98,8 @@ def pull(
 ) -> None:
     """Fetch a base with CLIP and CLIPSeg, or a face pack: never a pickle; size and licence are told first.
 
-    Interrupted, the same command goes on with what is there. SHA-256 sums are compared where the hub states them.
+    Interrupted, the same command goes on with what is there; a face pack begins anew. SHA-256 sums are compared
+    where the hub states them.
 
     \b
     pmagic models pull sd14
@@ -102,9 +113,8 @@ def pull(
     console = Console(quiet=quiet, as_json=as_json)
     orders = fetching.orders(name)
     for order in orders:
-        console.say(f"{order.repo}: {order.size / 1e9:.2f} GB to {order.place}, licence: {order.licence}")
-        if order.repo in fetching.PACKS:
-            console.warn(f"{order.repo} may be used for {order.licence}")
+        # Not only on a terminal: whoever fetches it must have been told.
+        console.warn(f"{order.repo}: {order.size / 1e9:.2f} GB to {order.place}, licence: {order.licence}")
     fetched = [
         {
             "repo": order.repo,
@@ -116,7 +126,9 @@ def pull(
     ]
     if not orders:
         console.say(f"{name} is here already")
-    console.result([str(each["folder"]) for each in fetched], {"base": name, "fetched": fetched})
+    console.result(
+        [str(each["folder"]) for each in fetched], {"base": name, "fetched": fetched, "warnings": console.warnings}
+    )
 
 
 @app.command("path")
@@ -184,14 +196,26 @@ def _learned_on(entry: "Entry", name: str) -> bool:
     return entry.manifest is not None and entry.manifest.base == name
 
 
-def _pulled() -> "list[Card]":
-    """Bases that were pulled by their hub id and have no short name."""
-    from pmagic.bases import card
-
-    known = {each.repo for each in card.known()}
+def _pulled() -> list[str]:
+    """Hub ids of bases that were pulled and have no short name."""
+    known = {shelf.take("bases.known", name).CARD.repo for name in shelf.names("bases.known")}
     try:
         folders = sorted(settings.models_dir().iterdir())
     except FileNotFoundError:
         return []
     ids = [each.name.replace("--", "/", 1) for each in folders if (each / "model_index.json").is_file()]
-    return [card.find(each) for each in ids if each not in known]
+    return [each for each in ids if each not in known]
+
+
+def _about(name: str, *, missing: list[str], **facts: object) -> dict[str, object]:
+    usual = {"folder": None, "repo": None, "size_gb": None, "licence": None, "needs": []}
+    return {"name": name, "here": not missing, "missing": missing, **usual, **facts}
+
+
+def _own(observer: str | Path) -> bool:
+    """Whether an observer belongs to its base, instead of being pulled beside it."""
+    return isinstance(observer, Path) and observer.parent != settings.models_dir()
+
+
+def _short(observer: str | Path) -> str:
+    return Path(observer).name.rpartition("--")[2]

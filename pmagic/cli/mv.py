@@ -8,6 +8,7 @@ from pmagic import settings
 from pmagic.cli import names
 from pmagic.cli.console import Console
 from pmagic.cli.options import AsJson, Quiet
+from pmagic.library import naming, unfinished
 from pmagic.library.store import Library
 
 
@@ -17,10 +18,12 @@ def move(
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Give a persona another name, with all its versions.
+    """Give a persona another name, with all its versions and what is unfinished of it.
 
     \b
     pmagic mv alice alice-2019
     """
-    moved = [str(address) for address in Library(settings.library_dir()).rename(name, new)]
+    library = Library(settings.library_dir())
+    with unfinished.renaming(library.root, naming.checked_name(name), naming.checked_name(new)):
+        moved = [str(address) for address in library.rename(name, new)]
     Console(quiet=quiet, as_json=as_json).result(moved, {"personas": moved})

@@ -1,4 +1,4 @@
-"""`pmagic rm`: one version, or a whole name with every copy that was derived from it."""
+"""`pmagic rm`: one version, or a whole name with what is unfinished of it."""
 
 from typing import Annotated
 
@@ -17,7 +17,9 @@ def remove(
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Remove a persona and everything derived from it. The photo it was learned from is not touched.
+    """Remove a persona and everything of it in the library.
+
+    The photo is not touched, nor what was written elsewhere: pictures, previews, plots and archives.
 
     \b
     pmagic rm alice@1    (one version)
@@ -25,6 +27,7 @@ def remove(
     """
     console = Console(quiet=quiet, as_json=as_json)
     library = Library(settings.library_dir())
+    library.tidy()  # also where the name is not there: a learning that was killed as it was kept has left a copy
     plain, version = naming.parse(name)
     removed = []
     started = version is None and plain in unfinished.names(library.root)
@@ -34,6 +37,7 @@ def remove(
     if not started or library.versions(plain):
         removed = [str(address) for address in library.remove(name)]
     console.say("the files are unlinked, which is no secure erase: a disk may still hold their bytes")
+    console.say("pictures, previews, plots and archives stay where they were written: remove those yourself")
     console.result(
         [*removed, *([f"{plain} (unfinished)"] if started else [])], {"removed": removed, "unfinished": started}
     )

@@ -13,6 +13,7 @@ from pmagic.persona import MAX_TOKENS, REFERENCE_BOUNDS, StageBounds
 REFERENCE_LOSSES: Mapping[str, float] = MappingProxyType({"masked_mse": 1.0, "tandem_equilibrium": 0.001})
 PAPER_LOSSES: Mapping[str, float] = MappingProxyType({"masked_mse": 1.0, "tandem_equilibrium": 1.0, "identity": 1.0})
 REFERENCE_NEGATIVE = "monochrome, lowres, bad anatomy, worst quality, low quality"
+MAX_SIDE = 8192  # pixels; sixteen times what Stable Diffusion was trained on
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,8 @@ class RenderSettings:
             if side < 8 or side % 8:
                 near = max(8, 8 * round(side / 8))
                 raise UsageProblem(f"a picture's sides must be multiples of 8, not {side}", f"{near} is the nearest")
+            if side > MAX_SIDE:
+                raise UsageProblem(f"a picture's sides are at most {MAX_SIDE} pixels, not {side}", "512 is usual")
 
 
 def _reference() -> LearnSettings:

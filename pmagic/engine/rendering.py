@@ -192,8 +192,8 @@ def _drawn(
         on_step(calls, total)
 
     for first in range(0, len(seeds), settings.batch):
-        noise = initial_noise(base, seeds[first : first + settings.batch], width, height)
         with memory.enough_for(f"draw {width} x {height} pixels", "draw smaller pictures (--size)"):
+            noise = initial_noise(base, seeds[first : first + settings.batch], width, height)
             pictures += _decoded(base, sample(base, read, noise, settings, told, edit))
     return pictures
 

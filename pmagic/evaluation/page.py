@@ -12,6 +12,7 @@ from PIL import Image
 from pmagic.evaluation import metrics, plots, statistics
 from pmagic.evaluation.order import FACE
 from pmagic.evaluation.report import Plots, Report, beside, cell_text, people_in
+from pmagic.pictures import MARK
 
 SHEETS, CASES, THUMB = 4, 6, 160  # people on contact sheets, cases of a kind, pixels
 _TEMPLATE = "report.html"
@@ -134,15 +135,15 @@ def _sheets(report: Report) -> list[dict[str, object]]:
 
 def _thumb_of(path: Path) -> str:
     with Image.open(path) as picture:
-        return _thumb(picture)
+        return _thumb(picture, xmp=MARK.encode())
 
 
-def _thumb(picture: Image.Image) -> str:
-    """A small JPEG as a data address."""
+def _thumb(picture: Image.Image, **mark: bytes) -> str:
+    """A small JPEG as a data address; a photo's has no mark that a machine made it."""
     small = picture.convert("RGB")
     small.thumbnail((THUMB, THUMB))
     buffer = io.BytesIO()
-    small.save(buffer, "JPEG", quality=85)
+    small.save(buffer, "JPEG", quality=85, **mark)
     return _data(buffer.getvalue(), "jpeg")
 
 

@@ -59,10 +59,7 @@ def write_file(path: Path, data: bytes) -> None:
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
     descriptor = os.open(path, flags, FILE_MODE)
     try:
-        rest = memoryview(data)
-        while rest:
-            rest = rest[os.write(descriptor, rest) :]  # a short write is legal
-        os.fsync(descriptor)
+        _write(descriptor, data)
     finally:
         os.close(descriptor)
 
@@ -102,8 +99,14 @@ def publish_folder(files: Mapping[str, bytes], staging: Path, target: Path) -> N
 
 
 def publish_file(data: bytes, target: Path) -> Path:
-    """Writes `data` as `target`, or under the next free numbered name; returns the path it got."""
+    """Writes `data` as `target`, or under the next free numbered name; returns the path it got.
+
+    On Linux the file has no name before it is whole, so that a process that is killed leaves nothing of it.
+    """
     make_folder(target.parent)
+    path = _publish_nameless(data, target)
+    if path is not None:
+        return path
     aside = target.with_name(f".{target.name[:100]}.{os.getpid()}.part")
     aside.unlink(missing_ok=True)  # of a killed process that had this process's number
     try:
@@ -141,6 +144,32 @@ def erase(path: Path) -> None:
     sync_folder(path.parent)
 
 
+def _write(descriptor: int, data: bytes) -> None:
+    rest = memoryview(data)
+    while rest:
+        rest = rest[os.write(descriptor, rest) :]  # a short write is legal
+    os.fsync(descriptor)
+
+
+def _publish_nameless(data: bytes, target: Path) -> Path | None:
+    """`publish_file` by way of a file without a name; None where the system or the file system has none."""
+    if not hasattr(os, "O_TMPFILE"):
+        return None
+    try:
+        descriptor = os.open(target.parent, os.O_WRONLY | os.O_TMPFILE, FILE_MODE)
+    except OSError as error:
+        if error.errno in (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL):
+            return None
+        raise
+    try:
+        _write(descriptor, data)
+        path = next(each for each in _numbered(target) if _linked(descriptor, each))
+    finally:
+        os.close(descriptor)
+    sync_folder(path.parent)
+    return path
+
+
 def _numbered(path: Path) -> Iterator[Path]:
     yield path
     number = 2
@@ -153,6 +182,16 @@ def _renamed(source: Path, target: Path) -> bool:
     """Whether `target` was free, and is now what `source` was."""
     try:
         rename_new(source, target)
+    except FileExistsError:
+        return False
+    return True
+
+
+def _linked(descriptor: int, target: Path) -> bool:
+    """Whether `target` was free, and is now the open file."""
+    try:
+        # Any src_dir_fd has Python call linkat, which can follow the link that /proc shows of an open file.
+        os.link(f"/proc/self/fd/{descriptor}", target, src_dir_fd=descriptor, follow_symlinks=True)
     except FileExistsError:
         return False
     return True

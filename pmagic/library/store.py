@@ -170,6 +170,19 @@ class Library:
             durable.withdraw(target, self.root / STAGING / "removed")
         return [Address(name, each) for each in chosen]
 
+    def tidy(self) -> None:
+        """Erases what a process that was killed has left of a change; every change does so, too."""
+        if self.untidy():
+            with durable.storing("the removal of what a killed process left"), self._locked():
+                pass
+
+    def untidy(self) -> bool:
+        """Whether there are files of a change that is under way, or never came to its end."""
+        try:
+            return any((self.root / STAGING).iterdir())
+        except FileNotFoundError:
+            return False
+
     def _real_folder(self, address: Address) -> Path:
         """The version's folder; NotFound where another process has just removed it."""
         folder = folder_of(self.root, address)

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from pmagic.errors import Busy
+from pmagic.errors import STOPPED_BY_PERSON, Busy, Problem, UsageProblem
 from pmagic.library import durable
 from pmagic.library.naming import checked_name
 
@@ -23,7 +23,8 @@ _MAX_ORDER = 1024**2
 def alone(root: Path, name: str) -> Iterator[Path]:
     """The folder for `name`'s checkpoints, while no other process learns that name (Busy).
 
-    Left without checkpoint and probe, it is removed: an order alone is nothing to go on from.
+    Left without checkpoint and probe, it is removed: an order alone is nothing to go on from. Only where the person
+    has stopped it the order stays, so that the learning can begin again.
     """
     import filelock
 
@@ -35,10 +36,15 @@ def alone(root: Path, name: str) -> Iterator[Path]:
             lock.acquire()
         except filelock.Timeout as error:
             raise Busy(f"another pmagic is learning {name!r}", "wait for it to end, or use another name") from error
+    nothing = {_LOCK, _ORDER}
     try:
         yield folder
+    except (KeyboardInterrupt, Problem) as stop:
+        if getattr(stop, "exit_code", STOPPED_BY_PERSON) == STOPPED_BY_PERSON:
+            nothing = {_LOCK}
+        raise
     finally:
-        if {each.name for each in folder.iterdir()} <= {_LOCK, _ORDER}:
+        if {each.name for each in folder.iterdir()} <= nothing:
             durable.erase(folder)
         lock.release()
 
@@ -56,6 +62,29 @@ def clear(folder: Path) -> None:
             if each.name != _LOCK:
                 each.unlink()
         durable.sync_folder(folder)
+
+
+@contextmanager
+def renaming(root: Path, old: str, new: str) -> Iterator[None]:
+    """While inside nobody learns either name; at the end what is unfinished of `old` is `new`'s.
+
+    Raises UsageProblem where `new` has something unfinished itself, Busy.
+    """
+    if old not in names(root):
+        yield
+        return
+    if new in names(root):
+        raise UsageProblem(
+            f"a learning of {new!r} was stopped, too", f"remove it with `pmagic rm {new}`, or use another name"
+        )
+    with alone(root, old) as source, alone(root, new) as target:
+        yield
+        with durable.storing(f"what is unfinished of {new!r}"):
+            for each in source.iterdir():
+                if each.name != _LOCK:
+                    durable.rename_new(each, target / each.name)
+            durable.sync_folder(target)
+            durable.sync_folder(source)
 
 
 def keep_order(folder: Path, data: bytes) -> None:

@@ -5,12 +5,14 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
+from pmagic.pictures import encoded
+
 CELL, GAP, LINE = 128, 6, 22
 INK, PAPER = (40, 40, 44), (250, 250, 248)
 
 
 def contact_sheet(path: Path, rows: Sequence[tuple[str, Sequence[Image.Image]]]) -> None:
-    """Write a PNG of `rows`, each a caption and its pictures from left to right, 128 pixels high."""
+    """Write a PNG of `rows`, each a caption and its pictures 128 pixels high; it says that a machine made it."""
     font = ImageFont.load_default(14)
     sized = [(caption, [_high(picture) for picture in pictures]) for caption, pictures in rows]
     widest = max(sum(picture.width + GAP for picture in pictures) for _, pictures in sized)
@@ -25,7 +27,7 @@ def contact_sheet(path: Path, rows: Sequence[tuple[str, Sequence[Image.Image]]])
             sheet.paste(picture, (left, row * height + LINE))
             left += picture.width + GAP
     path.parent.mkdir(parents=True, exist_ok=True)
-    sheet.save(path, optimize=True)
+    path.write_bytes(encoded(sheet, "png", {"kind": "sheet"}))
 
 
 def _high(picture: Image.Image) -> Image.Image:
