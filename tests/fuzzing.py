@@ -15,17 +15,21 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from pmagic import pictures, settings
-from pmagic.bases import card
-from pmagic.cli import gallery, resuming, scenes, stories
+from pmagic.bases import card, needs
+from pmagic.cli import compose, drawing, gallery, resuming, scenes, staging, stories
 from pmagic.cli.console import clean
-from pmagic.engine import recipes
-from pmagic.errors import Problem
-from pmagic.library import archive, bundle, naming, tensors, unfinished
+from pmagic.engine import checkpoint, recipes
+from pmagic.errors import NotFound, Problem, UsageProblem
+from pmagic.evaluation import prompts as evaluated
+from pmagic.evaluation import store as evaluation
+from pmagic.library import archive, bundle, naming, probes, tensors, unfinished
 from pmagic.persona import MAX_TOKENS
 
 CORPUS = Path(__file__).parent / "corpus"
@@ -92,6 +96,49 @@ def base_defaults(data: bytes) -> None:
     card.find(str(_FOLDER))
 
 
+def weights_header(data: bytes) -> None:
+    """A base's weights and, behind the first line, its network's configuration."""
+    for part in card.PARTS:
+        (_FOLDER / part).mkdir(exist_ok=True)
+    configuration, _, weights = data.partition(b"\n")
+    (_FOLDER / "unet" / "config.json").write_bytes(configuration)
+    (_FOLDER / "unet" / "model.safetensors").write_bytes(weights)
+    assert needs.memory_to_learn(card.Card("x", _FOLDER, None, "", None, ""), batch=2) >= 0
+
+
+def checkpoint_file(data: bytes) -> None:
+    learner = torch.nn.Linear(2, 2)
+    kept = checkpoint.Checkpoint(_file(data), "identity")
+    step, _ = kept.restore(learner, torch.optim.AdamW(learner.parameters()))
+    assert step == 1
+
+
+def probe_found(data: bytes) -> None:
+    """Whatever cannot be read is found again; what can has bounds."""
+    probes._file(_FOLDER, {}).write_bytes(data)
+    found = probes.find(_FOLDER, {})
+    if found is None:
+        raise NotFound("nothing usable", "probe again")
+    assert 0 <= found.bounds.low < found.bounds.high <= 1000
+
+
+def plan(data: bytes) -> None:
+    (_FOLDER / evaluation.PLAN).write_bytes(data)
+    evaluation.check(_FOLDER, {"seed": 0})
+
+
+def evaluated_prompts(data: bytes) -> None:
+    assert all("{}" in line and line.strip() == line for line in evaluated.read(_file(data)))
+
+
+def numbers(data: bytes) -> None:
+    """Each line as every option that takes numbers."""
+    for line in data.decode(errors="surrogateescape").splitlines():
+        for parse in (drawing.parse_size, staging.parse, compose.parse_layout, partial(compose.parse_box, size=(9, 9))):
+            with contextlib.suppress(UsageProblem):
+                parse(line)
+
+
 def order(data: bytes) -> None:
     with unfinished.alone(_FOLDER, "alice") as folder:
         (folder / "x.checkpoint").touch()
@@ -120,7 +167,7 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
     each.__name__: each
     for each in (
         persona_toml, tensor_file, archives, address, picture, story, repeated, config, base_defaults, order, prompts,
-        text,
+        text, weights_header, checkpoint_file, probe_found, plan, evaluated_prompts, numbers,
     )
 }  # fmt: skip
 

@@ -13,6 +13,7 @@ _FLOAT32 = 4  # bytes
 # area and width.
 _SD_BYTES, _SD_BYTES_LOW, _SD_AREA, _SD_CHANNELS = 1.405e9, 0.285e9, 64 * 64, 320
 _MAX_HEADER = 16 * 1024**2
+_LARGEST = 10**7  # of one dimension
 
 
 def memory_to_learn(card: Card, batch: int, *, low: bool = False) -> int:
@@ -23,10 +24,10 @@ def memory_to_learn(card: Card, batch: int, *, low: bool = False) -> int:
     assert card.folder is not None  # asked only of a base whose weights are here
     try:
         unet = json.loads((card.folder / "unet" / "config.json").read_text())
-        area, channels = int(unet["sample_size"]) ** 2, int(unet["block_out_channels"][0])
+        side, channels = (_count(each) for each in (unet["sample_size"], unet["block_out_channels"][0]))
     except (OSError, ValueError, RecursionError, KeyError, TypeError, IndexError) as error:
         raise Incompatible(f"{card.folder}/unet/config.json cannot be used: {error}", "pull the base again") from error
-    each = (_SD_BYTES_LOW if low else _SD_BYTES) * area / _SD_AREA * channels / _SD_CHANNELS
+    each = (_SD_BYTES_LOW if low else _SD_BYTES) * side**2 / _SD_AREA * channels / _SD_CHANNELS
     return parameters(card.folder) * _FLOAT32 + int(batch * each)
 
 
@@ -61,6 +62,14 @@ def _numbers(path: Path) -> int:
             raise Incompatible(f"{path} is not a safetensors file", "pull the base again")
         try:
             header = json.loads(file.read(length))
-            return sum(math.prod(entry["shape"]) for name, entry in header.items() if name != "__metadata__")
+            shapes = [entry["shape"] for name, entry in header.items() if name != "__metadata__"]
+            return sum(math.prod(map(_count, shape)) for shape in shapes)
         except (ValueError, RecursionError, AttributeError, KeyError, TypeError) as error:
             raise Incompatible(f"{path} is not a safetensors file: {error!r}", "pull the base again") from error
+
+
+def _count(value: object) -> int:
+    """A side, a width or a dimension of weights. Raises ValueError for what can be none."""
+    if type(value) is not int or not 0 <= value <= _LARGEST:
+        raise ValueError(f"{str(value)[:80]} is no number of 0 to {_LARGEST}")
+    return value

@@ -154,8 +154,8 @@ def _holds_something(root: Path) -> bool:
 
 def _require_same(root: Path, plan: Mapping[str, Any]) -> None:
     try:
-        before = json.loads((root / PLAN).read_text())
-    except (OSError, ValueError) as error:
+        before = dict(json.loads((root / PLAN).read_text()))
+    except (OSError, ValueError, TypeError, RecursionError) as error:
         raise Incompatible(f"{root / PLAN} cannot be read: {error}", "give another --out") from error
     now = json.loads(as_json(plan))
     differs = [key for key in {**before, **now} if before.get(key) != now.get(key)]

@@ -38,7 +38,7 @@ def find(folder: Path, inputs: Mapping[str, object]) -> Found | None:
         low, high = document["bounds"]
         curve = tuple((int(t), float(iou)) for t, iou in document["curve"])
         return Found(StageBounds(int(low), int(high)), curve, str(document["fell_back"]))
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, OverflowError, RecursionError, KeyError, TypeError):
         return None
 
 
