@@ -23,7 +23,7 @@ test-slow: $(VENV)/.tested
 coverage: $(VENV)/.tested
 	$(BIN)/python -m pytest --cov --cov-report=term-missing --cov-fail-under=100 tests/test_library_*.py \
 	  tests/test_cli_gallery.py tests/test_cli_keeping.py tests/test_cli_archives.py tests/test_cli_stories.py \
-	  tests/test_hostile_text.py tests/test_paths.py tests/test_privacy.py tests/test_two_processes.py \
+	  tests/test_hostile_text.py tests/test_streams.py tests/test_paths.py tests/test_privacy.py tests/test_two_processes.py \
 	  tests/test_fuzzing.py tests/test_numbers.py::test_values_that_are_not_finite_are_never_kept
 
 # The measured table of README.md.

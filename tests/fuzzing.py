@@ -21,16 +21,24 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pmagic import pictures, settings
-from pmagic.bases import card, needs
-from pmagic.cli import compose, drawing, gallery, resuming, scenes, staging, stories
-from pmagic.cli.console import clean
-from pmagic.engine import checkpoint, recipes
-from pmagic.errors import NotFound, Problem, UsageProblem
-from pmagic.evaluation import prompts as evaluated
-from pmagic.evaluation import store as evaluation
-from pmagic.library import archive, bundle, naming, probes, tensors, unfinished
-from pmagic.persona import MAX_TOKENS
+if __name__ == "__main__":
+    import atheris
+
+    traced = atheris.instrument_imports(include=["pmagic"])
+else:
+    traced = contextlib.nullcontext()
+
+with traced:
+    from pmagic import pictures, settings
+    from pmagic.bases import card, needs
+    from pmagic.cli import compose, drawing, gallery, resuming, scenes, staging, stories
+    from pmagic.cli.console import clean
+    from pmagic.engine import checkpoint, recipes
+    from pmagic.errors import NotFound, Problem, UsageProblem
+    from pmagic.evaluation import prompts as evaluated
+    from pmagic.evaluation import store as evaluation
+    from pmagic.library import archive, bundle, naming, probes, tensors, unfinished
+    from pmagic.persona import MAX_TOKENS
 
 CORPUS = Path(__file__).parent / "corpus"
 WEIGHTS = {"w": np.array([1.0, 2.0], dtype=np.float32)}
@@ -184,9 +192,6 @@ def _file(data: bytes) -> Path:
 
 
 if __name__ == "__main__":
-    import atheris
-
     chosen = sys.argv.pop(1)
-    atheris.instrument_all()
     atheris.Setup([*sys.argv, str(CORPUS / chosen)], lambda data: run(chosen, data))
     atheris.Fuzz()
