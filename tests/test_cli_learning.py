@@ -157,9 +157,7 @@ def test_what_cannot_be_learned_is_one_message_and_keeps_nothing(
 ) -> None:
     words = words if "--base" in words else [*words, "--base", base]
     words = words if "--recipe" in words else [*words, "--recipe", "reference"]
-    done = runner.invoke(app, ["learn", str(photo), *words])
-    one_message(done, code, said)
-    assert library.names() == []
+    never_learned(library, photo, words, code, said)
 
 
 @pytest.mark.parametrize(
@@ -192,10 +190,7 @@ def test_a_photo_that_is_none(tmp_path: Path, base: str, content: bytes | None, 
 def test_what_cannot_be_drawn_is_one_message(
     alice: Library, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], code: int, said: str
 ) -> None:
-    (tmp_path / "here").mkdir()
-    monkeypatch.chdir(tmp_path / "here")
-    one_message(runner.invoke(app, ["render", *words]), code, said)
-    assert list(Path().iterdir()) == []
+    never_drawn(tmp_path, monkeypatch, words, code, said)
 
 
 def test_a_folder_that_cannot_be_written_is_told_before_drawing(alice: Library, tmp_path: Path) -> None:
@@ -349,6 +344,18 @@ def test_an_unknown_way_with_memory_is_refused(photo: Path, base: str) -> None:
 )
 def test_how_a_prompt_is_completed(prompt: str, whole: str) -> None:
     assert rendering.whole_prompt(prompt, Address("alice", 2)) == whole
+
+
+def never_learned(library: Library, photo: Path, words: list[str], code: int, said: str) -> None:
+    one_message(runner.invoke(app, ["learn", str(photo), *words]), code, said)
+    assert library.names() == []
+
+
+def never_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], code: int, said: str) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    one_message(runner.invoke(app, ["render", *words]), code, said)
+    assert list(Path().iterdir()) == []
 
 
 def one_message(done: Result, code: int, said: str) -> None:

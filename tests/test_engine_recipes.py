@@ -36,6 +36,16 @@ def test_a_base_may_want_something_of_one_recipe_alone() -> None:
     assert (inversion.iterations, dict(inversion.losses)) == (200, {"masked_mse": 1.0})
 
 
+@pytest.mark.parametrize(
+    "learn", [{"paper": 3}, {"iterations": "x"}, {"losses": 3}, {"bounds": 3}, {"kind": [1]}, {"open_prompts": 3}]
+)
+def test_a_base_that_wants_what_cannot_be_is_told(learn: dict) -> None:
+    with pytest.raises(UsageProblem, match=r"\[learn\] of the base's pmagic.toml is of the wrong type"):
+        settings_for("paper", {"learn": learn})
+    with pytest.raises(UsageProblem, match=r"\[render\] of the base's pmagic.toml is of the wrong type"):
+        render_settings_for("paper", {"render": {"steps": "x"}})
+
+
 def test_the_kind_decides_the_templates_unless_they_are_given() -> None:
     base = {"learn": {"templates": ["drawing of {}"]}}
     style = "the painting in the style of {}"

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from test_cli_learning import alice, base, one_message, photo  # noqa: F401 - fixtures
+from test_cli_learning import alice, base, never_drawn, never_learned, photo  # noqa: F401 - fixtures
 from test_cli_resuming import FAST
 from tiny import tiny_folders  # noqa: F401 - a fixture
 from typer.testing import CliRunner
@@ -39,9 +39,7 @@ runner = CliRunner()
 def test_numbers_that_cannot_be_learned_with_are_one_message(
     library: Library, photo: Path, base: str, words: list[str], code: int, said: str
 ) -> None:
-    done = runner.invoke(app, ["learn", str(photo), "--base", base, "--recipe", "reference", *words])
-    one_message(done, code, said)
-    assert library.names() == []
+    never_learned(library, photo, [*words, "--base", base, "--recipe", "reference"], code, said)
 
 
 @pytest.mark.parametrize(
@@ -60,10 +58,7 @@ def test_numbers_that_cannot_be_learned_with_are_one_message(
 def test_numbers_that_cannot_be_drawn_with_are_one_message(
     alice: Library, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], code: int, said: str
 ) -> None:
-    (tmp_path / "here").mkdir()
-    monkeypatch.chdir(tmp_path / "here")
-    one_message(runner.invoke(app, ["render", *words]), code, said)
-    assert list(Path().iterdir()) == []
+    never_drawn(tmp_path, monkeypatch, words, code, said)
 
 
 def test_sizes_and_bounds() -> None:

@@ -251,7 +251,7 @@ def _own_folders() -> Iterator[tuple[str, str]]:
     """(folder, what stands for it), the longest first: a configured base, PMAGIC_HOME, the home."""
     folders = []
     with contextlib.suppress(Problem):
-        base = Path(settings.config().base or "mini").expanduser()
+        base = settings.expanded(settings.config().base or "mini")
         if base.is_absolute():
             folders += [(each, f".../{base.name}") for each in (base, base.resolve())]
     if os.environ.get("PMAGIC_HOME"):

@@ -1,6 +1,7 @@
 """Recipes: named sets of values. A recipe never forks the code."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields, replace
 from types import MappingProxyType
 from typing import Any
@@ -117,6 +118,18 @@ RENDER_DEFAULTS: Mapping[str, RenderSettings] = {
 }
 
 
+@contextmanager
+def _usable(table: str) -> Iterator[None]:
+    """Values of the wrong type can only come from a base's pmagic.toml: the command line's have been read by type."""
+    try:
+        yield
+    except TypeError as error:
+        raise UsageProblem(
+            f"a value in [{table}] of the base's pmagic.toml is of the wrong type: {error}", "correct the file"
+        ) from error
+
+
+@_usable("learn")
 def settings_for(recipe: str, base_defaults: Mapping[str, Any], **overrides: Any) -> LearnSettings:
     """A recipe's values, under those of the base's pmagic.toml (see of_base), under the person's own.
 
@@ -146,6 +159,7 @@ def of_base(recipe: str, base_defaults: Mapping[str, Any]) -> dict[str, Any]:
     return {**{key: value for key, value in learn.items() if key not in RECIPES}, **learn.get(recipe, {})}
 
 
+@_usable("render")
 def render_settings_for(recipe: str, base_defaults: Mapping[str, Any], **overrides: Any) -> RenderSettings:
     """The recipe's way to draw, under the base's pmagic.toml [render], under the person's own."""
     if recipe not in RENDER_DEFAULTS:

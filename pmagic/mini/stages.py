@@ -29,7 +29,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pmagic.bases import card, loading
-from pmagic.engine import probe, recipes
+from pmagic.engine import attention, probe, recipes
 from pmagic.engine.attention import Look
 from pmagic.engine.probe import GRID, Curve, read_bounds
 from pmagic.engine.subject import observe
@@ -87,11 +87,12 @@ def found(name: str, seed: int) -> Found:
     mask = probe.outlined(exact.mask[probe.photo_of_row(exact)][:, 0])
     points: dict[str, list[tuple[int, float]]] = defaultdict(list)
     for t in GRID:
-        maps = probe.look(course, learner, t)
+        words, everywhere = (probe.looks(course, learner, t, words_alone=each) for each in (True, False))
+        maps = attention.averaged(words, mask.shape[-2:])
         for way, binarised in BINARISATIONS.items():
             points[way].append((t, float(probe.overlap(binarised(maps, mask), mask).mean())))
-        for tokens, words_alone in (("the words", True), ("all positions", False)):
-            for side, maps in _by_level(probe.looks(course, learner, t, words_alone=words_alone), mask).items():
+        for tokens, looks in (("the words", words), ("all positions", everywhere)):
+            for side, maps in _by_level(looks, mask).items():
                 iou = probe.overlap(probe.binarised(maps, mask), mask).mean()
                 points[f"{side} x {side} cells, {tokens}"].append((t, float(iou)))
     curves = {way: tuple(each) for way, each in points.items()}
