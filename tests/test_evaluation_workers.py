@@ -16,7 +16,8 @@ from evaluated import eval_folder, people, prompts_file  # noqa: F401 - fixtures
 from tiny import faced_folder, tiny_folders  # noqa: F401 - fixtures
 
 from pmagic.datasets import Individual
-from pmagic.evaluation import crew, processes
+from pmagic.errors import OutOfMemory
+from pmagic.evaluation import cluster, crew, processes
 from pmagic.evaluation.crew import Died
 from pmagic.evaluation.harness import Failure, Task
 from pmagic.evaluation.order import Sitter
@@ -203,6 +204,19 @@ def test_no_process_outlives_the_command(command, eval_folder: Path, tmp_path: P
     process = command(tmp_path / "other", "--workers", "2", "--recipe", "reference")
     _, told = process.communicate(timeout=600)
     assert process.returncode == 0 and "leaked" not in told, told
+
+
+def test_a_cluster_takes_as_many_workers_as_its_machines_have_room_for() -> None:
+    small, large, idle = {"CPU": 2.0, "memory": 9e9}, {"CPU": 16.0, "memory": 64e9, "GPU": 2.0}, {"memory": 64e9}
+    assert cluster.places([small, large, idle], gpu=False, memory=4 * 10**9) == 2 + 16
+    assert cluster.places([small, large, idle], gpu=False, memory=8 * 10**9) == 1 + 8
+    assert cluster.places([small, large, idle], gpu=True, memory=10**9) == 2
+
+
+@pytest.mark.parametrize("machines", [[], [{"CPU": 2.0, "memory": 3e9}, {"CPU": 0.0, "memory": 64e9}]])
+def test_a_cluster_without_room_for_one_is_told_and_not_waited_for(machines: list[dict[str, float]]) -> None:
+    with pytest.raises(OutOfMemory, match=r"about 4.0 GB of memory, no machine of the cluster has both"):
+        cluster.places(machines, gpu=False, memory=4 * 10**9)
 
 
 @pytest.mark.slow

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
 
 from pmagic.bases.card import Card, require_weights
 from pmagic.errors import Incompatible, UsageProblem
@@ -29,16 +30,12 @@ class Base:
     pipeline: "StableDiffusionPipeline"
     card: Card
     fingerprint: str
+    weights: torch.dtype  # of the base; what the UNet is given and gives
     fast: torch.dtype | None  # the type the UNet is autocast to where that is faster, None for its own
 
     @property
     def device(self) -> torch.device:
         return next(self.pipeline.unet.parameters()).device  # diffusers' own property walks all modules: 3 ms a call
-
-    @property
-    def weights(self) -> torch.dtype:
-        """The type that the UNet's weights are kept in."""
-        return next(self.pipeline.unet.parameters()).dtype
 
     @property
     def computes_in(self) -> str:
@@ -78,7 +75,9 @@ def load(card: Card, *, device: str = "auto", dtype: str = "auto") -> Base:
         pipeline.unet.to(memory_format=torch.channels_last)
     pipeline.set_progress_bar_config(disable=True)
     fast = _fast_type(place) if dtype == "auto" else None
-    return Base(name=card.title, pipeline=pipeline, card=card, fingerprint=fingerprint(folder), fast=fast)
+    if fast is not None:
+        _cast(pipeline.unet, fast)
+    return Base(card.title, pipeline, card, fingerprint(folder), weights, fast)
 
 
 def fingerprint(folder: Path) -> str:
@@ -132,6 +131,13 @@ def _fast_type(device: torch.device) -> torch.dtype | None:
     if device.type == "cpu" and torch.backends.mkldnn.is_available() and torch.cpu._is_avx512_bf16_supported():
         return torch.bfloat16
     return None
+
+
+def _cast(unet: nn.Module, fast: torch.dtype) -> None:
+    """Keep what autocast would cast anew in every call: it remembers only weights that are trained. The same bits."""
+    for module in unet.modules():
+        if isinstance(module, nn.Linear | nn.Conv2d):
+            module.to(fast)
 
 
 @contextmanager

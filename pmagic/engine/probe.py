@@ -4,8 +4,8 @@ The method's own mapper is trained briefly over the whole schedule. Then, for a 
 the UNet asked, and what it looks at for the name is compared with where the subject is. The more noise, the less it
 finds: the intersection over union (IoU) falls with t. The dynamic interval is where it lies between two thresholds.
 
-A map is binarised as its brightest cells, as many as the mask has: the number is then how much of the subject the map
-ranks first, whatever its contrast, which differs from base to base and from t to t.
+A map is binarised as its cells above its mean, whatever its contrast, which differs from base to base and from t to t.
+Against exact masks this rises most surely as t falls (`python -m pmagic.mini.stages --training`).
 """
 
 # P photos . T timesteps of the grid . R rows of a UNet call . S text positions . C, h, w of the latents
@@ -61,7 +61,7 @@ def probe(
     for done, t in enumerate(GRID, before + 1):
         seen = look(course, learner, t)  # (R, h, w)
         mask = subject.mask[photo_of_row(subject)][:, 0]
-        curve.append((t, float(overlap(binarised(seen, outlined(mask)), outlined(mask)).mean())))
+        curve.append((t, float(overlap(binarised(seen), outlined(mask)).mean())))
         maps.append(seen[photo_of_row(subject) == 0].mean(dim=0))
         on_step(done, total)
     bounds, fell_back = read_bounds(tuple(curve), settings.iou_low, settings.iou_high)
@@ -132,10 +132,9 @@ def outlined(mask: Tensor) -> Tensor:
     return mask > 0.5 * mask.amax(dim=(1, 2), keepdim=True)
 
 
-def binarised(maps: Tensor, mask: Tensor) -> Tensor:
-    """The brightest cells of each map (R, h, w), as many as `mask` (R, h, w) has: bool."""
-    rank = maps.flatten(1).argsort(dim=1, descending=True).argsort(dim=1)
-    return (rank < mask.flatten(1).sum(dim=1, keepdim=True)).view_as(mask)
+def binarised(maps: Tensor) -> Tensor:
+    """The cells of each map (R, h, w) that are brighter than its mean: bool."""
+    return maps > maps.mean(dim=(1, 2), keepdim=True)
 
 
 def overlap(found: Tensor, mask: Tensor) -> Tensor:

@@ -1,11 +1,12 @@
 """People spread over a Ray cluster: one worker a GPU, or a core where there is none. Ray is an extra."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from pmagic.errors import Problem, UsageProblem
+from pmagic.bases import card, needs
+from pmagic.errors import OutOfMemory, Problem, UsageProblem
 from pmagic.evaluation import bench, crew, harness
 from pmagic.evaluation.crew import Died, Worker
 from pmagic.evaluation.harness import Event, Failure, Task, Workers
@@ -14,6 +15,7 @@ from pmagic.evaluation.sitting import Sitting, Told
 from pmagic.evaluation.store import Result
 
 _MEMORY = 256 * 1024**2  # bytes of the local cluster's object store: results are small
+_PROGRAM = 10**9  # bytes of a worker besides what it learns with: the libraries and the observers
 
 
 class Actor:
@@ -72,16 +74,41 @@ def spread(order: Order, fingerprint: str, told: Told) -> Workers:
 
         _join()
         try:
-            there = ray.cluster_resources()
-            gpus = int(there.get("GPU", 0)) if order.device != "cpu" else 0
-            kind = ray.remote(num_cpus=1, num_gpus=min(gpus, 1), max_restarts=0)(Actor)
-            count = gpus or int(there.get("CPU", 1))
+            there = [each["Resources"] for each in ray.nodes() if each["Alive"]]
+            gpu = order.device != "cpu" and any(each.get("GPU") for each in there)
+            memory = _PROGRAM if gpu else _PROGRAM + most_memory(order)
+            kind = ray.remote(num_cpus=1, num_gpus=int(gpu), memory=memory, max_restarts=0)(Actor)
             make = lambda: _Remote(kind.remote(order, fingerprint))  # noqa: E731
-            yield from crew.carried_out(todo, make, count, _ready, told)
+            yield from crew.carried_out(todo, make, places(there, gpu, memory), _ready, told)
         finally:
             ray.shutdown()
 
     return events
+
+
+def most_memory(order: Order) -> int:
+    """Bytes, roughly, of the models and of the largest batch that the order learns with."""
+    base = card.find(order.base)
+    return max(needs.memory_to_learn(base, each.learn.batch) for each in bench.compared(order, base))
+
+
+def places(machines: Sequence[Mapping[str, float]], gpu: bool, memory: int) -> int:
+    """How many workers the cluster's machines have room for. machines: what Ray counts of each: CPU, GPU, memory.
+
+    Raises OutOfMemory where none has: Ray would wait for one for ever.
+    """
+    rooms = [
+        min(each.get("CPU", 0), each.get("memory", 0) // memory, *([each.get("GPU", 0)] if gpu else []))
+        for each in machines
+    ]
+    if not sum(rooms):
+        most = max((each.get("memory", 0) for each in machines), default=0)
+        raise OutOfMemory(
+            f"a worker takes a core and about {memory / 1e9:.1f} GB of memory, no machine of the cluster has both: "
+            f"the largest has {most / 1e9:.1f} GB",
+            "add a machine to the cluster, or use a smaller base",
+        )
+    return int(sum(rooms))
 
 
 def _join() -> None:

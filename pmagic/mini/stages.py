@@ -17,7 +17,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache
 from multiprocessing import get_context
 
 import numpy as np
@@ -44,20 +44,27 @@ WORD = "face"
 FIRST = {"held out": HELD_OUT + 100, "training": TRAINING}  # seeds
 
 
-def _above(level: Callable[[Tensor], Tensor], maps: Tensor, mask: Tensor) -> Tensor:
-    return maps > level(maps.flatten(1))[:, None, None]
+def _as_many(maps: Tensor, mask: Tensor) -> Tensor:
+    """The brightest cells of each map, as many as its mask has."""
+    rank = maps.flatten(1).argsort(dim=1, descending=True).argsort(dim=1)
+    return (rank < mask.flatten(1).sum(dim=1, keepdim=True)).view_as(mask)
 
 
-def _otsu(maps: Tensor) -> Tensor:
-    return torch.tensor([threshold_otsu(each.numpy()) for each in maps])
+def _above_half(maps: Tensor, mask: Tensor) -> Tensor:
+    return maps > (maps.amin(dim=(1, 2), keepdim=True) + maps.amax(dim=(1, 2), keepdim=True)) / 2
 
 
+def _otsu(maps: Tensor, mask: Tensor) -> Tensor:
+    return maps > torch.tensor([threshold_otsu(each.numpy()) for each in maps])[:, None, None]
+
+
+PROBES_OWN = "above the mean"
 # (R, h, w) maps and masks to bool cells
 BINARISATIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "as many cells as the mask": probe.binarised,
-    "above the mean": partial(_above, lambda maps: maps.mean(dim=1)),
-    "above half of the range": partial(_above, lambda maps: (maps.amin(dim=1) + maps.amax(dim=1)) / 2),
-    "Otsu": partial(_above, _otsu),
+    PROBES_OWN: lambda maps, mask: probe.binarised(maps),
+    "as many cells as the mask": _as_many,
+    "above half of the range": _above_half,
+    "Otsu": _otsu,
 }
 
 
@@ -93,12 +100,12 @@ def found(name: str, seed: int) -> Found:
             points[way].append((t, float(probe.overlap(binarised(maps, mask), mask).mean())))
         for tokens, looks in (("the words", words), ("all positions", everywhere)):
             for side, maps in _by_level(looks, mask).items():
-                iou = probe.overlap(probe.binarised(maps, mask), mask).mean()
+                iou = probe.overlap(probe.binarised(maps), mask).mean()
                 points[f"{side} x {side} cells, {tokens}"].append((t, float(iou)))
     curves = {way: tuple(each) for way, each in points.items()}
     by_probe = probe.probe(base, observe(base, [photo], hashes, word=WORD), how)
     bounds = {
-        "exact": read_bounds(curves["as many cells as the mask"], how.iou_low, how.iou_high),
+        "exact": read_bounds(curves[PROBES_OWN], how.iou_low, how.iou_high),
         "CLIPSeg": (by_probe.bounds, by_probe.fell_back),
     }
     return Found(seed, curves, by_probe.curve, bounds)
