@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from pmagic.bases import loading
+from pmagic.engine.conditioning import autocast_noise
 from pmagic.errors import Incompatible, UsageProblem, WeightsMissing
 from pmagic.vision import clip
 
@@ -111,3 +112,23 @@ def test_bfloat16_on_a_processor_that_multiplies_it_and_only_there(
     base = tiny.open_base(tiny_folders["sd1"], dtype="auto")
     assert base.fast is (torch.bfloat16 if has else None)
     assert base.computes_in == ("bfloat16" if has else "float32")
+
+
+def test_weights_kept_in_the_fast_type_answer_with_the_bits_of_autocast(
+    tiny_folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
+    kept, cast = (tiny.open_base(tiny_folders["sd1"], dtype=dtype) for dtype in ("auto", "float32"))
+    unet = kept.pipeline.unet
+    assert kept.weights == kept.precision == torch.float32
+    assert {unet.conv_in.weight.dtype, unet.time_embedding.linear_1.bias.dtype} == {torch.bfloat16}
+    assert unet.conv_norm_out.weight.dtype == torch.float32
+    seed = torch.Generator().manual_seed(0)
+    shape = (1, unet.config.in_channels, unet.config.sample_size, unet.config.sample_size)
+    latents = torch.randn(shape, generator=seed)
+    said = torch.randn(1, 5, unet.config.cross_attention_dim, generator=seed)
+    answers = []
+    for base in (kept, cast):
+        with torch.no_grad(), autocast_noise(base.pipeline.unet, torch.bfloat16):
+            answers.append(base.pipeline.unet(latents, 500, encoder_hidden_states=said, return_dict=False)[0])
+    assert torch.equal(*answers)

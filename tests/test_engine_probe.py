@@ -82,7 +82,7 @@ def test_a_curve_with_a_dent_is_read_after_smoothing() -> None:
         ((0.1, 0.5), "never reaches 0.7, it ends at 0.50"),
         ((0.1, 0.75), "never reaches 0.8, it ends at 0.75"),
         ((0.85, 0.9), "above 0.8 from the start, at 0.85"),
-        ((0.0, 10.0), "within 9 timesteps"),
+        ((0.0, 10.0), "its own dynamic stage, 899:908, would be too short"),
     ],
 )
 def test_a_curve_that_will_not_do_falls_back_and_says_why(ious: tuple[float, float], why: str) -> None:

@@ -77,6 +77,10 @@ def load(card: Card, *, device: str = "auto", dtype: str = "auto") -> Base:
     fast = _fast_type(place) if dtype == "auto" else None
     if fast is not None:
         _cast(pipeline.unet, fast)
+    if fast is not None and place.type == "cpu":
+        from pmagic.bases.processors import CheapBackward
+
+        pipeline.unet.set_attn_processor(CheapBackward())
     return Base(card.title, pipeline, card, fingerprint(folder), weights, fast)
 
 

@@ -27,7 +27,7 @@ from pmagic.persona import REFERENCE_BOUNDS, Persona, StageBounds
 WHOLE = StageBounds(0, 1000)
 GRID = tuple(range(975, 0, -50))  # timesteps, falling
 NOISES = 4  # fixed ones at each timestep; several photos share them
-NARROWEST = 20  # timesteps; a sampler of 50 steps would jump over a narrower interval
+NARROWEST = 100  # timesteps, five of a sampler's 50 steps; in less no face is drawn
 LOSSES = {"masked_mse": 1.0}  # all it needs: where the name is looked for does not depend on the others
 
 Curve = tuple[tuple[int, float], ...]  # (t, IoU), largest t first
@@ -166,7 +166,7 @@ def read_bounds(curve: Curve, iou_low: float, iou_high: float) -> tuple[StageBou
     high = 1000 if ious[0] >= iou_low else round(_reached(times, ious, iou_low))
     low = 0 if iou_high >= 1 else round(_reached(times, ious, iou_high))
     if high - low < NARROWEST:
-        return REFERENCE_BOUNDS, f"the IoU rises from {iou_low:g} to {iou_high:g} within {high - low} timesteps"
+        return REFERENCE_BOUNDS, f"its own dynamic stage, {low}:{high}, would be too short to draw a face in"
     return StageBounds(low, high), ""
 
 

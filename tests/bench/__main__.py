@@ -58,26 +58,29 @@ def require_golden() -> None:
     print(f"golden numbers: {lines[-1]}", file=sys.stderr)
 
 
-def prepared(asked: argparse.Namespace) -> arms.Bench:
-    base, seen, photo = shapes.opened(asked.shape, asked.folder, asked.device)
+def prepared(asked: argparse.Namespace, dtype: str = "auto") -> arms.Bench:
+    base, seen, photo = shapes.opened(asked.shape, asked.folder, asked.device, dtype)
     return arms.bench(base, seen, photo, asked.steps)
 
 
 def speed(asked: argparse.Namespace) -> dict[str, object]:
-    """Ours against the others and against itself; that they do the same is seen in the weights' own type."""
-    bench = prepared(asked)
+    """Ours against the others and against itself; that they do the same is seen in float32, the others' own type."""
+    bench, plain = prepared(asked), prepared(asked, "float32")
     device = bench.base.device
     learns = asked.table == "learn"
     made = arms.learning if learns else arms.drawing
-    exact = made(replace(bench, base=replace(bench.base, fast=None)))
+    exact = made(plain)
     with exact["reference"].within():
         expected = exact["reference"].run()
     distance = differ(exact["ours"].run(), expected)
     if distance > (TOLERANCE if learns else GREYS):
         sys.exit(f"ours and the reference's way differ by {distance:g}, so nothing is timed")
-    found = made(bench)
+    found = {name: arm for name, arm in made(bench).items() if name.startswith("ours")}
+    found |= {name: exact[name] for name in ("reference", "stock")}
     if bench.base.fast is not None:
-        found["ours without autocast"] = exact["ours"]
+        found["ours in float32"] = exact["ours"]
+    if bench.base.fast is not None and not learns:
+        found[f"stock in {bench.base.computes_in}"] = made(prepared(asked, bench.base.computes_in))["stock"]
     rows = {}
     for name in found:
         a, b = timing.compared(found["ours"], found[name], asked.pairs, device)

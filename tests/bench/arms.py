@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from diffusers.models.attention_processor import AttnProcessor
+from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -69,7 +69,13 @@ def bench(base: Base, seen: Subject, photo: Image.Image, steps: int) -> Bench:
 
 def learning(bench: Bench) -> dict[str, Arm]:
     """One optimiser step of two samples; ours and the reference's answer with the gradients, which must agree."""
-    return {"ours": _ours(bench), "reference": _micro_steps(bench), "stock": _textual_inversion(bench)}
+    ours = _ours(bench)
+    return {
+        "ours": ours,
+        "ours, attention fused": Arm(ours.run, partial(attending, bench.base, AttnProcessor2_0())),
+        "reference": _micro_steps(bench),
+        "stock": _textual_inversion(bench),
+    }
 
 
 def drawing(bench: Bench) -> dict[str, Arm]:
@@ -109,17 +115,26 @@ def stock_pipeline(base: Base, settings: RenderSettings):
 
 
 @contextmanager
-def materialised(base: Base) -> Iterator[None]:
-    """While inside, no attention of text encoder or UNet is fused."""
-    unet, text_encoder = base.pipeline.unet, base.pipeline.text_encoder
+def attending(base: Base, processor: object) -> Iterator[None]:
+    """While inside, every attention of the UNet is computed by `processor`."""
+    unet = base.pipeline.unet
     before = dict(unet.attn_processors)
-    unet.set_attn_processor(AttnProcessor())
-    text_encoder.set_attn_implementation("eager")
+    unet.set_attn_processor(processor)
     try:
         yield
     finally:
         unet.set_attn_processor(before)
-        text_encoder.set_attn_implementation("sdpa")
+
+
+@contextmanager
+def materialised(base: Base) -> Iterator[None]:
+    """While inside, no attention of text encoder or UNet is fused."""
+    base.pipeline.text_encoder.set_attn_implementation("eager")
+    try:
+        with attending(base, AttnProcessor()):
+            yield
+    finally:
+        base.pipeline.text_encoder.set_attn_implementation("sdpa")
 
 
 def _ours(bench: Bench) -> Arm:

@@ -15,10 +15,10 @@ SHAPES = ("mini", "scaled", "sd14")
 CROSS = ("CrossAttnDownBlock2D",) * 3
 
 
-def opened(shape: str, folder: Path, device: str = "auto") -> tuple[Base, Subject, Image.Image]:
+def opened(shape: str, folder: Path, device: str = "auto", dtype: str = "auto") -> tuple[Base, Subject, Image.Image]:
     """The base, and a photo as it sees it. folder: where random weights are made, if they are not there yet."""
     where = "mini" if shape == "mini" else str(built(shape, folder / shape))
-    base = loading.load(card.find(where), device=device)
+    base = loading.load(card.find(where), device=device, dtype=dtype)
     photo = tiny.photo(0, (base.size, base.size))
     everywhere = Image.new("L", photo.size, 255)
     return base, subject.observe(base, [photo], ["0" * 64], word="face", mask=everywhere, known=()), photo
