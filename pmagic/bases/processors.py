@@ -1,7 +1,7 @@
 """Attention written out where a gradient goes through it: on a CPU in bfloat16 that is cheaper than the fused kernel.
 
-Both are diffusers' own. The fused kernel's backward pass takes twice the time there and more, whatever the shape
-(`python -m tests.bench learn`); it never holds the whole matrix, so the largest ones stay with it.
+Both are diffusers' own. The fused kernel's backward pass takes longer there for small matrices and for cross-attention
+(`python -m tests.bench learn`); it never holds the whole matrix, so large ones stay with it.
 """
 
 from typing import Any
@@ -9,7 +9,8 @@ from typing import Any
 from diffusers.models.attention_processor import Attention, AttnProcessor, AttnProcessor2_0
 from torch import Tensor
 
-LARGEST = 2**20  # cells of one head's matrix, queries times keys; Stable Diffusion's 4096 x 4096 would fill the memory
+# Cells of one head's matrix, queries times keys, up to which that holds for heads of any width; 1024 x 1024 is above it.
+LARGEST = 2**19
 
 _written_out = AttnProcessor()
 
