@@ -76,11 +76,7 @@ def load(card: Card, *, device: str = "auto", dtype: str = "auto") -> Base:
     pipeline.set_progress_bar_config(disable=True)
     fast = _fast_type(place) if dtype == "auto" else None
     if fast is not None:
-        _cast(pipeline.unet, fast)
-    if fast is not None and place.type == "cpu":
-        from pmagic.bases.processors import CheapBackward
-
-        pipeline.unet.set_attn_processor(CheapBackward())
+        _prepare(pipeline.unet, fast)
     return Base(card.title, pipeline, card, fingerprint(folder), weights, fast)
 
 
@@ -137,11 +133,15 @@ def _fast_type(device: torch.device) -> torch.dtype | None:
     return None
 
 
-def _cast(unet: nn.Module, fast: torch.dtype) -> None:
-    """Keep what autocast would cast anew in every call: it remembers only weights that are trained. The same bits."""
-    for module in unet.modules():
+def _prepare(unet: nn.Module, fast: torch.dtype) -> None:
+    """For a UNet that is only called in autocast: whoever forgets it gets torch's error about two types."""
+    for module in unet.modules():  # autocast casts anew in every call what is not trained; these are the same bits
         if isinstance(module, nn.Linear | nn.Conv2d):
             module.to(fast)
+    if unet.device.type == "cpu":
+        from pmagic.bases.processors import CheapBackward
+
+        unet.set_attn_processor(CheapBackward())
 
 
 @contextmanager
