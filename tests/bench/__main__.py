@@ -41,7 +41,8 @@ def main() -> None:
     if asked.table == "peak":
         return print(json.dumps(peak(asked)))
     require_golden()
-    records.write(f"{asked.table}-{asked.shape}", tables[asked.table](asked), asked.threads)
+    name = asked.table if asked.table == "personas" else f"{asked.table}-{asked.shape}"  # it opens no base
+    records.write(name, tables[asked.table](asked), asked.threads)
     return None
 
 
