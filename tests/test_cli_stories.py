@@ -55,6 +55,16 @@ def test_the_command_that_info_prints_gives_the_same_bytes(alice: Library, tmp_p
         assert Path(repeated.stdout.strip()).read_bytes() == first.read_bytes()
 
 
+def test_a_picture_says_that_it_was_drawn_together_with_others(alice: Library, tmp_path: Path) -> None:
+    words = ["alice", "as a cowboy", "--steps", "2", "--memory", "normal", "--out", str(tmp_path)]
+    done = runner.invoke(app, ["render", *words, "-n", "3"])
+    together = runner.invoke(app, ["info", "-q", done.stdout.splitlines()[0]])
+    assert together.stdout.startswith("pmagic render ") and "one of 3 drawn at once" in together.stderr
+    done = runner.invoke(app, ["render", *words, "--seed", "9"])
+    alone = runner.invoke(app, ["info", "-q", done.stdout.strip()])
+    assert alone.stdout.startswith("pmagic render ") and not alone.stderr
+
+
 @pytest.mark.parametrize("kind", ["png", "jpeg", "webp"])
 def test_every_format_carries_mark_story_and_parameters(kind: str, tmp_path: Path) -> None:
     story = {"prompt": "a photo of <zoë> 村上", "negative": "blur", "steps": 5, "seed": 7, "size": [48, 40]}

@@ -16,6 +16,7 @@ from pmagic.cli import console, stories
 from pmagic.cli import render as rendering
 from pmagic.cli.app import app
 from pmagic.errors import UsageProblem
+from pmagic.evaluation import prompts
 from pmagic.library.naming import Address
 from pmagic.library.store import Library
 from pmagic.persona import Persona
@@ -87,7 +88,7 @@ def test_no_value_can_pass_for_another_line(library: Library, persona: Make, tmp
 
 @pytest.mark.parametrize("control", ["\0", "\x1b", "\x7f", "\x9b"])
 def test_control_characters_are_refused_wherever_a_picture_would_tell_them(
-    library: Library, persona: Callable[..., Persona], control: str
+    library: Library, persona: Callable[..., Persona], tmp_path: Path, control: str
 ) -> None:
     library.save("alice", persona())
     said = f"holds the control character U+{ord(control):04X}"
@@ -95,4 +96,8 @@ def test_control_characters_are_refused_wherever_a_picture_would_tell_them(
     one_message(runner.invoke(app, ["render", "alice", "x", "--negative", control]), 2, f"--negative {said}")
     one_message(runner.invoke(app, ["compose", f"{{alice}}{control}"]), 2, f"the prompt {said}")
     one_message(runner.invoke(app, ["compose", "{alice}", "--mask-text", control]), 2, f"--mask-text {said}")
+    scenes = tmp_path / "scenes.txt"
+    scenes.write_text(f"# at night\n{{}} at{control}sea\n")
+    with pytest.raises(UsageProblem, match=r"scenes.txt, line 2: holds the control character"):
+        prompts.read(scenes)
     assert rendering.whole_prompt("a\tb\nc 👩\u200d🚀", Address("alice", 1)) == "a photo of {} a\tb\nc 👩\u200d🚀"

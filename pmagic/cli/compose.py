@@ -12,6 +12,7 @@ from pmagic import settings
 from pmagic.cli import drawing
 from pmagic.cli.console import Console
 from pmagic.cli.options import AsJson, Quiet, number
+from pmagic.engine.prompts import check_text
 from pmagic.errors import PhotoRefused, UsageProblem
 from pmagic.library import durable
 from pmagic.library.store import Library
@@ -82,8 +83,8 @@ def compose(
     order = drawing.Order(
         count, seed, steps, guidance, scheduler, negative, size, out, base, device, dtype, memory, kind, grid, show
     )
-    drawing.check_text(prompt)
-    drawing.check_text(mask_text or "", "--mask-text")
+    check_text(prompt)
+    check_text(mask_text or "", "--mask-text")
     named = _names(prompt)
     regions = _regions(layout, named) if layout is not None else {}
     marks = (mask, mask_text, box)

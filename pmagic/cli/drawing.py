@@ -2,7 +2,6 @@
 
 import re
 import time
-import unicodedata
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -18,6 +17,7 @@ from pmagic.cli.console import Console, duration, hush_libraries
 from pmagic.cli.learn import check_seed
 from pmagic.cli.options import number
 from pmagic.cli.stopping import Stopped, stop_at_step
+from pmagic.engine.prompts import check_text
 from pmagic.errors import Incompatible, NotFound, OutOfMemory, UsageProblem
 from pmagic.library import durable
 from pmagic.library.naming import Address
@@ -228,17 +228,6 @@ def _tokens(address: Address, persona: "Persona") -> int:
     return tokens
 
 
-def check_text(text: str, what: str = "the prompt") -> None:
-    """Raises UsageProblem for what is not text, or holds control characters other than blanks and line ends."""
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise UsageProblem(f"{what} is not valid text", "check the terminal's encoding") from error
-    for each in text:
-        if unicodedata.category(each) == "Cc" and each not in "\t\n\r":
-            raise UsageProblem(f"{what} holds the control character U+{ord(each):04X}", "leave it out")
-
-
 def parse_out(out: Path, kind: str | None) -> tuple[Path, str, str]:
     """--out and --format as a folder, a file name (empty where only a folder is given) and the name's ending."""
     from pmagic import pictures
@@ -322,8 +311,9 @@ def _draw(
                     f"for the rest run the same command with {rest}",
                     kept=", ".join(each["file"] for each in files) or "no picture was finished",
                 ) from stop
+            together = {"at_once": len(now)} if len(now) > 1 else {}
             for seed, picture in zip(now, drawn, strict=True):
-                path = pictures.write_picture(picture, work.target, {**work.story, "seed": seed})
+                path = pictures.write_picture(picture, work.target, {**work.story, **together, "seed": seed})
                 files.append({"file": str(path), "seed": seed, "prompt": work.story["prompt"]})
                 if work.look is not None:
                     faces = files[-1]["faces"] = work.look(picture)

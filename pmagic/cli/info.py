@@ -29,6 +29,8 @@ def info(
     command = "" if unrepeatable else stories.repeat(story)
     if unrepeatable:
         console.warn(f"this is a {story['kind']}: no single command draws it again")
+    elif isinstance(story.get("at_once"), int):
+        console.warn(f"it was one of {story['at_once']} drawn at once: drawn alone, its last bits may differ")
     lines = [on_one_line(f"{key}: {value}") for key, value in story.items() if value not in ("", None)]
     shown = (
         [each for each in [command] if each] if quiet else [*lines, *(["again:", f"  {command}"] if command else [])]

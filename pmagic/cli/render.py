@@ -10,11 +10,11 @@ from pmagic import settings
 from pmagic.cli import drawing, names, scenes
 from pmagic.cli.console import Console
 from pmagic.cli.options import AsJson, Quiet
+from pmagic.engine.prompts import NAME, check_text
 from pmagic.errors import UsageProblem
 from pmagic.library.naming import Address
 from pmagic.library.store import Library
 
-NAME = "{}"
 _OTHER_NAME = re.compile(r"<([^<>\s]+)>|\{([^{}]+)\}")
 
 
@@ -80,7 +80,7 @@ def whole_prompt(prompt: str, address: Address) -> str:
 
     `{}`, `<alice>` and `{alice}` (or `<alice@1>`) all stand for the name; another name in brackets is refused.
     """
-    drawing.check_text(prompt)
+    check_text(prompt)
     for own in (str(address), address.name):
         prompt = prompt.replace(f"<{own}>", NAME).replace(f"{{{own}}}", NAME)
     other = _OTHER_NAME.search(prompt)

@@ -7,6 +7,7 @@ with a persona.
 
 import difflib
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -156,6 +157,17 @@ def check_word(tokenizer: Any, word: str) -> int:
         f"the super-category {word!r} is {len(ids)} tokens for this base, and must be a single one",
         f"use one of: {', '.join(good[:6])}" if good else "use another word",
     )
+
+
+def check_text(text: str, what: str = "the prompt") -> None:
+    """Raises UsageProblem for what is not text, or holds control characters other than blanks and line ends."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise UsageProblem(f"{what} is not valid text", "check the terminal's encoding") from error
+    for each in text:
+        if unicodedata.category(each) == "Cc" and each not in "\t\n\r":
+            raise UsageProblem(f"{what} holds the control character U+{ord(each):04X}", "leave it out")
 
 
 def names(prompt: str) -> list[str]:

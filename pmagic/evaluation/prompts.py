@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
+from pmagic.engine.prompts import NAME, check_text
 from pmagic.errors import NotFound, UsageProblem
 
-NAME = "{}"
 MAX_BYTES = 1024**2
 
 # The evaluation prompts of the paper's Figure 16, left column then right. Its text evaluates by 17 prompts and does not
@@ -61,6 +61,7 @@ def read(path: Path) -> tuple[str, ...]:
         prompt = line.strip()
         if not prompt or prompt.startswith("#"):
             continue
+        check_text(prompt, f"{path}, line {number}:")
         if NAME not in prompt:
             raise UsageProblem(
                 f"{path}, line {number}: {prompt!r} has no {NAME}", f"write {NAME} where the name stands"
