@@ -1,6 +1,6 @@
 """The measured table: how like, and how obedient, are pictures of people whom no training has seen.
 
-    python -m pmagic.mini.report --people 10 --sheet docs/report.png
+    python -m pmagic.mini.report --people 10 --sheet docs/report.jpg
 
 Per held-out person: one portrait is learned in every way of `LEARNED` with the same number of steps, and eight prompts
 are drawn, next to the plain super-category word. Identity is the cosine between the faces in picture and portrait by
@@ -48,6 +48,7 @@ from pmagic.mini.drawing import draw
 from pmagic.mini.people import HELD_OUT, person
 from pmagic.mini.scenes import PORTRAIT, rng_for, scene
 from pmagic.mini.sheet import contact_sheet
+from pmagic.pictures import ENDINGS
 from pmagic.vision import faces
 
 FIRST = HELD_OUT + 200
@@ -235,10 +236,12 @@ if __name__ == "__main__":
     parser.add_argument("--people", type=int, default=10)
     parser.add_argument("--pictures", type=int, default=1, help="pictures per prompt, person and row")
     parser.add_argument("--ways", nargs="+", choices=LEARNED, default=list(LEARNED), help="of learning")
-    parser.add_argument("--sheet", type=Path)
+    parser.add_argument("--sheet", type=Path, help="a name that ends in .png, .jpg or .webp")
     parser.add_argument("--base", default="mini")
     parser.add_argument("--training", action="store_true", help="people of the training range")
     arguments = parser.parse_args()
+    if arguments.sheet is not None and arguments.sheet.suffix not in ENDINGS:
+        parser.error(f"--sheet {arguments.sheet} ends in none of {', '.join(ENDINGS)}")  # at once, not after 40 minutes
     first = TRAINING if arguments.training else FIRST
     seeds = range(first, first + arguments.people)
     print(report(arguments.base, seeds, arguments.pictures, arguments.ways, arguments.sheet))

@@ -5,14 +5,17 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from pmagic.pictures import encoded
+from pmagic.pictures import ENDINGS, encoded
 
 CELL, GAP, LINE = 128, 6, 22
 INK, PAPER = (40, 40, 44), (250, 250, 248)
 
 
 def contact_sheet(path: Path, rows: Sequence[tuple[str, Sequence[Image.Image]]]) -> None:
-    """Write a PNG of `rows`, each a caption and its pictures 128 pixels high; it says that a machine made it."""
+    """Write `rows`, each a caption and its pictures 128 pixels high; the file says that a machine made it.
+
+    path: ends in .png, .jpg or .webp. A .jpg is half as large.
+    """
     font = ImageFont.load_default(14)
     sized = [(caption, [_high(picture) for picture in pictures]) for caption, pictures in rows]
     widest = max(sum(picture.width + GAP for picture in pictures) for _, pictures in sized)
@@ -27,7 +30,7 @@ def contact_sheet(path: Path, rows: Sequence[tuple[str, Sequence[Image.Image]]])
             sheet.paste(picture, (left, row * height + LINE))
             left += picture.width + GAP
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(encoded(sheet, "png", {"kind": "sheet"}))
+    path.write_bytes(encoded(sheet, ENDINGS[path.suffix], {"kind": "sheet"}))
 
 
 def _high(picture: Image.Image) -> Image.Image:
