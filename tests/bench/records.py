@@ -60,7 +60,7 @@ def table(found: Mapping[str, Any]) -> list[str]:
         done, best = found["flops_per_second"] / 1e9, found["peak_flops_per_second"] / 1e9
         return [*rows, "", f"{done:.0f} GFLOP/s of {best:.0f} measured on a large matrix product"]
     if "peaks" in found:
-        rows = ["| job | models | peak | seconds |", "|---|---|---|---|"]
+        rows = ["| job | opening the models | the job | seconds |", "|---|---|---|---|"]
         for name, row in found["peaks"].items():
             rows.append(
                 f"| {name} | {row['loaded'] / 1e9:.2f} GB | {row['peak'] / 1e9:.2f} GB | {row['seconds']:.1f} |"

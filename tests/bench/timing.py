@@ -4,6 +4,7 @@ import statistics
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -69,3 +70,14 @@ def peak(device: torch.device, dtype: torch.dtype) -> float:
     a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
     product = Arm(lambda: a @ b)
     return 2 * side**3 / min(run(product, device).busy for _ in range(5))
+
+
+def highest(device: torch.device) -> int:
+    """Bytes at most in use since the last call: of the allocator on a GPU, else of the whole process (Linux)."""
+    if device.type == "cuda":
+        found = torch.cuda.max_memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        return found
+    (line,) = (each for each in Path("/proc/self/status").read_text().splitlines() if each.startswith("VmHWM"))
+    Path("/proc/self/clear_refs").write_text("5")
+    return int(line.split()[1]) * 1024
