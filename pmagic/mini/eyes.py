@@ -2,8 +2,8 @@
 
     python -m pmagic.mini.eyes [FOLDER] --pictures 60
 
-FOLDER holds faces_a, faces_b, clipseg and clip; without it the shipped weights are measured. All of them are opened
-as any other pack or model would be.
+FOLDER holds faces_a, faces_b, clipseg, clip and base; without it the shipped weights are measured. All of them are
+opened as any other pack or model would be.
 """
 
 # N pictures . F faces
@@ -15,9 +15,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from diffusers import AutoencoderKL
 from PIL import Image
 
-from pmagic.mini import train_clip
+from pmagic.mini import train_clip, train_vae
 from pmagic.mini.drawing import Drawing, draw
 from pmagic.mini.gallery import boxes
 from pmagic.mini.people import HELD_OUT, person
@@ -153,6 +154,13 @@ def segmentation(opened: clipseg.ClipSeg, count: int) -> list[Row]:
     return [*lines, ("share of a face-free drawing taken for a face", f"{np.mean(share):.3f}")]
 
 
+def reconstruction(folder: Path, count: int) -> list[Row]:
+    """What is left of drawings after the autoencoder."""
+    vae = AutoencoderKL.from_pretrained(folder, use_safetensors=True, dtype=torch.float32)
+    found = train_vae.psnr(vae.eval(), train_vae.held_out_pictures(count))
+    return [(f"autoencoder, PSNR of {count} drawings", f"{found:.2f} dB")]
+
+
 def retrieval(opened: clip.Clip, groups: int) -> float:
     """Share of held-out pictures whose own caption is the closest of twenty; chance is 0.05."""
     hits = []
@@ -191,6 +199,7 @@ def report(folder: Path, count: int, parts: set[str]) -> str:
             for name, value in segmentation(clipseg.load(folder / "clipseg"), count)
         ],
         "clip": lambda: [(f"CLIP finds the caption among {AMONG}", f"{retrieval(clip.load(folder / 'clip'), 10):.3f}")],
+        "autoencoder": lambda: reconstruction(folder / "base" / "vae", count),
     }
     for name, measure in measures.items():
         if name in parts:
@@ -207,7 +216,7 @@ def _recogniser_rows(name: str, folder: Path, count: int) -> list[Row]:
     ]
 
 
-PARTS = ("detection", "a", "b", "clipseg", "clip")
+PARTS = ("detection", "a", "b", "clipseg", "clip", "autoencoder")
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
