@@ -156,7 +156,7 @@ def segmentation(opened: clipseg.ClipSeg, count: int) -> list[Row]:
 
 def reconstruction(folder: Path, count: int) -> list[Row]:
     """What is left of drawings after the autoencoder."""
-    vae = AutoencoderKL.from_pretrained(folder, use_safetensors=True, dtype=torch.float32)
+    vae = AutoencoderKL.from_pretrained(folder, use_safetensors=True, local_files_only=True, dtype=torch.float32)
     found = train_vae.psnr(vae.eval(), train_vae.held_out_pictures(count))
     return [(f"autoencoder, PSNR of {count} drawings", f"{found:.2f} dB")]
 

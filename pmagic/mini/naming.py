@@ -48,7 +48,7 @@ def measured(folder: Path, people: int) -> Iterator[tuple[int, float, float, flo
     folder: with the base and the names of a finished training (train_base.export).
     """
     networks, vae = train_base.finished(folder)
-    tokenizer = CLIPTokenizer.from_pretrained(folder / "base" / "tokenizer")
+    tokenizer = CLIPTokenizer.from_pretrained(folder / "base" / "tokenizer", local_files_only=True)
     images, captions, traits = pictures(people)
     latents = vae.encode(train_vae.as_tensor(images)).latent_dist.mean * vae.config.scaling_factor
     named = train_base.read(tokenizer, captions)

@@ -303,8 +303,8 @@ def trained(work: Path) -> Networks:
 
 def finished(folder: Path) -> tuple[Networks, AutoencoderKL]:
     """What `export` has written to `folder`/base and `folder`/names, in float32."""
-    base, given = folder / "base", {"use_safetensors": True, "dtype": torch.float32}
-    networks = Networks(CLIPTokenizer.from_pretrained(base / "tokenizer"))
+    base, given = folder / "base", {"use_safetensors": True, "local_files_only": True, "dtype": torch.float32}
+    networks = Networks(CLIPTokenizer.from_pretrained(base / "tokenizer", local_files_only=True))
     networks.text.load_state_dict(CLIPTextModel.from_pretrained(base / "text_encoder", **given).state_dict())
     networks.unet.load_state_dict(UNet2DConditionModel.from_pretrained(base / "unet", **given).state_dict())
     names = load_file(folder / "names" / "model.safetensors")
