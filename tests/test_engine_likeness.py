@@ -83,7 +83,7 @@ def test_the_gradient_reaches_the_learner_and_nothing_frozen(faced_base: loading
     course = training.course(faced_base, known, settings)
     learner = mapper.fresh(sentences.word_embedding(faced_base, "face"), known.image_embedding, settings)
     draw = chance.draw(settings, 0, 1, known.mean.shape[1:], torch.float32)
-    _, values = training.advance(course, learner, training.optimiser_for(learner, settings), draw)
+    _, values = training.advance(training.lesson(course, learner), training.optimiser_for(learner, settings), draw)
     assert 0 < values["identity"] < 2
     assert learner.dynamic_out.weight.grad.abs().max() > 0
     frozen = [*course.looker.network.buffers(), *course.looker.network.parameters()]
@@ -100,7 +100,7 @@ def test_learning_lowers_the_identity_loss_of_the_same_draw(faced_base: loading.
     learner = mapper.fresh(sentences.word_embedding(faced_base, "face"), known.image_embedding, settings)
     optimiser = training.optimiser_for(learner, settings)
     draw = chance.draw(settings, 0, 1, known.mean.shape[1:], torch.float32)
-    losses = [training.advance(course, learner, optimiser, draw)[0] for _ in range(15)]
+    losses = [training.advance(training.lesson(course, learner), optimiser, draw)[0] for _ in range(15)]
     assert losses[-1] < losses[0]
 
 

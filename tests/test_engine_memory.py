@@ -23,7 +23,7 @@ def gradients(base: loading.Base) -> tuple[list[torch.Tensor], int]:
     block = base.pipeline.unet.down_blocks[0].resnets[0]
     hook = block.register_forward_hook(lambda *given: calls.append(None))
     try:
-        training.advance(course, learner, training.optimiser_for(learner, settings), draw)
+        training.advance(training.lesson(course, learner), training.optimiser_for(learner, settings), draw)
     finally:
         hook.remove()
     return [weight.grad for weight in learner.parameters()], len(calls)

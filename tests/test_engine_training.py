@@ -48,7 +48,7 @@ def test_learning_lowers_the_loss_of_the_same_draw(tiny_base: loading.Base, know
     learner = new_mapper(tiny_base, known)
     optimiser = training.optimiser_for(learner, settings)
     draw = chance.draw(settings, 0, 1, known.mean.shape[1:], torch.float32)
-    losses = [training.advance(course, learner, optimiser, draw)[0] for _ in range(30)]
+    losses = [training.advance(training.lesson(course, learner), optimiser, draw)[0] for _ in range(30)]
     assert losses[-1] < losses[0] - 1e-4
     assert losses[-1] == min(losses)
 
@@ -81,7 +81,7 @@ def test_a_dropped_residual_has_gradients_of_zero_not_none(tiny_base: loading.Ba
     course = training.course(tiny_base, known, settings)
     learner = new_mapper(tiny_base, known)
     draw = chance.draw(settings, 0, 1, known.mean.shape[1:], torch.float32)
-    training.advance(course, learner, training.optimiser_for(learner, settings), draw)
+    training.advance(training.lesson(course, learner), training.optimiser_for(learner, settings), draw)
     assert learner.residual_out.weight.grad.abs().max() == 0
     assert learner.dynamic_out.weight.grad.abs().max() > 0
 

@@ -153,7 +153,7 @@ def learned(base: loading.Base, numbers: dict[str, Tensor]) -> Iterator[dict[str
                 f"step{k}.noise_hat": moment.prediction[row],
                 f"step{k}.loss": loss[row],
             }
-        training.advance(course, learner, optimiser, draw)
+        training.advance(training.lesson(course, learner), optimiser, draw)
         for name, weight in learner.named_parameters():
             for kind, tensor in (("grad", weight.grad), ("after", weight.detach())):
                 found[f"step{steps[1]}.{kind}.{name}"] = tensor[: 4 if tensor.ndim > 1 else None].clone()

@@ -46,14 +46,13 @@ class Looker:
         """
         vae, pixel = self.base.pipeline.vae, self.base.pipeline.vae_scale_factor
         corners = self.corners[photo]
-        crops = [
-            latents[:, row : row + self.side, column : column + self.side]
-            for latents, (column, row) in zip(clean, corners.tolist(), strict=True)
-        ]
+        cells = corners[:, :, None] + torch.arange(self.side, device=corners.device)  # (B, 2, side): columns, rows
+        rows = torch.arange(len(clean), device=clean.device)[:, None, None]
+        crops = clean.permute(0, 2, 3, 1)[rows, cells[:, 1, :, None], cells[:, 0, None, :]].permute(0, 3, 1, 2)
         landmarks = self.landmarks[photo] - corners[:, None] * pixel
         fast = self.base.fast
         with torch.autocast(vae.device.type, dtype=fast or torch.bfloat16, enabled=fast is not None):
-            pixels = vae.decode(torch.stack(crops).to(vae.dtype) / vae.config.scaling_factor, return_dict=False)[0]
+            pixels = vae.decode(crops.contiguous().to(vae.dtype) / vae.config.scaling_factor, return_dict=False)[0]
         aligned = recogniser.align(pixels.to(clean.dtype), landmarks)
         return self.network(aligned)
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from pmagic import shelf
 from pmagic.bases.loading import Base
-from pmagic.engine import chance, checkpoint, likeness, mapper, memory, sentences
+from pmagic.engine import chance, checkpoint, graphs, likeness, mapper, memory, sentences
 from pmagic.engine.conditioning import Encoded, autocast_noise, encode, packed_attention
 from pmagic.engine.likeness import Looker
 from pmagic.engine.recipes import LearnSettings
@@ -157,35 +157,63 @@ def optimiser_for(learner: nn.Module, settings: LearnSettings) -> torch.optim.Ad
     )
 
 
-def advance(
-    course: Course, learner: nn.Module, optimiser: torch.optim.Optimizer, draw: chance.Draw
-) -> tuple[float, dict[str, float]]:
+# A draw's loss and its terms, each (); their gradients are left in the learner.
+Losses = Callable[[chance.Draw], tuple[Tensor, dict[str, Tensor]]]
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What one learner is taught."""
+
+    course: Course
+    learner: nn.Module
+    losses: Losses
+
+
+def lesson(course: Course, learner: nn.Module) -> Lesson:
+    """Recorded as a CUDA graph on a GPU, but where memory is saved: what is computed again cannot be recorded."""
+    losses, base = losses_of(course, learner), course.base
+    if base.device.type == "cuda" and not base.pipeline.unet.is_gradient_checkpointing:
+        losses = graphs.recorded(losses, base.device)
+    return Lesson(course, learner, losses)
+
+
+def losses_of(course: Course, learner: nn.Module) -> Losses:
+    def losses(draw: chance.Draw) -> tuple[Tensor, dict[str, Tensor]]:
+        for weight in learner.parameters():
+            weight.grad = None
+        values = terms(course, moment(course, learner, draw))
+        loss = weighted(course, values).mean()
+        loss.backward()
+        return loss.detach(), {name: value.detach().mean() for name, value in values.items()}
+
+    return losses
+
+
+def advance(lesson: Lesson, optimiser: torch.optim.Optimizer, draw: chance.Draw) -> tuple[float, dict[str, float]]:
     """One optimiser step; the loss and its terms before it. Raises NumericFailure with the weights as they were."""
-    optimiser.zero_grad(set_to_none=True)
-    values = terms(course, moment(course, learner, draw))
-    loss = weighted(course, values).mean()
-    loss.backward()
-    slope = torch.nn.utils.get_total_norm([weight.grad for weight in learner.parameters()])
-    if not math.isfinite(loss.item() + slope.item()):
+    loss, values = lesson.losses(draw)
+    slope = torch.nn.utils.get_total_norm([weight.grad for weight in lesson.learner.parameters()])
+    names = list(values)
+    told = torch.stack([loss, slope, *(values[name] for name in names)]).tolist()  # a GPU is waited for once
+    if not math.isfinite(told[0] + told[1]):
         raise NumericFailure(
-            f"the loss became {loss.item()} and its gradient {slope.item()}",
-            f"learn with a learning rate below {course.settings.learning_rate:g}",
+            f"the loss became {told[0]} and its gradient {told[1]}",
+            f"learn with a learning rate below {lesson.course.settings.learning_rate:g}",
         )
     optimiser.step()
-    return loss.item(), {name: value.mean().item() for name, value in values.items()}
+    return told[0], dict(zip(names, told[2:], strict=True))
 
 
 def seconds_per_step(base: Base, subject: Subject, settings: LearnSettings) -> float:
     """How long one step takes here, from two with a mapper that is thrown away; the first warms the machine up."""
-    lesson = course(base, subject, settings)
     learner = mapper.fresh(sentences.word_embedding(base, subject.word), subject.image_embedding, settings)
+    taught = lesson(course(base, subject, settings), learner)
     times = [time.monotonic()]
     with memory.enough_for("learn", "learn with a smaller --batch"):
         for step in range(2):
             draw = chance.draw(settings, step, len(subject.mean), subject.mean.shape[1:], subject.mean.dtype)
-            loss = weighted(lesson, terms(lesson, moment(lesson, learner, draw))).mean()
-            loss.backward()
-            loss.item()  # a GPU has answered only now
+            taught.losses(draw)[0].item()  # a GPU has answered only now
             times.append(time.monotonic())
     return times[2] - times[1]
 
@@ -204,13 +232,14 @@ def train(
     """
     settings = course.settings
     optimiser = optimiser_for(learner, settings)
+    taught = lesson(course, learner)
     keeper = None if saved is None else checkpoint.Checkpoint(saved, identity_of(course, learner), observed(course))
     done, running = keeper.restore(learner, optimiser) if keeper is not None else (0, {})
     subject = course.subject
     with memory.enough_for("learn", "learn with a smaller --batch"):
         for step in range(done, settings.iterations):
             draw = chance.draw(settings, step, len(subject.mean), subject.mean.shape[1:], subject.mean.dtype)
-            loss, values = advance(course, learner, optimiser, draw)
+            loss, values = advance(taught, optimiser, draw)
             done = step + 1
             running = _running(running, values, done)
             if keeper is not None and (done % SAVE_EVERY == 0 or done == settings.iterations):

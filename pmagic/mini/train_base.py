@@ -2,6 +2,7 @@
 
     python -m pmagic.mini.train_base WORK --minutes 85
     OMP_NUM_THREADS=1 torchrun --nproc-per-node 2 -m pmagic.mini.train_base WORK --minutes 85 --compile
+    python -m pmagic.mini.train_base WORK --minutes 6 --compile --batch 512 --pieces OUT      on a GPU
 
 Beside names and trait words, half of the captions name a person by embeddings that a small network makes of the
 traits. Nothing but a later training reads that network; what counts is a base that understands any face said in a few
@@ -19,6 +20,7 @@ import torch
 import torch.distributed as dist
 from diffusers import AutoencoderKL, DDPMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
+from huggingface_hub import save_torch_state_dict
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -27,7 +29,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from pmagic.mini import corpus, train_vae, vocabulary
 from pmagic.mini.people import person, trait_vector
 from pmagic.mini.scenes import MARK, empty_prompt, rng_for
-from pmagic.mini.training import Run, autocast, bfloat16_pays, join, processes, rank
+from pmagic.mini.training import CPU, Run, autocast, bfloat16_pays, join, processes, rank, write_state
 
 BATCH = 32
 WIDTH = 160  # of the text encoder
@@ -41,6 +43,7 @@ NAMES_A_CAPTION = 2
 # has to be read as the nearest of them, or no gradient leads from there to a face.
 NAME_NOISE = 1.0
 BLIND = 0.5  # share of the captions whose end and padding cross-attention does not see, so that it looks at the words
+PIECE = "14MB"
 FACE_WEIGHT = 1.0  # what the face counts more than the rest, so that likeness is learned early
 RATE = 1e-3
 BASE_SETTINGS = """\
@@ -129,19 +132,20 @@ class Names(nn.Module):
 class Networks(nn.Module):
     """All that is trained as one module, so that one optimiser and one average hold it."""
 
-    def __init__(self, tokenizer: CLIPTokenizer) -> None:
+    def __init__(self, tokenizer: CLIPTokenizer, place: torch.device = CPU) -> None:
         super().__init__()
         self.text = text_network(tokenizer)
         self.unet = noise_network()
         self.names = Names(len(trait_vector(person(0))))
         self.word = tokenizer.convert_tokens_to_ids("face</w>")
-        if bfloat16_pays():
+        if place == CPU and bfloat16_pays():
             # The fused attention's backward pass is a third of the step on a CPU in bfloat16; written out it is cheap.
             self.text.set_attn_implementation("eager")
             self.unet.set_attn_processor(AttnProcessor())
         else:
             self.unet.to(memory_format=torch.channels_last)  # in bfloat16 plain order is faster at this width
         self.equalise()
+        self.to(place)
 
     @torch.no_grad()
     def equalise(self) -> None:
@@ -170,6 +174,9 @@ class Captions:
     slots: Tensor  # -1, or which of the caption's name embeddings stands there
     lengths: Tensor
 
+    def to(self, place: torch.device) -> "Captions":
+        return Captions(self.ids.to(place), self.slots.to(place), self.lengths.to(place))
+
 
 def read(tokenizer: CLIPTokenizer, texts: list[str]) -> Captions:
     """Captions with `NAME_TOKENS` places for each mark, filled with the plain word's id."""
@@ -197,16 +204,17 @@ class Material:
 
 
 @torch.no_grad()
-def material(work: Path, vae: AutoencoderKL, tokenizer: CLIPTokenizer) -> Material:
-    """The corpus as the networks see it; the latents are computed once and kept in `work`."""
+def material(work: Path, vae: AutoencoderKL, tokenizer: CLIPTokenizer, place: torch.device = CPU) -> Material:
+    """The corpus as the networks see it, at `place`; the latents are computed once and kept in `work`."""
     data = corpus.load(work / "corpus")
     file = work / "latents.npy"
     if not file.exists():
         parts = []
+        vae.to(place)
         for start in range(0, len(data.images), 200):
-            with autocast():
-                mean = vae.encode(train_vae.as_tensor(data.images[start : start + 200])).latent_dist.mean
-            parts.append(mean.half().numpy())
+            with autocast(place):
+                images = train_vae.as_tensor(data.images[start : start + 200]).to(place)
+                parts.append(vae.encode(images).latent_dist.mean.half().cpu().numpy())
         np.save(file, np.concatenate(parts))
     raw = torch.from_numpy(np.load(file))
     faces = torch.from_numpy(np.asarray(data.masks)).unfold(1, 4, 4).unfold(2, 4, 4).half().mean((-1, -2)) / 255
@@ -214,69 +222,121 @@ def material(work: Path, vae: AutoencoderKL, tokenizer: CLIPTokenizer) -> Materi
     empty = read(tokenizer, [empty_prompt(rng) for _ in range(2000)])
     traits = np.zeros((len(data.marked), NAMES_A_CAPTION, len(trait_vector(person(0)))), np.float32)
     for row, seeds in zip(traits, data.marked, strict=True):
-        for place, seed in enumerate(seeds):
-            row[place] = trait_vector(person(seed))
+        for which, seed in enumerate(seeds):
+            row[which] = trait_vector(person(seed))
     said = read(tokenizer, data.captions)
-    return Material(raw * scaling(work), faces.unsqueeze(1), said, torch.from_numpy(traits), empty)
+    scaled = raw * scaling(work)
+    return Material(
+        scaled.to(place),
+        faces.unsqueeze(1).to(place),
+        said.to(place),
+        torch.from_numpy(traits).to(place),
+        empty.to(place),
+    )
 
 
-def train(work: Path, minutes: float, compiled: bool = False, unet_share: float = 1.0) -> None:
+def train(
+    work: Path, minutes: float, compiled: bool = False, unet_share: float = 1.0, size: int = BATCH,
+    pieces: Path | None = None,
+) -> None:  # fmt: skip
     """Train for `minutes` in all. A compiled UNet takes minutes to make and is faster afterwards.
 
-    unet_share: of the learning rate, for a UNet that is trained on from finished weights.
+    unet_share: of the learning rate, for a UNet that is trained on from finished weights. size: samples of a step.
+    pieces: where the averaged weights are written besides, in small files, whenever the state is.
     """
     join()
     if rank():
         dist.barrier()  # the first one makes the latents and compiles; what it kept is there for the others
+    place = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(0)
     tokenizer = CLIPTokenizer.from_pretrained(work / "base" / "tokenizer")
-    vae = train_vae.trained(work)
-    given = material(work, vae, tokenizer)
-    noise = scheduler()
-    networks = Networks(tokenizer)
+    given = material(work, train_vae.trained(work), tokenizer, place)
+    networks = Networks(tokenizer, place)
     # A short average: a longer one lags behind what the names have come to tell.
     run = Run(work, "base", networks, minutes, RATE, decay=0.99, shares={"unet.": unet_share})
     predict = torch.compile(networks.unet, dynamic=False) if compiled else networks.unet
-    batch = BATCH // processes()
+    batch = size // processes()
     if rank() == 0 and processes() > 1:
         if compiled:
             _warm_up(predict, batch)
         dist.barrier()
-    random = torch.Generator().manual_seed(run.steps * processes() + rank())
-    usual = torch.zeros(LEVELS)
-    places = torch.arange(vocabulary.LENGTH)
-    chance = lambda share: torch.rand(batch, generator=random) < share  # noqa: E731
+    teacher = Teacher(given, networks, predict, torch.Generator(place).manual_seed(run.steps * processes() + rank()))
     while run.going:
-        rows = torch.randint(len(given.latents), (batch,), generator=random)
+        relative, error = teacher.losses(batch)
+        run.step({"noise": relative}, beside={"error": error})
+        networks.equalise()
+        if pieces is not None and run.kept_now and rank() == 0:
+            write_pieces(run.average, pieces)
+    if rank() == 0:
+        if pieces is not None:
+            write_pieces(run.average, pieces)
+        export(work, work / "base")
+
+
+class Teacher:
+    """What the networks are asked, batch by batch, and how wrong they are."""
+
+    def __init__(self, given: Material, networks: Networks, predict: nn.Module, random: torch.Generator) -> None:
+        """predict: the networks' UNet, compiled or not. All at the place of `given`."""
+        self.given, self.networks, self.predict, self.random = given, networks, predict, random
+        self.noise = scheduler()
+        self.place = given.latents.device
+        self.usual = torch.zeros(LEVELS, device=self.place)
+        self.places = torch.arange(vocabulary.LENGTH, device=self.place)
+
+    def losses(self, batch: int) -> tuple[Tensor, Tensor]:
+        """Of a random batch: the mean relative error of the noise found, which is trained on, and the mean error."""
+        given, normal = self.given, {"generator": self.random, "device": self.place}
+        rows = torch.randint(len(given.latents), (batch,), **normal)
         x = given.latents[rows].float()
-        ids, slots, lengths = given.said.ids[rows].long(), given.said.slots[rows].long(), given.said.lengths[rows]
-        dropped = chance(PROMPT_DROP)
-        others = torch.randint(len(given.empty.ids), (int(dropped.sum()),), generator=random)
-        ids[dropped], slots[dropped] = given.empty.ids[others].long(), -1
-        lengths[dropped] = given.empty.lengths[others]
-        seen = ((places < lengths.unsqueeze(1)) | ~chance(BLIND).unsqueeze(1)).float()
+        dropped = self._chance(PROMPT_DROP, batch)
+        said = [getattr(given.said, name)[rows] for name in ("ids", "slots", "lengths")]
+        others = torch.randint(len(given.empty.ids), (batch,), **normal)
+        empty = [getattr(given.empty, name)[others] for name in ("ids", "slots", "lengths")]
+        ids, slots = (torch.where(dropped.unsqueeze(1), b, a).long() for a, b in zip(said[:2], empty[:2], strict=True))
+        lengths = torch.where(dropped, empty[2], said[2])
+        seen = ((self.places < lengths.unsqueeze(1)) | ~self._chance(BLIND, batch).unsqueeze(1)).float()
         # One from each of B equal parts: less variance than independent ones.
-        even = (torch.arange(batch) + torch.rand(batch, generator=random)) / batch
+        even = (torch.arange(batch, device=self.place) + torch.rand(batch, **normal)) / batch
         t = (1000 * even**EARLY).long()
-        target = torch.randn(x.shape, generator=random)
-        noisy = noise.add_noise(x, target, t)
-        level = NAME_NOISE * torch.rand(batch, 1, 1, generator=random).square()
-        blur = torch.randn(batch, NAMES_A_CAPTION * NAME_TOKENS, WIDTH, generator=random) * level / WIDTH**0.5
-        with autocast():
-            said = networks.say(ids, slots, given.traits[rows], blur)
-            predicted = predict(noisy, t, said, encoder_attention_mask=seen).sample
+        target = torch.randn(x.shape, **normal)
+        noisy = self.noise.add_noise(x, target, t)
+        level = NAME_NOISE * torch.rand(batch, 1, 1, **normal).square()
+        blur = torch.randn(batch, NAMES_A_CAPTION * NAME_TOKENS, WIDTH, **normal) * level / WIDTH**0.5
+        with autocast(self.place):
+            states = self.networks.say(ids, slots, given.traits[rows], blur)
+            predicted = self.predict(noisy, t, states, encoder_attention_mask=seen).sample
         error = (predicted.float() - target).square() * (1 + FACE_WEIGHT * given.faces[rows].float())
         error = error.mean((1, 2, 3))
-        # What text can tell is a share of the error, at every t about the same, while the error itself falls forty
-        # times: relative to the usual one, all timesteps teach alike (Karras et al. 2024, "EDM2", in a simpler form).
+        return (error / self._usual(t, error.detach())).mean(), error.detach().mean()
+
+    def _chance(self, share: float, batch: int) -> Tensor:
+        return torch.rand(batch, generator=self.random, device=self.place) < share
+
+    def _usual(self, t: Tensor, error: Tensor) -> Tensor:
+        """The usual error at each t, a running mean, with this batch's in it.
+
+        What text can tell is a share of the error, at every t about the same, while the error itself falls forty
+        times: relative to the usual one, all timesteps teach alike (Karras et al. 2024, "EDM2", in a simpler form).
+        """
         level = t * LEVELS // 1000
-        for each in level.unique():
-            now = error.detach()[level == each].mean()
-            usual[each] = usual[each] + 0.05 * (now - usual[each]) if usual[each] > 0 else now
-        run.step({"noise": (error / usual[level]).mean()}, beside={"error": error.detach().mean()})
-        networks.equalise()
-    if rank() == 0:
-        export(work, work / "base")
+        count = torch.zeros_like(self.usual).index_add_(0, level, torch.ones_like(error))
+        now = torch.zeros_like(self.usual).index_add_(0, level, error) / count.clamp(min=1)
+        known = torch.where(self.usual > 0, self.usual + 0.05 * (now - self.usual), now)
+        self.usual = torch.where(count > 0, known, self.usual)
+        return self.usual[level]
+
+
+def write_pieces(networks: nn.Module, folder: Path) -> None:
+    """The weights in float32, in safetensors files of at most `PIECE`, for a machine that gives back small files."""
+    folder.mkdir(parents=True, exist_ok=True)
+    save_torch_state_dict(networks.state_dict(), folder, max_shard_size=PIECE)
+
+
+def take_pieces(folder: Path, work: Path) -> None:
+    """Make of `write_pieces`' files the state that WORK's base goes on from, without moments."""
+    weights = {key: value for file in sorted(folder.glob("*.safetensors")) for key, value in load_file(file).items()}
+    write_state(work / "base.safetensors", weights, weights, {}, {"steps": 0, "spent": 0.0, "averaged": 1})
 
 
 def _warm_up(predict: nn.Module, batch: int) -> None:
@@ -289,8 +349,8 @@ def _warm_up(predict: nn.Module, batch: int) -> None:
 
 
 def scaling(work: Path) -> float:
-    """What brings the corpus's latents to unit deviation."""
-    return 1 / float(np.load(work / "latents.npy", mmap_mode="r")[::50].astype(np.float32).std())
+    """What brings the corpus's latents to unit deviation: the same for every corpus of 50,000 pictures and more."""
+    return 1 / float(np.load(work / "latents.npy", mmap_mode="r")[:50_000:50].astype(np.float32).std())
 
 
 def trained(work: Path) -> Networks:
@@ -335,8 +395,14 @@ if __name__ == "__main__":
     parser.add_argument("--export", action="store_true", help="only write the folder from the last saved state")
     parser.add_argument("--compile", action="store_true", help="compile the UNet first (minutes, once a machine)")
     parser.add_argument("--unet-share", type=float, default=1.0, help="of the learning rate")
+    parser.add_argument("--batch", type=int, default=BATCH, help="samples of a step")
+    parser.add_argument("--pieces", type=Path, help=f"write the weights there too, in files of at most {PIECE}")
+    parser.add_argument("--from-pieces", type=Path, help="only make WORK's state of such files, to go on or --export")
     arguments = parser.parse_args()
-    if arguments.export:
+    if arguments.from_pieces:
+        take_pieces(arguments.from_pieces, arguments.work)
+    elif arguments.export:
         export(arguments.work, arguments.work / "base")
     else:
-        train(arguments.work, arguments.minutes, arguments.compile, arguments.unet_share)
+        given = arguments
+        train(given.work, given.minutes, given.compile, given.unet_share, given.batch, given.pieces)

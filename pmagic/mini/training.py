@@ -24,6 +24,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 SAVE_EVERY = 120.0  # seconds
 LONGEST_STEP = 5.0  # seconds; what is longer was a halted process or an evaluation, and no training
 WARMUP = 0.02  # share of the budget in which the learning rate rises
+CPU = torch.device("cpu")
 
 
 @cache
@@ -41,9 +42,10 @@ def bfloat16_pays() -> bool:
     return seconds[1] < seconds[0]
 
 
-def autocast() -> torch.autocast:
+def autocast(place: torch.device = CPU) -> torch.autocast:
     """bfloat16 for the networks where that pays, nothing elsewhere."""
-    return torch.autocast("cpu", torch.bfloat16, enabled=bfloat16_pays())
+    pays = bfloat16_pays() if place == CPU else torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.autocast(place.type, torch.bfloat16, enabled=pays)
 
 
 def join() -> None:
@@ -95,7 +97,7 @@ class Run:
             self._read()
         self._tick = self._saved = time.monotonic()
         self._kept = self.steps  # how many of them the file holds
-        self._loss: dict[str, float] = {}
+        self._loss: dict[str, Tensor] = {}
 
     @property
     def average(self) -> nn.Module:
@@ -105,6 +107,11 @@ class Run:
     def share(self) -> float:
         """How much of the budget is used, 0 to 1."""
         return min(1.0, self.spent / self.seconds)
+
+    @property
+    def kept_now(self) -> bool:
+        """Whether the state in the file is that of the last step."""
+        return self.steps == self._kept
 
     @property
     def going(self) -> bool:
@@ -129,14 +136,16 @@ class Run:
         self.averaged.update_parameters(self.model)
         self.steps += 1
         for key, value in {**losses, **beside}.items():
-            self._loss[key] = 0.98 * self._loss.get(key, value.item()) + 0.02 * value.item()
+            value = value.detach()  # a number only where it is told: a GPU would be waited for
+            self._loss[key] = 0.98 * self._loss.get(key, value) + 0.02 * value
         if self.steps % report_every == 0 and rank() == 0:
-            told = "  ".join(f"{k} {v:.5f}" for k, v in self._loss.items())
+            loss = {key: value.item() for key, value in self._loss.items()}
+            told = "  ".join(f"{k} {v:.5f}" for k, v in loss.items())
             print(
                 f"{self.name}  step {self.steps}  {self.spent / 60:.1f}/{self.seconds / 60:.0f} min  {told}", flush=True
             )
             with self.file.with_suffix(".jsonl").open("a") as kept:
-                kept.write(json.dumps({"step": self.steps, "minutes": self.spent / 60, **self._loss}) + "\n")
+                kept.write(json.dumps({"step": self.steps, "minutes": self.spent / 60, **loss}) + "\n")
         if now - self._saved > SAVE_EVERY:
             self.save()
 
@@ -171,8 +180,11 @@ class Run:
         self.model.load_state_dict(part("model."))
         self.average.load_state_dict(part("average."))
         state = self.optimizer.state_dict()
+        weights = [weight for group in self.optimizer.param_groups for weight in group["params"]]
         for key, value in part("moments.").items():
             i, kind = key.split(".", 1)
+            if value.ndim:  # the fused optimiser reads weight and moments side by side, whatever their memory order
+                value = torch.empty_like(weights[int(i)], requires_grad=False).copy_(value)
             state["state"].setdefault(int(i), {})[kind] = value
         self.optimizer.load_state_dict(state)
         self.averaged.n_averaged.fill_(story["averaged"])

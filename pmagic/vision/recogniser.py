@@ -7,6 +7,7 @@ every layout are chains of a dozen kinds of nodes. Nothing is converted on disk.
 # B batch . E embedding width . H, W picture height and width
 
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ def align(pixels: Tensor, landmarks: Tensor, size: int = SIDE) -> Tensor:
     sampling, as insightface's `norm_crop`; what lies outside of the picture is black. Differentiable in `pixels`.
     """
     height, width = pixels.shape[-2:]
-    template = torch.tensor(TEMPLATE, dtype=landmarks.dtype, device=landmarks.device) * (size / SIDE)
+    template = _template(landmarks.dtype, landmarks.device) * (size / SIDE)
     # A similarity of the plane is z -> a z + b over the complex numbers; here from the template to the picture.
     source, target = torch.view_as_complex(template.contiguous()), torch.view_as_complex(landmarks.contiguous())
     from_mean, to_mean = source.mean(), target.mean(dim=1, keepdim=True)
@@ -45,6 +46,12 @@ def align(pixels: Tensor, landmarks: Tensor, size: int = SIDE) -> Tensor:
     return F.grid_sample(pixels + 1, grid, mode="bilinear", padding_mode="zeros", align_corners=True) - 1
 
 
+@lru_cache(maxsize=4)
+def _template(dtype: torch.dtype, device: torch.device) -> Tensor:
+    """On the device once: nothing can be brought there while a CUDA graph is recorded."""
+    return torch.tensor(TEMPLATE, dtype=dtype, device=device)
+
+
 class Recogniser(nn.Module):
     """An ONNX recogniser's graph in torch: (B, 3, 112, 112) RGB in [-1, 1] to raw embeddings (B, E)."""
 
@@ -56,6 +63,7 @@ class Recogniser(nn.Module):
         # x in [-1, 1] is the pixel 127.5 x + 127.5, of which the graph wants (pixel - mean) / std.
         self.scale, self.shift = 127.5 / std, (127.5 - mean) / std
         self.weights = {}  # name in the graph -> name of the buffer
+        self.constants: dict[str, Tensor] = {}
         for weight in graph.initializer:
             self._keep(weight.name, numpy_helper.to_array(weight))
         self.nodes: list[tuple[Callable[..., Tensor], dict[str, Any], list[str], str]] = []
@@ -81,12 +89,18 @@ class Recogniser(nn.Module):
         return values[self.exit].flatten(1)
 
     def _keep(self, name: str, array: Any) -> None:
+        weight = torch.from_numpy(array.copy())
+        if not weight.is_floating_point():  # a shape, which is read here whatever the device
+            self.constants[name] = weight
+            return
         self.weights[name] = f"weight_{len(self.weights)}"
-        self.register_buffer(self.weights[name], torch.from_numpy(array.copy()))
+        self.register_buffer(self.weights[name], weight)
 
     def _value(self, name: str, values: dict[str, Tensor]) -> Tensor | None:
         if not name:  # an optional input that was left out
             return None
+        if name in self.constants:
+            return self.constants[name]
         return getattr(self, self.weights[name]) if name in self.weights else values[name]
 
 

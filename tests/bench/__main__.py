@@ -23,12 +23,13 @@ GREYS = 8  # of 255, the mean difference of two arms' pictures
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=arms.__doc__)
-    tables = {"learn": speed, "render": speed, "memory": peaks, **dict.fromkeys(series.OF_BASE, along)}
+    tables = {"learn": speed, "render": speed, "memory": peaks, "whole": whole, **dict.fromkeys(series.OF_BASE, along)}
     tables["personas"] = lambda asked: series.personas()
     parser.add_argument("table", choices=(*tables, "peak"))
     parser.add_argument("--shape", choices=shapes.SHAPES, default="scaled")
     parser.add_argument("--pairs", type=int, default=7)
     parser.add_argument("--steps", type=int, default=10, help="of the sampler")
+    parser.add_argument("--iterations", type=int, default=1000, help="of `whole`'s learning")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--threads", type=int, default=1, help="on a CPU")
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "pmagic-bench")
@@ -57,8 +58,8 @@ def require_golden() -> None:
     print(f"golden numbers: {lines[-1]}", file=sys.stderr)
 
 
-def prepared(asked: argparse.Namespace, dtype: str = "auto") -> arms.Bench:
-    base, seen, photo = shapes.opened(asked.shape, asked.folder, asked.device, dtype)
+def prepared(asked: argparse.Namespace, dtype: str = "auto", *, face: bool = False) -> arms.Bench:
+    base, seen, photo = shapes.opened(asked.shape, asked.folder, asked.device, dtype, face=face)
     return arms.bench(base, seen, photo, asked.steps)
 
 
@@ -114,6 +115,19 @@ def differ(ours: list, theirs: list) -> float:
 def along(asked: argparse.Namespace) -> dict[str, object]:
     """A series: what one more of something costs."""
     return series.OF_BASE[asked.table](prepared(asked))
+
+
+def whole(asked: argparse.Namespace) -> dict[str, object]:
+    """A person's own jobs, as they pass: learning by either recipe in the fixed stages, and four pictures."""
+    bench = prepared(asked, face=True)
+    device, rows = bench.base.device, {}
+    jobs = arms.jobs(bench, asked.iterations)
+    for name, job in jobs.items():
+        timing.run(arms.jobs(bench, 2)[name], device)
+        timing.highest(device)
+        cost = timing.run(job, device)
+        rows[name] = {"peak": timing.highest(device), "seconds": cost.wall}
+    return {"what": f"{asked.iterations} steps of learning, {arms.PICTURES} pictures of {asked.steps}", "jobs": rows}
 
 
 def peaks(asked: argparse.Namespace) -> dict[str, object]:

@@ -66,6 +66,11 @@ def table(found: Mapping[str, Any]) -> list[str]:
                 f"| {name} | {row['loaded'] / 1e9:.2f} GB | {row['peak'] / 1e9:.2f} GB | {row['seconds']:.1f} |"
             )
         return rows
+    if "jobs" in found:
+        rows = ["| job | seconds | memory at the peak |", "|---|---|---|"]
+        return rows + [
+            f"| {name} | {row['seconds']:.1f} | {row['peak'] / 1e9:.2f} GB |" for name, row in found["jobs"].items()
+        ]
     names = list(found["series"])
     rows = ["| " + " | ".join([found["over"], *names]) + " |", "|---" * (len(names) + 1) + "|"]
     for value in found["series"][names[0]]:
@@ -75,7 +80,7 @@ def table(found: Mapping[str, Any]) -> list[str]:
 
 
 def plot(found: Mapping[str, Any], path: Path) -> None:
-    rows = len(found.get("against", found.get("peaks", range(5))))
+    rows = len(found.get("against", found.get("peaks", found.get("jobs", range(5)))))
     figure = Figure(figsize=(6, 0.5 * rows + 1.2), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
@@ -96,8 +101,11 @@ def plot(found: Mapping[str, Any], path: Path) -> None:
 
 
 def _bars(axes: Any, found: Mapping[str, Any]) -> None:
-    names, spread, label = list(found.get("peaks", found.get("against"))), None, "GB at the peak"
-    if "against" in found:
+    (kind,) = {"against", "peaks", "jobs"} & found.keys()
+    names, spread, label = list(found[kind]), None, "GB at the peak"
+    if kind == "jobs":
+        values, label = [each["seconds"] for each in found["jobs"].values()], "seconds"
+    elif kind == "against":
         ratios = [found["against"][name]["ratio"] for name in names]
         values, label = [each["median"] for each in ratios], "times as long as ours"
         spread = [[each["median"] - each["low"] for each in ratios], [each["high"] - each["median"] for each in ratios]]

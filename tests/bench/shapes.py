@@ -6,22 +6,31 @@ import tiny
 import torch
 from PIL import Image
 
+import pmagic.mini
 from pmagic.bases import card, loading
 from pmagic.bases.loading import Base
 from pmagic.engine import subject
 from pmagic.engine.subject import Subject
 
 SHAPES = ("mini", "scaled", "sd14")
+MINIATURE = Path(pmagic.mini.__file__).parent
 CROSS = ("CrossAttnDownBlock2D",) * 3
 
 
-def opened(shape: str, folder: Path, device: str = "auto", dtype: str = "auto") -> tuple[Base, Subject, Image.Image]:
-    """The base, and a photo as it sees it. folder: where random weights are made, if they are not there yet."""
+def opened(
+    shape: str, folder: Path, device: str = "auto", dtype: str = "auto", *, face: bool = False
+) -> tuple[Base, Subject, Image.Image]:
+    """The base, and a photo as it sees it. folder: where random weights are made, if they are not there yet.
+
+    face: a drawn portrait, whose face the miniature's own pack finds, and not a photo without one.
+    """
     where = "mini" if shape == "mini" else str(built(shape, folder / shape))
     base = loading.load(card.find(where), device=device, dtype=dtype)
     photo = tiny.photo(0, (base.size, base.size))
-    everywhere = Image.new("L", photo.size, 255)
-    return base, subject.observe(base, [photo], ["0" * 64], word="face", mask=everywhere, known=()), photo
+    if face:
+        photo = Image.open(MINIATURE / "portraits" / "alice.png").convert("RGB").resize(photo.size)
+    everywhere, known = Image.new("L", photo.size, 255), None if face else ()
+    return base, subject.observe(base, [photo], ["0" * 64], word="face", mask=everywhere, known=known), photo
 
 
 def built(shape: str, folder: Path) -> Path:
@@ -67,5 +76,6 @@ def built(shape: str, folder: Path) -> Path:
     pipeline.to(torch.float16)
     pipeline.save_pretrained(folder, variant="fp16")
     tiny.build_clip(folder.with_name(f"{shape}-clip"), tokenizer, projection=512)
-    (folder / "pmagic.toml").write_text(f'[observers]\nclip = "../{shape}-clip"\n')
+    faces = MINIATURE / "weights" / "faces_a"
+    (folder / "pmagic.toml").write_text(f'[observers]\nclip = "../{shape}-clip"\nfaces = "{faces}"\n')
     return folder
