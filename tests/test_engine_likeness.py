@@ -1,5 +1,7 @@
 """Likeness: the crop holds what the recogniser reads, agrees with the whole picture, and leads back to the latents."""
 
+from contextlib import nullcontext
+
 import pytest
 import tiny
 import torch
@@ -8,7 +10,7 @@ from PIL import Image
 from torch.nn import functional as F
 
 from pmagic.bases import loading
-from pmagic.engine import chance, likeness, mapper, portraits, sentences, subject, training
+from pmagic.engine import chance, likeness, mapper, memory, portraits, sentences, subject, training
 from pmagic.engine.recipes import settings_for
 from pmagic.engine.subject import Subject
 from pmagic.errors import UsageProblem
@@ -90,6 +92,25 @@ def test_the_gradient_reaches_the_learner_and_nothing_frozen(faced_base: loading
     for name in loading.MODELS:
         frozen += getattr(faced_base.pipeline, name).parameters()
     assert all(each.grad is None for each in frozen)
+
+
+def test_decoding_again_gives_the_same_gradients(faced_base: loading.Base, known: Subject) -> None:
+    settings = settings_for("paper", {}, **tiny.lesson(bounds=(100, 300), losses={"identity": 1.0}))
+    draw = chance.draw(settings, 0, 1, known.mean.shape[1:], torch.float32)
+    decoder = faced_base.pipeline.vae.decoder
+    calls: list[None] = []
+    hook = decoder.up_blocks[0].resnets[0].register_forward_pre_hook(lambda *given: calls.append(None))
+    found = []
+    for within in (nullcontext(), memory.recomputed(faced_base.pipeline)):
+        learner = mapper.fresh(sentences.word_embedding(faced_base, "face"), known.image_embedding, settings)
+        with within:
+            training.losses_of(training.course(faced_base, known, settings), learner)(draw)
+        found.append([weight.grad for weight in learner.parameters()])
+    hook.remove()
+    assert len(calls) == 3  # once as usual, twice where memory is saved
+    assert all(torch.equal(left, right) for left, right in zip(*found, strict=True))
+    assert any(each.abs().max() > 0 for each in found[0])
+    assert not any(each.training for each in faced_base.pipeline.vae.modules())
 
 
 def test_learning_lowers_the_identity_loss_of_the_same_draw(faced_base: loading.Base, known: Subject) -> None:

@@ -232,7 +232,7 @@ def _train_within(console: Console, base: "Base", low: bool, train: Callable[[],
             return train()
         except OutOfMemory as problem:
             console.warn(f"{problem.what}; going on{choosing.LOW}")
-    with memory.recomputed(base.pipeline.unet):
+    with memory.recomputed(base.pipeline):
         return train()
 
 

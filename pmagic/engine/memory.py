@@ -3,32 +3,38 @@
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import torch
-from torch import nn
 
 from pmagic.engine.conditioning import packed_attention
 from pmagic.errors import OutOfMemory
+
+if TYPE_CHECKING:
+    from diffusers import StableDiffusionPipeline
 
 # "Tried to allocate 20.00 MiB" says a GPU's allocator, "you tried to allocate 8589934592 bytes" the CPU's.
 _WANTED = re.compile(r"tried to allocate ([\d.]+) ?(\w+)", re.IGNORECASE)
 
 
 @contextmanager
-def recomputed(unet: nn.Module) -> Iterator[None]:
-    """While inside, the backward pass computes each of the UNet's blocks again instead of keeping what it saw.
+def recomputed(pipeline: "StableDiffusionPipeline") -> Iterator[None]:
+    """While inside, the backward pass computes blocks of UNet and autoencoder again instead of keeping what they saw.
 
-    A fifth of the memory for a third more work, and the same bits. Only blocks in training mode do it; Stable
-    Diffusion's have no dropout, so nothing else changes with the mode.
+    Less memory for a third more work (`python -m tests.bench memory`), and the same bits. Only blocks in training mode
+    do it; Stable Diffusion's have no dropout, so nothing else changes with the mode.
     """
-    unet.enable_gradient_checkpointing()
-    unet.train()
+    networks = (pipeline.unet, pipeline.vae)
+    for network in networks:
+        network.enable_gradient_checkpointing()
+        network.train()
     try:
-        with packed_attention(unet):  # a block that is computed again needs the hooks it had
+        with packed_attention(pipeline.unet):  # a block that is computed again needs the hooks it had
             yield
     finally:
-        unet.eval()
-        unet.disable_gradient_checkpointing()
+        for network in networks:
+            network.eval()
+            network.disable_gradient_checkpointing()
 
 
 @contextmanager

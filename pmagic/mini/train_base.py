@@ -266,10 +266,10 @@ def train(
         run.step({"noise": relative}, beside={"error": error})
         networks.equalise()
         if pieces is not None and run.kept_now and rank() == 0:
-            write_pieces(run.average, pieces)
+            write_pieces(run.average, pieces, run.steps * size)
     if rank() == 0:
         if pieces is not None:
-            write_pieces(run.average, pieces)
+            write_pieces(run.average, pieces, run.steps * size)
         export(work, work / "base")
 
 
@@ -327,10 +327,13 @@ class Teacher:
         return self.usual[level]
 
 
-def write_pieces(networks: nn.Module, folder: Path) -> None:
-    """The weights in float32, in safetensors files of at most `PIECE`, for a machine that gives back small files."""
+def write_pieces(networks: nn.Module, folder: Path, samples: int) -> None:
+    """The weights in float32, in safetensors files of at most `PIECE`, for a machine that gives back small files.
+
+    samples: how many they have seen in this run, told in the index beside them.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    save_torch_state_dict(networks.state_dict(), folder, max_shard_size=PIECE)
+    save_torch_state_dict(networks.state_dict(), folder, max_shard_size=PIECE, metadata={"samples": str(samples)})
 
 
 def take_pieces(folder: Path, work: Path) -> None:

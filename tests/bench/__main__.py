@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from contextlib import nullcontext
 from pathlib import Path
 
 TESTS = Path(__file__).parents[1]
@@ -18,6 +19,7 @@ from bench import arms, records, series, shapes, timing  # noqa: E402
 from pmagic.engine import memory  # noqa: E402
 
 TOLERANCE = 1e-3  # relative distance of two arms' gradients in float32
+JOBS = ("learn reference", "learn paper", "render")
 GREYS = 8  # of 255, the mean difference of two arms' pictures
 
 
@@ -34,7 +36,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1, help="on a CPU")
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "pmagic-bench")
     parser.add_argument("--low", action="store_true", help="of `peak`, as --memory low")
-    parser.add_argument("--job", choices=("learn", "render"), help="of `peak`")
+    parser.add_argument("--job", choices=JOBS, help="of `peak`")
     asked = parser.parse_args()
     torch.set_num_threads(asked.threads)
     if asked.table == "peak":
@@ -58,9 +60,9 @@ def require_golden() -> None:
     print(f"golden numbers: {lines[-1]}", file=sys.stderr)
 
 
-def prepared(asked: argparse.Namespace, dtype: str = "auto", *, face: bool = False) -> arms.Bench:
+def prepared(asked: argparse.Namespace, dtype: str = "auto", *, face: bool = False, **recipe: str) -> arms.Bench:
     base, seen, photo = shapes.opened(asked.shape, asked.folder, asked.device, dtype, face=face)
-    return arms.bench(base, seen, photo, asked.steps)
+    return arms.bench(base, seen, photo, asked.steps, **recipe)
 
 
 def speed(asked: argparse.Namespace) -> dict[str, object]:
@@ -135,7 +137,7 @@ def peaks(asked: argparse.Namespace) -> dict[str, object]:
     if asked.shape != "mini":
         shapes.built(asked.shape, asked.folder / asked.shape)  # here, for it takes more than opening them
     rows = {}
-    for job in ("learn", "render"):
+    for job in JOBS:
         for mode in ("normal", "low"):
             words = ["peak", "--shape", asked.shape, "--job", job, "--device", asked.device, "--steps", "1"]
             words += ["--folder", str(asked.folder), "--threads", str(asked.threads), *(["--low"] * (mode == "low"))]
@@ -146,13 +148,13 @@ def peaks(asked: argparse.Namespace) -> dict[str, object]:
 
 def peak(asked: argparse.Namespace) -> dict[str, float]:
     """loaded: the highest use while the models are opened; peak: in the job after it. As timing.highest."""
-    bench = prepared(asked)
-    unet, device = bench.base.pipeline.unet, bench.base.device
+    learn, _, recipe = asked.job.partition(" ")
+    bench = prepared(asked, face=True, recipe=recipe or "reference")
+    device = bench.base.device
     loaded = timing.highest(device)
-    if asked.job == "learn":
-        arm = arms.learning(bench)["ours"]
-        with memory.recomputed(unet) if asked.low else arm.within():
-            cost = timing.run(arm, device)
+    if learn == "learn":
+        with memory.recomputed(bench.base.pipeline) if asked.low else nullcontext():
+            cost = timing.run(arms.learning(bench)["ours"], device)
     else:
         cost = timing.run(arms.drawing(bench)["ours, one by one" if asked.low else "ours"], device)
     return {"loaded": loaded, "peak": timing.highest(device), "seconds": cost.busy}

@@ -63,9 +63,11 @@ class Bench:
         return persona_of("personamagic", self.base, self.subject, self.settings, self.learner(), {})
 
 
-def bench(base: Base, seen: Subject, photo: Image.Image, steps: int) -> Bench:
+def bench(base: Base, seen: Subject, photo: Image.Image, steps: int, recipe: str = "reference") -> Bench:
+    """recipe: of learning, in the reference's stages."""
     drawing = replace(recipes.render_settings_for("reference", base.card.defaults), steps=steps)
-    return Bench(base, seen, photo, recipes.settings_for("reference", base.card.defaults), drawing)
+    learning = replace(recipes.settings_for(recipe, base.card.defaults), bounds=REFERENCE_BOUNDS)
+    return Bench(base, seen, photo, learning, drawing)
 
 
 def learning(bench: Bench) -> dict[str, Arm]:
