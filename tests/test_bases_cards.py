@@ -21,6 +21,7 @@ def base_folder(folder: Path, toml: str = "") -> Path:
         (folder / part / "model.safetensors").write_bytes(safetensors_of(10))
     (folder / "model_index.json").write_text("{}")
     (folder / "unet" / "config.json").write_text(json.dumps({"sample_size": 64, "block_out_channels": [320, 640]}))
+    (folder / "vae" / "config.json").write_text(json.dumps({"sample_size": 512, "block_out_channels": [128] * 4}))
     if toml:
         (folder / "pmagic.toml").write_text(toml)
     return folder
@@ -166,6 +167,8 @@ def test_memory_is_counted_from_the_headers(tmp_path: Path) -> None:
     found = card.find(str(base_folder(tmp_path / "base")))
     assert needs.parameters(found.folder) == 30
     assert needs.memory_to_learn(found, 2) == 30 * 4 + 2 * 1_405_000_000  # SD 1.4's own shape
+    usual, low = (needs.memory_to_learn(found, 2, low=low, decodes=True) for low in (False, True))
+    assert needs.memory_to_learn(found, 2) < low < usual
     (found.folder / "unet" / "model.fp16.safetensors").write_bytes(safetensors_of(10))
     assert needs.parameters(found.folder) == 30  # the same part in two precisions
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from pmagic import shelf
+from pmagic.engine.recipes import LOOK_AT_FACES
 from pmagic.losses import Moment, masked_mse, tandem_equilibrium
 
 B, H, S, D, E = 3, 2, 8, 5, 6
@@ -42,6 +43,7 @@ def moment(**changes: object) -> Moment:
 def test_contract(name: str) -> None:
     loss = shelf.take("losses", name)
     assert isinstance(loss.READS_OPEN_PROMPT, bool) and isinstance(loss.READS_FACE, bool)
+    assert loss.READS_FACE is (name in LOOK_AT_FACES)
     given = moment()
     found = loss.loss(given)
     assert found.shape == (B,)

@@ -12,23 +12,37 @@ _FLOAT32 = 4  # bytes
 # 64 x 64 latents and 320 channels, 285 MB where that pass computes each block again. Other shapes are scaled from it by
 # area and width.
 _SD_BYTES, _SD_BYTES_LOW, _SD_AREA, _SD_CHANNELS = 1.405e9, 0.285e9, 64 * 64, 320
+# And what decoding a whole picture of 512 x 512 pixels for the identity loss keeps, 128 channels at the last level: on a
+# GPU, where group norms answer in float32; a CPU in bfloat16 keeps little more than half (`python -m tests.bench memory`).
+_DECODED, _DECODED_LOW, _DECODED_AREA, _DECODED_CHANNELS = 4.3e9, 2.5e9, 512 * 512, 128
 _MAX_HEADER = 16 * 1024**2
 _LARGEST = 10**7  # of one dimension
+_LEVELS = 16  # of a network; more are none
 
 
-def memory_to_learn(card: Card, batch: int, *, low: bool = False) -> int:
+def memory_to_learn(card: Card, batch: int, *, low: bool = False, decodes: bool = False) -> int:
     """Bytes, roughly: the weights in float32 and what `batch` samples keep for the backward pass.
 
-    low: with each block computed again (engine.memory).
+    low: with each block computed again (engine.memory). decodes: with a loss that looks at the face, here a large one.
     """
     assert card.folder is not None  # asked only of a base whose weights are here
-    try:
-        unet = json.loads((card.folder / "unet" / "config.json").read_text())
-        side, channels = (_count(each) for each in (unet["sample_size"], unet["block_out_channels"][0]))
-    except (OSError, ValueError, RecursionError, KeyError, TypeError, IndexError) as error:
-        raise Incompatible(f"{card.folder}/unet/config.json cannot be used: {error}", "pull the base again") from error
+    side, channels, _ = _shape(card.folder / "unet" / "config.json")
     each = (_SD_BYTES_LOW if low else _SD_BYTES) * side**2 / _SD_AREA * channels / _SD_CHANNELS
+    if decodes:
+        _, width, levels = _shape(card.folder / "vae" / "config.json")
+        pixels = side * 2 ** (levels - 1)
+        each += (_DECODED_LOW if low else _DECODED) * pixels**2 / _DECODED_AREA * width / _DECODED_CHANNELS
     return parameters(card.folder) * _FLOAT32 + int(batch * each)
+
+
+def _shape(configuration: Path) -> tuple[int, int, int]:
+    """sample_size, the channels of the first level, and how many levels a network has."""
+    try:
+        read = json.loads(configuration.read_text())
+        widths = read["block_out_channels"]
+        return _count(read["sample_size"]), _count(widths[0]), min(len(widths), _LEVELS)
+    except (OSError, ValueError, RecursionError, KeyError, TypeError, IndexError) as error:
+        raise Incompatible(f"{configuration} cannot be used: {error}", "pull the base again") from error
 
 
 def memory_free() -> int | None:

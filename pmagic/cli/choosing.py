@@ -8,6 +8,7 @@ from pmagic.errors import UsageProblem, WeightsMissing
 
 if TYPE_CHECKING:
     from pmagic.bases.card import Card
+    from pmagic.engine.recipes import LearnSettings
 
 DEFAULT = "sd14"
 DEMO = "mini"
@@ -41,21 +42,26 @@ def check_memory(asked: str) -> None:
         raise UsageProblem(f"--memory cannot be {asked!r}", f"choose one of: {', '.join(MEMORY)}")
 
 
-def learn_low(console: Console, card: "Card", batch: int, asked: str, place: str) -> bool:
+def learn_low(console: Console, card: "Card", how: "LearnSettings", asked: str, place: str) -> bool:
     """Whether a learning does with less memory: as asked, or where `auto` finds too little free.
 
     Tells how much it takes, and warns where the device has less. place: as `--device` has it.
     """
-    from pmagic.bases import needs
-
     free = _free(place)
-    usual = needs.memory_to_learn(card, batch)
+    usual = memory_to_learn(card, how)
     low = asked == "low" or (asked == "auto" and free is not None and free < usual)
-    wanted = needs.memory_to_learn(card, batch, low=low)
+    wanted = memory_to_learn(card, how, low=low)
     console.say(f"memory: about {gigabytes(wanted)} besides the program's own{LOW if low else ''}")
     if free is not None and free < wanted:
         console.warn(f"this takes about {gigabytes(wanted)} of memory, {gigabytes(free)} are free")
     return low
+
+
+def memory_to_learn(card: "Card", how: "LearnSettings", *, low: bool = False) -> int:
+    """Bytes, roughly, as needs.memory_to_learn."""
+    from pmagic.bases import needs
+
+    return needs.memory_to_learn(card, how.batch, low=low, decodes=how.looks_at_faces)
 
 
 def _free(place: str) -> int | None:

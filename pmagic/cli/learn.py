@@ -132,7 +132,7 @@ def _learn(console: Console, name: str, asked: Asked, *, memory: str, resumed: b
 
     from pmagic.bases import loading, places
 
-    low = choosing.learn_low(console, card, how.batch, memory, choosing.device(asked.device))
+    low = choosing.learn_low(console, card, how, memory, choosing.device(asked.device))
     opened = loading.load(card, device=choosing.device(asked.device), dtype=asked.dtype)
     library.require_same_base(name, opened.name, opened.fingerprint)
     places.remember(card, opened.fingerprint)
@@ -145,7 +145,7 @@ def _learn(console: Console, name: str, asked: Asked, *, memory: str, resumed: b
     )
     start = time.monotonic()
     previews = Previews(console, opened, name, preview_every)
-    with unfinished.alone(library.root, name) as folder, _memory_told(card, how.batch):
+    with unfinished.alone(library.root, name) as folder, _memory_told(card, how):
         resuming.keep(folder, asked.on(card.name))
         found = None
         if how.bounds is None:
@@ -237,7 +237,7 @@ def _train_within(console: Console, base: "Base", low: bool, train: Callable[[],
 
 
 @contextmanager
-def _memory_told(card: "Card", batch: int) -> Iterator[None]:
+def _memory_told(card: "Card", how: "LearnSettings") -> Iterator[None]:
     """Running out of memory says how much it takes on this base, and what makes it less."""
     from pmagic.bases import needs
 
@@ -247,10 +247,10 @@ def _memory_told(card: "Card", batch: int) -> Iterator[None]:
         free = needs.memory_free()
         there = "" if free is None else f", {choosing.gigabytes(free)} are free now"
         raise OutOfMemory(
-            f"{problem.what}; learning on {card.name} with --batch {batch} takes about "
-            f"{choosing.gigabytes(needs.memory_to_learn(card, batch))}, with --memory low "
-            f"{choosing.gigabytes(needs.memory_to_learn(card, batch, low=True))}, besides the program's own{there}",
-            "add --batch 1" if batch > 1 else "end other programs, or learn on a smaller --base",
+            f"{problem.what}; learning on {card.name} with --batch {how.batch} takes about "
+            f"{choosing.gigabytes(choosing.memory_to_learn(card, how))}, with --memory low "
+            f"{choosing.gigabytes(choosing.memory_to_learn(card, how, low=True))}, besides the program's own{there}",
+            "add --batch 1" if how.batch > 1 else "end other programs, or learn on a smaller --base",
             kept=problem.kept or "nothing was published",
         ) from problem
 

@@ -39,8 +39,7 @@ class Shown:
         """
         from pmagic.engine import portraits, subject
 
-        recognised = bool(how.losses.get("identity"))
-        subject.require_observers(card, self.kind, masked=self.mask is not None, recognised=recognised)
+        subject.require_observers(card, self.kind, masked=self.mask is not None, recognised=how.looks_at_faces)
         if self.kind != "face" or not isinstance(card.faces, Path):
             if pick is not None:
                 why = "only faces are told apart" if self.kind != "face" else "no face pack is on this machine"

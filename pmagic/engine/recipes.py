@@ -13,6 +13,7 @@ from pmagic.persona import MAX_TOKENS, REFERENCE_BOUNDS, StageBounds
 
 REFERENCE_LOSSES: Mapping[str, float] = MappingProxyType({"masked_mse": 1.0, "tandem_equilibrium": 0.001})
 PAPER_LOSSES: Mapping[str, float] = MappingProxyType({"masked_mse": 1.0, "tandem_equilibrium": 1.0, "identity": 1.0})
+LOOK_AT_FACES = ("identity", "identity_constant")  # the losses that do, said here as their modules need torch
 REFERENCE_NEGATIVE = "monochrome, lowres, bad anatomy, worst quality, low quality"
 MAX_SIDE = 8192  # pixels; sixteen times what Stable Diffusion was trained on
 
@@ -59,6 +60,11 @@ class LearnSettings:
                 raise UsageProblem(
                     f"the training prompt {text!r} has no {prompts.NAME}", "write {} where the name stands"
                 )
+
+    @property
+    def looks_at_faces(self) -> bool:
+        """Whether a loss does, and so decodes what is learned from."""
+        return any(self.losses.get(name) for name in LOOK_AT_FACES)
 
     def as_table(self) -> dict[str, object]:
         """Plain values for a persona's record."""

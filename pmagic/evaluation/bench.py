@@ -40,7 +40,7 @@ def compared(order: Order, card: Card) -> list[Variant]:
 
 def require_observers(card: Card, compared: list[Variant]) -> None:
     """WeightsMissing, before anything is opened, for what an evaluation would lack on this machine."""
-    recognised = any(each.learn.losses.get(name) for each in compared for name in ("identity", "identity_constant"))
+    recognised = any(each.learn.looks_at_faces for each in compared)
     subject.require_observers(card, "face", masked=False, recognised=recognised)
     observers.identity(card)
 

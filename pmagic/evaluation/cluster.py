@@ -89,7 +89,10 @@ def spread(order: Order, fingerprint: str, told: Told) -> Workers:
 def most_memory(order: Order) -> int:
     """Bytes, roughly, of the models and of the largest batch that the order learns with."""
     base = card.find(order.base)
-    return max(needs.memory_to_learn(base, each.learn.batch) for each in bench.compared(order, base))
+    return max(
+        needs.memory_to_learn(base, each.learn.batch, decodes=each.learn.looks_at_faces)
+        for each in bench.compared(order, base)
+    )
 
 
 def places(machines: Sequence[Mapping[str, float]], gpu: bool, memory: int) -> int:

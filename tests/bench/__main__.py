@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -25,7 +26,14 @@ GREYS = 8  # of 255, the mean difference of two arms' pictures
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=arms.__doc__)
-    tables = {"learn": speed, "render": speed, "memory": peaks, "whole": whole, **dict.fromkeys(series.OF_BASE, along)}
+    tables = {
+        "learn": speed,
+        "render": speed,
+        "memory": peaks,
+        "whole": whole,
+        "compiled": compiled,
+        **dict.fromkeys(series.OF_BASE, along),
+    }
     tables["personas"] = lambda asked: series.personas()
     parser.add_argument("table", choices=(*tables, "peak"))
     parser.add_argument("--shape", choices=shapes.SHAPES, default="scaled")
@@ -130,6 +138,26 @@ def whole(asked: argparse.Namespace) -> dict[str, object]:
         cost = timing.run(job, device)
         rows[name] = {"peak": timing.highest(device), "seconds": cost.wall}
     return {"what": f"{asked.iterations} steps of learning, {arms.PICTURES} pictures of {asked.steps}", "jobs": rows}
+
+
+def compiled(asked: argparse.Namespace) -> dict[str, object]:
+    """What torch.compile would bring a learning, and what it costs before the first step; pmagic does without."""
+    bench = prepared(asked)
+    device, rows = bench.base.device, {}
+
+    def step(arm: arms.Arm) -> dict[str, float]:
+        timing.run(arm, device)
+        timing.highest(device)
+        seconds = statistics.median(timing.run(arm, device).busy for _ in range(asked.pairs))
+        return {"seconds": seconds, "peak": timing.highest(device)}
+
+    rows["a step"] = step(arms.learning(bench)["ours"])
+    bench.base.pipeline.unet.compile(dynamic=False)
+    arm = arms.learning(bench)["ours"]
+    seconds = timing.run(arm, device).wall
+    rows["compiling the UNet"] = {"seconds": seconds, "peak": timing.highest(device)}
+    rows["a compiled step"] = step(arm)
+    return {"what": "a learning step of two samples, compiled", "jobs": rows}
 
 
 def peaks(asked: argparse.Namespace) -> dict[str, object]:

@@ -69,7 +69,7 @@ def table(found: Mapping[str, Any]) -> list[str]:
     if "jobs" in found:
         rows = ["| job | seconds | memory at the peak |", "|---|---|---|"]
         return rows + [
-            f"| {name} | {row['seconds']:.1f} | {row['peak'] / 1e9:.2f} GB |" for name, row in found["jobs"].items()
+            f"| {name} | {row['seconds']:.3g} | {row['peak'] / 1e9:.2f} GB |" for name, row in found["jobs"].items()
         ]
     names = list(found["series"])
     rows = ["| " + " | ".join([found["over"], *names]) + " |", "|---" * (len(names) + 1) + "|"]

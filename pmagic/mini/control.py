@@ -1,0 +1,63 @@
+"""Text control: how often a picture shows the outfit, the place and the style that its prompt asks for.
+
+    python -m pmagic.mini.control --pictures 8
+
+The base draws its plain word, no persona; the miniature's CLIP, trained apart from it, looks among all the sentences of
+a kind for the picture's own. Beside it stands what the world itself draws, of people whom no training has seen: CLIP
+errs there, too.
+"""
+
+import argparse
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+
+import numpy as np
+import torch
+from PIL import Image
+
+from pmagic.bases import card
+from pmagic.bases.loading import Base, load
+from pmagic.engine.recipes import render_settings_for
+from pmagic.engine.rendering import render
+from pmagic.engine.subject import observer
+from pmagic.mini.drawing import draw
+from pmagic.mini.people import person
+from pmagic.mini.report import FIRST, SIDE, WORD
+from pmagic.mini.scenes import OUTFITS, PLACES, PORTRAIT, STYLES, Scene
+
+# Of each kind: the prompt of each of its values.
+KINDS: Mapping[str, Mapping[str, str]] = {
+    "outfit": {value: f"a photo of a {{}} {words}" for value, words in OUTFITS.items()},
+    "place": {value: f"a photo of a {{}} {words}" for value, words in PLACES.items()},
+    "style": {value: f"{words} a {{}}" for value, words in STYLES.items()},
+}
+
+
+def shown(where: Scene, count: int) -> list[Image.Image]:
+    """What the world draws: one person a picture."""
+    return [Image.fromarray(draw([(person(FIRST + k), where)], side=SIDE).image) for k in range(count)]
+
+
+def measured(base: Base, count: int) -> Iterator[tuple[str, float, float]]:
+    """Each kind, and the share of its pictures that show what was asked for: the world's and the base's."""
+    clip, drawing = observer(base), render_settings_for("paper", base.card.defaults)
+    for kind, prompts in KINDS.items():
+        texts = [prompt.replace("{}", WORD) for prompt in prompts.values()]
+        hits: tuple[list[bool], list[bool]] = ([], [])
+        for own, (value, prompt) in enumerate(prompts.items()):
+            drawn = shown(replace(PORTRAIT, **{kind: value}), count)
+            rendered = render(base, None, prompt, range(count), drawing, word=WORD)
+            for found, pictures in zip(hits, (drawn, rendered), strict=True):
+                found += [clip.text_similarity([each] * len(texts), texts).argmax() == own for each in pictures]
+        yield f"{kind}, of {len(prompts)}", *(float(np.mean(each)) for each in hits)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pictures", type=int, default=8, help="of each prompt")
+    parser.add_argument("--base", default="mini")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    print("| | drawn by the world itself | by the base |\n|---|---|---|")
+    for name, world, own in measured(load(card.find(arguments.base)), arguments.pictures):
+        print(f"| {name} | {world:.0%} | {own:.0%} |", flush=True)
