@@ -65,6 +65,28 @@ def test_a_state_without_moments_is_a_beginning(tmp_path: Path) -> None:
     assert run.steps == 2 and not torch.equal(run.model.weight, model.weight)
 
 
+def test_moments_come_back_in_the_weights_own_memory_order(tmp_path: Path) -> None:
+    """The fused optimiser reads both by place, not by index."""
+
+    def model() -> nn.Conv2d:
+        torch.manual_seed(0)
+        return nn.Conv2d(3, 4, 3).to(memory_format=torch.channels_last)
+
+    def step(run: training.Run) -> None:
+        x = torch.linspace(-1, 1, 3 * 36).reshape(1, 3, 6, 6).contiguous(memory_format=torch.channels_last)
+        run.step({"error": (run.model(x) - 1).square().mean()})
+
+    run = training.Run(tmp_path, "part", model(), minutes=10, rate=1e-2)
+    for _ in range(5):
+        step(run)
+    run.save()
+    again = training.Run(tmp_path, "part", model(), minutes=10, rate=1e-2)
+    for each in (run, again):
+        each.spent = 60.0  # the same place on the cosine
+        step(each)
+    assert torch.allclose(run.model.weight, again.model.weight, atol=1e-6)
+
+
 def test_what_a_run_tells_is_kept_and_drawn(tmp_path: Path) -> None:
     run = training.Run(tmp_path, "small", _model(), minutes=1, rate=0.1)
     for _ in range(4):
