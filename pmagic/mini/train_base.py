@@ -20,7 +20,6 @@ import torch
 import torch.distributed as dist
 from diffusers import AutoencoderKL, DDPMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
-from huggingface_hub import save_torch_state_dict
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -43,7 +42,7 @@ NAMES_A_CAPTION = 2
 # has to be read as the nearest of them, or no gradient leads from there to a face.
 NAME_NOISE = 1.0
 BLIND = 0.5  # share of the captions whose end and padding cross-attention does not see, so that it looks at the words
-PIECE = "14MB"
+PIECE = 14_000_000  # bytes of one file at most, for a machine that gives back small ones
 FACE_WEIGHT = 1.0  # what the face counts more than the rest, so that likeness is learned early
 RATE = 1e-3
 BASE_SETTINGS = """\
@@ -328,12 +327,18 @@ class Teacher:
 
 
 def write_pieces(networks: nn.Module, folder: Path, samples: int) -> None:
-    """The weights in float32, in safetensors files of at most `PIECE`, for a machine that gives back small files.
-
-    samples: how many they have seen in this run, told in the index beside them.
-    """
+    """The weights in float32, in safetensors files of `PIECE`. samples: how many they have seen in this run."""
     folder.mkdir(parents=True, exist_ok=True)
-    save_torch_state_dict(networks.state_dict(), folder, max_shard_size=PIECE, metadata={"samples": str(samples)})
+    pieces: list[dict[str, Tensor]] = [{}]
+    room = PIECE
+    for key, weight in networks.state_dict().items():
+        if weight.nbytes > room:
+            pieces.append({})
+            room = PIECE
+        pieces[-1][key] = weight.contiguous()
+        room -= weight.nbytes
+    for number, piece in enumerate(pieces):
+        save_file(piece, folder / f"{number:02}.safetensors", {"samples": str(samples)})
 
 
 def take_pieces(folder: Path, work: Path) -> None:
@@ -399,7 +404,7 @@ if __name__ == "__main__":
     parser.add_argument("--compile", action="store_true", help="compile the UNet first (minutes, once a machine)")
     parser.add_argument("--unet-share", type=float, default=1.0, help="of the learning rate")
     parser.add_argument("--batch", type=int, default=BATCH, help="samples of a step")
-    parser.add_argument("--pieces", type=Path, help=f"write the weights there too, in files of at most {PIECE}")
+    parser.add_argument("--pieces", type=Path, help="write the weights there too, in files under 15 MB")
     parser.add_argument("--from-pieces", type=Path, help="only make WORK's state of such files, to go on or --export")
     arguments = parser.parse_args()
     if arguments.from_pieces:
