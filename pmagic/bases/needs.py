@@ -12,7 +12,7 @@ _FLOAT32 = 4  # bytes
 # 64 x 64 latents and 320 channels, 285 MB where that pass computes each block again. Other shapes are scaled from it by
 # area and width.
 _SD_BYTES, _SD_BYTES_LOW, _SD_AREA, _SD_CHANNELS = 1.405e9, 0.285e9, 64 * 64, 320
-# And what decoding a face for the identity loss keeps, in a picture of 512 x 512 pixels that is nearly all face, with 128
+# And what decoding a face for the identity loss keeps, in a picture of 512 x 512 pixels that is nearly all face, 128
 # channels at the last level: on a GPU, where group norms answer in float32; a CPU in bfloat16 keeps little more than
 # half (`python -m tests.bench whole` and `memory`).
 _DECODED, _DECODED_LOW, _DECODED_AREA, _DECODED_CHANNELS = 3.3e9, 1.9e9, 512 * 512, 128
