@@ -63,6 +63,8 @@ def test_small_pieces_are_taken_up_whole(networks: train_base.Networks, tmp_path
     sizes = [file.stat().st_size for file in (tmp_path / "out").iterdir()]
     assert len(sizes) > 2 and max(sizes) < 15e6
     train_base.take_pieces(tmp_path / "out", tmp_path)
+    with pytest.raises(SystemExit, match="no weights"):
+        train_base.take_pieces(tmp_path / "elsewhere", tmp_path)
     state = load_file(tmp_path / "base.safetensors")
     for key, weight in networks.state_dict().items():
         assert torch.equal(state[f"model.{key}"], weight) and torch.equal(state[f"average.{key}"], weight)

@@ -179,6 +179,8 @@ def lesson(course: Course, learner: nn.Module) -> Lesson:
 
 
 def losses_of(course: Course, learner: nn.Module) -> Losses:
+    """One pass there and back, kernel by kernel; gradients of an earlier one are forgotten."""
+
     def losses(draw: chance.Draw) -> tuple[Tensor, dict[str, Tensor]]:
         for weight in learner.parameters():
             weight.grad = None

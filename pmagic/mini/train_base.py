@@ -342,8 +342,13 @@ def write_pieces(networks: nn.Module, folder: Path, samples: int) -> None:
 
 
 def take_pieces(folder: Path, work: Path) -> None:
-    """Make of `write_pieces`' files the state that WORK's base goes on from, without moments."""
+    """Make of `write_pieces`' files the state that WORK's base goes on from, without moments.
+
+    Raises SystemExit where there are none: WORK's state stays as it was.
+    """
     weights = {key: value for file in sorted(folder.glob("*.safetensors")) for key, value in load_file(file).items()}
+    if not weights:
+        raise SystemExit(f"there are no weights (*.safetensors) in {folder}; give the folder that --pieces was given")
     write_state(work / "base.safetensors", weights, weights, {}, {"steps": 0, "spent": 0.0, "averaged": 1})
 
 

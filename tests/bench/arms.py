@@ -66,8 +66,11 @@ class Bench:
 def bench(base: Base, seen: Subject, photo: Image.Image, steps: int, recipe: str = "reference") -> Bench:
     """recipe: of learning, in the reference's stages."""
     drawing = replace(recipes.render_settings_for("reference", base.card.defaults), steps=steps)
-    learning = replace(recipes.settings_for(recipe, base.card.defaults), bounds=REFERENCE_BOUNDS)
-    return Bench(base, seen, photo, learning, drawing)
+    return Bench(base, seen, photo, _settings(base, recipe), drawing)
+
+
+def _settings(base: Base, recipe: str) -> LearnSettings:
+    return replace(recipes.settings_for(recipe, base.card.defaults), bounds=REFERENCE_BOUNDS)
 
 
 def learning(bench: Bench) -> dict[str, Arm]:
@@ -114,8 +117,7 @@ def jobs(bench: Bench, iterations: int) -> dict[str, Arm]:
     base = bench.base
     found = {}
     for recipe in ("reference", "paper"):
-        settings = recipes.settings_for(recipe, base.card.defaults)
-        settings = replace(settings, iterations=iterations, bounds=REFERENCE_BOUNDS)
+        settings = replace(_settings(base, recipe), iterations=iterations)
         found[f"learn, {recipe}"] = Arm(partial(personamagic.learn, base, bench.subject, settings))
     found["render"] = drawing(bench)["ours"]
     return found
