@@ -88,11 +88,11 @@ def test_several_photos_count_alike(eyes: Observers, case: Case) -> None:
 def test_text_is_hessels_score(eyes: Observers, case: Case, eval_folder: Path) -> None:  # noqa: F811
     clip = subject.observer_of(cards.find(str(eval_folder)), "cpu")
     found = metrics.measured(eyes, case)
-    expected = clip.clip_score(case.pictures, [PROMPTS[1]] * 3).tolist()
-    assert found["t_sim"] == pytest.approx(expected, abs=1e-5)
-    assert found["t_sim"] == pytest.approx([2.5 * max(each, 0) for each in found["t_cosine"]], abs=1e-5)
-    best = [float(clip.text_similarity([each] * 2, PROMPTS).argmax() == 1) for each in case.pictures]
-    assert found["obeyed"] == best
+    seen, said = clip.cropped_embedding(case.pictures), clip.text_embedding(PROMPTS)
+    cosines = (seen @ said.T / seen.norm(dim=1)[:, None] / said.norm(dim=1)).tolist()
+    assert found["t_cosine"] == pytest.approx([each[1] for each in cosines], abs=1e-5)
+    assert found["t_sim"] == pytest.approx([2.5 * max(each[1], 0) for each in cosines], abs=1e-5)
+    assert found["obeyed"] == [float(each[1] > each[0]) for each in cosines]
 
 
 def test_one_prompt_is_always_obeyed_and_so_says_nothing(eyes: Observers, case: Case) -> None:

@@ -143,6 +143,17 @@ def test_stages_that_fell_back_and_photos_without_a_face_are_told(made: tuple[Re
     assert "alice" in second and "2.png" in second
 
 
+def test_rows_that_tell_of_the_same_pictures_say_so(made: tuple[Report, Store]) -> None:
+    told = made[0]
+    first, second = ([{"person": who, "bounds": [0, 1000], "drawing": each} for who, each in enumerate(of, 1)]
+                     for of in (("a", "b", "c"), ("a", "x", "c")))  # fmt: skip
+    stages = dict(zip(told.keys, (first, second), strict=True))
+    (shared,) = report.doubts(replace(told, stages=stages, faceless={}))
+    assert shared.startswith("λ1 = 0.7, λ2 = 0.8: for 2 of 3 people it came to the same as λ1 = 0.5, λ2 = 1")
+    unlike = [{**each, "drawing": "y"} for each in second]
+    assert not list(report.doubts(replace(told, stages={**stages, told.keys[1]: unlike}, faceless={})))
+
+
 def test_the_papers_squares_are_of_the_same_base(made: tuple[Report, Store], monkeypatch: pytest.MonkeyPatch) -> None:
     squares = []
     monkeypatch.setattr(plots, "pareto", lambda points, published: squares.append(published) or b"")

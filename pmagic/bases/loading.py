@@ -32,6 +32,7 @@ class Base:
     fingerprint: str
     weights: torch.dtype  # of the base; what the UNet is given and gives
     fast: torch.dtype | None  # the type the UNet is autocast to where that is faster, None for its own
+    compiled: bool = False  # whether learning's own steps ask a compiled UNet; nothing else does
 
     @property
     def device(self) -> torch.device:

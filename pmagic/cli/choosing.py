@@ -1,14 +1,18 @@
 """Which base a command works on, and what is told about it before a long job."""
 
+import time
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from pmagic import settings
-from pmagic.cli.console import Console
+from pmagic.cli.console import Console, duration
 from pmagic.errors import UsageProblem, WeightsMissing
 
 if TYPE_CHECKING:
     from pmagic.bases.card import Card
+    from pmagic.bases.loading import Base
     from pmagic.engine.recipes import LearnSettings
+    from pmagic.engine.subject import Subject
 
 DEFAULT = "sd14"
 DEMO = "mini"
@@ -62,6 +66,29 @@ def memory_to_learn(card: "Card", how: "LearnSettings", *, low: bool = False) ->
     from pmagic.bases import needs
 
     return needs.memory_to_learn(card, how.batch, low=low, decodes=how.looks_at_faces)
+
+
+def compiled(console: Console, base: "Base", subject: "Subject", how: "LearnSettings") -> "Base":
+    """The base with its UNet compiled for this learning; tells what that took and brings, and warns if it does not pay.
+
+    Raises UsageProblem where this machine cannot compile.
+    """
+    from pmagic.engine import compiling, probe, training
+
+    short = probe.brief(how)  # a step whose losses are quickly had; the UNet is asked the same
+    before = training.seconds_per_step(base, subject, short)
+    console.say("compiling the UNet: minutes the first time, seconds where this machine has done it before")
+    base, start = replace(base, compiled=True), time.monotonic()
+    with compiling.possible():
+        after = training.seconds_per_step(base, subject, short)
+    took = time.monotonic() - start
+    steps = how.iterations + (how.probe_iterations if how.bounds is None else 0)
+    brings = steps * (before - after)
+    told = f"a step takes {after:.2g} s instead of {before:.2g}: {duration(max(brings, 0))} less in {steps} steps"
+    console.say(f"compiled in {duration(took)}; {told}")
+    if brings < took:
+        console.warn(f"for this learning alone, --compile does not pay: it took {duration(took)}; {told}")
+    return base
 
 
 def _free(place: str) -> int | None:

@@ -70,6 +70,10 @@ def learn(
     memory: Annotated[
         str, typer.Option("--memory", help="auto, normal, or low: the same result with less memory, more slowly.")
     ] = "auto",
+    compile_unet: Annotated[
+        bool,
+        typer.Option("--compile", help="Compile the UNet first: minutes once, then shorter steps; says if it pays."),
+    ] = False,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with a learning that was stopped; --name says which of several.")
     ] = False,
@@ -90,7 +94,7 @@ def learn(
     paths = [str(each) for each in photo or ()]
     asked = Asked(
         tuple(paths), base, word, style, face, None if mask is None else str(mask), method, recipe, iterations, batch,
-        learning_rate, stages, seed, device, dtype,
+        learning_rate, stages, seed, device, dtype, compile_unet,
     )  # fmt: skip
     if resume:
         name, asked = resuming.recall(settings.library_dir(), name, asked)
@@ -133,6 +137,11 @@ def _learn(console: Console, name: str, asked: Asked, *, memory: str, resumed: b
     from pmagic.bases import loading, places
 
     low = choosing.learn_low(console, card, how, memory, choosing.device(asked.device))
+    if low and asked.compile:
+        raise UsageProblem(
+            "--compile does not go with less memory: what is computed again would be compiled once more",
+            "leave out --compile, or say --memory normal",
+        )
     opened = loading.load(card, device=choosing.device(asked.device), dtype=asked.dtype)
     library.require_same_base(name, opened.name, opened.fingerprint)
     places.remember(card, opened.fingerprint)
@@ -147,6 +156,8 @@ def _learn(console: Console, name: str, asked: Asked, *, memory: str, resumed: b
     previews = Previews(console, opened, name, preview_every)
     with unfinished.alone(library.root, name) as folder, _memory_told(card, how):
         resuming.keep(folder, asked.on(card.name))
+        if asked.compile:
+            opened = _compiled(console, name, opened, subject, how)
         found = None
         if how.bounds is None:
             found = _stages(console, name, folder, shown, opened, subject, how)
@@ -184,6 +195,15 @@ def _learn(console: Console, name: str, asked: Asked, *, memory: str, resumed: b
         "warnings": console.warnings,
     }
     console.result([str(address)], document)
+
+
+def _compiled(console: Console, name: str, base: "Base", subject: "Subject", how: "LearnSettings") -> "Base":
+    """As choosing.compiled; stopped by the person it ends in `Stopped`, with everything as it was before."""
+    try:
+        return choosing.compiled(console, base, subject, how)
+    except KeyboardInterrupt as stop:
+        again = f"to go on: pmagic learn --resume --name {shlex.quote(name)}"
+        raise Stopped(f"learning {name} was stopped while compiling", again, kept="what there was of it") from stop
 
 
 def _stages(

@@ -28,6 +28,7 @@ class Asked:
     seed: int = 0
     device: str | None = None
     dtype: str = "auto"
+    compile: bool = False
 
     def on(self, base: str) -> "Asked":
         """As it is kept: on the base that was chosen, whatever config.toml says later, and from any folder."""

@@ -29,7 +29,8 @@ def own_inputs(shown: "Shown", base: "Base", how: "LearnSettings") -> dict[str, 
     """The same for a probe that belongs to one learning alone: all that decides its every bit."""
     from pmagic.engine import probe
 
-    return {**asked_inputs(shown, base, how), "settings": probe.brief(how).as_table()}
+    settings = probe.brief(how).as_table()
+    return {**asked_inputs(shown, base, how), "settings": settings, "compiled": base.compiled}
 
 
 def kept(folder: Path, *inputs: Mapping[str, object]) -> Found | None:

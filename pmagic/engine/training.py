@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from pmagic import shelf
 from pmagic.bases.loading import Base
-from pmagic.engine import chance, checkpoint, graphs, likeness, mapper, memory, sentences
+from pmagic.engine import chance, checkpoint, compiling, graphs, likeness, mapper, memory, sentences
 from pmagic.engine.conditioning import Encoded, autocast_noise, encode, packed_attention
 from pmagic.engine.likeness import Looker
 from pmagic.engine.recipes import LearnSettings
@@ -57,6 +57,7 @@ class Course:
     schedule: Any  # diffusers.DDPMScheduler, for its noising alone
     losses: Mapping[str, ModuleType]
     looker: Looker | None  # where no loss reads the face
+    unet: Callable[..., tuple[Tensor]]  # the base's, as the steps ask it
 
     @property
     def reads_open_prompt(self) -> bool:
@@ -82,6 +83,7 @@ def course(base: Base, subject: Subject, settings: LearnSettings) -> Course:
         schedule=DDPMScheduler.from_config(base.pipeline.scheduler.config),
         losses=losses,
         looker=likeness.looker(base, subject) if any(loss.READS_FACE for loss in losses.values()) else None,
+        unet=compiling.compiled(base.pipeline.unet) if base.compiled else base.pipeline.unet,
     )
 
 
@@ -100,7 +102,7 @@ def moment(course: Course, learner: nn.Module, draw: chance.Draw) -> Moment:
     unet = base.pipeline.unet
     with packed_attention(unet), autocast_noise(unet, base.fast):
         packed = encoded.condition.packed()[:batch].to(base.weights)
-        (prediction,) = unet(noisy.to(base.weights), draw.t, encoder_hidden_states=packed, return_dict=False)
+        (prediction,) = course.unet(noisy.to(base.weights), draw.t, encoder_hidden_states=packed, return_dict=False)
     return Moment(
         t=draw.t,
         latents=latents,
@@ -262,7 +264,14 @@ def identity_of(course: Course, learner: nn.Module) -> str:
         facts=[
             type(learner).__name__,
             course.settings.as_table(),
-            [base.fingerprint, str(base.device.type), str(base.precision), str(base.fast), torch.__version__],
+            [
+                base.fingerprint,
+                str(base.device.type),
+                str(base.precision),
+                str(base.fast),
+                base.compiled,
+                torch.__version__,
+            ],
             [subject.word, *subject.hashes],
         ],
         tensors={},

@@ -11,7 +11,7 @@ from PIL import Image
 
 from pmagic.evaluation import metrics, plots, statistics
 from pmagic.evaluation.order import FACE
-from pmagic.evaluation.report import Plots, Report, beside, cell_text, people_in
+from pmagic.evaluation.report import Plots, Report, beside, cell_text, doubts, people_in
 from pmagic.pictures import MARK
 
 SHEETS, CASES, THUMB = 4, 6, 160  # people on contact sheets, cases of a kind, pixels
@@ -45,6 +45,7 @@ def page(report: Report, drawn: Plots) -> str:
         columns=list(columns),
         legend=list(columns.items()),
         rows=rows,
+        doubts=list(doubts(report)),
         observers=report.about["observers"],
         word=FACE,
         masks=any(who.source.mask is not None for who in report.people.values()),

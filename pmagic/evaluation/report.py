@@ -95,8 +95,29 @@ def doubts(report: Report) -> Iterator[str]:
         if fallen:
             taken = ", ".join(sorted({"{}:{}".format(*each["bounds"]) for each in fallen}))
             yield f"{row.title}: {len(fallen)} of {len(of)} people fell back to the stages {taken}"
+    yield from _shared(report)
     for number, files in sorted(report.faceless.items()):
         yield f"{report.names[number - 1]}: no face is found in {', '.join(files)}: nothing is compared with it"
+
+
+def _shared(report: Report) -> Iterator[str]:
+    """Which rows tell of the same pictures: each row beside the earlier one that it has most in common with.
+
+    Two variants come to the same where the probe's bounds are those that the other one has anyway.
+    """
+    drawn = {
+        key: {(each["person"], each["drawing"]) for each in of if "drawing" in each}
+        for key, of in report.stages.items()
+    }
+    for number, row in enumerate(report.rows):
+        mine = drawn.get(row.key, set())
+        common = [(len(mine & drawn.get(other.key, set())), other) for other in report.rows[:number]]
+        count, other = max(common, key=lambda each: each[0], default=(0, row))
+        if count:
+            yield (
+                f"{row.title}: for {count} of {len(mine)} people it came to the same as {other.title}, "
+                "whose pictures are counted in both rows"
+            )
 
 
 def cell_text(mean: Mean | None, people: int) -> str:

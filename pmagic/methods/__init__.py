@@ -75,6 +75,7 @@ def persona_of(
             **settings.as_table(),
             "device": base.device.type,
             "autocast": "" if base.fast is None else str(base.fast).removeprefix("torch."),
+            "compiled": base.compiled,
             "versions": {each.__name__: each.__version__ for each in (pmagic, torch, diffusers, transformers)},
         },
         losses=losses,

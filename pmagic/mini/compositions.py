@@ -24,17 +24,15 @@ import torch
 from PIL import Image, ImageDraw
 
 from pmagic import shelf
-from pmagic.bases import card
-from pmagic.bases.loading import Base, load
 from pmagic.engine.localising import edit
 from pmagic.engine.recipes import RenderSettings, render_settings_for
 from pmagic.engine.regions import Box
 from pmagic.engine.rendering import compose
-from pmagic.engine.subject import observe, observer
+from pmagic.engine.subject import observe
 from pmagic.library.store import Library
 from pmagic.mini.drawing import draw
+from pmagic.mini.measuring import FIRST, WORD, eyes, opened, portrait
 from pmagic.mini.people import NAMED, person
-from pmagic.mini.report import FIRST, WORD, portrait
 from pmagic.mini.scenes import EXPRESSIONS, PLACES, PORTRAIT, STYLES, Scene
 from pmagic.mini.sheet import contact_sheet
 from pmagic.persona import Persona
@@ -73,23 +71,18 @@ class Cell:
 
 
 @cache
-def _base() -> Base:
-    return load(card.find("mini"))
-
-
-@cache
 def _judge() -> faces.FacePack:
-    return faces.load(_base().card.judge)
+    return faces.load(opened().card.judge)
 
 
 def _drawing(how: How) -> RenderSettings:
-    return render_settings_for(how.recipe, _base().card.defaults, steps=how.steps)
+    return render_settings_for(how.recipe, opened().card.defaults, steps=how.steps)
 
 
 def learn(how: How, name: str, photos: Sequence[Image.Image], word: str, kind: str) -> None:
     """Into the library, unless it is there."""
     torch.set_num_threads(1)  # one lesson a core
-    library, base = Library(how.work), _base()
+    library, base = Library(how.work), opened()
     if name in library.names():
         return
     method = shelf.take("methods", "personamagic")
@@ -112,8 +105,7 @@ def lessons(how: How) -> Iterator[tuple[str, list[Image.Image], str, str]]:
 @cache
 def likenesses(people: int) -> np.ndarray:
     """The embedding of everyone's portrait: (people, E)."""
-    rows = [portrait(FIRST + k) for k in range(people)]
-    return np.concatenate([_judge().embed(each, _judge().find(each)[:1]) for each in rows])
+    return np.stack([eyes().face(portrait(FIRST + k)) for k in range(people)])
 
 
 def seen(picture: Image.Image, who: int, people: int, found: Face | None = None) -> dict[str, float]:
@@ -127,7 +119,7 @@ def seen(picture: Image.Image, who: int, people: int, found: Face | None = None)
 
 def obeyed(picture: Image.Image, texts: Sequence[str], own: int) -> float:
     """1 where CLIP finds text number `own` among the texts."""
-    return float(observer(_base()).text_similarity([picture] * len(texts), texts).argmax() == own)
+    return float(eyes().fits([picture], texts)[0].argmax() == own)
 
 
 def measured(how: How, pair: int) -> list[Cell]:
@@ -143,7 +135,7 @@ def _persona(how: How, name: str) -> Persona:
 
 def _drawn(how: How, cast: dict[str, Persona | str], prompt: str, pair: int, **more: object) -> Image.Image:
     size = more.pop("size", None)
-    return compose(_base(), cast, prompt, [pair], replace(_drawing(how), size=size), **more)[0]
+    return compose(opened(), cast, prompt, [pair], replace(_drawing(how), size=size), **more)[0]
 
 
 def _world(*figures: tuple[int, Scene]) -> Image.Image:
@@ -169,7 +161,7 @@ def _styles(how: How, pair: int, _: int) -> Iterator[Cell]:
 
 
 def _people(how: How, pair: int, next_to: int) -> Iterator[Cell]:
-    side = _base().size
+    side = opened().size
     cast = {"a": _persona(how, f"person-{pair}"), "b": _persona(how, f"person-{next_to}")}
     prompt, both = "a photo of {a} and {b} on a beach", {"a": LEFT, "b": RIGHT}
     stand = [replace(PORTRAIT, place="beach", scale=0.22, x=x) for x in (0.27, 0.73)]

@@ -15,14 +15,11 @@ import numpy as np
 import torch
 from PIL import Image
 
-from pmagic.bases import card
-from pmagic.bases.loading import Base, load
 from pmagic.engine.recipes import render_settings_for
 from pmagic.engine.rendering import render
-from pmagic.engine.subject import observer
 from pmagic.mini.drawing import draw
+from pmagic.mini.measuring import FIRST, SIDE, WORD, eyes, opened
 from pmagic.mini.people import person
-from pmagic.mini.report import FIRST, SIDE, WORD
 from pmagic.mini.scenes import OUTFITS, PLACES, PORTRAIT, STYLES, Scene
 
 # Of each kind: the prompt of each of its values.
@@ -38,9 +35,10 @@ def shown(where: Scene, count: int) -> list[Image.Image]:
     return [Image.fromarray(draw([(person(FIRST + k), where)], side=SIDE).image) for k in range(count)]
 
 
-def measured(base: Base, count: int) -> Iterator[tuple[str, float, float]]:
+def measured(name: str, count: int) -> Iterator[tuple[str, float, float]]:
     """Each kind, and the share of its pictures that show what was asked for: the world's and the base's."""
-    clip, drawing = observer(base), render_settings_for("paper", base.card.defaults)
+    base = opened(name)
+    drawing = render_settings_for("paper", base.card.defaults)
     for kind, prompts in KINDS.items():
         texts = [prompt.replace("{}", WORD) for prompt in prompts.values()]
         hits: tuple[list[bool], list[bool]] = ([], [])
@@ -48,7 +46,7 @@ def measured(base: Base, count: int) -> Iterator[tuple[str, float, float]]:
             drawn = shown(replace(PORTRAIT, **{kind: value}), count)
             rendered = render(base, None, prompt, range(count), drawing, word=WORD)
             for found, pictures in zip(hits, (drawn, rendered), strict=True):
-                found += [clip.text_similarity([each] * len(texts), texts).argmax() == own for each in pictures]
+                found += (eyes(name).fits(pictures, texts).argmax(dim=1) == own).tolist()
         yield f"{kind}, of {len(prompts)}", *(float(np.mean(each)) for each in hits)
 
 
@@ -59,5 +57,5 @@ if __name__ == "__main__":
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     print("| | drawn by the world itself | by the base |\n|---|---|---|")
-    for name, world, own in measured(load(card.find(arguments.base)), arguments.pictures):
-        print(f"| {name} | {world:.0%} | {own:.0%} |", flush=True)
+    for kind, world, own in measured(arguments.base, arguments.pictures):
+        print(f"| {kind} | {world:.0%} | {own:.0%} |", flush=True)

@@ -15,7 +15,6 @@ import os
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
-from functools import cache
 from multiprocessing import get_context
 from types import MappingProxyType
 
@@ -23,15 +22,15 @@ import numpy as np
 import torch
 from PIL import Image
 
-from pmagic.bases import card, loading
+from pmagic.bases import loading
 from pmagic.engine import probe, sentences
 from pmagic.engine.conditioning import encode
 from pmagic.engine.recipes import LearnSettings, render_settings_for, settings_for
 from pmagic.engine.rendering import render
-from pmagic.engine.subject import Subject, observe, observer
+from pmagic.engine.subject import Subject, observe
 from pmagic.losses import tandem_equilibrium
 from pmagic.methods import personamagic
-from pmagic.mini.report import FIRST, WORD, embedding, portrait
+from pmagic.mini.measuring import FIRST, WORD, eyes, opened, portrait
 from pmagic.mini.scenes import OUTFITS
 from pmagic.persona import Persona
 
@@ -51,15 +50,10 @@ class Row:
     identity: float  # cosine with the portrait by the evaluation's recogniser, -1 without a face
 
 
-@cache
-def _base() -> loading.Base:
-    return loading.load(card.find("mini"))
-
-
 def measured(seed: int, weights: Sequence[float]) -> list[Row]:
     """A row for each weight of one person."""
     torch.set_num_threads(1)  # one person a core
-    base, photo = _base(), portrait(seed)
+    base, photo = opened(), portrait(seed)
     subject = observe(base, [photo], [f"{seed:064x}"], word=WORD)
     how = settings_for("paper", base.card.defaults)
     how = replace(how, bounds=probe.probe(base, subject, how).bounds)
@@ -95,13 +89,13 @@ def _attention(
 
 def _pictures(base: loading.Base, persona: Persona, photo: Image.Image) -> tuple[float, float]:
     """The share of pictures whose garment CLIP finds among all, and the mean identity."""
-    clip, drawing = observer(base), render_settings_for("paper", base.card.defaults)
-    texts, likeness = [prompt.replace("{}", WORD) for prompt in PROMPTS], embedding(photo)
+    drawing = render_settings_for("paper", base.card.defaults)
+    texts, likeness = [prompt.replace("{}", WORD) for prompt in PROMPTS], eyes().face(photo)
     hits, identities = [], []
     for number, prompt in enumerate(PROMPTS):
         (picture,) = render(base, persona, prompt, [number], drawing)
-        hits.append(int(clip.text_similarity([picture] * len(texts), texts).argmax()) == number)
-        seen = embedding(picture)
+        hits.append(int(eyes().fits([picture], texts)[0].argmax()) == number)
+        seen = eyes().face(picture)
         identities.append(-1.0 if seen is None or likeness is None else float(seen @ likeness))
     return float(np.mean(hits)), float(np.mean(identities))
 

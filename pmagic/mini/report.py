@@ -37,24 +37,19 @@ import torch
 from PIL import Image
 
 from pmagic import shelf
-from pmagic.bases import card
-from pmagic.bases.loading import Base, load
+from pmagic.bases.loading import Base
 from pmagic.datasets.world import SCENES as PROMPTS
 from pmagic.engine.recipes import RenderSettings, render_settings_for
 from pmagic.engine.rendering import render
-from pmagic.engine.subject import Subject, observe, observer
+from pmagic.engine.subject import Subject, observe
 from pmagic.library.store import Library
 from pmagic.mini.drawing import draw
-from pmagic.mini.people import HELD_OUT, person
+from pmagic.mini.measuring import FIRST, SIDE, TRAINING, WORD, eyes, opened, portrait
+from pmagic.mini.people import person
 from pmagic.mini.scenes import PORTRAIT, rng_for, scene
 from pmagic.mini.sheet import contact_sheet
 from pmagic.pictures import ENDINGS
-from pmagic.vision import faces
 
-FIRST = HELD_OUT + 200
-TRAINING = 30_000  # the first of the training range who are asked; seen there a few times at most
-WORD = "face"
-SIDE = 256
 SHOWN = 4  # people on the sheet
 OTHERS = 9  # portraits of strangers alike that a picture is held against
 CROWD = range(FIRST + 1000, FIRST + 4000)  # where they are looked for
@@ -83,26 +78,6 @@ class Cell:
     same: float  # and other photos of the same person
 
 
-def portrait(seed: int) -> Image.Image:
-    return Image.fromarray(draw([(person(seed), PORTRAIT)], side=SIDE).image)
-
-
-@cache
-def _base(name: str) -> Base:
-    return load(card.find(name))
-
-
-@cache
-def _judge() -> faces.FacePack:
-    return faces.load(card.find("mini").judge)
-
-
-def embedding(picture: Image.Image) -> np.ndarray | None:
-    """The unit embedding of the largest face, (E,), None without a face."""
-    found = _judge().find(picture)
-    return _judge().embed(picture, found[:1])[0] if found else None
-
-
 def alike(seed: int) -> list[int]:
     """Nine strangers with the person's hair, and of those the nearest in skin."""
     who = person(seed)
@@ -117,14 +92,13 @@ def again(seed: int) -> list[Image.Image]:
 
 
 def scores(
-    base: Base, pictures: list[Image.Image], line: np.ndarray, prompt: str
+    name: str, pictures: list[Image.Image], line: np.ndarray, prompt: str
 ) -> list[tuple[float, float, float, float]]:
     """Identity, text, obeyed and matched of each picture. line: (1 + OTHERS, E), the portrait's embedding first."""
-    clip, texts = observer(base), [each.replace("{}", WORD) for each in PROMPTS]
     own, found = list(PROMPTS).index(prompt), []
-    for picture in pictures:
-        seen = embedding(picture)
-        text = clip.text_similarity([picture] * len(texts), texts)
+    texts = eyes(name).fits(pictures, [each.replace("{}", WORD) for each in PROMPTS])  # (N, prompts)
+    for picture, text in zip(pictures, texts, strict=True):
+        seen = eyes(name).face(picture)
         near = np.full(len(line), -1.0) if seen is None else line @ seen
         matched = seen is not None and near.argmax() == 0
         found.append((float(near[0]), float(text[own]), float(text.argmax() == own), float(matched)))
@@ -133,7 +107,7 @@ def scores(
 
 @cache
 def _plain(name: str, prompt: str, draws: int) -> list[Image.Image]:
-    base = _base(name)
+    base = opened(name)
     return render(base, None, prompt, range(draws), _drawing(base, "reference"), word=WORD)
 
 
@@ -145,16 +119,16 @@ def measured(name: str, seed: int, draws: int, ways: Sequence[str]) -> list[Cell
     """Every row and prompt of one person. name: of the base; ways: keys of `LEARNED`."""
     torch.set_num_threads(1)  # one person a core
     photo = portrait(seed)
-    line = [embedding(each) for each in (photo, *(portrait(k) for k in alike(seed)))]
+    line = [eyes(name).face(each) for each in (photo, *(portrait(k) for k in alike(seed)))]
     if any(each is None for each in line):
         raise SystemExit(f"no face is found in the portrait of person {seed} or of one alike")
     line = np.stack(line)
     strangers, same = (
-        float(np.mean([each @ line[0] for each in map(embedding, pictures) if each is not None]))
+        float(np.mean([each @ line[0] for each in map(eyes(name).face, pictures) if each is not None]))
         for pictures in (map(portrait, ANYBODY), again(seed))
     )
     return [
-        Cell(row, seed, prompt, pictures, scores(_base(name), pictures, line, prompt), seconds, strangers, same)
+        Cell(row, seed, prompt, pictures, scores(name, pictures, line, prompt), seconds, strangers, same)
         for row, prompt, pictures, seconds in _drawn(name, seed, photo, draws, ways)
     ]
 
@@ -167,7 +141,7 @@ def _drawn(
         ceiling = draw([(person(seed), replace(PORTRAIT, **shown))], side=SIDE).image
         yield CEILING, prompt, [Image.fromarray(ceiling)], 0.0
         yield PLAIN, prompt, _plain(name, prompt, draws), 0.0
-    base = _base(name)
+    base = opened(name)
     for row, method, recipe in (LEARNED[way] for way in ways):
         start = time.monotonic()
         with tempfile.TemporaryDirectory() as folder:

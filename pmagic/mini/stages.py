@@ -34,8 +34,8 @@ from pmagic.engine.attention import Look
 from pmagic.engine.probe import GRID, Curve, read_bounds
 from pmagic.engine.subject import observe
 from pmagic.mini.drawing import draw
+from pmagic.mini.measuring import TRAINING
 from pmagic.mini.people import HELD_OUT, person
-from pmagic.mini.report import TRAINING
 from pmagic.mini.scenes import PORTRAIT
 from pmagic.persona import StageBounds
 

@@ -56,15 +56,6 @@ class Clip:
         ).to(self.model.device)
         return self.model.text_projection(self.model.text_model(**ids).pooler_output)
 
-    def text_similarity(self, pictures: Sequence[Image.Image], texts: Sequence[str]) -> Tensor:
-        """Raw cosine between picture k and text k with Hessel's prefix: (N,), range [-1, 1]."""
-        seen, said = self.cropped_embedding(pictures), self.text_embedding(texts)
-        return torch.nn.functional.cosine_similarity(seen, said, dim=-1)
-
-    def clip_score(self, pictures: Sequence[Image.Image], texts: Sequence[str]) -> Tensor:
-        """CLIPScore after Hessel et al. 2021, 2.5 * max(cosine, 0): (N,), range [0, 2.5]."""
-        return WEIGHT * self.text_similarity(pictures, texts).clamp(min=0)
-
     def _normalised(self, pictures: Sequence[Image.Image]) -> Tensor:
         """(N, 3, size, size) in the model's own statistics."""
         raw = torch.stack([torch.frombuffer(bytearray(p.tobytes()), dtype=torch.uint8) for p in pictures])

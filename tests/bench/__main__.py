@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 TESTS = Path(__file__).parents[1]
@@ -43,6 +44,7 @@ def main() -> None:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--threads", type=int, default=1, help="on a CPU")
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "pmagic-bench")
+    parser.add_argument("--compiled", action="store_true", help="`whole` as `learn --compile`, once it is compiled")
     parser.add_argument("--low", action="store_true", help="of `peak`, as --memory low")
     parser.add_argument("--job", choices=JOBS, help="of `peak`")
     asked = parser.parse_args()
@@ -51,6 +53,7 @@ def main() -> None:
         return print(json.dumps(peak(asked)))
     require_golden()
     name = asked.table if asked.table == "personas" else f"{asked.table}-{asked.shape}"  # it opens no base
+    name += "-compiled" * asked.compiled
     records.write(name, tables[asked.table](asked), asked.threads)
     return None
 
@@ -130,6 +133,7 @@ def along(asked: argparse.Namespace) -> dict[str, object]:
 def whole(asked: argparse.Namespace) -> dict[str, object]:
     """A person's own jobs, as they pass: learning by either recipe in the fixed stages, and four pictures."""
     bench = prepared(asked, face=True)
+    bench = replace(bench, base=replace(bench.base, compiled=asked.compiled))
     device, rows = bench.base.device, {}
     jobs = arms.jobs(bench, asked.iterations)
     for name, job in jobs.items():
@@ -141,7 +145,7 @@ def whole(asked: argparse.Namespace) -> dict[str, object]:
 
 
 def compiled(asked: argparse.Namespace) -> dict[str, object]:
-    """What torch.compile would bring a learning, and what it costs before the first step; pmagic does without."""
+    """What `learn --compile` brings a step, and what it costs before the first one."""
     bench = prepared(asked)
     device, rows = bench.base.device, {}
 
@@ -152,8 +156,7 @@ def compiled(asked: argparse.Namespace) -> dict[str, object]:
         return {"seconds": seconds, "peak": timing.highest(device)}
 
     rows["a step"] = step(arms.learning(bench)["ours"])
-    bench.base.pipeline.unet.compile(dynamic=False)
-    arm = arms.learning(bench)["ours"]
+    arm = arms.learning(replace(bench, base=replace(bench.base, compiled=True)))["ours"]
     seconds = timing.run(arm, device).wall
     rows["compiling the UNet"] = {"seconds": seconds, "peak": timing.highest(device)}
     rows["a compiled step"] = step(arm)

@@ -1,0 +1,33 @@
+"""What every measurement of the miniature shares: people no training has seen, a base, the evaluation's eyes."""
+
+from functools import cache
+
+from PIL import Image
+
+from pmagic.bases import card
+from pmagic.bases.loading import Base, load
+from pmagic.evaluation.observers import Observers, observers
+from pmagic.mini.drawing import draw
+from pmagic.mini.people import HELD_OUT, person
+from pmagic.mini.scenes import PORTRAIT
+
+FIRST = HELD_OUT + 200
+TRAINING = 30_000  # the first of the training range who are asked; seen there a few times at most
+WORD = "face"
+SIDE = 256
+
+
+def portrait(seed: int) -> Image.Image:
+    """The photo that a person is learned from."""
+    return Image.fromarray(draw([(person(seed), PORTRAIT)], side=SIDE).image)
+
+
+@cache
+def opened(name: str = "mini") -> Base:
+    return load(card.find(name))
+
+
+@cache
+def eyes(name: str = "mini") -> Observers:
+    """The CLIP of the base of that name, trained apart from it, and a recogniser that no loss has seen."""
+    return observers(card.find(name), "cpu")

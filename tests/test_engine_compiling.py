@@ -1,0 +1,141 @@
+"""A compiled UNet: the same learning but for last bits, asked for in words, told what it brings."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import tiny
+import torch
+from tiny import tiny_folders  # noqa: F401 - a fixture
+from typer.testing import CliRunner
+
+from pmagic.bases import loading
+from pmagic.cli.app import app
+from pmagic.cli.console import Console
+from pmagic.engine import compiling, memory, training
+from pmagic.engine.recipes import settings_for
+from pmagic.errors import UsageProblem
+from pmagic.library.store import Library
+from pmagic.methods import personamagic
+
+pytest_plugins = ["tiny"]
+runner = CliRunner()
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """torch.compile up to the graph, which is then run as it is: without minutes of a compiler. What was compiled."""
+    made: list[object] = []
+    real = torch.compile
+
+    def compile(module: object, **how: object) -> object:
+        made.append(module)
+        return real(module, **how, backend="aot_eager")
+
+    monkeypatch.setattr(torch, "compile", compile)
+    return made
+
+
+def learned(base: loading.Base, iterations: int = 3) -> list[torch.Tensor]:
+    settings = settings_for("reference", {}, **{**tiny.lesson(), "iterations": iterations})
+    persona = personamagic.learn(base, tiny.known(base), settings)
+    return [torch.from_numpy(persona.tensors[name]) for name in sorted(persona.tensors)]
+
+
+def test_a_compiled_learning_ends_where_the_usual_one_does(tiny_base: loading.Base, quick: list[object]) -> None:
+    usual = learned(tiny_base)
+    assert quick == []
+    compiled = learned(replace(tiny_base, compiled=True))
+    assert quick == [tiny_base.pipeline.unet]
+    assert all(torch.allclose(left, right, rtol=1e-3, atol=1e-5) for left, right in zip(usual, compiled, strict=True))
+    assert tiny.hooks_of(tiny_base) == []
+
+
+def test_with_less_memory_too(tiny_base: loading.Base, quick: list[object]) -> None:
+    usual = learned(tiny_base)
+    with memory.recomputed(tiny_base.pipeline):
+        compiled = learned(replace(tiny_base, compiled=True))
+    assert all(torch.allclose(left, right, rtol=1e-3, atol=1e-5) for left, right in zip(usual, compiled, strict=True))
+
+
+def test_its_checkpoint_is_its_own(tiny_base: loading.Base) -> None:
+    settings = settings_for("reference", {}, **tiny.lesson())
+    course = training.course(tiny_base, tiny.known(tiny_base), settings)
+    other = replace(course, base=replace(tiny_base, compiled=True))
+    learner = torch.nn.Linear(1, 1)
+    assert training.identity_of(course, learner) != training.identity_of(other, learner)
+
+
+def test_without_a_compiler_it_says_so(tiny_base: loading.Base, monkeypatch: pytest.MonkeyPatch) -> None:
+    from torch._inductor import config
+
+    monkeypatch.setattr(config.cpp, "cxx", (None, "/bin/false"))
+    monkeypatch.setattr(config, "fx_graph_cache", False)
+    with pytest.raises(UsageProblem, match=r"cannot be compiled here.*/bin/false") as raised, compiling.possible():
+        learned(replace(tiny_base, compiled=True), 1)
+    assert "--compile" in raised.value.next_step
+
+
+def test_the_command_tells_what_it_brings_and_the_persona_that_it_was_compiled(
+    library: Library,
+    tiny_folders: dict[str, Path],  # noqa: F811
+    tmp_path: Path,
+    quick: list[object],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(Console, "talks", True)
+    tiny.photo(3).save(tmp_path / "alice.png")
+    words = ["learn", str(tmp_path / "alice.png"), "--base", str(tiny_folders["sd1"]), "--recipe", "reference"]
+    done = runner.invoke(app, [*words, "--iterations", "2", "--name", "alice", "--compile"])
+    assert done.exit_code == 0, done.output
+    assert "compiling the UNet" in done.stderr and "compiled in" in done.stderr
+    assert "for this learning alone, --compile does not pay" in done.stderr  # two steps never do
+    assert "Dynamo detected" not in done.output
+    assert library.load("alice")[1].settings["compiled"] is True
+
+    steps = iter([2.0, 0.5])  # of a machine on which it pays
+    monkeypatch.setattr(training, "seconds_per_step", lambda *given: next(steps))
+    done = runner.invoke(app, [*words, "--iterations", "9", "--name", "bruno", "--compile"])
+    assert "a step takes 0.5 s instead of 2: 14 s less in 9 steps" in done.stderr
+    assert "does not pay" not in done.stderr
+
+
+def test_it_does_not_go_with_less_memory(
+    library: Library,
+    tiny_folders: dict[str, Path],  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    tiny.photo(3).save(tmp_path / "alice.png")
+    words = ["learn", str(tmp_path / "alice.png"), "--base", str(tiny_folders["sd1"]), "--recipe", "reference"]
+    done = runner.invoke(app, [*words, "--name", "alice", "--compile", "--memory", "low"])
+    assert done.exit_code == 2 and "--memory normal" in done.stderr
+    assert library.names() == []
+
+
+def test_stopped_while_compiling_the_words_are_kept(
+    library: Library,
+    tiny_folders: dict[str, Path],  # noqa: F811
+    tmp_path: Path,
+    quick: list[object],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tiny.photo(3).save(tmp_path / "alice.png")
+    words = ["learn", str(tmp_path / "alice.png"), "--base", str(tiny_folders["sd1"]), "--recipe", "reference"]
+
+    def interrupt(unet: torch.nn.Module) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(compiling, "compiled", interrupt)
+        done = runner.invoke(app, [*words, "--iterations", "2", "--name", "alice", "--compile"])
+    assert done.exit_code == 130 and "pmagic learn --resume --name alice" in done.stderr
+    again = runner.invoke(app, ["learn", "--resume"])
+    assert again.exit_code == 0 and library.load("alice")[1].settings["compiled"] is True
+
+
+@pytest.mark.slow
+def test_the_compilers_own_steps_agree_and_repeat(tiny_base: loading.Base) -> None:
+    usual, compiled = learned(tiny_base), learned(replace(tiny_base, compiled=True))
+    assert all(torch.allclose(left, right, rtol=1e-2, atol=1e-4) for left, right in zip(usual, compiled, strict=True))
+    again = learned(replace(tiny_base, compiled=True))
+    assert all(torch.equal(left, right) for left, right in zip(compiled, again, strict=True))
