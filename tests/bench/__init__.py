@@ -4,7 +4,8 @@
     python -m tests.bench render --shape scaled         four pictures
     python -m tests.bench memory --shape scaled         peak memory of both, each in a process of its own
     python -m tests.bench whole --shape mini --steps 50 --threads 2    a person's own jobs: 1000 steps, four pictures
-    python -m tests.bench compiled --shape mini         what torch.compile would bring a learning step, and its cost
+    python -m tests.bench whole --shape mini --steps 50 --threads 2 --compiled    the same, once it is compiled
+    python -m tests.bench compiled --shape mini         what `learn --compile` brings a step, and its cost
     python -m tests.bench pictures|resolution|steps|people|personas    series: what one more of something costs
 
 Shapes: `mini`, the shipped miniature; `scaled`, a Stable Diffusion of a fifth of the widths and half the side; `sd14`,
