@@ -36,6 +36,13 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> list[object]:
     return made
 
 
+@pytest.fixture
+def words(tiny_folders: dict[str, Path], tmp_path: Path) -> list[str]:  # noqa: F811
+    """The command, but for the name."""
+    tiny.photo(3).save(tmp_path / "alice.png")
+    return ["learn", str(tmp_path / "alice.png"), "--base", str(tiny_folders["sd1"]), "--recipe", "reference"]
+
+
 def learned(base: loading.Base, iterations: int = 3) -> list[torch.Tensor]:
     settings = settings_for("reference", {}, **{**tiny.lesson(), "iterations": iterations})
     persona = personamagic.learn(base, tiny.known(base), settings)
@@ -78,14 +85,11 @@ def test_without_a_compiler_it_says_so(tiny_base: loading.Base, monkeypatch: pyt
 
 def test_the_command_tells_what_it_brings_and_the_persona_that_it_was_compiled(
     library: Library,
-    tiny_folders: dict[str, Path],  # noqa: F811
-    tmp_path: Path,
+    words: list[str],
     quick: list[object],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(Console, "talks", True)
-    tiny.photo(3).save(tmp_path / "alice.png")
-    words = ["learn", str(tmp_path / "alice.png"), "--base", str(tiny_folders["sd1"]), "--recipe", "reference"]
     done = runner.invoke(app, [*words, "--iterations", "2", "--name", "alice", "--compile"])
     assert done.exit_code == 0, done.output
     assert "compiling the UNet" in done.stderr and "compiled in" in done.stderr
@@ -102,11 +106,8 @@ def test_the_command_tells_what_it_brings_and_the_persona_that_it_was_compiled(
 
 def test_it_does_not_go_with_less_memory(
     library: Library,
-    tiny_folders: dict[str, Path],  # noqa: F811
-    tmp_path: Path,
+    words: list[str],
 ) -> None:
-    tiny.photo(3).save(tmp_path / "alice.png")
-    words = ["learn", str(tmp_path / "alice.png"), "--base", str(tiny_folders["sd1"]), "--recipe", "reference"]
     done = runner.invoke(app, [*words, "--name", "alice", "--compile", "--memory", "low"])
     assert done.exit_code == 2 and "--memory normal" in done.stderr
     assert library.names() == []
@@ -114,13 +115,10 @@ def test_it_does_not_go_with_less_memory(
 
 def test_stopped_while_compiling_the_words_are_kept(
     library: Library,
-    tiny_folders: dict[str, Path],  # noqa: F811
-    tmp_path: Path,
+    words: list[str],
     quick: list[object],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    tiny.photo(3).save(tmp_path / "alice.png")
-    words = ["learn", str(tmp_path / "alice.png"), "--base", str(tiny_folders["sd1"]), "--recipe", "reference"]
 
     def interrupt(unet: torch.nn.Module) -> None:
         raise KeyboardInterrupt

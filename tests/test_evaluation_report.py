@@ -20,7 +20,7 @@ from pmagic.evaluation import metrics, plots, report, scores
 from pmagic.evaluation.harness import Failure
 from pmagic.evaluation.order import Sitter
 from pmagic.evaluation.report import Report, Row
-from pmagic.evaluation.statistics import Mean
+from pmagic.evaluation.statistics import Difference, Mean
 from pmagic.evaluation.store import Store
 from pmagic.pictures import Photo
 
@@ -152,6 +152,19 @@ def test_rows_that_tell_of_the_same_pictures_say_so(made: tuple[Report, Store]) 
     assert shared.startswith("λ1 = 0.7, λ2 = 0.8: for 2 of 3 people it came to the same as λ1 = 0.5, λ2 = 1")
     unlike = [{**each, "drawing": "y"} for each in second]
     assert not list(report.doubts(replace(told, stages={**stages, told.keys[1]: unlike}, faceless={})))
+
+
+def test_only_a_difference_clear_of_zero_is_bold(made: tuple[Report, Store], monkeypatch: pytest.MonkeyPatch) -> None:
+    told, store = made
+    one, other = told.keys
+    some = [
+        Difference(other, one, "t_sim", 0.25, 0.125, 0.375, 2),
+        Difference(other, one, "i_pre", 0.5, -0.125, 0.75, 2),
+    ]
+    monkeypatch.setitem(vars(told), "differences", some)
+    report.write(told, store)
+    page = (store.root / "report.html").read_text()
+    assert "<b>+0.250</b>" in page and "+0.500" in page and "<b>+0.500</b>" not in page
 
 
 def test_the_papers_squares_are_of_the_same_base(made: tuple[Report, Store], monkeypatch: pytest.MonkeyPatch) -> None:

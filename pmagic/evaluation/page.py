@@ -57,7 +57,7 @@ def page(report: Report, drawn: Plots) -> str:
                 "column": each.column,
                 "value": f"{each.value:+.3f}",
                 "interval": "" if each.low is None else f"{each.low:+.3f} to {each.high:+.3f}",
-                "clear": each.low is not None and (each.low > 0 or each.high < 0),
+                "beyond_zero": each.low is not None and (each.low > 0 or each.high < 0),
                 "people": each.people,
             }
             for each in report.differences
