@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from pmagic.bases import loading
-from pmagic.engine.conditioning import autocast_noise
+from pmagic.engine.conditioning import fast_noise
 from pmagic.errors import Incompatible, UsageProblem, WeightsMissing
 from pmagic.vision import clip
 
@@ -127,8 +127,30 @@ def test_weights_kept_in_the_fast_type_answer_with_the_bits_of_autocast(
     shape = (1, unet.config.in_channels, unet.config.sample_size, unet.config.sample_size)
     latents = torch.randn(shape, generator=seed)
     said = torch.randn(1, 5, unet.config.cross_attention_dim, generator=seed)
-    answers = []
-    for base in (kept, cast):
-        with torch.no_grad(), autocast_noise(base.pipeline.unet, torch.bfloat16):
-            answers.append(base.pipeline.unet(latents, 500, encoder_hidden_states=said, return_dict=False)[0])
-    assert torch.equal(*answers)
+    with torch.no_grad(), fast_noise(kept):
+        (found,) = unet(latents, 500, encoder_hidden_states=said, return_dict=False)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        (expected,) = cast.pipeline.unet(latents, 500, encoder_hidden_states=said, return_dict=False)
+    assert found.dtype == torch.float32 and torch.equal(found, expected.float())
+
+
+def test_a_network_all_in_the_fast_type_is_asked_without_autocast(tiny_folders: dict[str, Path]) -> None:
+    """As on a GPU."""
+    exact, fast = tiny.open_base(tiny_folders["sd1"]), tiny.open_fast(tiny_folders["sd1"], mixed=False)
+    assert {weight.dtype for weight in fast.pipeline.unet.parameters()} == {torch.bfloat16}
+    seed = torch.Generator().manual_seed(0)
+    unet = exact.pipeline.unet
+    latents = torch.randn(2, unet.config.in_channels, 8, 8, generator=seed)
+    said = torch.randn(2, 5, unet.config.cross_attention_dim, generator=seed)
+    norms: list[torch.dtype] = []
+    hook = fast.pipeline.unet.conv_norm_out.register_forward_hook(
+        lambda module, given, answer: norms.append(answer.dtype)
+    )
+    found = []
+    for base in (exact, fast):
+        with torch.no_grad(), fast_noise(base):
+            found += base.pipeline.unet(latents, 500, encoder_hidden_states=said, return_dict=False)
+    hook.remove()
+    assert norms == [torch.bfloat16] and found[1].dtype == torch.float32
+    assert (found[0] - found[1]).norm() / found[0].norm() < 0.03
+    assert tiny.hooks_of(fast) == []

@@ -1,6 +1,8 @@
 """Likeness: the crop holds what the recogniser reads, agrees with the whole picture, and leads back to the latents."""
 
+from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import replace
 
 import pytest
 import tiny
@@ -78,6 +80,54 @@ def test_each_row_is_looked_at_with_its_own_photos_face(faced_base: loading.Base
         found = look(latents[[1, 0]], torch.tensor([1, 0]))
         alone = torch.cat([look(latents[[k]], torch.tensor([k])) for k in (1, 0)])
     torch.testing.assert_close(found, alone, atol=1e-4, rtol=1e-4)
+
+
+def test_faces_in_turn_have_the_slopes_of_faces_at_once(
+    faced_base: loading.Base, known: Subject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Against the definition followed back by autograd, with a weight of its own for each row."""
+    look = likeness.looker(faced_base, known)
+    noise = torch.randn(3, *known.mean.shape[1:], generator=torch.Generator().manual_seed(0))
+    latents = faced_base.pipeline.vae.config.scaling_factor * known.mean + 0.3 * noise
+    photo, weights = torch.zeros(3, dtype=torch.long), torch.tensor([1.0, 0.0, -2.0])
+    decoded: list[int] = []
+    look.decoder.register_forward_pre_hook(lambda module, given: decoded.append(len(given[0])))
+
+    def slopes(apart: Callable[[torch.Tensor], torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        given = latents.clone().requires_grad_()
+        values = apart(given)
+        (weights * values).sum().backward()
+        return values.detach(), given.grad
+
+    expected = slopes(lambda given: 1 - F.cosine_similarity(look(given, photo), known.likeness, dim=-1))
+    for pixels, at_once in ((512 * 512, [3]), ((2 * look.side * 4) ** 2 // 2, [2, 1]), (1, [1, 1, 1])):
+        decoded.clear()
+        monkeypatch.setattr(likeness, "AT_ONCE", pixels)
+        torch.testing.assert_close(slopes(lambda given: look.apart(given, photo)), expected, rtol=1e-3, atol=1e-5)
+        assert decoded == at_once
+    assert expected[1][0].abs().max() > 0
+
+
+@pytest.mark.parametrize("mixed", [True, False])
+def test_faces_are_decoded_in_the_fast_type_and_the_base_keeps_its_own(
+    faced_base: loading.Base, known: Subject, mixed: bool
+) -> None:
+    vae, fast = faced_base.pipeline.vae, replace(faced_base, fast=torch.bfloat16, mixed=mixed)
+    before = loading.weights_hash(faced_base.pipeline)
+    latents = known.mean * vae.config.scaling_factor
+    look = likeness.looker(fast, known, margin=1.0)
+    with torch.no_grad():
+        found = look(latents, torch.tensor([0]))
+        exact = likeness.looker(faced_base, known, margin=1.0)(latents, torch.tensor([0]))
+        with torch.autocast("cpu", torch.bfloat16):
+            pixels = vae.decode(latents / vae.config.scaling_factor).sample
+        cast = look.network(recogniser.align(pixels.float(), known.landmarks))
+    assert F.cosine_similarity(found, exact).item() > 0.99
+    assert torch.equal(found, cast) or not mixed  # the very bits of autocast, with its work done once
+    assert {weight.dtype for weight in look.decoder.parameters()} == (
+        {torch.bfloat16, torch.float32} if mixed else {torch.bfloat16}
+    )
+    assert loading.weights_hash(faced_base.pipeline) == before
 
 
 def test_the_gradient_reaches_the_learner_and_nothing_frozen(faced_base: loading.Base, known: Subject) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -99,8 +100,9 @@ def test_who_stands_in_a_region_stands_for_all_who_have_one(tiny_base: loading.B
     ]
 
 
-def test_regions_in_the_fast_type_and_several_at_once(tiny_base: loading.Base) -> None:
-    fast = replace(tiny_base, fast=torch.bfloat16)
+@pytest.mark.parametrize("mixed", [True, False])
+def test_regions_in_the_fast_type_and_several_at_once(tiny_folders: dict[str, Path], mixed: bool) -> None:
+    fast = tiny.open_fast(tiny_folders["sd1"], mixed=mixed)
     both = {"a": LEFT, "b": RIGHT}
     words = {"a": "face", "b": "dog"}
     drawn = rendering.compose(fast, words, "{a} with {b}", [1, 2], replace(FEW, batch=2), regions=both)

@@ -1,4 +1,4 @@
-"""The identity loss: its weight at known t, the clean latents behind a right prediction, and known cosines."""
+"""The identity loss: its weight at known t, the clean latents behind a right prediction, and known distances."""
 
 import pytest
 import torch
@@ -30,10 +30,7 @@ def test_a_right_prediction_gives_the_clean_latents_back(velocity: bool) -> None
     torch.testing.assert_close(identity.clean(given), latents, atol=1e-4, rtol=1e-4)
 
 
-def test_it_is_the_weighted_distance_of_directions() -> None:
-    likeness = torch.tensor([[1.0, 0.0], [1.0, 0.0], [1.0, 0.0]])
-    seen = torch.tensor([[5.0, 0.0], [0.0, 2.0], [-3.0, 0.0]])
-    t = torch.tensor([0, 500, 500])
-    given = moment(t=t, likeness=likeness, recognise=lambda clean: seen)
+def test_it_is_the_weighted_distance_of_the_faces() -> None:
+    given = moment(t=torch.tensor([0, 500, 500]), apart=lambda clean: torch.tensor([0.0, 1.0, 2.0]))
     half = 0.5**0.5
     assert identity.loss(given).tolist() == pytest.approx([0.0, half, 2 * half], abs=1e-6)

@@ -9,7 +9,7 @@ from pmagic import shelf
 from pmagic.engine.recipes import LOOK_AT_FACES
 from pmagic.losses import Moment, masked_mse, tandem_equilibrium
 
-B, H, S, D, E = 3, 2, 8, 5, 6
+B, H, S, D = 3, 2, 8, 5
 
 
 def moment(**changes: object) -> Moment:
@@ -33,8 +33,7 @@ def moment(**changes: object) -> Moment:
         "open_slots": slots,
         "open_lengths": torch.full((B,), 5),
         "signal": torch.tensor([0.6, 0.4, 0.2]),
-        "recognise": lambda clean: clean.flatten(1)[:, :E],
-        "likeness": normal(B, E),
+        "apart": lambda clean: clean.square().mean(dim=(1, 2, 3)),
     }
     return Moment(**{**values, **changes})
 
@@ -56,7 +55,7 @@ def test_contract(name: str) -> None:
             loss.loss(moment(attention=None))
     if loss.READS_FACE:
         with pytest.raises(ValueError, match="recogniser"):
-            loss.loss(moment(recognise=None))
+            loss.loss(moment(apart=None))
 
 
 def test_masked_mse_counts_only_where_the_mask_is() -> None:

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tiny
-import torch
 
 from pmagic import shelf
 from pmagic.bases import loading
@@ -76,11 +75,11 @@ def test_a_mapper_with_a_photo_of_another_length_is_incompatible(tiny_base: load
         pass
 
 
+@pytest.mark.parametrize("mixed", [True, False])
 @pytest.mark.parametrize("name", shelf.names("methods"))
-def test_learning_in_the_fast_type(tiny_folders: dict[str, Path], name: str) -> None:
-    """What `auto` does on hardware with bfloat16: the UNet is autocast, everything else stays in float32."""
-    base = loading.load(tiny.open_base(tiny_folders["sd1"]).card, device="cpu", dtype="auto")
-    object.__setattr__(base, "fast", torch.bfloat16)
+def test_learning_in_the_fast_type(tiny_folders: dict[str, Path], name: str, mixed: bool) -> None:
+    """What `auto` does on hardware with bfloat16: the UNet computes in it, everything else stays in float32."""
+    base = tiny.open_fast(tiny_folders["sd1"], mixed=mixed)
     method = shelf.take("methods", name)
     persona = method.learn(base, tiny.known(base), method.settings_for("reference", {}, **tiny.lesson()))
     assert persona.settings["autocast"] == "bfloat16"

@@ -7,6 +7,7 @@ the end are there for every test file that says `pytest_plugins = ["tiny"]`; eac
 import json
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -147,6 +148,13 @@ def lesson(**overrides: Any) -> dict[str, Any]:
 
 def open_base(folder: Path, dtype: str = "float32") -> loading.Base:
     return loading.load(card.find(str(folder)), device="cpu", dtype=dtype)
+
+
+def open_fast(folder: Path, *, mixed: bool) -> loading.Base:
+    """Computing in bfloat16 on any processor. mixed: as on a CPU that multiplies it, else as on a GPU."""
+    base = open_base(folder)
+    loading.keep_in(base.pipeline.unet, torch.bfloat16, mixed=mixed)
+    return replace(base, fast=torch.bfloat16, mixed=mixed)
 
 
 def hooks_of(base: loading.Base) -> list[str]:

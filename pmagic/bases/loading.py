@@ -31,12 +31,19 @@ class Base:
     card: Card
     fingerprint: str
     weights: torch.dtype  # of the base; what the UNet is given and gives
-    fast: torch.dtype | None  # the type the UNet is autocast to where that is faster, None for its own
+    fast: torch.dtype | None  # what UNet and decoder compute in where that is faster, None for their own
+    mixed: bool = False  # whether, in `fast`, norms keep a type of their own, so that autocast must join the two
     compiled: bool = False  # whether learning's own steps ask a compiled UNet; nothing else does
 
     @property
     def device(self) -> torch.device:
         return next(self.pipeline.unet.parameters()).device  # diffusers' own property walks all modules: 3 ms a call
+
+    def autocast(self) -> torch.autocast:
+        """What a network that was kept in `fast` is called in."""
+        return torch.autocast(
+            self.device.type, dtype=self.fast or torch.bfloat16, enabled=self.fast is not None and self.mixed
+        )
 
     @property
     def computes_in(self) -> str:
@@ -57,7 +64,7 @@ class Base:
 def load(card: Card, *, device: str = "auto", dtype: str = "auto") -> Base:
     """Open a base from its folder; its weights require no gradient.
 
-    dtype: "auto" keeps weights in float32 and autocasts the UNet to bfloat16 on hardware that has it, and only there.
+    dtype: "auto" keeps weights in float32, the UNet's in bfloat16 on hardware that has it, and only there.
     Raises WeightsMissing, or Incompatible for a folder that holds code, lacks weights or a tokenizer, or is no
     Stable Diffusion that predicts noise or velocity.
     """
@@ -75,10 +82,14 @@ def load(card: Card, *, device: str = "auto", dtype: str = "auto") -> Base:
     if weights is not torch.float64:
         pipeline.unet.to(memory_format=torch.channels_last)
     pipeline.set_progress_bar_config(disable=True)
-    fast = _fast_type(place) if dtype == "auto" else None
+    fast, mixed = _fast_type(place) if dtype == "auto" else None, place.type == "cpu"
     if fast is not None:
-        _prepare(pipeline.unet, fast)
-    return Base(card.title, pipeline, card, fingerprint(folder), weights, fast)
+        keep_in(pipeline.unet, fast, mixed=mixed)
+        if mixed:
+            from pmagic.bases.processors import CheapBackward
+
+            pipeline.unet.set_attn_processor(CheapBackward())
+    return Base(card.title, pipeline, card, fingerprint(folder), weights, fast, mixed)
 
 
 def fingerprint(folder: Path) -> str:
@@ -134,15 +145,16 @@ def _fast_type(device: torch.device) -> torch.dtype | None:
     return None
 
 
-def _prepare(unet: nn.Module, fast: torch.dtype) -> None:
-    """For a UNet that is only called in autocast: whoever forgets it gets torch's error about two types."""
-    for module in unet.modules():  # autocast casts anew in every call what is not trained; these are the same bits
-        if isinstance(module, nn.Linear | nn.Conv2d):
-            module.to(fast)
-    if unet.device.type == "cpu":
-        from pmagic.bases.processors import CheapBackward
+def keep_in(network: nn.Module, fast: torch.dtype, *, mixed: bool) -> None:
+    """The weights of `network` in `fast`, for one that is called in `Base.autocast` alone.
 
-        unet.set_attn_processor(CheapBackward())
+    mixed: norms stay as they are. A CPU's take numbers of two types, and the rest has the very bits of autocast, which
+    would cast anew in every call what is not trained. A GPU's do not: autocast would give it each norm in float32,
+    with a cast before and after it.
+    """
+    parts = [part for part in network.modules() if isinstance(part, nn.Linear | nn.Conv2d)] if mixed else [network]
+    for part in parts:
+        nn.Module.to(part, fast)  # diffusers' own warns of modules to be kept in float32 where there are none
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
+from pmagic.bases.loading import Base
 from pmagic.engine.mapper import keep_length
 
 
@@ -121,23 +122,30 @@ def timestep_switch(unet: nn.Module, rows: Mapping[float, Tensor], pictures: int
 
 
 @contextmanager
-def autocast_noise(unet: nn.Module, fast: torch.dtype | None) -> Iterator[None]:
-    """While inside, `unet` computes in the type `fast` (None is its own) and answers in the type of its latents.
+def fast_noise(base: Base) -> Iterator[None]:
+    """While inside, the base's UNet computes in the type `base.fast` (None is its own) and answers in `base.weights`.
 
     In half precision the guidance that follows would lose what it multiplies: a difference of two near numbers.
     """
 
-    def as_asked(module: nn.Module, args: tuple[Any, ...], output: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        return tuple(each.to(args[0].dtype) for each in output)
+    def as_kept(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        said = kwargs["encoder_hidden_states"].to(base.fast)
+        return (args[0].to(base.fast), *args[1:]), {**kwargs, "encoder_hidden_states": said}
 
-    hook = unet.register_forward_hook(as_asked)
+    def as_asked(module: nn.Module, args: tuple[Any, ...], output: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return tuple(each.to(base.weights) for each in output)
+
+    if base.fast is None:
+        yield
+        return
+    unet = base.pipeline.unet
+    hooks = [unet.register_forward_pre_hook(as_kept, with_kwargs=True), unet.register_forward_hook(as_asked)]
     try:
-        with torch.autocast(
-            next(unet.parameters()).device.type, dtype=fast or torch.bfloat16, enabled=fast is not None
-        ):
+        with base.autocast():
             yield
     finally:
-        hook.remove()
+        for hook in hooks:
+            hook.remove()
 
 
 def core(text_encoder: nn.Module) -> nn.Module:

@@ -11,22 +11,26 @@ prints how well that agrees with decoding everything.
 # P photos . B batch . C latent channels . h, w latent height and width . E face embedding width
 
 import argparse
-from collections.abc import Sequence
+import copy
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from pmagic.bases.loading import Base
+from pmagic.bases.loading import Base, keep_in
 from pmagic.engine import portraits
 from pmagic.engine.subject import Subject
 from pmagic.errors import UsageProblem
 from pmagic.vision import recogniser
 
 MARGIN = 1 / 16  # of the latents' side, decoded around what the recogniser looks at
+AT_ONCE = 512 * 512  # pixels that are decoded together; what a decoder keeps of more is most of a learning's memory
 
 
 @dataclass(frozen=True)
@@ -34,8 +38,10 @@ class Looker:
     """The recogniser, and where each photo's face is in the latents. All crops are squares of one size."""
 
     base: Base
+    decoder: nn.Module  # (B, C, side, side), not scaled -> (B, 3, H, W), range [-1, 1]; in `base.fast`
     network: nn.Module  # (B, 3, 112, 112), range [-1, 1] -> (B, E)
     landmarks: Tensor  # (P, 5, 2), x and y in pixels of the base's square picture
+    likeness: Tensor  # (P, E), the photos' own embeddings
     corners: Tensor  # (P, 2) long, column and row of each crop's first latent cell
     side: int  # of each crop, in latent cells
 
@@ -50,11 +56,47 @@ class Looker:
         rows = torch.arange(len(clean), device=clean.device)[:, None, None]
         crops = clean.permute(0, 2, 3, 1)[rows, cells[:, 1, :, None], cells[:, 0, None, :]].permute(0, 3, 1, 2)
         landmarks = self.landmarks[photo] - corners[:, None] * pixel
-        fast = self.base.fast
-        with torch.autocast(vae.device.type, dtype=fast or torch.bfloat16, enabled=fast is not None):
-            pixels = vae.decode(crops.contiguous().to(vae.dtype) / vae.config.scaling_factor, return_dict=False)[0]
+        crops = crops.contiguous().to(vae.dtype) / vae.config.scaling_factor
+        with self.base.autocast():
+            pixels = self.decoder(crops.to(self.base.fast or vae.dtype))
         aligned = recogniser.align(pixels.to(clean.dtype), landmarks)
         return self.network(aligned)
+
+    def apart(self, clean: Tensor, photo: Tensor) -> Tensor:
+        """1 - cosine of each face in `clean` and its photo's, range [0, 2]; as `__call__`: (B,).
+
+        Decoded are as many faces at once as AT_ONCE allows, the others after them.
+        """
+
+        def look(clean: Tensor, photo: Tensor) -> Tensor:
+            return 1 - F.cosine_similarity(self(clean, photo), self.likeness[photo], dim=-1)
+
+        pixels = (self.side * self.base.pipeline.vae_scale_factor) ** 2
+        return _InTurn.apply(clean, photo, look, max(1, AT_ONCE // pixels))
+
+
+class _InTurn(torch.autograd.Function):
+    """A number for each row, and at once its slope: nothing of these rows need be kept while the next are looked at."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, given: Tensor, photo: Tensor, look: Callable[[Tensor, Tensor], Tensor], at_once: int
+    ) -> Tensor:
+        values, slopes = [], []
+        for rows, whose in zip(given.split(at_once), photo.split(at_once), strict=True):
+            rows = rows.detach().requires_grad_()
+            with torch.enable_grad():
+                value = look(rows, whose)
+            slopes += torch.autograd.grad(value, rows, torch.ones_like(value))
+            values.append(value.detach())
+        ctx.save_for_backward(torch.cat(slopes))
+        return torch.cat(values)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor, None, None, None]:
+        (slopes,) = ctx.saved_tensors
+        return slope[:, None, None, None] * slopes, None, None, None
 
 
 def looker(base: Base, subject: Subject, *, margin: float = MARGIN) -> Looker:
@@ -74,11 +116,24 @@ def looker(base: Base, subject: Subject, *, margin: float = MARGIN) -> Looker:
     side = min(cells, int((high - low).max()))
     return Looker(
         base=base,
+        decoder=_decoder(base),
         network=recogniser.load(folder, device=base.device, dtype=base.precision),
         landmarks=subject.landmarks,
+        likeness=subject.likeness,
         corners=((low + high - side) // 2).clamp(0, cells - side),
         side=side,
     )
+
+
+def _decoder(base: Base) -> nn.Module:
+    """The base's own, or its like in `base.fast`: all else that decodes, decodes in the base's own type."""
+    vae = base.pipeline.vae
+    parts = nn.Sequential(*(part for part in (vae.post_quant_conv, vae.decoder) if part is not None))
+    if base.fast is None:
+        return parts
+    parts = copy.deepcopy(parts)
+    keep_in(parts, base.fast, mixed=base.mixed)
+    return parts if base.mixed else parts.to(memory_format=torch.channels_last)
 
 
 def looked_at(landmarks: Tensor, size: int) -> Tensor:

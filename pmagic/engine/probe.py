@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from pmagic.bases.loading import Base
 from pmagic.engine import attention, chance, mapper, memory, sentences, training
-from pmagic.engine.conditioning import autocast_noise, encode, packed_attention
+from pmagic.engine.conditioning import encode, fast_noise, packed_attention
 from pmagic.engine.recipes import LearnSettings
 from pmagic.engine.subject import Subject
 from pmagic.persona import REFERENCE_BOUNDS, Persona, StageBounds
@@ -119,7 +119,7 @@ def looks(course: training.Course, learner: nn.Module, t: int, *, words_alone: b
     with (
         memory.enough_for("probe", "probe with --device cpu"),
         packed_attention(unet),
-        autocast_noise(unet, base.fast),
+        fast_noise(base),
         attention.captured(unet, said.slots >= 0, among) as seen,
     ):
         packed = condition.packed().to(base.weights)

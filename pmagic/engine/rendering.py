@@ -18,7 +18,7 @@ from torch import Tensor
 from pmagic.bases.loading import Base
 from pmagic.engine import composing, memory, prompts, schedulers, sentences
 from pmagic.engine.composing import Wording
-from pmagic.engine.conditioning import autocast_noise, packed_attention, timestep_switch
+from pmagic.engine.conditioning import fast_noise, packed_attention, timestep_switch
 from pmagic.engine.localising import Edit
 from pmagic.engine.recipes import RenderSettings
 from pmagic.engine.regions import Box, confined, shares
@@ -157,7 +157,7 @@ def sample(
         packed_attention(stock.unet),
         timestep_switch(stock.unet, script.rows, pictures),
         confined(stock.unet, shares(script.boxes, noise.shape[-2:]) if script.boxes else None),
-        autocast_noise(stock.unet, base.fast),
+        fast_noise(base),
     ):
         return pipeline(
             prompt_embeds=first.expand(pictures, -1, -1),

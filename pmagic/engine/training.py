@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from pmagic import shelf
 from pmagic.bases.loading import Base
 from pmagic.engine import chance, checkpoint, compiling, graphs, likeness, mapper, memory, sentences
-from pmagic.engine.conditioning import Encoded, autocast_noise, encode, packed_attention
+from pmagic.engine.conditioning import Encoded, encode, fast_noise, packed_attention
 from pmagic.engine.likeness import Looker
 from pmagic.engine.recipes import LearnSettings
 from pmagic.engine.sentences import Sentences
@@ -100,7 +100,7 @@ def moment(course: Course, learner: nn.Module, draw: chance.Draw) -> Moment:
     encoded = _encoded(course, learner, draw, open_prompts)
     batch = len(draw.t)
     unet = base.pipeline.unet
-    with packed_attention(unet), autocast_noise(unet, base.fast):
+    with packed_attention(unet), fast_noise(base):
         packed = encoded.condition.packed()[:batch].to(base.weights)
         (prediction,) = course.unet(noisy.to(base.weights), draw.t, encoder_hidden_states=packed, return_dict=False)
     return Moment(
@@ -117,8 +117,7 @@ def moment(course: Course, learner: nn.Module, draw: chance.Draw) -> Moment:
         open_lengths=None if open_prompts is None else open_prompts.lengths,
         signal=course.schedule.alphas_cumprod.to(base.device)[draw.t],
         velocity=velocity,
-        recognise=None if course.looker is None else partial(course.looker, photo=draw.photo),
-        likeness=None if subject.likeness is None else subject.likeness[draw.photo],
+        apart=None if course.looker is None else partial(course.looker.apart, photo=draw.photo),
     )
 
 

@@ -1,7 +1,7 @@
 """Losses, one equation per file. The contract of a file on this shelf:
 
 READS_OPEN_PROMPT: bool             whether `Moment.attention` must be there
-READS_FACE: bool                    whether `Moment.recognise` must be there
+READS_FACE: bool                    whether `Moment.apart` must be there
 def loss(moment: Moment) -> Tensor  (B,), one value per sample; trained is the mean times the recipe's weight
 """
 
@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 # B batch . C latent channels . h, w latent height and width . S text positions . H heads . D text width
-# E width of a face's embedding
 
 
 @dataclass(frozen=True)
@@ -40,5 +39,4 @@ class Moment:
     open_lengths: Tensor | None = None  # (B,), tokens without start and end
     signal: Tensor | None = None  # (B,), how much of the clean latents' variance is left in `noisy`: alpha bar
     velocity: bool = False  # whether prediction and target are velocities
-    recognise: Callable[[Tensor], Tensor] | None = None  # clean latents (B, C, h, w) -> the face's embedding (B, E)
-    likeness: Tensor | None = None  # (B, E), the photo's own embedding
+    apart: Callable[[Tensor], Tensor] | None = None  # clean latents (B, C, h, w) -> 1 - cosine, theirs and the photo's

@@ -4,12 +4,11 @@ The clean latents X_0|t follow from the prediction, their face crop is decoded a
 far its embedding is from the photo's. A prediction at large t is a blur, so the weight falls with t.
 """
 
-# B batch . E embedding width
+# B batch
 
 import math
 
 from torch import Tensor
-from torch.nn import functional as F
 
 from pmagic.losses import Moment
 
@@ -26,10 +25,9 @@ def loss(moment: Moment) -> Tensor:
 
 def distance(moment: Moment) -> Tensor:
     """1 - cosine of the face in X_0|t and the photo's, range [0, 2]: (B,)."""
-    if moment.recognise is None or moment.likeness is None:
-        raise ValueError("the identity loss needs a recogniser and the photo's embedding")
-    seen = moment.recognise(clean(moment))  # (B, E)
-    return 1 - F.cosine_similarity(seen, moment.likeness, dim=-1)
+    if moment.apart is None:
+        raise ValueError("the identity loss needs a recogniser and the photo's face")
+    return moment.apart(clean(moment))
 
 
 def weight(t: Tensor) -> Tensor:
