@@ -128,9 +128,8 @@ def fast_noise(base: Base) -> Iterator[None]:
     In half precision the guidance that follows would lose what it multiplies: a difference of two near numbers.
     """
 
-    def as_kept(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-        said = kwargs["encoder_hidden_states"].to(base.fast)
-        return (args[0].to(base.fast), *args[1:]), {**kwargs, "encoder_hidden_states": said}
+    def as_kept(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        return (args[0].to(base.fast), *args[1:])
 
     def as_asked(module: nn.Module, args: tuple[Any, ...], output: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         return tuple(each.to(base.weights) for each in output)
@@ -139,7 +138,10 @@ def fast_noise(base: Base) -> Iterator[None]:
         yield
         return
     unet = base.pipeline.unet
-    hooks = [unet.register_forward_pre_hook(as_kept, with_kwargs=True), unet.register_forward_hook(as_asked)]
+    hooks = [unet.register_forward_pre_hook(as_kept), unet.register_forward_hook(as_asked)]
+    if not base.mixed:  # as autocast does, each reader for itself: their gradients meet in the condition's own type
+        for module in _cross_attentions(unet):
+            hooks += [reader.register_forward_pre_hook(as_kept) for reader in (module.to_k, module.to_v)]
     try:
         with base.autocast():
             yield

@@ -6,7 +6,7 @@ picture at a time, one text encoding per timestep and two UNet calls a step. "st
 pipeline, four pictures in one call, and a textual-inversion step on a batch of two.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, fields, replace
 from functools import partial
@@ -19,7 +19,18 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pmagic.bases.loading import Base
-from pmagic.engine import chance, mapper, prompts, recipes, rendering, schedulers, sentences, subject, training
+from pmagic.engine import (
+    chance,
+    likeness,
+    mapper,
+    prompts,
+    recipes,
+    rendering,
+    schedulers,
+    sentences,
+    subject,
+    training,
+)
 from pmagic.engine.conditioning import Condition, encode, packed_attention
 from pmagic.engine.recipes import LearnSettings, RenderSettings
 from pmagic.engine.stages import dynamic_sources
@@ -112,13 +123,21 @@ def drawing(bench: Bench) -> dict[str, Arm]:
     }
 
 
-def jobs(bench: Bench, iterations: int) -> dict[str, Arm]:
-    """Learning by each recipe, whose difference is the identity loss, in the reference's stages; four pictures."""
+def jobs(bench: Bench, iterations: int, faces: Sequence[Subject]) -> dict[str, Arm]:
+    """Learning by each recipe, whose difference is the identity loss, in the reference's stages; four pictures.
+
+    faces: whom `paper` learns, each by how much of the latents' side its face takes.
+    """
     base = bench.base
-    found = {}
-    for recipe in ("reference", "paper"):
+    cells = base.size // base.pipeline.vae_scale_factor
+
+    def learn(recipe: str, whom: Subject) -> Arm:
         settings = replace(_settings(base, recipe), iterations=iterations)
-        found[f"learn, {recipe}"] = Arm(partial(personamagic.learn, base, bench.subject, settings))
+        return Arm(partial(personamagic.learn, base, whom, settings))
+
+    found = {"learn, reference": learn("reference", bench.subject)}
+    for face in faces:
+        found[f"learn, paper, a face of {likeness.looker(base, face).side} / {cells} cells"] = learn("paper", face)
     found["render"] = drawing(bench)["ours"]
     return found
 

@@ -1,5 +1,6 @@
 """Shapes: what is timed. Random weights in Stable Diffusion's layout, made in a folder, opened as any other base."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import tiny
@@ -10,6 +11,7 @@ import pmagic.mini
 from pmagic.bases import card, loading
 from pmagic.bases.loading import Base
 from pmagic.engine import subject
+from pmagic.engine.portraits import Portrait
 from pmagic.engine.subject import Subject
 
 SHAPES = ("mini", "scaled", "sd14")
@@ -26,11 +28,24 @@ def opened(
     """
     where = "mini" if shape == "mini" else str(built(shape, folder / shape))
     base = loading.load(card.find(where), device=device, dtype=dtype)
-    photo = tiny.photo(0, (base.size, base.size))
     if face:
-        photo = Image.open(MINIATURE / "portraits" / "alice.png").convert("RGB").resize(photo.size)
-    everywhere, known = Image.new("L", photo.size, 255), None if face else ()
-    return base, subject.observe(base, [photo], ["0" * 64], word="face", mask=everywhere, known=known), photo
+        return base, *portrayed(base)
+    photo = tiny.photo(0, (base.size, base.size))
+    return base, _observed(base, photo, known=()), photo
+
+
+def portrayed(base: Base, share: float = 1.0) -> tuple[Subject, Image.Image]:
+    """A drawn portrait as the base sees it, `share` as wide as the picture and in its middle, grey around it."""
+    side = round(base.size * share)
+    portrait = Image.open(MINIATURE / "portraits" / "alice.png").convert("RGB").resize((side, side))
+    photo = Image.new("RGB", (base.size, base.size), "grey")
+    photo.paste(portrait, ((base.size - side) // 2,) * 2)
+    return _observed(base, photo, known=None), photo
+
+
+def _observed(base: Base, photo: Image.Image, known: Sequence[Portrait] | None) -> Subject:
+    everywhere = Image.new("L", photo.size, 255)
+    return subject.observe(base, [photo], ["0" * 64], word="face", mask=everywhere, known=known)
 
 
 def built(shape: str, folder: Path) -> Path:
