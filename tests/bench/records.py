@@ -111,6 +111,8 @@ def _bars(axes: Any, found: Mapping[str, Any]) -> None:
         spread = [[each["median"] - each["low"] for each in ratios], [each["high"] - each["median"] for each in ratios]]
     else:
         values = [each["peak"] / 1e9 for each in found["peaks"].values()]
-    axes.barh(names, values, xerr=spread, color="#4878a8", ecolor="#333333", capsize=3)
+    bars = axes.barh(names, values, xerr=spread, color="#4878a8", ecolor="#333333", capsize=3)
+    axes.bar_label(bars, [f"{value:.3g}" for value in values], padding=4, fontsize=8)  # some are too short to be seen
+    axes.margins(x=0.12)
     axes.invert_yaxis()
     axes.set_xlabel(label)
