@@ -14,7 +14,7 @@ from pmagic.cli.app import app
 from pmagic.cli.console import Console
 from pmagic.engine import compiling, memory, training
 from pmagic.engine.recipes import settings_for
-from pmagic.errors import UsageProblem
+from pmagic.errors import OutOfMemory, UsageProblem
 from pmagic.library.store import Library
 from pmagic.methods import personamagic
 
@@ -129,6 +129,25 @@ def test_stopped_while_compiling_the_words_are_kept(
     assert done.exit_code == 130 and "pmagic learn --resume --name alice" in done.stderr
     again = runner.invoke(app, ["learn", "--resume"])
     assert again.exit_code == 0 and library.load("alice")[1].settings["compiled"] is True
+
+
+def test_out_of_memory_it_tells_that_it_compiles_again(
+    library: Library,
+    words: list[str],
+    quick: list[object],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    train = training.train
+
+    def short_of_memory(course: training.Course, *rest: object):
+        if not course.base.pipeline.unet.is_gradient_checkpointing:
+            raise OutOfMemory("there is not enough memory to learn")
+        return train(course, *rest)
+
+    monkeypatch.setattr(training, "train", short_of_memory)
+    done = runner.invoke(app, [*words, "--iterations", "2", "--name", "alice", "--compile"])
+    assert done.exit_code == 0, done.output
+    assert "and the UNet compiled once more" in done.stderr
 
 
 @pytest.mark.slow

@@ -251,7 +251,8 @@ def _train_within(console: Console, base: "Base", low: bool, train: Callable[[],
         try:
             return train()
         except OutOfMemory as problem:
-            console.warn(f"{problem.what}; going on{choosing.LOW}")
+            again = ", and the UNet compiled once more" if base.compiled else ""
+            console.warn(f"{problem.what}; going on{choosing.LOW}{again}")
     with memory.recomputed(base.pipeline):
         return train()
 
