@@ -102,7 +102,7 @@ def test_faces_in_turn_have_the_slopes_of_faces_at_once(
     expected = slopes(lambda given: 1 - F.cosine_similarity(look(given, photo), known.likeness, dim=-1))
     for pixels, at_once in ((512 * 512, [3]), ((2 * look.side * 4) ** 2 // 2, [2, 1]), (1, [1, 1, 1])):
         decoded.clear()
-        monkeypatch.setattr(likeness, "AT_ONCE", pixels)
+        monkeypatch.setattr(likeness, "DECODED_AT_ONCE", pixels)
         torch.testing.assert_close(slopes(lambda given: look.apart(given, photo)), expected, rtol=1e-3, atol=1e-5)
         assert decoded == at_once
     assert expected[1][0].abs().max() > 0

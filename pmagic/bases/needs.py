@@ -13,9 +13,9 @@ _FLOAT32 = 4  # bytes
 # area and width.
 _SD_BYTES, _SD_BYTES_LOW, _SD_AREA, _SD_CHANNELS = 1.405e9, 0.285e9, 64 * 64, 320
 # And what decoding a face for the identity loss keeps, in a picture of 512 x 512 pixels that is nearly all face, 128
-# channels at the last level: on a GPU, where group norms answer in float32; a CPU in bfloat16 keeps little more than
-# half (`python -m tests.bench whole` and `memory`).
-_DECODED, _DECODED_LOW, _DECODED_AREA, _DECODED_CHANNELS = 3.3e9, 1.9e9, 512 * 512, 128
+# channels at the last level (`python -m tests.bench memory --shape sd14`).
+_DECODED, _DECODED_LOW, _DECODED_AREA, _DECODED_CHANNELS = 2.4e9, 1.3e9, 512 * 512, 128
+DECODED_AT_ONCE = 512 * 512  # pixels; what is kept of more faces at once would be most of a learning's memory
 _MAX_HEADER = 16 * 1024**2
 _LARGEST = 10**7  # of one dimension
 _LEVELS = 16  # of a network; more are none
@@ -28,12 +28,13 @@ def memory_to_learn(card: Card, batch: int, *, low: bool = False, decodes: bool 
     """
     assert card.folder is not None  # asked only of a base whose weights are here
     side, channels, _ = _shape(card.folder / "unet" / "config.json")
-    each = (_SD_BYTES_LOW if low else _SD_BYTES) * side**2 / _SD_AREA * channels / _SD_CHANNELS
+    kept = batch * (_SD_BYTES_LOW if low else _SD_BYTES) * side**2 / _SD_AREA * channels / _SD_CHANNELS
     if decodes:
         _, width, levels = _shape(card.folder / "vae" / "config.json")
-        pixels = side * 2 ** (levels - 1)
-        each += (_DECODED_LOW if low else _DECODED) * pixels**2 / _DECODED_AREA * width / _DECODED_CHANNELS
-    return parameters(card.folder) * _FLOAT32 + int(batch * each)
+        face = (side * 2 ** (levels - 1)) ** 2
+        together = max(face, min(batch * face, DECODED_AT_ONCE))
+        kept += (_DECODED_LOW if low else _DECODED) * together / _DECODED_AREA * width / _DECODED_CHANNELS
+    return parameters(card.folder) * _FLOAT32 + int(kept)
 
 
 def _shape(configuration: Path) -> tuple[int, int, int]:

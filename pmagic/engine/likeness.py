@@ -24,13 +24,13 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from pmagic.bases.loading import Base, keep_in
+from pmagic.bases.needs import DECODED_AT_ONCE
 from pmagic.engine import portraits
 from pmagic.engine.subject import Subject
 from pmagic.errors import UsageProblem
 from pmagic.vision import recogniser
 
 MARGIN = 1 / 16  # of the latents' side, decoded around what the recogniser looks at
-AT_ONCE = 512 * 512  # pixels that are decoded together; what a decoder keeps of more is most of a learning's memory
 
 
 @dataclass(frozen=True)
@@ -65,14 +65,14 @@ class Looker:
     def apart(self, clean: Tensor, photo: Tensor) -> Tensor:
         """1 - cosine of each face in `clean` and its photo's, range [0, 2]; as `__call__`: (B,).
 
-        Decoded are as many faces at once as AT_ONCE allows, the others after them.
+        Decoded are as many faces at once as DECODED_AT_ONCE allows, the others after them.
         """
 
         def look(clean: Tensor, photo: Tensor) -> Tensor:
             return 1 - F.cosine_similarity(self(clean, photo), self.likeness[photo], dim=-1)
 
         pixels = (self.side * self.base.pipeline.vae_scale_factor) ** 2
-        return _InTurn.apply(clean, photo, look, max(1, AT_ONCE // pixels))
+        return _InTurn.apply(clean, photo, look, max(1, DECODED_AT_ONCE // pixels))
 
 
 class _InTurn(torch.autograd.Function):
