@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from pmagic.bases import loading
-from pmagic.engine.conditioning import fast_noise
+from pmagic.engine.conditioning import fast_noise, packed_attention
 from pmagic.errors import Incompatible, UsageProblem, WeightsMissing
 from pmagic.vision import clip
 
@@ -127,7 +127,7 @@ def test_weights_kept_in_the_fast_type_answer_with_the_bits_of_autocast(
     shape = (1, unet.config.in_channels, unet.config.sample_size, unet.config.sample_size)
     latents = torch.randn(shape, generator=seed)
     said = torch.randn(1, 5, unet.config.cross_attention_dim, generator=seed)
-    with torch.no_grad(), fast_noise(kept):
+    with torch.no_grad(), packed_attention(unet), fast_noise(kept):
         (found,) = unet(latents, 500, encoder_hidden_states=said, return_dict=False)
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         (expected,) = cast.pipeline.unet(latents, 500, encoder_hidden_states=said, return_dict=False)
@@ -148,7 +148,7 @@ def test_a_network_all_in_the_fast_type_is_asked_without_autocast(tiny_folders: 
     )
     found = []
     for base in (exact, fast):
-        with torch.no_grad(), fast_noise(base):
+        with torch.no_grad(), packed_attention(base.pipeline.unet), fast_noise(base):
             found += base.pipeline.unet(latents, 500, encoder_hidden_states=said, return_dict=False)
     hook.remove()
     assert norms == [torch.bfloat16] and found[1].dtype == torch.float32

@@ -1,5 +1,7 @@
 """Less memory gives the same bits, and running out of it is told."""
 
+from pathlib import Path
+
 import pytest
 import tiny
 import torch
@@ -44,6 +46,16 @@ def test_computing_again_gives_the_same_gradients_and_leaves_the_base_alone(tiny
     assert not any(module.training for module in unet.modules())
     assert not unet.is_gradient_checkpointing
     assert tiny.hooks_of(tiny_base) == []
+
+
+@pytest.mark.parametrize("mixed", [True, False])
+def test_computing_again_in_the_fast_type(tiny_folders: dict[str, Path], mixed: bool) -> None:
+    base = tiny.open_fast(tiny_folders["sd1"], mixed=mixed)
+    usual, _ = gradients(base)
+    with memory.recomputed(base.pipeline):
+        low, _ = gradients(base)
+    assert all(torch.equal(left, right) for left, right in zip(usual, low, strict=True))
+    assert any(gradient.abs().max() > 0 for gradient in low)
 
 
 def test_the_allocators_refusal_is_a_problem_a_person_can_act_on() -> None:

@@ -87,7 +87,8 @@ def dynamic_tokens(text_encoder: nn.Module, slots: Tensor, dynamic: Tensor) -> I
 def packed_attention(unet: nn.Module) -> Iterator[None]:
     """While inside, every cross-attention of `unet` takes keys from the first w features and values from the last w.
 
-    An unpacked condition is as wide as `to_k` expects, so it passes through unchanged.
+    An unpacked condition is as wide as `to_k` expects, so it passes through unchanged. Each reader takes it into the
+    type of its weights, so that the readers' gradients meet in the condition's own type.
     """
     hooks = []
     try:
@@ -125,7 +126,8 @@ def timestep_switch(unet: nn.Module, rows: Mapping[float, Tensor], pictures: int
 def fast_noise(base: Base) -> Iterator[None]:
     """While inside, the base's UNet computes in the type `base.fast` (None is its own) and answers in `base.weights`.
 
-    In half precision the guidance that follows would lose what it multiplies: a difference of two near numbers.
+    Its condition is read through `packed_attention`, or must come in the type of the weights that read it. In half
+    precision the guidance that follows would lose what it multiplies: a difference of two near numbers.
     """
 
     def as_kept(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -139,9 +141,6 @@ def fast_noise(base: Base) -> Iterator[None]:
         return
     unet = base.pipeline.unet
     hooks = [unet.register_forward_pre_hook(as_kept), unet.register_forward_hook(as_asked)]
-    if not base.mixed:  # as autocast does, each reader for itself: their gradients meet in the condition's own type
-        for module in _cross_attentions(unet):
-            hooks += [reader.register_forward_pre_hook(as_kept) for reader in (module.to_k, module.to_v)]
     try:
         with base.autocast():
             yield
@@ -171,11 +170,11 @@ def _at_slots(vectors: Tensor, slots: Tensor) -> Tensor:
 
 
 def _first_features(module: nn.Linear, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    return (args[0][..., : module.in_features], *args[1:])
+    return (args[0][..., : module.in_features].to(module.weight.dtype), *args[1:])
 
 
 def _last_features(module: nn.Linear, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    return (args[0][..., -module.in_features :], *args[1:])
+    return (args[0][..., -module.in_features :].to(module.weight.dtype), *args[1:])
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from pmagic.bases.loading import Base
 from pmagic.engine import chance, sentences
-from pmagic.engine.conditioning import fast_noise
+from pmagic.engine.conditioning import fast_noise, packed_attention
 from pmagic.engine.subject import photo_pixels
 
 T = 200  # little noise: what the picture shows is still plain to see
@@ -36,6 +36,6 @@ def noise_error(base: Base, photo: Image.Image, word: str) -> float:
     target = schedule.get_velocity(latents, noise, t) if velocity else noise
     said = sentences.plain(base, f"a photo of a {word}").keys.expand(NOISES, -1, -1)
     noisy = schedule.add_noise(latents, noise, t)
-    with fast_noise(base):
+    with packed_attention(pipeline.unet), fast_noise(base):
         (found,) = pipeline.unet(noisy, t, encoder_hidden_states=said.to(latents.dtype), return_dict=False)
     return float(F.mse_loss(found.double(), target.double()))
