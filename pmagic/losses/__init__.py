@@ -39,4 +39,4 @@ class Moment:
     open_lengths: Tensor | None = None  # (B,), tokens without start and end
     signal: Tensor | None = None  # (B,), how much of the clean latents' variance is left in `noisy`: alpha bar
     velocity: bool = False  # whether prediction and target are velocities
-    apart: Callable[[Tensor], Tensor] | None = None  # clean latents (B, C, h, w) -> (B,), identity.distance
+    apart: Callable[[Tensor], Tensor] | None = None  # clean latents (B, C, h, w) -> 1 - cosine of the faces (B,)
