@@ -1,6 +1,7 @@
 """Pictures that carry their story, prompts by the file, grids, and the terminal; on a tiny random base."""
 
 import fcntl
+import hashlib
 import io
 import json
 import os
@@ -63,6 +64,26 @@ def test_a_picture_says_that_it_was_drawn_together_with_others(alice: Library, t
     done = runner.invoke(app, ["render", *words, "--seed", "9"])
     alone = runner.invoke(app, ["info", "-q", done.stdout.strip()])
     assert alone.stdout.startswith("pmagic render ") and not alone.stderr
+
+
+def test_info_warns_where_the_persona_is_another_one_by_now(
+    alice: Library,
+    tmp_path: Path,
+    tiny_folders: dict[str, Path],  # noqa: F811
+) -> None:
+    words = ["render", "alice", "as a cowboy", "--steps", "2", "--out", str(tmp_path)]
+    picture = runner.invoke(app, words).stdout.strip()
+    about = json.loads(runner.invoke(app, ["info", picture, "--json"]).stdout)
+    weights = (alice.root / "alice" / "v0001" / "tensors.safetensors").read_bytes()
+    assert about["persona_sha256"] == hashlib.sha256(weights).hexdigest()
+    assert runner.invoke(app, ["info", picture]).stderr == ""
+    assert runner.invoke(app, ["rm", "alice"]).exit_code == 0
+    gone = runner.invoke(app, ["info", picture])
+    assert gone.exit_code == 0 and "there is no persona 'alice'" in gone.stderr and "again:" in gone.stdout
+    learn = ["learn", str(tmp_path / "alice.png"), "--base", str(tiny_folders["sd1"]), "--recipe", "reference"]
+    assert runner.invoke(app, [*learn, "--iterations", "2", "--name", "alice"]).exit_code == 0
+    other = runner.invoke(app, ["info", picture])
+    assert "alice@1 is not the persona that drew this" in other.stderr
 
 
 @pytest.mark.parametrize("kind", ["png", "jpeg", "webp"])

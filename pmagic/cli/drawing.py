@@ -19,7 +19,7 @@ from pmagic.cli.options import number
 from pmagic.cli.stopping import Stopped, stop_at_step
 from pmagic.engine.prompts import check_text
 from pmagic.errors import Incompatible, NotFound, OutOfMemory, UsageProblem
-from pmagic.library import durable
+from pmagic.library import bundle, durable
 from pmagic.library.naming import Address
 
 if TYPE_CHECKING:
@@ -163,6 +163,7 @@ def draw(console: Console, order: Order, card: "Card", how: "RenderSettings", sk
     cast = {name: persona for name, (_, persona) in first.cast.items()}
     usual = {
         "persona": first.who,
+        "persona_sha256": ", ".join(map(bundle.digest, cast.values())),
         **stories.told(base, list(cast.values()), how, order.dtype),
         "size": list(how.size or (base.size,) * 2),  # that is drawn: a background keeps its own
     }

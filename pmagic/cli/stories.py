@@ -5,7 +5,9 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from pmagic.errors import PhotoRefused
+from pmagic.errors import PhotoRefused, Problem
+from pmagic.library import bundle
+from pmagic.library.store import Library
 
 if TYPE_CHECKING:
     from pmagic.bases.loading import Base
@@ -51,6 +53,24 @@ def repeat(story: Mapping[str, object]) -> str:
     verb = "compose" if composed else "render"
     dashed = any(word.startswith("-") for word in words)
     return " ".join(map(_quoted, ["pmagic", verb, *options, *(["--"] if dashed else []), *words]))
+
+
+def not_here(story: Mapping[str, object], library: Library) -> Iterator[str]:
+    """Why the command will not give the same bytes: for each persona of the story that the library holds no more.
+
+    Silent where the story does not say of what bytes its personas were.
+    """
+    told = [str(story.get(name, "")).split(", ") for name in ("persona", "persona_sha256")]
+    for name, wanted in zip(*told, strict=False):
+        if not wanted:
+            continue
+        try:
+            address, persona = library.load(name)
+        except Problem as problem:
+            yield f"{problem.what}, so the command cannot draw this here"
+            continue
+        if bundle.digest(persona) != wanted:
+            yield f"{address} is not the persona that drew this: another was learned or taken in by that name"
 
 
 def _composed(story: Mapping[str, object]) -> Iterator[str]:

@@ -106,6 +106,13 @@ def pack(persona: Persona) -> dict[str, bytes]:
     return {TOML: head + body, **files}
 
 
+def digest(persona: Persona) -> str:
+    """SHA-256 of what was learned, as `pack` writes it: what a picture knows its persona by, whatever its name is."""
+    from pmagic.library import tensors
+
+    return hashlib.sha256(tensors.write(persona.tensors)).hexdigest()
+
+
 def read_manifest(folder: Path) -> Manifest:
     """persona.toml, verified; Incompatible for another format, BundleDamaged for anything wrong in it."""
     return _parsed(_read(folder, TOML))
