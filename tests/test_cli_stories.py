@@ -1,7 +1,6 @@
 """Pictures that carry their story, prompts by the file, grids, and the terminal; on a tiny random base."""
 
 import fcntl
-import hashlib
 import io
 import json
 import os
@@ -70,20 +69,36 @@ def test_info_warns_where_the_persona_is_another_one_by_now(
     alice: Library,
     tmp_path: Path,
     tiny_folders: dict[str, Path],  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    words = ["render", "alice", "as a cowboy", "--steps", "2", "--out", str(tmp_path)]
-    picture = runner.invoke(app, words).stdout.strip()
+    assert runner.invoke(app, ["cp", "alice", "Smith, Jane"]).exit_code == 0
+    words = ["{alice} with {Smith, Jane}", "--steps", "2", "--out", str(tmp_path)]
+    picture = runner.invoke(app, ["compose", *words]).stdout.strip()
     about = json.loads(runner.invoke(app, ["info", picture, "--json"]).stdout)
-    weights = (alice.root / "alice" / "v0001" / "tensors.safetensors").read_bytes()
-    assert about["persona_sha256"] == hashlib.sha256(weights).hexdigest()
+    assert set(about["persona_sha256"]) == {"alice@1", "Smith, Jane@1"} and about["warnings"] == []
+    assert len(set(about["persona_sha256"].values())) == 1  # by whatever name
     assert runner.invoke(app, ["info", picture]).stderr == ""
     assert runner.invoke(app, ["rm", "alice"]).exit_code == 0
     gone = runner.invoke(app, ["info", picture])
     assert gone.exit_code == 0 and "there is no persona 'alice'" in gone.stderr and "again:" in gone.stdout
+    assert "Jane" not in gone.stderr
     learn = ["learn", str(tmp_path / "alice.png"), "--base", str(tiny_folders["sd1"]), "--recipe", "reference"]
     assert runner.invoke(app, [*learn, "--iterations", "2", "--name", "alice"]).exit_code == 0
     other = runner.invoke(app, ["info", picture])
     assert "alice@1 is not the persona that drew this" in other.stderr
+    monkeypatch.setenv("PMAGIC_HOME", "~nobody-of-that-name")
+    unread = runner.invoke(app, ["info", picture])
+    assert unread.exit_code == 0 and "cannot be taken from the library" in unread.stderr
+
+
+@pytest.mark.parametrize("told", [3, "a", ["a"], {"../x": 3}, {"a\nb": None}, {str(k): "a" for k in range(5000)}])
+def test_a_story_may_say_anything_of_its_personas(tmp_path: Path, library: Library, told: object) -> None:
+    story = {"persona": "a@1", "prompt": "{}", **dict.fromkeys(("seed", "steps", "guidance"), 1), "size": [8, 8]}
+    story |= {**dict.fromkeys(("scheduler", "negative", "device", "dtype"), "x"), "persona_sha256": told}
+    (tmp_path / "p.png").write_bytes(pictures.encoded(Image.new("RGB", (8, 8)), "png", story))
+    done = runner.invoke(app, ["info", "-q", str(tmp_path / "p.png")])
+    assert done.exit_code == 0 and done.stdout.startswith("pmagic render")
+    assert done.stderr.count("\n") == (min(len(told), 64) if isinstance(told, dict) else 0)
 
 
 @pytest.mark.parametrize("kind", ["png", "jpeg", "webp"])

@@ -31,7 +31,7 @@ class Base:
     card: Card
     fingerprint: str
     weights: torch.dtype  # of the base; what the UNet is given and gives
-    fast: torch.dtype | None  # what UNet and decoder compute in where that is faster, None for their own
+    fast: torch.dtype | None  # what the UNet and the identity loss's decoder compute in, None for `weights`
     mixed: bool = False  # whether, in `fast`, norms keep a type of their own, so that autocast must join the two
     compiled: bool = False  # whether learning's own steps ask a compiled UNet; nothing else does
 
@@ -64,7 +64,8 @@ class Base:
 def load(card: Card, *, device: str = "auto", dtype: str = "auto") -> Base:
     """Open a base from its folder; its weights require no gradient.
 
-    dtype: "auto" keeps weights in float32, the UNet's in bfloat16 on hardware that has it, and only there.
+    dtype: "auto" keeps weights in float32, but the UNet's in bfloat16 where the hardware multiplies it (a GPU without
+    it gets float16); on a CPU its norms stay in float32.
     Raises WeightsMissing, or Incompatible for a folder that holds code, lacks weights or a tokenizer, or is no
     Stable Diffusion that predicts noise or velocity.
     """
@@ -146,7 +147,7 @@ def _fast_type(device: torch.device) -> torch.dtype | None:
 
 
 def keep_in(network: nn.Module, fast: torch.dtype, *, mixed: bool) -> None:
-    """The weights of `network` in `fast`, for one that is called in `Base.autocast` alone.
+    """The weights of `network` in `fast`, for one that is given numbers in it, and called in `Base.autocast` alone.
 
     mixed: norms stay as they are. A CPU's take numbers of two types, and the rest has the very bits of autocast, which
     would cast anew in every call what is not trained. A GPU's do not: autocast would give it each norm in float32,

@@ -163,7 +163,7 @@ def draw(console: Console, order: Order, card: "Card", how: "RenderSettings", sk
     cast = {name: persona for name, (_, persona) in first.cast.items()}
     usual = {
         "persona": first.who,
-        "persona_sha256": ", ".join(map(bundle.digest, cast.values())),
+        "persona_sha256": {str(address): bundle.digest(persona) for address, persona in first.cast.values()},
         **stories.told(base, list(cast.values()), how, order.dtype),
         "size": list(how.size or (base.size,) * 2),  # that is drawn: a background keeps its own
     }

@@ -5,11 +5,9 @@ from typing import Annotated
 
 import typer
 
-from pmagic import settings
 from pmagic.cli import stories
 from pmagic.cli.console import Console, on_one_line
 from pmagic.cli.options import AsJson, Quiet
-from pmagic.library.store import Library
 
 
 def info(
@@ -34,10 +32,10 @@ def info(
     elif isinstance(story.get("at_once"), int):
         console.warn(f"it was one of {story['at_once']} drawn at once: drawn alone, its last bits may differ")
     if command:
-        for each in stories.not_here(story, Library(settings.library_dir())):
-            console.warn(each)
+        for each in stories.not_here(story):
+            console.warn(on_one_line(each))
     lines = [on_one_line(f"{key}: {value}") for key, value in story.items() if value not in ("", None)]
     shown = (
         [each for each in [command] if each] if quiet else [*lines, *(["again:", f"  {command}"] if command else [])]
     )
-    console.result(shown, {**story, "command": command})
+    console.result(shown, {**story, "command": command, "warnings": console.warnings})

@@ -3,8 +3,10 @@
 import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from typing import TYPE_CHECKING
 
+from pmagic import settings
 from pmagic.errors import PhotoRefused, Problem
 from pmagic.library import bundle
 from pmagic.library.store import Library
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
 OPTIONS = ("seed", "steps", "guidance", "scheduler", "negative", "size", "format", "device", "dtype")
 # Kinds of a sheet of pictures, of one drawn in the middle of a learning, and of one whose persona no library holds.
 UNREPEATABLE = ("grid", "preview", "picture of an evaluation")
+_CAST = 64  # personas of one prompt; no base reads more
 
 
 def told(base: "Base", personas: "Sequence[Persona]", how: "RenderSettings", dtype: str = "auto") -> dict[str, object]:
@@ -55,22 +58,20 @@ def repeat(story: Mapping[str, object]) -> str:
     return " ".join(map(_quoted, ["pmagic", verb, *options, *(["--"] if dashed else []), *words]))
 
 
-def not_here(story: Mapping[str, object], library: Library) -> Iterator[str]:
-    """Why the command will not give the same bytes: for each persona of the story that the library holds no more.
+def not_here(story: Mapping[str, object]) -> Iterator[str]:
+    """Why the command will not give the same bytes: of each persona that is gone by now, or whose name another has.
 
-    Silent where the story does not say of what bytes its personas were.
+    Silent where the story does not say what its personas were.
     """
-    told = [str(story.get(name, "")).split(", ") for name in ("persona", "persona_sha256")]
-    for name, wanted in zip(*told, strict=False):
-        if not wanted:
-            continue
+    told = story.get("persona_sha256")
+    for name, digest in islice(told.items(), _CAST) if isinstance(told, dict) else ():
         try:
-            address, persona = library.load(name)
-        except Problem as problem:
-            yield f"{problem.what}, so the command cannot draw this here"
+            address, persona = Library(settings.library_dir()).load(name)
+        except (Problem, OSError) as problem:
+            yield f"{name} cannot be taken from the library, so the command cannot draw this here: {problem}"
             continue
-        if bundle.digest(persona) != wanted:
-            yield f"{address} is not the persona that drew this: another was learned or taken in by that name"
+        if bundle.digest(persona) != digest:
+            yield f"{address} is not the persona that drew this: another one has its name by now"
 
 
 def _composed(story: Mapping[str, object]) -> Iterator[str]:

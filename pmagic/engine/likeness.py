@@ -107,22 +107,28 @@ def looker(base: Base, subject: Subject, *, margin: float = MARGIN) -> Looker:
     folder = portraits.folder_of(base.card)
     if subject.landmarks is None:
         raise UsageProblem("the identity loss needs a face, and the photo was learned without one", "use --class face")
-    pixel = base.pipeline.vae_scale_factor
-    cells = base.size // pixel
-    reach = round(margin * cells)
-    box = looked_at(subject.landmarks, base.size)  # (P, 4)
-    low = (box[:, :2] / pixel).floor().long() - reach
-    high = (box[:, 2:] / pixel).ceil().long() + reach
-    side = min(cells, int((high - low).max()))
+    corners, side = crops(base, subject.landmarks, margin=margin)
     return Looker(
         base=base,
         decoder=_decoder(base),
         network=recogniser.load(folder, device=base.device, dtype=base.precision),
         landmarks=subject.landmarks,
         likeness=subject.likeness,
-        corners=((low + high - side) // 2).clamp(0, cells - side),
+        corners=corners,
         side=side,
     )
+
+
+def crops(base: Base, landmarks: Tensor, *, margin: float = MARGIN) -> tuple[Tensor, int]:
+    """Column and row of each crop's first latent cell (P, 2), and the side of all. landmarks: (P, 5, 2)."""
+    pixel = base.pipeline.vae_scale_factor
+    cells = base.size // pixel
+    reach = round(margin * cells)
+    box = looked_at(landmarks, base.size)  # (P, 4)
+    low = (box[:, :2] / pixel).floor().long() - reach
+    high = (box[:, 2:] / pixel).ceil().long() + reach
+    side = min(cells, int((high - low).max()))
+    return ((low + high - side) // 2).clamp(0, cells - side), side
 
 
 def _decoder(base: Base) -> nn.Module:

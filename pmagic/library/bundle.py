@@ -107,10 +107,15 @@ def pack(persona: Persona) -> dict[str, bytes]:
 
 
 def digest(persona: Persona) -> str:
-    """SHA-256 of what was learned, as `pack` writes it: what a picture knows its persona by, whatever its name is."""
+    """SHA-256 of all that drawing reads of a persona, whatever its name is and however a file lays it out."""
     from pmagic.library import tensors
 
-    return hashlib.sha256(tensors.write(persona.tensors)).hexdigest()
+    bounds = persona.bounds
+    total = hashlib.sha256(f"{persona.method} {persona.word} {bounds.low}:{bounds.high}\n".encode())
+    for name, code, shape in tensors.layout(persona.tensors):
+        total.update(f"{name} {code} {shape}\n".encode())
+        total.update(persona.tensors[name].tobytes())
+    return total.hexdigest()
 
 
 def read_manifest(folder: Path) -> Manifest:

@@ -74,6 +74,7 @@ def persona_of(
         settings={
             **settings.as_table(),
             "device": base.device.type,
+            # the UNet's type; on a GPU all of it is kept in it, and nothing is autocast
             "autocast": "" if base.fast is None else str(base.fast).removeprefix("torch."),
             "compiled": base.compiled,
             "versions": {each.__name__: each.__version__ for each in (pmagic, torch, diffusers, transformers)},

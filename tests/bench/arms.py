@@ -137,7 +137,9 @@ def jobs(bench: Bench, iterations: int, faces: Sequence[Subject]) -> dict[str, A
 
     found = {"learn, reference": learn("reference", bench.subject)}
     for face in faces:
-        found[f"learn, paper, a face of {likeness.looker(base, face).side} / {cells} cells"] = learn("paper", face)
+        found[f"learn, paper, a face of {likeness.crops(base, face.landmarks)[1]} / {cells} cells"] = learn(
+            "paper", face
+        )
     found["render"] = drawing(bench)["ours"]
     return found
 
