@@ -167,12 +167,17 @@ def test_memory_is_counted_from_the_headers(tmp_path: Path) -> None:
     found = card.find(str(base_folder(tmp_path / "base")))
     assert needs.parameters(found.folder) == 30
     assert needs.memory_to_learn(found, 2) == 30 * 4 + 2 * 1_405_000_000  # SD 1.4's own shape
-    for low in (False, True):  # large faces are decoded one after the other, whatever the batch
-        more = [
-            needs.memory_to_learn(found, n, low=low, decodes=True) - needs.memory_to_learn(found, n, low=low)
-            for n in (1, 2)
-        ]
-        assert more[0] == more[1] == (1_300_000_000 if low else 2_400_000_000)
+    assert needs.memory_to_learn(found, 2, half=True) == 20 * 4 + 10 * 2 + 2 * 1_405_000_000
+    for low, more in ((False, 2.4e9), (True, 1.3e9)):  # large faces are decoded one after the other, whatever the batch
+        for batch in (1, 2):
+            alone = needs.memory_to_learn(found, batch, low=low, half=True)
+            assert needs.memory_to_learn(found, batch, low=low, half=True, decodes=True) == alone + more
+    (found.folder / "unet" / "config.json").write_text(
+        json.dumps({"sample_size": 32, "block_out_channels": [320, 640]})
+    )
+    for batch, at_once in ((1, 1), (3, 3), (4, 4), (5, 4)):  # of a quarter of the pixels each, four at once
+        alone = needs.memory_to_learn(found, batch)
+        assert needs.memory_to_learn(found, batch, decodes=True) == alone + at_once * 1.2e9
     (found.folder / "unet" / "model.fp16.safetensors").write_bytes(safetensors_of(10))
     assert needs.parameters(found.folder) == 30  # the same part in two precisions
 

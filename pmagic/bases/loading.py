@@ -83,7 +83,7 @@ def load(card: Card, *, device: str = "auto", dtype: str = "auto") -> Base:
     if weights is not torch.float64:
         pipeline.unet.to(memory_format=torch.channels_last)
     pipeline.set_progress_bar_config(disable=True)
-    fast, mixed = _fast_type(place) if dtype == "auto" else None, place.type == "cpu"
+    fast, mixed = fast_type(place) if dtype == "auto" else None, place.type == "cpu"
     if fast is not None:
         keep_in(pipeline.unet, fast, mixed=mixed)
         if mixed:
@@ -134,7 +134,7 @@ def device_named(name: str) -> torch.device:
     return place
 
 
-def _fast_type(device: torch.device) -> torch.dtype | None:
+def fast_type(device: torch.device) -> torch.dtype | None:
     """bfloat16 where the hardware multiplies it; emulated it is much slower than float32.
 
     Read from the processor, not timed: a timing may differ from run to run, and with it every bit of what is learned.

@@ -7,13 +7,13 @@ from pathlib import Path
 from pmagic.bases.card import PARTS, Card
 from pmagic.errors import Incompatible
 
-_FLOAT32 = 4  # bytes
+_FLOAT32, _HALF = 4, 2  # bytes
 # Activations that one sample of SD 1.4 saves for its backward pass: 1405 MB in float32 with fused attention, at
 # 64 x 64 latents and 320 channels, 285 MB where that pass computes each block again. Other shapes are scaled from it by
 # area and width.
 _SD_BYTES, _SD_BYTES_LOW, _SD_AREA, _SD_CHANNELS = 1.405e9, 0.285e9, 64 * 64, 320
 # And what decoding a face for the identity loss keeps, in a picture of 512 x 512 pixels that is nearly all face, 128
-# channels at the last level (`python -m tests.bench memory --shape sd14`).
+# channels at the last level, in bfloat16 (`python -m tests.bench memory --shape sd14`); float32 keeps twice as much.
 _DECODED, _DECODED_LOW, _DECODED_AREA, _DECODED_CHANNELS = 2.4e9, 1.3e9, 512 * 512, 128
 DECODED_AT_ONCE = 512 * 512  # pixels; what is kept of more faces at once would be most of a learning's memory
 _MAX_HEADER = 16 * 1024**2
@@ -21,10 +21,11 @@ _LARGEST = 10**7  # of one dimension
 _LEVELS = 16  # of a network; more are none
 
 
-def memory_to_learn(card: Card, batch: int, *, low: bool = False, decodes: bool = False) -> int:
-    """Bytes, roughly: the weights in float32 and what `batch` samples keep for the backward pass.
+def memory_to_learn(card: Card, batch: int, *, half: bool = False, low: bool = False, decodes: bool = False) -> int:
+    """Bytes, roughly: the weights and what `batch` samples keep for the backward pass.
 
-    low: with each block computed again (engine.memory). decodes: with a loss that looks at the face, here a large one.
+    half: with the UNet and the decoded faces in two bytes a number instead of four. low: with each block computed again
+    (engine.memory). decodes: with a loss that looks at the face, here a large one.
     """
     assert card.folder is not None  # asked only of a base whose weights are here
     side, channels, _ = _shape(card.folder / "unet" / "config.json")
@@ -33,8 +34,10 @@ def memory_to_learn(card: Card, batch: int, *, low: bool = False, decodes: bool 
         _, width, levels = _shape(card.folder / "vae" / "config.json")
         face = (side * 2 ** (levels - 1)) ** 2
         together = max(face, min(batch * face, DECODED_AT_ONCE))
-        kept += (_DECODED_LOW if low else _DECODED) * together / _DECODED_AREA * width / _DECODED_CHANNELS
-    return parameters(card.folder) * _FLOAT32 + int(kept)
+        each = (_DECODED_LOW if low else _DECODED) * (1 if half else 2)
+        kept += each * together / _DECODED_AREA * width / _DECODED_CHANNELS
+    weights = parameters(card.folder) * _FLOAT32 - half * _parameters_of(card.folder / "unet") * (_FLOAT32 - _HALF)
+    return weights + int(kept)
 
 
 def _shape(configuration: Path) -> tuple[int, int, int]:
@@ -59,7 +62,11 @@ def memory_free() -> int | None:
 
 def parameters(folder: Path) -> int:
     """How many numbers the base's weight files hold; a part kept in two precisions counts once."""
-    return sum(max(_counts(folder / part), default=0) for part in PARTS)
+    return sum(_parameters_of(folder / part) for part in PARTS)
+
+
+def _parameters_of(part: Path) -> int:
+    return max(_counts(part), default=0)
 
 
 def _counts(part: Path) -> list[int]:

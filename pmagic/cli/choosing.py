@@ -1,6 +1,7 @@
 """Which base a command works on, and what is told about it before a long job."""
 
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -46,26 +47,29 @@ def check_memory(asked: str) -> None:
         raise UsageProblem(f"--memory cannot be {asked!r}", f"choose one of: {', '.join(MEMORY)}")
 
 
-def learn_low(console: Console, card: "Card", how: "LearnSettings", asked: str, place: str) -> bool:
+def learn_low(console: Console, needed: Callable[..., int], asked: str, place: str) -> bool:
     """Whether a learning does with less memory: as asked, or where `auto` finds too little free.
 
-    Tells how much it takes, and warns where the device has less. place: as `--device` has it.
+    Tells how much it takes, and warns where the device has less. needed: `memory_to_learn` of this learning, which
+    takes `low` alone. place: as `--device` has it.
     """
     free = _free(place)
-    usual = memory_to_learn(card, how)
+    usual = needed()
     low = asked == "low" or (asked == "auto" and free is not None and free < usual)
-    wanted = memory_to_learn(card, how, low=low)
+    wanted = needed(low=low)
     console.say(f"memory: about {gigabytes(wanted)} besides the program's own{LOW if low else ''}")
     if free is not None and free < wanted:
         console.warn(f"this takes about {gigabytes(wanted)} of memory, {gigabytes(free)} are free")
     return low
 
 
-def memory_to_learn(card: "Card", how: "LearnSettings", *, low: bool = False) -> int:
-    """Bytes, roughly, as needs.memory_to_learn."""
-    from pmagic.bases import needs
+def memory_to_learn(card: "Card", how: "LearnSettings", place: str, dtype: str, *, low: bool = False) -> int:
+    """Bytes, roughly, as needs.memory_to_learn, with the base opened on that device in that type."""
+    from pmagic.bases import loading, needs
 
-    return needs.memory_to_learn(card, how.batch, low=low, decodes=how.looks_at_faces)
+    fast = loading.fast_type(loading.device_named(place)) if dtype == "auto" else loading.DTYPES.get(dtype)
+    half = fast is not None and fast.itemsize == 2
+    return needs.memory_to_learn(card, how.batch, half=half, low=low, decodes=how.looks_at_faces)
 
 
 def compiled(console: Console, base: "Base", subject: "Subject", how: "LearnSettings") -> "Base":

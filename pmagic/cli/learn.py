@@ -136,13 +136,15 @@ def _learn(console: Console, name: str, asked: Asked, *, memory: str, resumed: b
 
     from pmagic.bases import loading, places
 
-    low = choosing.learn_low(console, card, how, memory, choosing.device(asked.device))
+    place = choosing.device(asked.device)
+    needed = partial(choosing.memory_to_learn, card, how, place, asked.dtype)
+    low = choosing.learn_low(console, needed, memory, place)
     if low and asked.compile:
         raise UsageProblem(
             "--compile does not go with less memory: what is computed again would be compiled once more",
             "leave out --compile, or say --memory normal",
         )
-    opened = loading.load(card, device=choosing.device(asked.device), dtype=asked.dtype)
+    opened = loading.load(card, device=place, dtype=asked.dtype)
     library.require_same_base(name, opened.name, opened.fingerprint)
     places.remember(card, opened.fingerprint)
     photos.warn_of_strange_photos(console, opened, shown)
@@ -154,7 +156,7 @@ def _learn(console: Console, name: str, asked: Asked, *, memory: str, resumed: b
     )
     start = time.monotonic()
     previews = Previews(console, opened, name, preview_every)
-    with unfinished.alone(library.root, name) as folder, _memory_told(card, how):
+    with unfinished.alone(library.root, name) as folder, _memory_told(card, how.batch, needed):
         resuming.keep(folder, asked.on(card.name))
         if asked.compile:
             opened = _compiled(console, name, opened, subject, how)
@@ -258,7 +260,7 @@ def _train_within(console: Console, base: "Base", low: bool, train: Callable[[],
 
 
 @contextmanager
-def _memory_told(card: "Card", how: "LearnSettings") -> Iterator[None]:
+def _memory_told(card: "Card", batch: int, needed: Callable[..., int]) -> Iterator[None]:
     """Running out of memory says how much it takes on this base, and what makes it less."""
     from pmagic.bases import needs
 
@@ -267,11 +269,11 @@ def _memory_told(card: "Card", how: "LearnSettings") -> Iterator[None]:
     except OutOfMemory as problem:
         free = needs.memory_free()
         there = "" if free is None else f", {choosing.gigabytes(free)} are free now"
+        usual, low = (choosing.gigabytes(needed(low=low)) for low in (False, True))
         raise OutOfMemory(
-            f"{problem.what}; learning on {card.name} with --batch {how.batch} takes about "
-            f"{choosing.gigabytes(choosing.memory_to_learn(card, how))}, with --memory low "
-            f"{choosing.gigabytes(choosing.memory_to_learn(card, how, low=True))}, besides the program's own{there}",
-            "add --batch 1" if how.batch > 1 else "end other programs, or learn on a smaller --base",
+            f"{problem.what}; learning on {card.name} with --batch {batch} takes about {usual}, with --memory low "
+            f"{low}, besides the program's own{there}",
+            "add --batch 1" if batch > 1 else "end other programs, or learn on a smaller --base",
             kept=problem.kept or "nothing was published",
         ) from problem
 
