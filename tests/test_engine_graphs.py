@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from pmagic.bases import card, loading
-from pmagic.engine import chance, mapper, recipes, sentences, subject, training
+from pmagic.engine import chance, likeness, mapper, recipes, sentences, subject, training
 from pmagic.mini.train import WEIGHTS
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
@@ -16,7 +16,10 @@ pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is 
 @pytest.mark.parametrize(
     "losses", [("masked_mse", "tandem_equilibrium"), ("masked_mse", "tandem_equilibrium", "identity")]
 )
-def test_a_recorded_step_leaves_the_gradients_of_the_step(losses: tuple[str, ...]) -> None:
+def test_a_recorded_step_leaves_the_gradients_of_the_step(
+    losses: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(likeness, "DECODED_AT_ONCE", 1)  # one face after the other, as of large pictures
     base = loading.load(card.find("mini"), device="cuda")
     photo = Image.open(WEIGHTS.parent / "portraits" / "alice.png").convert("RGB")
     seen = subject.observe(base, [photo], ["0" * 64], word="face", mask=Image.new("L", photo.size, 255))

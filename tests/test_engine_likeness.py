@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import tiny
@@ -144,23 +145,29 @@ def test_the_gradient_reaches_the_learner_and_nothing_frozen(faced_base: loading
     assert all(each.grad is None for each in frozen)
 
 
-def test_decoding_again_gives_the_same_gradients(faced_base: loading.Base, known: Subject) -> None:
+@pytest.mark.parametrize("mixed", [None, True, False])
+def test_decoding_again_gives_the_same_gradients(
+    faced_base: loading.Base, faced_folder: Path, known: Subject, mixed: bool | None
+) -> None:
+    """mixed: of a base in the fast type; None is its own."""
+    base = faced_base if mixed is None else tiny.open_fast(faced_folder, mixed=mixed)
     settings = settings_for("paper", {}, **tiny.lesson(bounds=(100, 300), losses={"identity": 1.0}))
     draw = chance.draw(settings, 0, 1, known.mean.shape[1:], torch.float32)
-    decoder = faced_base.pipeline.vae.decoder
     calls: list[None] = []
-    hook = decoder.up_blocks[0].resnets[0].register_forward_pre_hook(lambda *given: calls.append(None))
     found = []
-    for within in (nullcontext(), memory.recomputed(faced_base.pipeline)):
-        learner = mapper.fresh(sentences.word_embedding(faced_base, "face"), known.image_embedding, settings)
+    for within in (nullcontext(), memory.recomputed(base.pipeline)):
+        learner = mapper.fresh(sentences.word_embedding(base, "face"), known.image_embedding, settings)
         with within:
-            training.losses_of(training.course(faced_base, known, settings), learner)(draw)
+            course = training.course(base, known, settings)
+            block = course.looker.decoder[-1].up_blocks[0].resnets[0]
+            hook = block.register_forward_pre_hook(lambda *given: calls.append(None))
+            training.losses_of(course, learner)(draw)
+            hook.remove()
         found.append([weight.grad for weight in learner.parameters()])
-    hook.remove()
     assert len(calls) == 3  # once as usual, twice where memory is saved
     assert all(torch.equal(left, right) for left, right in zip(*found, strict=True))
     assert any(each.abs().max() > 0 for each in found[0])
-    assert not any(each.training for each in faced_base.pipeline.vae.modules())
+    assert not any(each.training for each in base.pipeline.vae.modules())
 
 
 def test_learning_lowers_the_identity_loss_of_the_same_draw(faced_base: loading.Base, known: Subject) -> None:

@@ -48,6 +48,7 @@ def main() -> None:
     parser.add_argument("--compiled", action="store_true", help="`whole` as `learn --compile`, once it is compiled")
     parser.add_argument("--low", action="store_true", help="of `peak`, as --memory low")
     parser.add_argument("--job", choices=JOBS, help="of `peak`")
+    parser.add_argument("--dtype", default="auto", help="of `peak`")
     asked = parser.parse_args()
     torch.set_num_threads(asked.threads)
     if asked.table == "peak":
@@ -182,7 +183,7 @@ def peaks(asked: argparse.Namespace) -> dict[str, object]:
 def peak(asked: argparse.Namespace) -> dict[str, float]:
     """loaded: the highest use while the models are opened; peak: in the job after it. As timing.highest."""
     learn, _, recipe = asked.job.partition(" ")
-    bench = prepared(asked, face=True, recipe=recipe or "reference")
+    bench = prepared(asked, asked.dtype, face=True, recipe=recipe or "reference")
     device = bench.base.device
     loaded = timing.highest(device)
     if learn == "learn":
