@@ -8,13 +8,15 @@ from pmagic.bases.card import PARTS, Card
 from pmagic.errors import Incompatible
 
 _FLOAT32, _HALF = 4, 2  # bytes
-# Activations that one sample of SD 1.4 saves for its backward pass: 1405 MB in float32 with fused attention, at
-# 64 x 64 latents and 320 channels, 285 MB where that pass computes each block again. Other shapes are scaled from it by
-# area and width.
-_SD_BYTES, _SD_BYTES_LOW, _SD_AREA, _SD_CHANNELS = 1.405e9, 0.285e9, 64 * 64, 320
-# And what decoding a face for the identity loss keeps, in a picture of 512 x 512 pixels that is nearly all face, 128
-# channels at the last level, in bfloat16 (`python -m tests.bench memory --shape sd14`); float32 keeps twice as much.
-_DECODED, _DECODED_LOW, _DECODED_AREA, _DECODED_CHANNELS = 2.4e9, 1.3e9, 512 * 512, 128
+# What is kept for the backward pass, measured in SD 1.4's shape (`python -m tests.bench memory --shape sd14`, and the
+# same jobs by `peak --dtype float32`), by (two bytes a number, each block computed again). Of one sample, at 64 x 64
+# latents and 320 channels; other shapes are scaled from it by area and width.
+_SAMPLE = {(True, False): 1.2e9, (True, True): 0.6e9, (False, False): 2.0e9, (False, True): 1.2e9}
+_SAMPLE_AREA, _SAMPLE_CHANNELS = 64 * 64, 320
+# And of a face that is decoded for the identity loss, in a picture of 512 x 512 pixels that is nearly all face, with
+# 128 channels at the last level.
+_FACE = {(True, False): 2.4e9, (True, True): 1.3e9, (False, False): 3.9e9, (False, True): 1.8e9}
+_FACE_AREA, _FACE_CHANNELS = 512 * 512, 128
 DECODED_AT_ONCE = 512 * 512  # pixels; what is kept of more faces at once would be most of a learning's memory
 _MAX_HEADER = 16 * 1024**2
 _LARGEST = 10**7  # of one dimension
@@ -29,13 +31,12 @@ def memory_to_learn(card: Card, batch: int, *, half: bool = False, low: bool = F
     """
     assert card.folder is not None  # asked only of a base whose weights are here
     side, channels, _ = _shape(card.folder / "unet" / "config.json")
-    kept = batch * (_SD_BYTES_LOW if low else _SD_BYTES) * side**2 / _SD_AREA * channels / _SD_CHANNELS
+    kept = batch * _SAMPLE[half, low] * side**2 / _SAMPLE_AREA * channels / _SAMPLE_CHANNELS
     if decodes:
         _, width, levels = _shape(card.folder / "vae" / "config.json")
         face = (side * 2 ** (levels - 1)) ** 2
         together = max(face, min(batch * face, DECODED_AT_ONCE))
-        each = (_DECODED_LOW if low else _DECODED) * (1 if half else 2)
-        kept += each * together / _DECODED_AREA * width / _DECODED_CHANNELS
+        kept += _FACE[half, low] * together / _FACE_AREA * width / _FACE_CHANNELS
     weights = parameters(card.folder) * _FLOAT32 - half * _parameters_of(card.folder / "unet") * (_FLOAT32 - _HALF)
     return weights + int(kept)
 
