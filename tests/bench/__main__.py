@@ -21,7 +21,7 @@ from bench import arms, records, series, shapes, timing  # noqa: E402
 from pmagic.engine import memory  # noqa: E402
 
 TOLERANCE = 1e-3  # relative distance of two arms' gradients in float32
-SMALLER = 0.5  # of the picture's side, a portrait whose face is decoded from about a quarter of its area
+SMALLER = 0.6  # of the picture's side, a portrait whose face is decoded from a quarter of its area
 JOBS = ("learn reference", "learn paper", "render")
 GREYS = 8  # of 255, the mean difference of two arms' pictures
 
