@@ -72,7 +72,7 @@ def test_info_gives_the_command_that_draws_the_picture_again(tmp_path: Path) -> 
     assert "seed: 3" in lines and lines[-1].strip() == command
     assert runner.invoke(app, ["info", "-q", str(path)]).stdout == command + "\n"
     found = json.loads(runner.invoke(app, ["info", str(path), "--json"]).stdout)
-    assert found == {**STORY, "format": "png", "command": command}
+    assert found == {**STORY, "format": "png", "command": command, "warnings": []}
 
 
 @pytest.mark.parametrize(
