@@ -75,16 +75,18 @@ def memory_to_learn(card: "Card", how: "LearnSettings", place: str, dtype: str, 
 def compiled(console: Console, base: "Base", subject: "Subject", how: "LearnSettings") -> "Base":
     """The base with its UNet compiled for this learning; tells what that took and brings, and warns if it does not pay.
 
-    Raises UsageProblem where this machine cannot compile.
+    Raises UsageProblem where this machine cannot compile, or compiles to what is wrong.
     """
     from pmagic.engine import compiling, probe, training
 
     short = probe.brief(how)  # a step whose losses are quickly had; the UNet is asked the same
     before = training.seconds_per_step(base, subject, short)
     console.say("compiling the UNet: minutes the first time, seconds where this machine has done it before")
-    base, start = replace(base, compiled=True), time.monotonic()
+    own, start = training.slope(base, subject, short), time.monotonic()
+    base = replace(base, compiled=True)
     with compiling.possible():
         after = training.seconds_per_step(base, subject, short)
+        compiling.astray(own, training.slope(base, subject, short))
     took = time.monotonic() - start
     steps = how.iterations + (how.probe_iterations if how.bounds is None else 0)
     brings = steps * (before - after)

@@ -221,6 +221,14 @@ def seconds_per_step(base: Base, subject: Subject, settings: LearnSettings) -> f
     return times[2] - times[1]
 
 
+def slope(base: Base, subject: Subject, settings: LearnSettings) -> Tensor:
+    """The gradient of the first step's loss, of a mapper that is thrown away: (N,), all its weights in a row."""
+    learner = mapper.fresh(sentences.word_embedding(base, subject.word), subject.image_embedding, settings)
+    draw = chance.draw(settings, 0, len(subject.mean), subject.mean.shape[1:], subject.mean.dtype)
+    losses_of(course(base, subject, settings), learner)(draw)
+    return torch.cat([weight.grad.flatten() for weight in learner.parameters()])
+
+
 def train(
     course: Course,
     learner: nn.Module,
