@@ -37,8 +37,8 @@ def memory_to_learn(card: Card, batch: int, *, half: bool = False, low: bool = F
         face = (side * 2 ** (levels - 1)) ** 2
         together = max(face, min(batch * face, DECODED_AT_ONCE))
         kept += _FACE[half, low] * together / _FACE_AREA * width / _FACE_CHANNELS
-    weights = parameters(card.folder) * _FLOAT32 - half * _parameters_of(card.folder / "unet") * (_FLOAT32 - _HALF)
-    return weights + int(kept)
+    size = {**dict.fromkeys(PARTS, _FLOAT32), "unet": _HALF if half else _FLOAT32}
+    return sum(_parameters_of(card.folder / part) * size[part] for part in PARTS) + int(kept)
 
 
 def _shape(configuration: Path) -> tuple[int, int, int]:

@@ -137,9 +137,8 @@ def jobs(bench: Bench, iterations: int, faces: Sequence[Subject]) -> dict[str, A
 
     found = {"learn, reference": learn("reference", bench.subject)}
     for face in faces:
-        found[f"learn, paper, a face of {likeness.crops(base, face.landmarks)[1]} / {cells} cells"] = learn(
-            "paper", face
-        )
+        _, side = likeness.crops(base, face.landmarks)
+        found[f"learn, paper, a face of {side} / {cells} cells"] = learn("paper", face)
     found["render"] = drawing(bench)["ours"]
     return found
 
