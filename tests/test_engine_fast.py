@@ -57,3 +57,25 @@ def test_compiled_it_learns_nearly_the_same(fast: loading.Base, monkeypatch: pyt
     )
     assert all(np.allclose(usual[name], compiled[name], rtol=1e-2, atol=1e-4) for name in usual)
     assert tiny.hooks_of(fast) == []
+
+
+def test_a_step_multiplies_in_tf32_only_where_all_is_fast_and_leaves_the_setting(
+    fast: loading.Base, tiny_base: loading.Base, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[bool] = []
+    terms = training.terms
+    monkeypatch.setattr(
+        training, "terms", lambda *given: seen.append(torch.backends.cuda.matmul.allow_tf32) or terms(*given)
+    )
+    settings = settings_for("reference", {}, **tiny.lesson())
+    for base in (fast, tiny_base):
+        training.slope(base, tiny.known(base), settings)
+    assert seen == [not fast.mixed, False]
+
+    def fail(*given: object) -> None:
+        raise RuntimeError
+
+    monkeypatch.setattr(training, "terms", fail)
+    with pytest.raises(RuntimeError):
+        training.slope(fast, tiny.known(fast), settings)
+    assert not torch.backends.cuda.matmul.allow_tf32

@@ -132,14 +132,23 @@ def crops(base: Base, landmarks: Tensor, *, margin: float = MARGIN) -> tuple[Ten
 
 
 def _decoder(base: Base) -> nn.Module:
-    """The base's own, or its like in `base.fast`: all else that decodes, decodes in the base's own type."""
+    """The base's own, or its like in `base.fast`: all else that decodes, decodes in the base's own type.
+
+    In plain order of memory, unlike the UNet: its pictures are large, and a GPU's group norms would turn each around.
+    """
+    from diffusers.models.attention_processor import Attention, AttnProcessor
+
     vae = base.pipeline.vae
     parts = nn.Sequential(*(part for part in (vae.post_quant_conv, vae.decoder) if part is not None))
     if base.fast is None:
         return parts
     parts = copy.deepcopy(parts)
     keep_in(parts, base.fast, mixed=base.mixed)
-    return parts if base.mixed else parts.to(memory_format=torch.channels_last)
+    if not base.mixed:  # one head as wide as all channels, for which a GPU's fused attention is slow on its way back
+        for part in parts.modules():
+            if isinstance(part, Attention):
+                part.set_processor(AttnProcessor())
+    return parts
 
 
 def looked_at(landmarks: Tensor, size: int) -> Tensor:

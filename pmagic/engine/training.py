@@ -185,9 +185,10 @@ def losses_of(course: Course, learner: nn.Module) -> Losses:
     def losses(draw: chance.Draw) -> tuple[Tensor, dict[str, Tensor]]:
         for weight in learner.parameters():
             weight.grad = None
-        values = terms(course, moment(course, learner, draw))
-        loss = weighted(course, values).mean()
-        loss.backward()
+        with course.base.tf32():  # in full float32 the text encoder takes a good part of a GPU's step
+            values = terms(course, moment(course, learner, draw))
+            loss = weighted(course, values).mean()
+            loss.backward()
         return loss.detach(), {name: value.detach().mean() for name, value in values.items()}
 
     return losses
