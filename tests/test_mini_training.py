@@ -1,14 +1,20 @@
 """Training runs of the miniature: resumable, bounded by their own running time, usable whenever they stop."""
 
 import io
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from diffusers import UNet2DConditionModel
 from PIL import Image
 from torch import nn
 
+from pmagic.engine import compiling
 from pmagic.mini import curves, training
+from pmagic.mini.train import WEIGHTS
 
 
 def _model() -> nn.Linear:
@@ -97,3 +103,41 @@ def test_what_a_run_tells_is_kept_and_drawn(tmp_path: Path) -> None:
     assert rows[1]["square"] < rows[0]["square"] and rows[0]["twice"] == pytest.approx(2 * rows[0]["square"])
     picture = Image.open(io.BytesIO(curves.plot(tmp_path)))
     assert len(picture.convert("RGB").getcolors(10**6)) > 50
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "compiled",
+    [
+        compiling.compiled,
+        pytest.param(
+            partial(torch.compile, dynamic=False),
+            marks=pytest.mark.xfail(
+                strict=True,  # the day it passes, `compiling.repeating` has done its work
+                raises=AssertionError,
+                reason="what torch 2.13 compiles on a CPU tells the blocks before a doubling nothing",
+            ),
+        ),
+    ],
+    ids=["as the training compiles", "as torch compiles"],
+)
+def test_compiled_every_block_of_the_base_learns_what_it_would_otherwise(
+    compiled: Callable[[nn.Module], Callable[..., Any]],
+) -> None:
+    unet = UNet2DConditionModel.from_pretrained(WEIGHTS / "base" / "unet", dtype=torch.float32).train()
+    normal = torch.Generator().manual_seed(0)
+    noisy, said = (
+        torch.randn(*shape, generator=normal) for shape in ((4, 4, 16, 16), (4, 32, unet.config.cross_attention_dim))
+    )
+
+    def slopes(predict: Callable[..., Any]) -> dict[str, torch.Tensor]:
+        unet.zero_grad(set_to_none=False)
+        with training.autocast():
+            found = predict(noisy, torch.tensor([100, 300, 600, 900]), said).sample
+        found.float().square().mean().backward()
+        blocks = {"mid": unet.mid_block} | dict(enumerate((*unet.down_blocks, *unet.up_blocks)))
+        return {name: torch.cat([w.grad.flatten() for w in block.parameters()]) for name, block in blocks.items()}
+
+    own = slopes(unet)
+    for name, slope in slopes(compiled(unet)).items():
+        assert (slope - own[name]).norm() / own[name].norm() < 0.1

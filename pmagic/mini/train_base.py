@@ -12,8 +12,10 @@ embeddings.
 # B batch . S text positions . w text width . V traits . n embeddings of a name
 
 import argparse
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,6 +27,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from pmagic.engine import compiling
 from pmagic.mini import corpus, train_vae, vocabulary
 from pmagic.mini.people import person, trait_vector
 from pmagic.mini.scenes import MARK, empty_prompt, rng_for
@@ -253,7 +256,7 @@ def train(
     networks = Networks(tokenizer, place)
     # A short average: a longer one lags behind what the names have come to tell.
     run = Run(work, "base", networks, minutes, RATE, decay=0.99, shares={"unet.": unet_share})
-    predict = torch.compile(networks.unet, dynamic=False) if compiled else networks.unet
+    predict = compiling.compiled(networks.unet) if compiled else networks.unet
     batch = size // processes()
     if rank() == 0 and processes() > 1:
         if compiled:
@@ -275,7 +278,9 @@ def train(
 class Teacher:
     """What the networks are asked, batch by batch, and how wrong they are."""
 
-    def __init__(self, given: Material, networks: Networks, predict: nn.Module, random: torch.Generator) -> None:
+    def __init__(
+        self, given: Material, networks: Networks, predict: Callable[..., Any], random: torch.Generator
+    ) -> None:
         """predict: the networks' UNet, compiled or not. All at the place of `given`."""
         self.given, self.networks, self.predict, self.random = given, networks, predict, random
         self.noise = scheduler()
@@ -352,7 +357,7 @@ def take_pieces(folder: Path, work: Path) -> None:
     write_state(work / "base.safetensors", weights, weights, {}, {"steps": 0, "spent": 0.0, "averaged": 1})
 
 
-def _warm_up(predict: nn.Module, batch: int) -> None:
+def _warm_up(predict: Callable[..., Any], batch: int) -> None:
     """One pass there and back, in which a compiled network is compiled."""
     said = torch.zeros(batch, vocabulary.LENGTH, WIDTH, requires_grad=True)
     seen, t = torch.ones(batch, vocabulary.LENGTH), torch.zeros(batch, dtype=torch.long)
