@@ -7,6 +7,7 @@ A learner is an nn.Module called with timesteps (B,) and image embeddings (B, e)
 # B batch . S text positions . n placeholder tokens . w text width . e image embedding width . C, h, w of the latents
 
 import math
+import statistics
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -32,6 +33,7 @@ from pmagic.persona import Persona
 
 SAVE_EVERY = 50  # steps between two checkpoints
 RUNNING = 100  # steps over which the reported means run
+MEASURED = 1.0  # seconds of steps from which the time of one is told
 
 
 @dataclass(frozen=True)
@@ -210,16 +212,20 @@ def advance(lesson: Lesson, optimiser: torch.optim.Optimizer, draw: chance.Draw)
 
 
 def seconds_per_step(base: Base, subject: Subject, settings: LearnSettings) -> float:
-    """How long one step takes here, from two with a mapper that is thrown away; the first warms the machine up."""
+    """How long one step takes here: the median of those of about a second, with a mapper that is thrown away.
+
+    The first warms the machine up and is not counted; one more is asked for even where it takes longer.
+    """
     learner = mapper.fresh(sentences.word_embedding(base, subject.word), subject.image_embedding, settings)
     taught = lesson(course(base, subject, settings), learner)
-    times = [time.monotonic()]
+    times: list[float] = []
     with memory.enough_for("learn", "learn with a smaller --batch"):
-        for step in range(2):
-            draw = chance.draw(settings, step, len(subject.mean), subject.mean.shape[1:], subject.mean.dtype)
+        while len(times) < 2 or sum(times[1:]) < MEASURED:
+            draw = chance.draw(settings, len(times), len(subject.mean), subject.mean.shape[1:], subject.mean.dtype)
+            start = time.monotonic()
             taught.losses(draw)[0].item()  # a GPU has answered only now
-            times.append(time.monotonic())
-    return times[2] - times[1]
+            times.append(time.monotonic() - start)
+    return statistics.median(times[1:])
 
 
 def slope(base: Base, subject: Subject, settings: LearnSettings) -> Tensor:
