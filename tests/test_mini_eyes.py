@@ -1,5 +1,8 @@
 """The miniature's eyes: what they are trained on, the layouts they are kept in, and the shipped ones on new people."""
 
+import runpy
+import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -246,3 +249,15 @@ def test_they_see_where_a_word_is(shipped: Path) -> None:
 def test_nobody_measured_was_ever_trained_on() -> None:
     assert min(HELD_OUT, eyes.FIRST) > max(corpus.PEOPLE, gallery.PEOPLE)
     assert all(seed < gallery.PEOPLE for k in range(30) for seed in gallery.sighting(rng_for(2, k), 0, 50, 64).people)
+
+
+@pytest.mark.parametrize("module", ["eyes", "naming"])
+def test_measuring_a_folder_without_weights_says_so(
+    module: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", [module, str(tmp_path)])
+    with pytest.raises(SystemExit) as ended, warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # it is imported already
+        runpy.run_module(f"pmagic.mini.{module}", run_name="__main__")
+    assert ended.value.code == 2
+    assert f"{tmp_path} has no folder" in capsys.readouterr().err

@@ -216,12 +216,22 @@ def _recogniser_rows(name: str, folder: Path, count: int) -> list[Row]:
     ]
 
 
-PARTS = ("detection", "a", "b", "clipseg", "clip", "autoencoder")
+PARTS = {
+    "detection": "faces_a",
+    "a": "faces_a",
+    "b": "faces_b",
+    "clipseg": "clipseg",
+    "clip": "clip",
+    "autoencoder": "base",
+}
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, nargs="?", default=WEIGHTS)
     parser.add_argument("--pictures", type=int, default=60, help="of each style and size")
-    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS)
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS))
     arguments = parser.parse_args()
+    for part in arguments.only:
+        if not (arguments.folder / PARTS[part]).is_dir():
+            parser.error(f"{arguments.folder} has no folder {PARTS[part]}: give a folder of trained weights, or none")
     print(report(arguments.folder, arguments.pictures, set(arguments.only)))

@@ -72,6 +72,9 @@ if __name__ == "__main__":
     parser.add_argument("work", type=Path, nargs="?", default=WEIGHTS, help="the shipped weights otherwise")
     parser.add_argument("--people", type=int, default=64)
     arguments = parser.parse_args()
+    for part in ("base", "names"):
+        if not (arguments.work / part).is_dir():
+            parser.error(f"{arguments.work} has no folder {part}: give a folder of trained weights, or none")
     print("| t | error | a stranger's name | no name |\n|---|---|---|---|")
     for when, error, stranger, nobody in measured(arguments.work, arguments.people):
         print(f"| {when} | {error:.4f} | {stranger:+.1%} | {nobody:+.1%} |")

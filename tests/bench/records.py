@@ -84,7 +84,7 @@ def plot(found: Mapping[str, Any], path: Path) -> None:
     figure = Figure(figsize=(6, 0.5 * rows + 1.2), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
-    axes.set_title(f"{found['table']}: {found['what']}\n{found['machine']['device']}", fontsize=9)
+    figure.suptitle(f"{found['table']}: {found['what']}\n{found['machine']['device']}", fontsize=9)
     if "series" in found:
         for name, row in found["series"].items():
             axes.plot([float(value) for value in row], [min(times) for times in row.values()], "o-", label=name)
