@@ -101,7 +101,7 @@ def test_the_command_tells_what_it_brings_and_the_persona_that_it_was_compiled(
     assert library.load("alice")[1].settings["compiled"] is True
 
     steps = iter([2.0, 0.5])  # of a machine on which it pays
-    monkeypatch.setattr(training, "seconds_per_step", lambda *given: next(steps))
+    monkeypatch.setattr(training, "seconds_per_step", lambda *given, measured=0.0: next(steps))
     done = runner.invoke(app, [*words, "--iterations", "9", "--name", "bruno", "--compile"])
     assert "a step takes 0.5 s instead of 2: 14 s less in 9 steps" in done.stderr
     assert "does not pay" not in done.stderr

@@ -80,12 +80,12 @@ def compiled(console: Console, base: "Base", subject: "Subject", how: "LearnSett
     from pmagic.engine import compiling, probe, training
 
     short = probe.brief(how)  # a step whose losses are quickly had; the UNet is asked the same
-    before = training.seconds_per_step(base, subject, short)
+    before = training.seconds_per_step(base, subject, short, measured=1.0)
     console.say("compiling the UNet: minutes the first time, seconds where this machine has done it before")
     own, start = training.slope(base, subject, short), time.monotonic()
     base = replace(base, compiled=True)
     with compiling.possible():
-        after = training.seconds_per_step(base, subject, short)
+        after = training.seconds_per_step(base, subject, short, measured=1.0)
         compiling.astray(own, training.slope(base, subject, short))
     took = time.monotonic() - start
     steps = how.iterations + (how.probe_iterations if how.bounds is None else 0)

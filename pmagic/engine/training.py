@@ -33,7 +33,6 @@ from pmagic.persona import Persona
 
 SAVE_EVERY = 50  # steps between two checkpoints
 RUNNING = 100  # steps over which the reported means run
-MEASURED = 1.0  # seconds of steps from which the time of one is told
 
 
 @dataclass(frozen=True)
@@ -211,16 +210,16 @@ def advance(lesson: Lesson, optimiser: torch.optim.Optimizer, draw: chance.Draw)
     return told[0], dict(zip(names, told[2:], strict=True))
 
 
-def seconds_per_step(base: Base, subject: Subject, settings: LearnSettings) -> float:
-    """How long one step takes here: the median of those of about a second, with a mapper that is thrown away.
+def seconds_per_step(base: Base, subject: Subject, settings: LearnSettings, *, measured: float = 0.0) -> float:
+    """How long one step takes here, with a mapper that is thrown away; the first warms the machine up.
 
-    The first warms the machine up and is not counted; one more is asked for even where it takes longer.
+    measured: seconds of steps whose median is taken; of one at least.
     """
     learner = mapper.fresh(sentences.word_embedding(base, subject.word), subject.image_embedding, settings)
     taught = lesson(course(base, subject, settings), learner)
     times: list[float] = []
     with memory.enough_for("learn", "learn with a smaller --batch"):
-        while len(times) < 2 or sum(times[1:]) < MEASURED:
+        while len(times) < 2 or sum(times[1:]) < measured:
             draw = chance.draw(settings, len(times), len(subject.mean), subject.mean.shape[1:], subject.mean.dtype)
             start = time.monotonic()
             taught.losses(draw)[0].item()  # a GPU has answered only now
