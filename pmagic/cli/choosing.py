@@ -86,7 +86,7 @@ def compiled(console: Console, base: "Base", subject: "Subject", how: "LearnSett
     base = replace(base, compiled=True)
     with compiling.possible():
         after = training.seconds_per_step(base, subject, short, measured=1.0)
-        compiling.astray(own, training.slope(base, subject, short))
+        compiling.require_slope(own, training.slope(base, subject, short))
     took = time.monotonic() - start
     steps = how.iterations + (how.probe_iterations if how.bounds is None else 0)
     brings = steps * (before - after)

@@ -68,8 +68,8 @@ def _repeat(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
     return (twice.reshape(batch, channels, 2 * height, 2 * width),)
 
 
-def astray(slope: Tensor, compiled: Tensor) -> float:
-    """How far the gradient of a compiled step is from the step's own, in its length. Raises UsageProblem above ASTRAY.
+def require_slope(slope: Tensor, compiled: Tensor) -> None:
+    """Raises UsageProblem where the gradient of a compiled step differs from the step's own by more than ASTRAY of it.
 
     A compiler may be wrong, and answer with the right noise and a gradient that leads elsewhere: see `repeating`.
     """
@@ -81,7 +81,6 @@ def astray(slope: Tensor, compiled: Tensor) -> float:
             "leave out --compile",
             kept="nothing was learned with it",
         )
-    return apart
 
 
 @contextmanager

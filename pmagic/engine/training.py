@@ -88,6 +88,11 @@ def course(base: Base, subject: Subject, settings: LearnSettings) -> Course:
     )
 
 
+def draw_of(subject: Subject, settings: LearnSettings, step: int) -> chance.Draw:
+    """What chance decides in optimiser step `step` of learning `subject`; 0 is the first."""
+    return chance.draw(settings, step, len(subject.mean), subject.mean.shape[1:], subject.mean.dtype)
+
+
 def moment(course: Course, learner: nn.Module, draw: chance.Draw) -> Moment:
     """One forward pass: noise the latents, encode the prompts, ask the UNet. Differentiable in the learner."""
     base, subject = course.base, course.subject
@@ -215,12 +220,11 @@ def seconds_per_step(base: Base, subject: Subject, settings: LearnSettings, *, m
 
     measured: seconds of steps whose median is taken; of one at least.
     """
-    learner = mapper.fresh(sentences.word_embedding(base, subject.word), subject.image_embedding, settings)
-    taught = lesson(course(base, subject, settings), learner)
+    taught = lesson(*_tried(base, subject, settings))
     times: list[float] = []
     with memory.enough_for("learn", "learn with a smaller --batch"):
         while len(times) < 2 or sum(times[1:]) < measured:
-            draw = chance.draw(settings, len(times), len(subject.mean), subject.mean.shape[1:], subject.mean.dtype)
+            draw = draw_of(subject, settings, len(times))
             start = time.monotonic()
             taught.losses(draw)[0].item()  # a GPU has answered only now
             times.append(time.monotonic() - start)
@@ -229,10 +233,14 @@ def seconds_per_step(base: Base, subject: Subject, settings: LearnSettings, *, m
 
 def slope(base: Base, subject: Subject, settings: LearnSettings) -> Tensor:
     """The gradient of the first step's loss, of a mapper that is thrown away: (N,), all its weights in a row."""
-    learner = mapper.fresh(sentences.word_embedding(base, subject.word), subject.image_embedding, settings)
-    draw = chance.draw(settings, 0, len(subject.mean), subject.mean.shape[1:], subject.mean.dtype)
-    losses_of(course(base, subject, settings), learner)(draw)
+    tried, learner = _tried(base, subject, settings)
+    losses_of(tried, learner)(draw_of(subject, settings, 0))
     return torch.cat([weight.grad.flatten() for weight in learner.parameters()])
+
+
+def _tried(base: Base, subject: Subject, settings: LearnSettings) -> tuple[Course, nn.Module]:
+    learner = mapper.fresh(sentences.word_embedding(base, subject.word), subject.image_embedding, settings)
+    return course(base, subject, settings), learner
 
 
 def train(
@@ -252,11 +260,9 @@ def train(
     taught = lesson(course, learner)
     keeper = None if saved is None else checkpoint.Checkpoint(saved, identity_of(course, learner), observed(course))
     done, running = keeper.restore(learner, optimiser) if keeper is not None else (0, {})
-    subject = course.subject
     with memory.enough_for("learn", "learn with a smaller --batch"):
         for step in range(done, settings.iterations):
-            draw = chance.draw(settings, step, len(subject.mean), subject.mean.shape[1:], subject.mean.dtype)
-            loss, values = advance(taught, optimiser, draw)
+            loss, values = advance(taught, optimiser, draw_of(course.subject, settings, step))
             done = step + 1
             running = _running(running, values, done)
             if keeper is not None and (done % SAVE_EVERY == 0 or done == settings.iterations):

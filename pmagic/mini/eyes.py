@@ -18,7 +18,7 @@ import torch
 from diffusers import AutoencoderKL
 from PIL import Image
 
-from pmagic.mini import train_clip, train_vae
+from pmagic.mini import measuring, train_clip, train_vae
 from pmagic.mini.drawing import Drawing, draw
 from pmagic.mini.gallery import boxes
 from pmagic.mini.people import HELD_OUT, person
@@ -183,27 +183,38 @@ def agreement(folder: Path, pack: faces.FacePack) -> float:
     return float(np.abs(recogniser.load(folder)(pixels).numpy() - want).max())
 
 
+# What is measured, and in which folder.
+PARTS = {
+    "detection": "faces_a",
+    "a": "faces_a",
+    "b": "faces_b",
+    "clipseg": "clipseg",
+    "clip": "clip",
+    "autoencoder": "base/vae",
+}
+
+
 def report(folder: Path, count: int, parts: set[str]) -> str:
-    """The measured table as Markdown, as far as the folders are there."""
+    """The measured table of those PARTS as Markdown. folder: of trained weights."""
     lines = ["| | |", "|---|---|"]
 
     def told(rows: list[Row]) -> None:
         lines.extend(f"| {name} | {value} |" for name, value in rows)
 
-    measures: dict[str, Callable[[], list[Row]]] = {
-        "detection": lambda: detection(faces.load(folder / "faces_a"), count),
-        "a": lambda: _recogniser_rows("A", folder / "faces_a", count),
-        "b": lambda: _recogniser_rows("B", folder / "faces_b", count),
-        "clipseg": lambda: [
+    measures: dict[str, Callable[[Path], list[Row]]] = {
+        "detection": lambda pack: detection(faces.load(pack), count),
+        "a": lambda pack: _recogniser_rows("A", pack, count),
+        "b": lambda pack: _recogniser_rows("B", pack, count),
+        "clipseg": lambda model: [
             (f"CLIPSeg IoU, {name}" if "share" not in name else name, value)
-            for name, value in segmentation(clipseg.load(folder / "clipseg"), count)
+            for name, value in segmentation(clipseg.load(model), count)
         ],
-        "clip": lambda: [(f"CLIP finds the caption among {AMONG}", f"{retrieval(clip.load(folder / 'clip'), 10):.3f}")],
-        "autoencoder": lambda: reconstruction(folder / "base" / "vae", count),
+        "clip": lambda model: [(f"CLIP finds the caption among {AMONG}", f"{retrieval(clip.load(model), 10):.3f}")],
+        "autoencoder": lambda vae: reconstruction(vae, count),
     }
     for name, measure in measures.items():
         if name in parts:
-            told(measure())
+            told(measure(folder / PARTS[name]))
     return "\n".join(lines)
 
 
@@ -216,22 +227,11 @@ def _recogniser_rows(name: str, folder: Path, count: int) -> list[Row]:
     ]
 
 
-PARTS = {
-    "detection": "faces_a",
-    "a": "faces_a",
-    "b": "faces_b",
-    "clipseg": "clipseg",
-    "clip": "clip",
-    "autoencoder": "base",
-}
-
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, nargs="?", default=WEIGHTS)
     parser.add_argument("--pictures", type=int, default=60, help="of each style and size")
     parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS))
     arguments = parser.parse_args()
-    for part in arguments.only:
-        if not (arguments.folder / PARTS[part]).is_dir():
-            parser.error(f"{arguments.folder} has no folder {PARTS[part]}: give a folder of trained weights, or none")
+    measuring.require(parser, arguments.folder, [PARTS[part] for part in arguments.only])
     print(report(arguments.folder, arguments.pictures, set(arguments.only)))

@@ -1,6 +1,9 @@
 """What every measurement of the miniature shares: people no training has seen, a base, the evaluation's eyes."""
 
+from argparse import ArgumentParser
+from collections.abc import Iterable
 from functools import cache
+from pathlib import Path
 
 from PIL import Image
 
@@ -31,3 +34,10 @@ def opened(name: str = "mini") -> Base:
 def eyes(name: str = "mini") -> Observers:
     """The CLIP of the base of that name, trained apart from it, and a recogniser that no loss has seen."""
     return observers(card.find(name), "cpu")
+
+
+def require(parser: ArgumentParser, weights: Path, parts: Iterable[str]) -> None:
+    """Ends the command in one message where a folder of trained weights lacks one of these in it."""
+    for part in parts:
+        if not (weights / part).is_dir():
+            parser.error(f"{weights} has no folder {part}: give a folder of trained weights, or none")

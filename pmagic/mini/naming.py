@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from transformers import CLIPTokenizer
 
-from pmagic.mini import train_base, train_vae
+from pmagic.mini import measuring, train_base, train_vae
 from pmagic.mini.drawing import draw
 from pmagic.mini.people import HELD_OUT, person, trait_vector
 from pmagic.mini.scenes import MARK, caption, rng_for, scene
@@ -72,9 +72,7 @@ if __name__ == "__main__":
     parser.add_argument("work", type=Path, nargs="?", default=WEIGHTS, help="the shipped weights otherwise")
     parser.add_argument("--people", type=int, default=64)
     arguments = parser.parse_args()
-    for part in ("base", "names"):
-        if not (arguments.work / part).is_dir():
-            parser.error(f"{arguments.work} has no folder {part}: give a folder of trained weights, or none")
+    measuring.require(parser, arguments.work, ["base", "names"])
     print("| t | error | a stranger's name | no name |\n|---|---|---|---|")
     for when, error, stranger, nobody in measured(arguments.work, arguments.people):
         print(f"| {when} | {error:.4f} | {stranger:+.1%} | {nobody:+.1%} |")

@@ -175,7 +175,7 @@ def _compiled(bench: arms.Bench) -> arms.Bench:
     made = replace(bench, base=replace(bench.base, compiled=True))
     slopes = [training.slope(each.base, each.subject, each.settings) for each in (bench, made)]
     try:
-        compiling.astray(*slopes)
+        compiling.require_slope(*slopes)
     except UsageProblem as problem:
         sys.exit(f"{problem.what}, so nothing is timed")
     return made

@@ -67,8 +67,7 @@ class Bench:
         return mapper.fresh(word, self.subject.image_embedding, self.settings)
 
     def draw(self, step: int) -> chance.Draw:
-        mean = self.subject.mean
-        return chance.draw(self.settings, step, len(mean), mean.shape[1:], mean.dtype)
+        return training.draw_of(self.subject, self.settings, step)
 
     def persona(self) -> Persona:
         return persona_of("personamagic", self.base, self.subject, self.settings, self.learner(), {})
