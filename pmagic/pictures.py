@@ -39,7 +39,10 @@ def read_photo(path: Path) -> Photo:
 
     Raises NotFound, or PhotoRefused for anything but one still JPEG, PNG or WEBP of 32 px to 64 megapixels.
     """
-    data = _bytes(path)
+    return _photo(_bytes(path), path)
+
+
+def _photo(data: bytes, path: Path) -> Photo:
     image = _opened(data, path)
     if min(image.size) < MIN_SIDE:
         raise PhotoRefused(
@@ -49,17 +52,26 @@ def read_photo(path: Path) -> Photo:
     return Photo(_rgb(image), hashlib.sha256(data).hexdigest(), path, see_through)
 
 
+def photo_of(image: Image.Image) -> Photo:
+    """A picture in memory as a photo; `sha256` is that of a PNG of its pixels. Raises PhotoRefused for a small one."""
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return _photo(buffer.getvalue(), Path("the given picture"))
+
+
 def decoded(data: bytes, name: str) -> Image.Image:
     """Bytes of a JPEG, PNG or WEBP as an upright RGB picture; PhotoRefused calls it `name`."""
     return _rgb(_opened(data, Path(name)))
 
 
-def read_mask(path: Path, size: tuple[int, int] | None = None) -> Image.Image:
+def read_mask(given: Path | Image.Image, size: tuple[int, int] | None = None) -> Image.Image:
     """A mask in 8-bit grey, white where the subject is; must have the photo's `size` (width, height), where given.
 
     Transparency marks nothing, as black.
     """
-    mask = _rgb(_opened(_bytes(path), path), behind="black").convert("L")
+    path = given if isinstance(given, Path) else Path("the given mask")
+    opened = _opened(_bytes(given), given) if isinstance(given, Path) else given
+    mask = _rgb(opened, behind="black").convert("L")
     if size is not None and mask.size != size:
         raise PhotoRefused(
             f"the mask {path} is {mask.width} x {mask.height}, the photo is {size[0]} x {size[1]}",

@@ -31,7 +31,7 @@ else:
 with traced:
     from pmagic import pictures, settings
     from pmagic.bases import card, needs
-    from pmagic.cli import compose, drawing, gallery, resuming, scenes, staging, stories
+    from pmagic.cli import compose, drawing, gallery, options, resuming, scenes, stories
     from pmagic.cli.console import clean
     from pmagic.engine import checkpoint, recipes
     from pmagic.errors import NotFound, Problem, UsageProblem
@@ -142,7 +142,12 @@ def evaluated_prompts(data: bytes) -> None:
 def numbers(data: bytes) -> None:
     """Each line as every option that takes numbers."""
     for line in data.decode(errors="surrogateescape").splitlines():
-        for parse in (drawing.parse_size, staging.parse, compose.parse_layout, partial(compose.parse_box, size=(9, 9))):
+        for parse in (
+            drawing.parse_size,
+            options.parse_stages,
+            compose.parse_layout,
+            partial(compose.parse_box, size=(9, 9)),
+        ):
             with contextlib.suppress(UsageProblem):
                 parse(line)
 

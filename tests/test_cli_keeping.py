@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from pmagic.cli import console
 from pmagic.cli.app import app
 from pmagic.library.store import Library
 from pmagic.persona import Persona
+from pmagic.tasks import reporting
 
 Make = Callable[..., Persona]
 runner = CliRunner()
@@ -204,7 +204,7 @@ def test_missing_memory_and_ctrl_c_have_their_own_codes(monkeypatch: pytest.Monk
     ("seconds", "said"), [(0.4, "0 s"), (59.6, "1 min 00 s"), (200, "3 min 20 s"), (3900, "1 h 05 min")]
 )
 def test_durations(seconds: float, said: str) -> None:
-    assert console.duration(seconds) == said
+    assert reporting.duration(seconds) == said
 
 
 def test_size_and_licence_are_told_before_a_download_starts(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:

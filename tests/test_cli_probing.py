@@ -14,12 +14,13 @@ from tiny import faced_folder, tiny_folders  # noqa: F401 - fixtures
 from typer.testing import CliRunner, Result
 
 from pmagic import pictures
-from pmagic.cli import curves, staging
+from pmagic.cli import curves
 from pmagic.cli.app import app
 from pmagic.cli.console import Console
 from pmagic.engine import probe as probing
 from pmagic.library import unfinished
 from pmagic.library.store import Library
+from pmagic.tasks import probe_step
 
 runner = CliRunner()
 SHORT = "[learn]\nprobe_iterations = 2\niterations = 2\niou_low = 0.05\niou_high = 0.9\n"
@@ -118,7 +119,7 @@ def stopped_before(patch: pytest.MonkeyPatch) -> None:
         raise KeyboardInterrupt
 
     patch.setattr(Console, "talks", True)
-    patch.setattr(staging, "tell_time", interrupted)
+    patch.setattr(probe_step, "say_time", interrupted)
 
 
 @pytest.mark.parametrize("stop", [stopped_in_a_step, stopped_before])

@@ -20,6 +20,8 @@ FLOORS = [
     {"bases", "vision", "datasets"},
     {"engine"},
     {"methods", "plugins"},
+    {"tasks"},
+    {"api"},
     {"evaluation"},
     {"cli", "__main__"},
 ]

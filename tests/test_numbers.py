@@ -12,7 +12,7 @@ from test_cli_resuming import FAST
 from tiny import tiny_folders  # noqa: F401 - a fixture
 from typer.testing import CliRunner
 
-from pmagic.cli import drawing, staging
+from pmagic.cli import drawing, options
 from pmagic.cli.app import app
 from pmagic.engine import checkpoint, training
 from pmagic.engine.recipes import settings_for
@@ -65,9 +65,9 @@ def test_sizes_and_bounds() -> None:
     assert drawing.parse_size("512x768") == (512, 768)
     assert drawing.parse_size("512") == (512, 512)
     assert drawing.parse_size(None) is None
-    assert staging.parse("400:800") == (400, 800)
+    assert options.parse_stages("400:800") == (400, 800)
     with pytest.raises(UsageProblem, match="--stages cannot be '9999"):
-        staging.parse(f"{'9' * 5000}:800")
+        options.parse_stages(f"{'9' * 5000}:800")
     for text in ("", "x", "1x2x3", "-8", "8.5"):
         with pytest.raises(UsageProblem):
             drawing.parse_size(text)

@@ -5,14 +5,14 @@ import os
 import sys
 import time
 import unicodedata
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from pmagic.errors import STOPPED_BY_PERSON, Problem, StorageFailed
+from pmagic.tasks.reporting import Advance, duration
 
 TIMED_STEPS = 5  # after so many the time left can be told
-Advance = Callable[[int, int, str], None]  # (steps done, steps in all, a short remark)
 
 
 @dataclass(frozen=True)
@@ -120,27 +120,6 @@ def table(rows: Sequence[Sequence[str]], heads: Sequence[str]) -> list[str]:
     cleaned = [[clean(cell).replace("\n", " ").replace("\t", " ") for cell in row] for row in (heads, *rows)]
     widths = [max(len(row[column]) for row in cleaned) for column in range(len(heads))]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cleaned]
-
-
-def duration(seconds: float) -> str:
-    """`48 s`, `3 min 20 s`, `1 h 05 min`."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
-
-
-def hush_libraries() -> None:
-    """Keeps the model libraries' own bars and advice off the terminal; to be called before they are used."""
-    for name in ("TRANSFORMERS_VERBOSITY", "DIFFUSERS_VERBOSITY"):
-        os.environ.setdefault(name, "error")  # read when they are imported
-    import diffusers.utils.logging
-    import transformers.utils.logging
-
-    diffusers.utils.logging.disable_progress_bar()
-    transformers.utils.logging.disable_progress_bar()
 
 
 def _as_json(document: object) -> str:

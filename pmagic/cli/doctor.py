@@ -14,11 +14,11 @@ import typer
 
 import pmagic
 from pmagic import settings, shelf
-from pmagic.cli import choosing
 from pmagic.cli.console import Console
 from pmagic.errors import Problem, WeightsMissing
 from pmagic.library import unfinished
 from pmagic.library.store import Library
+from pmagic.tasks import base_options
 
 if TYPE_CHECKING:
     from pmagic.bases.card import Card
@@ -126,7 +126,7 @@ def _configuration() -> Iterator[dict[str, str]]:
         yield {"what": problem.what, "next": problem.next_step}
         return
     for check in (
-        lambda: None if config.base is None else choosing.choose_base(config.base),
+        lambda: None if config.base is None else base_options.choose_base(config.base),
         lambda: loading.device_named(config.device),
     ):
         try:

@@ -12,15 +12,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pmagic import settings
-from pmagic.cli import choosing, names, scenes, stories, terminal
-from pmagic.cli.console import Console, duration, hush_libraries
-from pmagic.cli.learn import check_seed
+from pmagic.cli import names, scenes, terminal
+from pmagic.cli.console import Console
 from pmagic.cli.options import number
 from pmagic.cli.stopping import Stopped, stop_at_step
 from pmagic.engine.prompts import check_text
 from pmagic.errors import Incompatible, NotFound, OutOfMemory, UsageProblem
 from pmagic.library import bundle, durable
 from pmagic.library.naming import Address
+from pmagic.tasks import base_options
+from pmagic.tasks.base_options import check_seed, quiet_libraries
+from pmagic.tasks.metadata import shared_metadata
+from pmagic.tasks.reporting import duration
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -87,7 +90,7 @@ class Order:
         if not 1 <= self.count <= _MAX_PICTURES:
             raise UsageProblem(f"-n must be 1 to {_MAX_PICTURES}, not {self.count}", "give for example -n 4")
         check_seed(self.seed, self.count)
-        choosing.check_memory(self.memory)
+        base_options.check_memory(self.memory)
         check_text(self.negative or "", "--negative")
         parse_size(self.size)
         parse_out(self.out, self.kind)
@@ -140,7 +143,7 @@ def draw(console: Console, order: Order, card: "Card", how: "RenderSettings", sk
     first, total = sketches[0], order.count * len(sketches)
     if total > _MAX_PICTURES:
         raise UsageProblem(f"these are {total} pictures, more than {_MAX_PICTURES}", "draw fewer at once")
-    hush_libraries()
+    quiet_libraries()
     tokenizer = prompts.load_tokenizer(card.folder)
     tokens = {name: _tokens(*each) for name, each in first.cast.items()}
     cuts = [prompts.check_names(tokenizer, each.prompt, tokens).cut for each in sketches]
@@ -153,7 +156,7 @@ def draw(console: Console, order: Order, card: "Card", how: "RenderSettings", sk
     from pmagic.bases import loading
     from pmagic.engine import rendering
 
-    base = loading.load(card, device=choosing.device(order.device), dtype=order.dtype)
+    base = loading.load(card, device=base_options.device(order.device), dtype=order.dtype)
     for address, persona in first.cast.values():
         if base.fingerprint != persona.fingerprint:
             raise Incompatible(
@@ -164,7 +167,7 @@ def draw(console: Console, order: Order, card: "Card", how: "RenderSettings", sk
     usual = {
         "persona": first.who,
         "persona_sha256": {str(address): bundle.digest(persona) for address, persona in first.cast.values()},
-        **stories.told(base, list(cast.values()), how, order.dtype),
+        **shared_metadata(base, list(cast.values()), how, order.dtype),
         "size": list(how.size or (base.size,) * 2),  # that is drawn: a background keeps its own
     }
     works = [

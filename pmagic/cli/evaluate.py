@@ -5,12 +5,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pmagic.cli import choosing, names, scoring
-from pmagic.cli.console import Console, duration, hush_libraries
-from pmagic.cli.learn import check_seed
+from pmagic.cli import names, scoring
+from pmagic.cli.console import Console
 from pmagic.cli.options import AsJson, Quiet, number
 from pmagic.cli.stopping import Stopped, stop_at_step
 from pmagic.errors import UsageProblem
+from pmagic.tasks import base_options
+from pmagic.tasks.base_options import check_seed, quiet_libraries
+from pmagic.tasks.reporting import duration
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -81,7 +83,7 @@ def evaluate(
     console = Console(quiet=quiet, as_json=as_json)
     if pictures is not None:
         _check_scoring(context)
-        scoring.score(console, pictures, photos, prompts, base, choosing.device(device), out)
+        scoring.score(console, pictures, photos, prompts, base, base_options.device(device), out)
         return
     if photos is not None:
         raise UsageProblem("--photos goes with --pictures", "to learn from a folder use --dataset folder --root DIR")
@@ -96,8 +98,8 @@ def evaluate(
     from pmagic.evaluation import bench, harness, observers, order, store
 
     source = shelf.take("datasets", dataset.replace("-", "_"))
-    card = choosing.choose_base(base)
-    hush_libraries()
+    card = base_options.choose_base(base)
+    quiet_libraries()
     asked = order.Order(
         base=card.name,
         dataset=dataset.replace("-", "_"),
@@ -106,7 +108,7 @@ def evaluate(
         prompts=_read_prompts(prompts, source.PROMPTS),
         pictures=count,
         seed=seed,
-        device=choosing.device(device),
+        device=base_options.device(device),
         dtype=dtype,
     )
     variants = bench.compared(asked, card)

@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from pmagic.errors import UsageProblem
+
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No talk; only names or paths.")]
 
@@ -12,3 +14,13 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No talk; only names 
 def number(text: str) -> int | None:
     """The whole number that is written in a part of an option; None for anything else, and beyond nine digits."""
     return int(text) if re.fullmatch(r"\d{1,9}", text, re.ASCII) else None
+
+
+def parse_stages(text: str | None) -> tuple[int, int] | None:
+    """`400:800` -> (400, 800); whether the numbers can be bounds is the recipe's to say."""
+    if text is None:
+        return None
+    low, high = (number(each) for each in text.partition(":")[::2])
+    if low is None or high is None:
+        raise UsageProblem(f"--stages cannot be {text[:80]!r}", "write it as LOW:HIGH, for example 400:800")
+    return low, high

@@ -7,14 +7,14 @@ from typing import Annotated
 import typer
 
 from pmagic import settings
-from pmagic.cli import choosing, curves, names, photos, staging
-from pmagic.cli.console import Console, duration, hush_libraries
-from pmagic.cli.learn import check_seed
+from pmagic.cli import curves, names
+from pmagic.cli.console import Console
 from pmagic.cli.options import AsJson, Quiet
+from pmagic.cli.stopping import StopAtStep, Stopped
 from pmagic.errors import UsageProblem
 from pmagic.library import durable, naming, probes, unfinished
-
-_RECIPE = "paper"  # whose stages a probe finds
+from pmagic.tasks import probe_step, probing
+from pmagic.tasks.reporting import duration
 
 
 def probe(
@@ -47,60 +47,62 @@ def probe(
     pmagic probe alice.jpg --base sd14
     pmagic probe alice.jpg --name alice --out plots
     """
-    from pmagic.engine import prompts, recipes
-
     console = Console(quiet=quiet, as_json=as_json)
     name = None if name is None else naming.checked_name(name)
-    check_seed(seed)
     if out.exists() and not out.is_dir():
         raise UsageProblem(f"--out cannot be {out}: it is a file", "give a folder")
-    shown = photos.shown(console, photo, mask, word, style=False)
-    card = choosing.choose_base(base)
-    hush_libraries()
-    how = recipes.settings_for(_RECIPE, card.defaults, seed=seed, kind=shown.kind)
-    prompts.check_word(prompts.load_tokenizer(card.folder), shown.word)
-    known = shown.portraits(card, how, face)
-    with durable.storing(f"the plots in {out}"):
-        durable.make_folder(out)  # now, or what is found would have no place
 
-    from pmagic.bases import loading
-    from pmagic.engine import plots
-    from pmagic.engine import probe as probing
+    def make_out() -> None:
+        with durable.storing(f"the plots in {out}"):
+            durable.make_folder(out)  # before the work, or its result would have no place
 
-    opened = loading.load(card, device=choosing.device(device), dtype=dtype)
-    photos.warn_of_strange_photos(console, opened, shown)
-    subject = shown.observed(opened, known)
-    if console.talks:
-        staging.tell_time(console, opened, subject, how, with_learning=False)
+    task = probing.prepare(
+        console,
+        photo,
+        base=base,
+        word=word,
+        face=face,
+        mask=mask,
+        seed=seed,
+        device=device,
+        dtype=dtype,
+        before_opening=make_out,
+    )
     start = time.monotonic()
-    found = staging.run(console, opened, subject, how, "the probe")
+    try:
+        found = task.run(StopAtStep(console))
+    except KeyboardInterrupt as stop:
+        raise Stopped("the probe was stopped while finding its stages", "run the same command again") from stop
     seconds = time.monotonic() - start
-    levels = (how.iou_low, how.iou_high)
-    square = shown.square(opened.size, known)
+
+    from pmagic.engine import plots
+    from pmagic.engine import probe as engine_probe
+
+    levels = (task.settings.iou_low, task.settings.iou_high)
     stem = photo[0].stem
     with durable.storing(f"the plots in {out}"):
         files = [
             durable.publish_file(plots.curve_plot(found, levels), out / f"{stem}-stages.png"),
-            durable.publish_file(plots.attention_strip(found, square), out / f"{stem}-attention.png"),
+            durable.publish_file(plots.attention_strip(found, task.square), out / f"{stem}-attention.png"),
         ]
     if name is not None:
         library = settings.library_dir()
         with unfinished.alone(library, name) as folder:
-            probes.keep(folder, staging.asked_inputs(shown, opened, how), staging.as_found(found))
+            probes.keep(folder, task.shared_inputs(), probe_step.as_found(found))
         console.say(f"kept: pmagic learn {photo[0]} --name {name} will not probe again")
     console.say(f"found in {duration(seconds)}")
     bounds = found.bounds
     drawn = [] if quiet else curves.plot(found.curve, bounds.low, bounds.high, levels)
     document = {
-        "base": card.name,
-        "word": shown.word,
-        "photos": shown.hashes,
+        "base": task.base.card.name,
+        "word": task.photos.word,
+        "photos": task.photos.hashes,
         "bounds": [bounds.low, bounds.high],
         "fell_back": found.fell_back,
-        "iou_low": how.iou_low,
-        "iou_high": how.iou_high,
+        "iou_low": task.settings.iou_low,
+        "iou_high": task.settings.iou_high,
         "curve": [list(point) for point in found.curve],
-        "monotone": probing.rising(found.curve),
+        "monotone": engine_probe.rising(found.curve),
         "files": files,
         "kept_for": name,
         "seconds": round(seconds, 1),

@@ -4,10 +4,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pmagic import settings
-from pmagic.cli import choosing
-from pmagic.cli.console import Console, hush_libraries, table
+from pmagic.cli.console import Console, table
 from pmagic.cli.stopping import Stopped, stop_at_step
 from pmagic.errors import DoneInPart, UsageProblem
+from pmagic.tasks import base_options
+from pmagic.tasks.base_options import quiet_libraries
 
 if TYPE_CHECKING:
     from pmagic.evaluation.report import Report
@@ -39,8 +40,8 @@ def score(
     shown, without = foreign.found(pictures, photos, len(asked))
     for doubt in foreign.doubts(shown, without):
         console.warn(doubt)
-    card = cards.find(base or settings.config().base or choosing.DEFAULT)
-    hush_libraries()
+    card = cards.find(base or settings.config().base or base_options.DEFAULT)
+    quiet_libraries()
     eyes = observers.observers(card, str(loading.device_named(device)))
     sitters, failures = harness.people([each.who for each in shown])
     about = {

@@ -5,8 +5,11 @@ import signal
 import types
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
+from pmagic.cli.console import Console
 from pmagic.errors import STOPPED_BY_PERSON, Problem
+from pmagic.tasks.reporting import Advance
 
 SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 _HEARD = b"stopping at the end of this step; once more to leave at once\n"
@@ -56,3 +59,30 @@ def stop_at_step() -> Iterator[Callable[[], None]]:
     finally:
         for each, handler in before.items():
             signal.signal(each, handler)
+
+
+@dataclass(frozen=True)
+class StopAtStep:
+    """A console whose progress ends a task with KeyboardInterrupt at the end of the step in which a stop was asked."""
+
+    console: Console
+
+    @property
+    def talks(self) -> bool:
+        return self.console.talks
+
+    def say(self, text: str) -> None:
+        self.console.say(text)
+
+    def warn(self, text: str) -> None:
+        self.console.warn(text)
+
+    @contextmanager
+    def progress(self, what: str) -> Iterator[Advance]:
+        with stop_at_step() as check, self.console.progress(what) as advance:
+
+            def advance_or_stop(done: int, total: int, remark: str) -> None:
+                advance(done, total, remark)
+                check()
+
+            yield advance_or_stop

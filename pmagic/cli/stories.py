@@ -2,39 +2,18 @@
 
 import re
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from itertools import islice
-from typing import TYPE_CHECKING
 
 from pmagic import settings
 from pmagic.errors import PhotoRefused, Problem
 from pmagic.library import bundle
 from pmagic.library.store import Library
 
-if TYPE_CHECKING:
-    from pmagic.bases.loading import Base
-    from pmagic.engine.recipes import RenderSettings
-    from pmagic.persona import Persona
-
 OPTIONS = ("seed", "steps", "guidance", "scheduler", "negative", "size", "format", "device", "dtype")
 # Kinds of a sheet of pictures, of one drawn in the middle of a learning, and of one whose persona no library holds.
 UNREPEATABLE = ("grid", "preview", "picture of an evaluation")
 _CAST = 64  # personas of one prompt; no base reads more
-
-
-def told(base: "Base", personas: "Sequence[Persona]", how: "RenderSettings", dtype: str = "auto") -> dict[str, object]:
-    """What is the same for every picture of one command: besides it, each has persona, prompt, seed and size."""
-    return {
-        "word": ", ".join(each.word for each in personas),
-        "base": base.name,
-        "fingerprint": base.fingerprint,
-        "negative": how.negative,
-        "steps": how.steps,
-        "guidance": how.guidance,
-        "scheduler": how.scheduler,
-        "device": base.device.type,
-        "dtype": dtype,
-    }
 
 
 def repeat(story: Mapping[str, object]) -> str:

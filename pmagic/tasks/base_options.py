@@ -1,13 +1,14 @@
-"""Which base a command works on, and what is told about it before a long job."""
+"""Which base a task works on, on which device, with how much memory; what is said about it before a long task."""
 
+import os
 import time
 from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from pmagic import settings
-from pmagic.cli.console import Console, duration
 from pmagic.errors import UsageProblem, WeightsMissing
+from pmagic.tasks.reporting import Reporter, duration
 
 if TYPE_CHECKING:
     from pmagic.bases.card import Card
@@ -21,8 +22,24 @@ MEMORY = ("auto", "low", "normal")
 LOW = ", with less kept and more computed again"
 
 
+def card_of(base: "Base | str | None") -> "Card":
+    """The card of an opened base, or of the one that is named or configured; its weights are on this machine."""
+    return choose_base(base) if base is None or isinstance(base, str) else base.card
+
+
+def open_base(base: "Base | str | None", card: "Card", device: str, dtype: str) -> "Base":
+    """The base itself where it is opened already; else the card's, whose place on this machine is remembered."""
+    from pmagic.bases import loading, places
+
+    if base is not None and not isinstance(base, str):
+        return base
+    opened = loading.load(card, device=device, dtype=dtype)
+    places.remember(card, opened.fingerprint)
+    return opened
+
+
 def choose_base(asked: str | None) -> "Card":
-    """--base, or config.toml's, or Stable Diffusion 1.4 where it is; its weights are on this machine."""
+    """The base of that name, or config.toml's, or Stable Diffusion 1.4 where it is; its weights are on this machine."""
     from pmagic.bases import card
 
     name = asked if asked is not None else settings.config().base
@@ -47,7 +64,24 @@ def check_memory(asked: str) -> None:
         raise UsageProblem(f"--memory cannot be {asked!r}", f"choose one of: {', '.join(MEMORY)}")
 
 
-def learn_low(console: Console, needed: Callable[..., int], asked: str, place: str) -> bool:
+def check_seed(seed: int, pictures: int = 1) -> None:
+    """Raises UsageProblem for a seed that, counted up by `pictures`, does not fit in 63 bits."""
+    if not 0 <= seed <= 2**63 - pictures:
+        raise UsageProblem(f"--seed must be 0 or more and below 2^63, not {seed}", "give for example --seed 1")
+
+
+def quiet_libraries() -> None:
+    """Turns off the model libraries' own bars and advice; to be called before they are used."""
+    for name in ("TRANSFORMERS_VERBOSITY", "DIFFUSERS_VERBOSITY"):
+        os.environ.setdefault(name, "error")  # read when they are imported
+    import diffusers.utils.logging
+    import transformers.utils.logging
+
+    diffusers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.disable_progress_bar()
+
+
+def learn_low(reporter: Reporter, needed: Callable[..., int], asked: str, place: str) -> bool:
     """Whether a learning does with less memory: as asked, or where `auto` finds too little free.
 
     Tells how much it takes, and warns where the device has less. needed: `memory_to_learn` of this learning, which
@@ -57,43 +91,43 @@ def learn_low(console: Console, needed: Callable[..., int], asked: str, place: s
     usual = needed()
     low = asked == "low" or (asked == "auto" and free is not None and free < usual)
     wanted = needed(low=low)
-    console.say(f"memory: about {gigabytes(wanted)} besides the program's own{LOW if low else ''}")
+    reporter.say(f"memory: about {gigabytes(wanted)} besides the program's own{LOW if low else ''}")
     if free is not None and free < wanted:
-        console.warn(f"this takes about {gigabytes(wanted)} of memory, {gigabytes(free)} are free")
+        reporter.warn(f"this takes about {gigabytes(wanted)} of memory, {gigabytes(free)} are free")
     return low
 
 
-def memory_to_learn(card: "Card", how: "LearnSettings", place: str, dtype: str, *, low: bool = False) -> int:
+def memory_to_learn(card: "Card", settings: "LearnSettings", place: str, dtype: str, *, low: bool = False) -> int:
     """Bytes, roughly, as needs.memory_to_learn, with the base opened on that device in that type."""
     from pmagic.bases import loading, needs
 
     fast = loading.fast_type(loading.device_named(place)) if dtype == "auto" else loading.DTYPES.get(dtype)
     half = fast is not None and fast.itemsize == 2
-    return needs.memory_to_learn(card, how.batch, half=half, low=low, decodes=how.looks_at_faces)
+    return needs.memory_to_learn(card, settings.batch, half=half, low=low, decodes=settings.looks_at_faces)
 
 
-def compiled(console: Console, base: "Base", subject: "Subject", how: "LearnSettings") -> "Base":
+def compiled(reporter: Reporter, base: "Base", subject: "Subject", settings: "LearnSettings") -> "Base":
     """The base with its UNet compiled for this learning; tells what that took and brings, and warns if it does not pay.
 
     Raises UsageProblem where this machine cannot compile, or compiles to what is wrong.
     """
     from pmagic.engine import compiling, probe, training
 
-    short = probe.brief(how)  # a step whose losses are quickly had; the UNet is asked the same
+    short = probe.brief(settings)  # a step whose losses are quickly had; the UNet is asked the same
     before = training.seconds_per_step(base, subject, short, measured=1.0)
-    console.say("compiling the UNet: minutes the first time, seconds where this machine has done it before")
+    reporter.say("compiling the UNet: minutes the first time, seconds where this machine has done it before")
     own, start = training.slope(base, subject, short), time.monotonic()
     base = replace(base, compiled=True)
     with compiling.possible():
         after = training.seconds_per_step(base, subject, short, measured=1.0)
         compiling.require_slope(own, training.slope(base, subject, short))
     took = time.monotonic() - start
-    steps = how.iterations + (how.probe_iterations if how.bounds is None else 0)
+    steps = settings.iterations + (settings.probe_iterations if settings.bounds is None else 0)
     brings = steps * (before - after)
     told = f"a step takes {after:.2g} s instead of {before:.2g}: {duration(max(brings, 0))} less in {steps} steps"
-    console.say(f"compiled in {duration(took)}; {told}")
+    reporter.say(f"compiled in {duration(took)}; {told}")
     if brings < took:
-        console.warn(f"for this learning alone, --compile does not pay: it took {duration(took)}; {told}")
+        reporter.warn(f"for this learning alone, --compile does not pay: it took {duration(took)}; {told}")
     return base
 
 

@@ -1,0 +1,260 @@
+"""Learning a persona: photos are checked, the base is opened, the stages are found, the method trains."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pmagic.errors import Incompatible, NotFound, NumericFailure, OutOfMemory, UsageProblem
+from pmagic.library import probes, unfinished
+from pmagic.library.probes import Found
+from pmagic.tasks import base_options, photo_input, probe_step
+from pmagic.tasks.photo_input import PhotoInput
+from pmagic.tasks.previews import add_preview
+from pmagic.tasks.reporting import Reporter
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from pmagic.bases.loading import Base
+    from pmagic.engine.recipes import LearnSettings
+    from pmagic.engine.subject import Subject
+    from pmagic.engine.training import StepReport
+    from pmagic.persona import Persona
+
+FINDING, COMPILING, TRAINING = "finding the stages", "compiling", "learning"  # phases, in this order
+
+
+@dataclass(kw_only=True)
+class Learning:
+    """A learning that is ready to run: all that can be refused without training has been checked.
+
+    low_memory: whether blocks are computed again instead of kept. phase, step: where `run` is, for whoever stops it.
+    """
+
+    photos: PhotoInput
+    base: "Base"
+    subject: "Subject"
+    method: str
+    learner: Any  # the method's module on its shelf
+    settings: "LearnSettings"
+    low_memory: bool
+    compiles: bool
+    memory_needed: Callable[..., int]  # bytes, with low=True or low=False
+    phase: str = FINDING
+    step: int = 0
+
+    def run(
+        self,
+        reporter: Reporter,
+        *,
+        name: str = "the persona",
+        folder: Path | None = None,
+        resumed: bool = False,
+        on_step: Callable[["StepReport"], None] = lambda report: None,
+    ) -> "Persona":
+        """The learned persona, with a small preview picture.
+
+        folder: where checkpoints and the probe's result are kept while it runs, as `unfinished.alone` gives it; None
+        keeps nothing. resumed: whether a checkpoint must be there where one was written by this folder's learning.
+        on_step: called after each iteration. What it raises, and what the reporter's progress raises, ends the
+        learning after a checkpoint was written.
+        Raises Incompatible, NumericFailure, OutOfMemory, StorageFailed, UsageProblem.
+        """
+        with self._memory_explained():
+            if self.compiles:
+                self.phase = COMPILING
+                self.base = base_options.compiled(reporter, self.base, self.subject, self.settings)
+            found = None
+            if self.settings.bounds is None:
+                self.phase = FINDING
+                found = self._find_stages(reporter, folder)
+                self.settings = replace(self.settings, bounds=found.bounds)
+            self.phase = TRAINING
+            checkpoint = None if folder is None else self._checkpoint(folder, name, resumed)
+            persona = self._train_within_memory(
+                reporter, partial(self._train, reporter, f"learning {name}", checkpoint, on_step)
+            )
+            if found is not None:
+                from pmagic.engine import probe
+
+                persona = probe.told(persona, found.curve, found.fell_back)
+            return add_preview(reporter, self.base, persona)
+
+    def inputs(self) -> dict[str, object]:
+        """All that decides the outcome, as plain values: two learnings with the same inputs may share a checkpoint."""
+        table = self.settings.as_table()
+        return {**self.photos.inputs(), "method": self.method, "base": self.base.fingerprint, "settings": table}
+
+    def has_checkpoint(self, folder: Path) -> bool:
+        """Whether this learning, with the stages it has now, can continue from a checkpoint in the folder."""
+        return unfinished.file_for(folder, self.inputs()).exists()
+
+    def _checkpoint(self, folder: Path, name: str, resumed: bool) -> Path:
+        checkpoint = unfinished.file_for(folder, self.inputs())
+        if resumed and not checkpoint.exists() and any(folder.glob("*.checkpoint")):
+            raise Incompatible(
+                f"the photo or the base of {name!r} is not the one that its learning was started with",
+                "put the old one back, or learn anew without --resume",
+                kept="what was learned so far",
+            )
+        return checkpoint
+
+    def _find_stages(self, reporter: Reporter, folder: Path | None) -> Found:
+        """The stages that an earlier probe has kept, or those of a new one, which is kept in its turn."""
+        shared = probe_step.shared_inputs(self.photos, self.base, self.settings)
+        own = probe_step.own_inputs(self.photos, self.base, self.settings)
+        found = None if folder is None else probe_step.find_kept(folder, shared, own)
+        if found is not None:
+            reporter.say(f"its stages were found before: {found.bounds.low}:{found.bounds.high}")
+            probe_step.warn_of_fallback(reporter, found)
+            return found
+        if reporter.talks:
+            probe_step.say_time(reporter, self.base, self.subject, self.settings, with_learning=True)
+        found = probe_step.as_found(probe_step.run(reporter, self.base, self.subject, self.settings))
+        reporter.say(f"dynamic for {found.bounds.low} <= t < {found.bounds.high}")
+        if folder is not None:
+            probes.keep(folder, own, found)
+        return found
+
+    def _train_within_memory(self, reporter: Reporter, train: Callable[[], "Persona"]) -> "Persona":
+        """Trains in the memory there is; where that is too little it continues once with less, to the same persona."""
+        from pmagic.engine import memory
+
+        if not self.low_memory:
+            try:
+                return train()
+            except OutOfMemory as problem:
+                again = ", and the UNet compiled once more" if self.base.compiled else ""
+                reporter.warn(f"{problem.what}; going on{base_options.LOW}{again}")
+        with memory.recomputed(self.base.pipeline):
+            return train()
+
+    def _train(
+        self, reporter: Reporter, what: str, checkpoint: Path | None, on_step: Callable[["StepReport"], None]
+    ) -> "Persona":
+        if checkpoint is not None and checkpoint.exists():
+            reporter.say("continuing from the checkpoint of the learning that was stopped")
+        with reporter.progress(what) as advance:
+
+            def after_step(report: "StepReport") -> None:
+                self.step = report.step
+                on_step(report)
+                terms = "  ".join(f"{term} {value:.3f}" for term, value in report.losses.items())
+                advance(report.step, report.total, terms)
+
+            try:
+                return self.learner.learn(
+                    self.base, self.subject, self.settings, on_step=after_step, checkpoint=checkpoint
+                )
+            except NumericFailure as problem:
+                saved = checkpoint is not None and checkpoint.exists()
+                kept = "nothing was published" + (f"; the last good state is in {checkpoint}" * saved)
+                raise NumericFailure(
+                    f"in iteration {min(self.step + 1, self.settings.iterations)}: {problem.what}",
+                    problem.next_step,
+                    kept,
+                ) from problem
+
+    @contextmanager
+    def _memory_explained(self) -> Iterator[None]:
+        """Running out of memory says how much it takes on this base, and what makes it less."""
+        from pmagic.bases import needs
+
+        try:
+            yield
+        except OutOfMemory as problem:
+            free, batch = needs.memory_free(), self.settings.batch
+            there = "" if free is None else f", {base_options.gigabytes(free)} are free now"
+            usual, low = (base_options.gigabytes(self.memory_needed(low=low)) for low in (False, True))
+            raise OutOfMemory(
+                f"{problem.what}; learning on {self.base.name} with --batch {batch} takes about {usual}, with "
+                f"--memory low {low}, besides the program's own{there}",
+                "add --batch 1" if batch > 1 else "end other programs, or learn on a smaller --base",
+                kept=problem.kept or "nothing was published",
+            ) from problem
+
+
+def prepare(
+    reporter: Reporter,
+    photos: "Sequence[Path | Image.Image]",
+    *,
+    base: "Base | str | None" = None,
+    word: str | None = None,
+    style: bool = False,
+    face: int | None = None,
+    mask: "Path | Image.Image | None" = None,
+    method: str = "personamagic",
+    recipe: str = "paper",
+    iterations: int | None = None,
+    batch: int | None = None,
+    learning_rate: float | None = None,
+    bounds: tuple[int, int] | None = None,
+    seed: int = 0,
+    device: str | None = None,
+    dtype: str = "auto",
+    memory: str = "auto",
+    compiles: bool = False,
+) -> Learning:
+    """Reads and checks everything, cheapest first, then opens the base and encodes the photos.
+
+    base: an opened one, or a name as `--base` takes it, None for the configured one. bounds: (low, high) timesteps of
+    the dynamic stage instead of a probe. The other arguments are the options of `pmagic learn`.
+    Raises NotFound, PhotoRefused, UsageProblem, WeightsMissing, Incompatible.
+    """
+    from pmagic import shelf
+    from pmagic.engine import prompts
+
+    # What needs no model first: a wrong photo must not cost the person a minute.
+    base_options.check_seed(seed)
+    base_options.check_memory(memory)
+    given = photo_input.read(reporter, photos, mask, word, style)
+    require_method(method)
+    card = base_options.card_of(base)
+    base_options.quiet_libraries()
+    chosen = shelf.take("methods", method)
+    settings = chosen.settings_for(
+        recipe,
+        card.defaults,
+        iterations=iterations,
+        batch=batch,
+        learning_rate=learning_rate,
+        seed=seed,
+        bounds=bounds,
+        kind=given.kind,
+    )
+    prompts.check_word(prompts.load_tokenizer(card.folder), given.word)
+    faces = given.select_faces(card, settings, face)
+    place = base_options.device(device)
+    needed = partial(base_options.memory_to_learn, card, settings, place, dtype)
+    low = base_options.learn_low(reporter, needed, memory, place)
+    if low and compiles:
+        raise UsageProblem(
+            "--compile does not go with less memory: what is computed again would be compiled once more",
+            "leave out --compile, or say --memory normal",
+        )
+    opened = base_options.open_base(base, card, place, dtype)
+    photo_input.warn_of_unknown_domain(reporter, opened, given)
+    subject = given.encode(opened, faces)
+    return Learning(
+        photos=given,
+        base=opened,
+        subject=subject,
+        method=method,
+        learner=chosen,
+        settings=settings,
+        low_memory=low,
+        compiles=compiles,
+        memory_needed=needed,
+    )
+
+
+def require_method(name: str) -> None:
+    """Raises NotFound for a name that is not on the shelf; imports no torch."""
+    from pmagic import shelf
+
+    known = shelf.names("methods")
+    if name not in known:
+        raise NotFound(f"there is no method {name!r}", f"choose one of: {', '.join(known)}")

@@ -1,0 +1,26 @@
+"""The metadata that every picture carries: all that decides its every bit."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pmagic.bases.loading import Base
+    from pmagic.engine.recipes import RenderSettings
+    from pmagic.persona import Persona
+
+
+def shared_metadata(
+    base: "Base", personas: "Sequence[Persona]", settings: "RenderSettings", dtype: str = "auto"
+) -> dict[str, object]:
+    """What all pictures of one task share: besides it, each has persona, prompt, seed and size."""
+    return {
+        "word": ", ".join(each.word for each in personas),
+        "base": base.name,
+        "fingerprint": base.fingerprint,
+        "negative": settings.negative,
+        "steps": settings.steps,
+        "guidance": settings.guidance,
+        "scheduler": settings.scheduler,
+        "device": base.device.type,
+        "dtype": dtype,
+    }

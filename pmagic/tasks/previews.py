@@ -1,0 +1,39 @@
+"""The small picture that is kept with each persona, and those drawn while learning."""
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from pmagic.errors import NumericFailure, OutOfMemory
+from pmagic.tasks.reporting import Reporter
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from pmagic.bases.loading import Base
+    from pmagic.persona import Persona
+
+PROMPT = "a photo of {}"
+SIDE = 256  # pixels of the kept preview, at most
+
+
+def draw_preview(base: "Base", persona: "Persona") -> "tuple[Image.Image, dict[str, object]]":
+    """A picture with the base's usual settings, and its metadata."""
+    from pmagic.engine import recipes, rendering
+    from pmagic.tasks.metadata import shared_metadata
+
+    settings = recipes.render_settings_for(str(persona.settings["recipe"]), base.card.defaults)
+    (image,) = rendering.render(base, persona, PROMPT, [0], settings)
+    return image, {**shared_metadata(base, [persona], settings), "prompt": PROMPT, "seed": 0, "size": list(image.size)}
+
+
+def add_preview(reporter: Reporter, base: "Base", persona: "Persona") -> "Persona":
+    """The persona with a small portrait; one that cannot be drawn is no reason to lose what was learned."""
+    from pmagic import pictures
+
+    try:
+        image, metadata = draw_preview(base, persona)
+    except (NumericFailure, OutOfMemory) as problem:
+        reporter.warn(f"the persona is kept without a preview: {problem.what}")
+        return persona
+    image.thumbnail((SIDE, SIDE))
+    return replace(persona, preview=pictures.encoded(image, "png", {**metadata, "size": list(image.size)}))

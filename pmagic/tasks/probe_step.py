@@ -1,0 +1,80 @@
+"""The stages of a learning: found by a new probe, or taken from an earlier one whose result was kept."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pmagic.library import probes
+from pmagic.library.probes import Found
+from pmagic.tasks.reporting import Reporter, duration
+
+if TYPE_CHECKING:
+    from pmagic.bases.loading import Base
+    from pmagic.engine.probe import Probe
+    from pmagic.engine.recipes import LearnSettings
+    from pmagic.engine.subject import Subject
+    from pmagic.tasks.photo_input import PhotoInput
+
+PROGRESS = "finding the stages"
+
+
+def shared_inputs(photos: "PhotoInput", base: "Base", settings: "LearnSettings") -> dict[str, object]:
+    """What decides whether a probe that `pmagic probe --name` has kept serves a learning."""
+    return {**photos.inputs(), "base": base.fingerprint, "levels": [settings.iou_low, settings.iou_high]}
+
+
+def own_inputs(photos: "PhotoInput", base: "Base", settings: "LearnSettings") -> dict[str, object]:
+    """The same for a probe that belongs to one learning alone: all that decides its every bit."""
+    from pmagic.engine import probe
+
+    table = probe.brief(settings).as_table()
+    return {**shared_inputs(photos, base, settings), "settings": table, "compiled": base.compiled}
+
+
+def find_kept(folder: Path, *inputs: Mapping[str, object]) -> Found | None:
+    """The first probe result that is kept for one of `inputs`."""
+    return next((found for each in inputs if (found := probes.find(folder, each)) is not None), None)
+
+
+def run(reporter: Reporter, base: "Base", subject: "Subject", settings: "LearnSettings") -> "Probe":
+    """A new probe. Warns where its bounds are not the photo's own. What the reporter's progress raises goes through."""
+    from pmagic.engine import probe
+
+    with reporter.progress(PROGRESS) as advance:
+        found = probe.probe(base, subject, settings, lambda done, total: advance(done, total, ""))
+    warn_of_fallback(reporter, as_found(found))
+    return found
+
+
+def say_time(
+    reporter: Reporter, base: "Base", subject: "Subject", settings: "LearnSettings", *, with_learning: bool
+) -> None:
+    """How long it will take, from a few steps that change nothing."""
+    from pmagic.engine import probe, training
+
+    short = probe.brief(settings)
+    # A fifth more than the steps alone, for the attention maps at each timestep.
+    probing = 1.2 * short.iterations * training.seconds_per_step(base, subject, short)
+    if not with_learning:
+        reporter.say(f"finding the stages will take about {duration(probing)}")
+        return
+    learning = settings.iterations * training.seconds_per_step(base, subject, replace(settings, bounds=short.bounds))
+    reporter.say(
+        f"this will take about {duration(probing + learning)}: {duration(probing)} to find the stages, "
+        f"{duration(learning)} to learn"
+    )
+
+
+def as_found(found: "Probe") -> Found:
+    """The part of a probe's result that is kept."""
+    return Found(found.bounds, found.curve, found.fell_back)
+
+
+def warn_of_fallback(reporter: Reporter, found: Found) -> None:
+    """Warns where the bounds are the usual ones because the curve gave none."""
+    if found.fell_back:
+        reporter.warn(
+            f"no stages of its own are found for this photo: {found.fell_back}; "
+            f"the usual {found.bounds.low}:{found.bounds.high} are taken (--stages sets others)"
+        )
