@@ -1,9 +1,46 @@
 """pmagic learns a person, pet, object or style from one photo and draws them in any scene.
 
-Read in this order: `persona` (the value everything passes on), `engine` (the paper, one idea per
-file), `methods` (how a persona is learned and worn), `losses` (one equation per file), `bases`
-(how a diffusion model is found and loaded), `vision` (frozen observers), `library` (what is kept
-on disk), `cli` (what is said on the terminal), `mini` (the miniature: a complete small model).
+    import pmagic
+
+    alice = pmagic.learn("alice.jpg", base="mini")
+    pictures = pmagic.render(alice, "as a cowboy", n=4)
+
+To read the source, begin with `persona` (the value everything passes on), then `engine` (the paper, one idea per
+file), `methods` (how a persona is learned and applied), `losses` (one equation per file), `bases` (how a diffusion
+model is found and loaded), `vision` (frozen observers), `library` (what is kept on disk), `tasks` (what each verb
+does), `api` (the functions above), `cli` (the commands), `mini` (the miniature: a complete small model).
 """
 
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pmagic.api import (
+        Persona,
+        PmagicError,
+        StageBounds,
+        compose,
+        learn,
+        load,
+        open_base,
+        probe,
+        render,
+        save,
+    )
+
 __version__ = "0.1.0"
+__all__ = [
+    "Persona", "PmagicError", "StageBounds", "compose", "learn", "load", "open_base", "probe", "render", "save",
+]  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    """The functions of `pmagic.api`, imported when one is first asked for: `import pmagic` stays fast."""
+    if name not in __all__:
+        raise AttributeError(f"module 'pmagic' has no attribute {name!r}")
+    from pmagic import api
+
+    return getattr(api, name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

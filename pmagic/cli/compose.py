@@ -3,6 +3,7 @@
 import hashlib
 import io
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,6 +17,8 @@ from pmagic.engine.prompts import check_text
 from pmagic.errors import PhotoRefused, UsageProblem
 from pmagic.library import durable
 from pmagic.library.store import Library
+from pmagic.tasks.drawing import CountFaces, RenderOptions, Scene, find_base, prepare
+from pmagic.tasks.prompt_text import compose_names
 
 if TYPE_CHECKING:
     from pmagic.bases.card import Card
@@ -80,37 +83,55 @@ def compose(
     from pmagic.engine import prompts
 
     console = Console(quiet=quiet, as_json=as_json)
-    order = drawing.Order(
-        count, seed, steps, guidance, scheduler, negative, size, out, base, device, dtype, memory, kind, grid, show
+    output = drawing.Output(out=out, kind=kind, grid=grid, show=show)
+    options = RenderOptions(
+        count=count,
+        seed=seed,
+        steps=steps,
+        guidance=guidance,
+        scheduler=scheduler,
+        negative=negative,
+        size=drawing.parse_size(size),
+        device=device,
+        dtype=dtype,
+        memory=memory,
     )
-    check_text(prompt)
     check_text(mask_text or "", "--mask-text")
-    named = _names(prompt)
+    named = compose_names(prompt)
     regions = _regions(layout, named) if layout is not None else {}
     marks = (mask, mask_text, box)
     _check_place(background, marks, fit_mask, preview or soft_edge != 0)
     library = Library(settings.library_dir())
-    cast = {name: library.load(name) for name in named}
-    card = drawing.base_of(list(cast.values()), base)
-    how = order.settings([persona for _, persona in cast.values()], card)
-    if len({persona.settings["recipe"] for _, persona in cast.values()}) > 1:
-        console.say(f"learned by several recipes: drawn with {how.scheduler} and the negative prompt {how.negative!r}")
-    edit, told = None, {}
+    personas = {name: library.load(name) for name in named}
+    card = find_base(list(personas.values()), base)
+    style = options.settings([persona for _, persona in personas.values()], card)
+    if len({persona.settings["recipe"] for _, persona in personas.values()}) > 1:
+        console.say(
+            f"learned by several recipes: drawn with {style.scheduler} and the negative prompt {style.negative!r}"
+        )
+    edit, metadata = None, {}
     if background is not None:
-        edit, told = _edit(console, card, background, marks, fit_mask, soft_edge, how.size or (1, 1))
-    shown = prompt
-    for name, (address, _) in cast.items():
-        shown = shown.replace(prompts.braced(name), prompts.braced(str(address)))
+        edit, metadata = _edit(console, card, background, marks, fit_mask, soft_edge, style.size or (1, 1))
+    title = prompt
+    for name, (address, _) in personas.items():
+        title = title.replace(prompts.braced(name), prompts.braced(str(address)))
     file_name = drawing.slug(prompt)
     if edit is not None and preview:
-        _write_preview(console, order, f"{file_name}-mask", edit)
+        _write_preview(console, output, f"{file_name}-mask", edit)
         return
     if layout is not None:
-        told["layout"] = layout
-    people = {name: box for name, box in regions.items() if cast[name][1].word in prompts.FACE_WORDS}
-    look = _look(console, card, people, edit) if people else None
-    sketch = drawing.Sketch(cast, prompt, shown, file_name, regions, edit, {"verb": "compose", **told}, look)
-    drawing.draw(console, order, card, how, [sketch])
+        metadata["layout"] = layout
+    people = {name: box for name, box in regions.items() if personas[name][1].word in prompts.FACE_WORDS}
+    scene = Scene(
+        prompt=prompt,
+        title=title,
+        regions=regions,
+        edit=edit,
+        metadata={"verb": "compose", **metadata},
+        count_faces=_face_counter(console, card, people, edit) if people else None,
+    )
+    prepared = partial(prepare, console, personas, [scene], options, base=card, settings=style)
+    drawing.draw(console, output, prepared, [file_name])
 
 
 def parse_layout(text: str) -> "list[Box]":
@@ -149,27 +170,9 @@ def _numbers(text: str, option: str, whole: str) -> tuple[int, int, int, int]:
     return x, y, width, height
 
 
-def _names(prompt: str) -> list[str]:
-    """The names in the prompt's braces. Raises UsageProblem for none, for `{}` and for a brace that is left over."""
-    from pmagic.engine import prompts
-
-    stray = prompts.stray_brace(prompt)
-    if stray:
-        raise UsageProblem(
-            f"the prompt has a brace without its partner: {stray!r}",
-            "write each name between two braces, as in {alice}, and no brace elsewhere",
-        )
-    named = prompts.names(prompt)
-    if "" in named:
-        raise UsageProblem(
-            f"the prompt {prompt!r} has {{}}, which names nobody", "write a name between the braces, as in {alice}"
-        )
-    if not named:
-        raise UsageProblem(f"the prompt {prompt!r} names no persona", 'write a name in braces, as in "{alice} in snow"')
-    return named
-
-
-def _look(console: Console, card: "Card", people: "Mapping[str, Box]", edit: "Edit | None") -> "drawing.Look | None":
+def _face_counter(
+    console: Console, card: "Card", people: "Mapping[str, Box]", edit: "Edit | None"
+) -> CountFaces | None:
     """What counts the faces in each person's place, where the base's face pack is on this machine."""
     from pmagic.engine import placing, portraits
 
@@ -215,7 +218,7 @@ def _edit(
     soft_edge: int,
     size: tuple[int, int],
 ) -> "tuple[Edit, dict[str, object]]":
-    """The place to draw in, and what a picture tells of it: no path, but what identifies the files."""
+    """The place to draw in, and the metadata of its pictures: no path, but what identifies the files."""
     from PIL import Image
 
     from pmagic import pictures
@@ -224,10 +227,10 @@ def _edit(
     photo, (mask, text, box) = pictures.read_photo(background), marks
     if photo.see_through:
         console.warn(f"the background {background} is transparent in places: the picture is white there")
-    told: dict[str, object] = {"background": photo.sha256, "soft_edge": soft_edge}
+    about: dict[str, object] = {"background": photo.sha256, "soft_edge": soft_edge}
     if mask is not None:
         marked = pictures.read_mask(mask)
-        told.update(mask=hashlib.sha256(mask.read_bytes()).hexdigest(), fit_mask=fit_mask)
+        about.update(mask=hashlib.sha256(mask.read_bytes()).hexdigest(), fit_mask=fit_mask)
         if marked.size != photo.image.size:
             if not fit_mask:
                 raise PhotoRefused(
@@ -237,18 +240,18 @@ def _edit(
                 )
             marked = marked.resize(photo.image.size, Image.Resampling.BILINEAR)
     elif text is not None:
-        marked, told["mask_text"] = localising.text_mask(card, photo.image, text), text
+        marked, about["mask_text"] = localising.text_mask(card, photo.image, text), text
     else:
         assert box is not None  # _check_place says so
-        marked, told["box"] = Image.new("L", photo.image.size, 0), box
+        marked, about["box"] = Image.new("L", photo.image.size, 0), box
         marked.paste(255, parse_box(box, photo.image.size))
-    return localising.edit(photo.image, marked, size, soft_edge), told
+    return localising.edit(photo.image, marked, size, soft_edge), about
 
 
-def _write_preview(console: Console, order: drawing.Order, name: str, edit: "Edit") -> None:
+def _write_preview(console: Console, output: drawing.Output, name: str, edit: "Edit") -> None:
     from pmagic import pictures
 
-    folder, file_name, ending = drawing.parse_out(order.out, order.kind)
+    folder, file_name, ending = drawing.parse_out(output.out, output.kind)
     buffer = io.BytesIO()
     edit.preview().save(buffer, pictures.ENDINGS[ending.lower()])
     with durable.storing(f"the preview in {folder}"):

@@ -1,13 +1,11 @@
-"""What every command that draws has in common: its options, their checks, the drawing itself, and what is written."""
+"""What every command that draws has in common: its options, and how pictures are written and printed."""
 
 import re
 import time
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -15,24 +13,11 @@ from pmagic import settings
 from pmagic.cli import names, scenes, terminal
 from pmagic.cli.console import Console
 from pmagic.cli.options import number
-from pmagic.cli.stopping import Stopped, stop_at_step
-from pmagic.engine.prompts import check_text
-from pmagic.errors import Incompatible, NotFound, OutOfMemory, UsageProblem
-from pmagic.library import bundle, durable
-from pmagic.library.naming import Address
-from pmagic.tasks import base_options
-from pmagic.tasks.base_options import check_seed, quiet_libraries
-from pmagic.tasks.metadata import shared_metadata
+from pmagic.cli.stopping import StopAtStep, Stopped
+from pmagic.errors import UsageProblem
+from pmagic.library import durable
+from pmagic.tasks.drawing import Drawing
 from pmagic.tasks.reporting import duration
-
-if TYPE_CHECKING:
-    from PIL import Image
-
-    from pmagic.bases.card import Card
-    from pmagic.engine.localising import Edit
-    from pmagic.engine.recipes import RenderSettings
-    from pmagic.engine.regions import Box
-    from pmagic.persona import Persona
 
 Count = Annotated[int, typer.Option("-n", "--count", help="How many pictures of each prompt.")]
 Seed = Annotated[int, typer.Option("--seed", help="Picture k, counted from 0, is drawn with seed + k.")]
@@ -59,177 +44,88 @@ Memory = Annotated[
     str, typer.Option("--memory", help="auto or low: pictures one by one; normal: four at once, faster.")
 ]
 
-Look = Callable[["Image.Image"], Mapping[str, int]]  # how many faces a picture shows in the place of each name
-
-AT_ONCE = 4  # pictures, with --memory normal
 ENDINGS = {"png": ".png", "jpeg": ".jpg", "webp": ".webp"}
-_MAX_PICTURES = 10_000
 
 
-@dataclass(frozen=True)
-class Order:
-    """How pictures are asked for, whatever they show. Raises UsageProblem for what can be seen to be wrong."""
+@dataclass(frozen=True, kw_only=True)
+class Output:
+    """Where pictures go, and how. Raises UsageProblem for what can be seen to be wrong."""
 
-    count: int
-    seed: int
-    steps: int | None
-    guidance: float | None
-    scheduler: str | None
-    negative: str | None
-    size: str | None
     out: Path
-    base: str | None
-    device: str | None
-    dtype: str
-    memory: str
     kind: str | None = None
     grid: bool = False
     show: bool = False
 
     def __post_init__(self) -> None:
-        if not 1 <= self.count <= _MAX_PICTURES:
-            raise UsageProblem(f"-n must be 1 to {_MAX_PICTURES}, not {self.count}", "give for example -n 4")
-        check_seed(self.seed, self.count)
-        base_options.check_memory(self.memory)
-        check_text(self.negative or "", "--negative")
-        parse_size(self.size)
         parse_out(self.out, self.kind)
 
-    def settings(self, personas: "Sequence[Persona]", card: "Card") -> "RenderSettings":
-        """Under what is asked for, the usual way to draw these personas on this base.
 
-        Where they were learned by several recipes it is the default recipe's, whoever is named first.
-        """
-        from pmagic.engine import recipes
+def draw(console: Console, output: Output, prepare: Callable[..., Drawing], file_names: Sequence[str]) -> None:
+    """Draws, writes and prints.
 
-        learned_by = {str(persona.settings["recipe"]) for persona in personas}
-        return recipes.render_settings_for(
-            learned_by.pop() if len(learned_by) == 1 else recipes.DEFAULT,
-            card.defaults,
-            steps=self.steps,
-            guidance=self.guidance,
-            scheduler=self.scheduler,
-            negative=self.negative,
-            size=parse_size(self.size),
-            batch=AT_ONCE if self.memory == "normal" else None,
-        )
-
-
-@dataclass(frozen=True)
-class Sketch:
-    """What is to be drawn. cast: by the name in the prompt's braces. shown: the prompt as it is told to people."""
-
-    cast: Mapping[str, tuple[Address, "Persona"]]
-    prompt: str
-    shown: str
-    file_name: str  # without ending
-    regions: "Mapping[str, Box]"
-    edit: "Edit | None"
-    story: Mapping[str, object]  # what is told of the picture besides the usual
-    look: "Look | None" = None  # asked of each picture
-
-    @property
-    def who(self) -> str:
-        return ", ".join(str(address) for address, _ in self.cast.values())
-
-
-def draw(console: Console, order: Order, card: "Card", how: "RenderSettings", sketches: Sequence[Sketch]) -> None:
-    """Draws, writes and tells. Raises what the engine raises, StorageFailed, and Stopped with what was finished.
-
-    All sketches are of one cast.
+    prepare: `tasks.drawing.prepare` without its `before_opening`. file_names: of each scene's pictures, without ending.
+    Raises what the task raises, StorageFailed, and Stopped with what was finished.
     """
-    from pmagic.engine import prompts
+    folder, file_name, ending = parse_out(output.out, output.kind)
 
-    first, total = sketches[0], order.count * len(sketches)
-    if total > _MAX_PICTURES:
-        raise UsageProblem(f"these are {total} pictures, more than {_MAX_PICTURES}", "draw fewer at once")
-    quiet_libraries()
-    tokenizer = prompts.load_tokenizer(card.folder)
-    tokens = {name: _tokens(*each) for name, each in first.cast.items()}
-    cuts = [prompts.check_names(tokenizer, each.prompt, tokens).cut for each in sketches]
-    for cut in filter(None, cuts):
-        console.warn(f"the prompt is too long; the base does not read: {cut!r}")
-    folder, file_name, ending = parse_out(order.out, order.kind)
-    with durable.storing(f"pictures in {folder}"):
-        durable.make_folder(folder)  # now, or a picture would be drawn that has no place
+    def make_folder() -> None:
+        with durable.storing(f"pictures in {folder}"):
+            durable.make_folder(folder)  # before the work, or a picture would have no place
 
-    from pmagic.bases import loading
-    from pmagic.engine import rendering
-
-    base = loading.load(card, device=base_options.device(order.device), dtype=order.dtype)
-    for address, persona in first.cast.values():
-        if base.fingerprint != persona.fingerprint:
-            raise Incompatible(
-                f"{address} was learned on {persona.base}, and the base in {card.folder} has other weights",
-                "restore that base, or learn the persona again",
-            )
-    cast = {name: persona for name, (_, persona) in first.cast.items()}
-    usual = {
-        "persona": first.who,
-        "persona_sha256": {str(address): bundle.digest(persona) for address, persona in first.cast.values()},
-        **shared_metadata(base, list(cast.values()), how, order.dtype),
-        "size": list(how.size or (base.size,) * 2),  # that is drawn: a background keeps its own
-    }
-    works = [
-        _Work(
-            partial(rendering.compose, base, cast, each.prompt, regions=each.regions, edit=each.edit),
-            {**usual, "prompt": each.shown, **each.story},
-            folder / (file_name or f"{each.file_name}{ending}"),
-            each.look,
-        )
-        for each in sketches
-    ]
-    about = first.shown if len(works) == 1 else f"{len(works)} prompts"
-    console.say(f"drawing {total} of {first.who} on {card.name} ({base.device}, {base.computes_in}): {about}")
+    task = prepare(before_opening=make_folder)
+    total = task.total
+    targets = [folder / (file_name or f"{each}{ending}") for each in file_names]
+    about = task.scenes[0].title if len(task.scenes) == 1 else f"{len(task.scenes)} prompts"
+    console.say(
+        f"drawing {total} of {task.who} on {task.base.card.name} ({task.base.device}, {task.base.computes_in}): {about}"
+    )
     start = time.monotonic()
-    files = _draw(console, [order.seed + k for k in range(order.count)], how, works)
+    files = _write_pictures(console, task, targets)
     console.say(f"{total} picture{'s' * (total > 1)} in {duration(time.monotonic() - start)}")
     paths = [each["file"] for each in files]
     _warn_of_empty_places(console, files)
-    document = {**works[0].story, "cut": cuts[0], "pictures": files}
-    if len(works) > 1:
-        document |= {"prompt": [each.shown for each in sketches], "cut": cuts}
-    if order.grid:
-        target = folder / f"{slug(first.who.replace('@', '-'))}-grid{ending}"
-        document["grid"] = str(scenes.write_grid(paths, order.count, target, {**usual, "kind": "grid"}))
+    document = {
+        **task.metadata,
+        "prompt": task.scenes[0].title,
+        **task.scenes[0].metadata,
+        "cut": task.cut[0],
+        "pictures": files,
+    }
+    if len(task.scenes) > 1:
+        document |= {"prompt": [each.title for each in task.scenes], "cut": task.cut}
+    if output.grid:
+        target = folder / f"{slug(task.who.replace('@', '-'))}-grid{ending}"
+        document["grid"] = str(scenes.write_grid(paths, task.options.count, target, {**task.metadata, "kind": "grid"}))
         paths.append(document["grid"])
-    if order.show:
+    if output.show:
         terminal.show_pictures(console, paths)
     console.result(paths, {**document, "warnings": console.warnings})
 
 
-def base_of(cast: Sequence[tuple[Address, "Persona"]], moved_to: str | None) -> "Card":
-    """The base that all of them were learned on, its weights on this machine.
+def _write_pictures(console: Console, task: Drawing, targets: Sequence[Path]) -> list[dict[str, Any]]:
+    """Draws and writes picture after picture, so that a stop keeps those that are finished. targets: of each scene."""
+    from pmagic import pictures
 
-    Raises Incompatible for personas of two bases, NotFound, WeightsMissing.
-    """
-    from pmagic.bases import card as cards
-    from pmagic.bases import places
-
-    first, persona = cast[0]
-    for address, other in cast[1:]:
-        if other.fingerprint != persona.fingerprint:
-            weights = " with other weights" if other.base == persona.base else ""
-            raise Incompatible(
-                f"{first} was learned on {persona.base}, {address} on {other.base}{weights}",
-                "personas in one picture must be of one base: learn one of them again on the other's",
-            )
-    if moved_to is not None:
-        return cards.require_weights(cards.find(moved_to))
+    files: list[dict[str, Any]] = []
     try:
-        found = places.base_of(persona.base, persona.fingerprint)
-    except NotFound as problem:
-        raise NotFound(
-            f"the base that it was learned on is not known here: {persona.base}", "say where it is with --base"
-        ) from problem
-    return cards.require_weights(found)
-
-
-def _tokens(address: Address, persona: "Persona") -> int:
-    tokens = persona.settings.get("tokens")
-    if not isinstance(tokens, int):
-        raise Incompatible(f"{address} does not say how many tokens stand for its name", "learn the persona again")
-    return tokens
+        for picture in task.pictures(StopAtStep(console)):
+            path = pictures.write_picture(picture.image, targets[picture.number], picture.metadata)
+            files.append({"file": str(path), "seed": picture.seed, "prompt": task.scenes[picture.number].title})
+            if picture.faces is not None:
+                files[-1]["faces"] = picture.faces
+                found = ", ".join(f"{who} {count}" for who, count in picture.faces.items())
+                console.say(f"{path}: faces in the place of {found}")
+    except KeyboardInterrupt as stop:
+        scene, k = task.scenes[len(files) // task.options.count], len(files) % task.options.count
+        rest = f"--seed {task.options.seed + k} -n {task.options.count - k}"
+        if len(task.scenes) > 1:
+            rest += f" for {scene.title!r}, and then with the prompts after it"
+        raise Stopped(
+            f"stopped after {len(files)} of {task.total} pictures",
+            f"for the rest run the same command with {rest}",
+            kept=", ".join(each["file"] for each in files) or "no picture was finished",
+        ) from stop
+    return files
 
 
 def parse_out(out: Path, kind: str | None) -> tuple[Path, str, str]:
@@ -266,63 +162,6 @@ def slug(text: str, otherwise: str = "portrait") -> str:
     """A text as part of a file name: letters, digits and dashes."""
     plain = re.sub(r"[^\w]+", "-", text, flags=re.UNICODE).strip("-").lower()
     return plain.encode()[:60].decode(errors="ignore").rstrip("-") or otherwise
-
-
-@dataclass(frozen=True)
-class _Work:
-    """One prompt: what draws it, told seeds and settings; its pictures' story and first name; what looks at each."""
-
-    draw: "Callable[..., list[Image.Image]]"
-    story: Mapping[str, object]
-    target: Path
-    look: Look | None
-
-
-def _draw(
-    console: Console, seeds: Sequence[int], how: "RenderSettings", works: Sequence[_Work]
-) -> list[dict[str, Any]]:
-    """Draws and writes picture after picture, so that a stop keeps those that are finished."""
-    from pmagic import pictures
-
-    files: list[dict[str, Any]] = []
-    total = len(seeds) * len(works)
-    groups = deque(
-        (work, seeds[first : first + how.batch]) for work in works for first in range(0, len(seeds), how.batch)
-    )
-    with stop_at_step() as check, console.progress(f"drawing {works[0].story['persona']}") as advance:
-        while groups:
-            work, now = groups.popleft()
-
-            def on_step(done: int, steps: int, count: int = len(now)) -> None:
-                advance(len(files) * steps + count * done, total * steps, f"{len(files)} of {total} pictures")
-                check()
-
-            try:
-                drawn = work.draw(now, how, on_step=on_step)
-            except OutOfMemory as problem:
-                if len(now) == 1:
-                    raise
-                console.warn(f"{problem.what}, {len(now)} pictures at once; going on one by one")
-                how = replace(how, batch=1)
-                groups = deque((each, [seed]) for each, several in ((work, now), *groups) for seed in several)
-                continue
-            except KeyboardInterrupt as stop:
-                rest = f"--seed {now[0]} -n {len(seeds) - seeds.index(now[0])}"
-                if len(works) > 1:
-                    rest += f" for {work.story['prompt']!r}, and then with the prompts after it"
-                raise Stopped(
-                    f"stopped after {len(files)} of {total} pictures",
-                    f"for the rest run the same command with {rest}",
-                    kept=", ".join(each["file"] for each in files) or "no picture was finished",
-                ) from stop
-            together = {"at_once": len(now)} if len(now) > 1 else {}
-            for seed, picture in zip(now, drawn, strict=True):
-                path = pictures.write_picture(picture, work.target, {**work.story, **together, "seed": seed})
-                files.append({"file": str(path), "seed": seed, "prompt": work.story["prompt"]})
-                if work.look is not None:
-                    faces = files[-1]["faces"] = work.look(picture)
-                    console.say(f"{path}: faces in the place of {', '.join(f'{who} {n}' for who, n in faces.items())}")
-    return files
 
 
 def _warn_of_empty_places(console: Console, files: Sequence[Mapping[str, Any]]) -> None:

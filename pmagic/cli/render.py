@@ -1,6 +1,6 @@
 """`pmagic render`: a kept persona in the scenes of prompts. The simple form of `compose`."""
 
-import re
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -10,12 +10,10 @@ from pmagic import settings
 from pmagic.cli import drawing, names, scenes
 from pmagic.cli.console import Console
 from pmagic.cli.options import AsJson, Quiet
-from pmagic.engine.prompts import NAME, check_text
-from pmagic.errors import UsageProblem
-from pmagic.library.naming import Address
+from pmagic.engine.prompts import NAME
 from pmagic.library.store import Library
-
-_OTHER_NAME = re.compile(r"<([^<>\s]+)>|\{([^{}]+)\}")
+from pmagic.tasks.drawing import RenderOptions, Scene, find_base, prepare
+from pmagic.tasks.prompt_text import render_prompt, title_of
 
 
 def render(
@@ -54,39 +52,30 @@ def render(
     """
     console = Console(quiet=quiet, as_json=as_json)
     texts = scenes.prompts(prompt, prompts)
-    order = drawing.Order(
-        count, seed, steps, guidance, scheduler, negative, size, out, base, device, dtype, memory, kind, grid, show
+    output = drawing.Output(out=out, kind=kind, grid=grid, show=show)
+    options = RenderOptions(
+        count=count,
+        seed=seed,
+        steps=steps,
+        guidance=guidance,
+        scheduler=scheduler,
+        negative=negative,
+        size=drawing.parse_size(size),
+        device=device,
+        dtype=dtype,
+        memory=memory,
     )
     address, persona = Library(settings.library_dir()).load(name)
-    wholes = [whole_prompt(text, address) for text in texts]
-    card = drawing.base_of([(address, persona)], base)
-    sketches = [
-        drawing.Sketch(
-            cast={"": (address, persona)},
-            prompt=whole,
-            shown=whole.replace(NAME, f"<{address.name}>"),
-            file_name=f"{address.name}-{drawing.slug(text.replace(NAME, ''))}",
-            regions={},
-            edit=None,
-            story={},
-        )
-        for text, whole in zip(texts, wholes, strict=True)
-    ]
-    drawing.draw(console, order, card, order.settings([persona], card), sketches)
-
-
-def whole_prompt(prompt: str, address: Address) -> str:
-    """`as a cowboy` -> `a photo of {} as a cowboy`; a prompt that names the persona is taken as it is.
-
-    `{}`, `<alice>` and `{alice}` (or `<alice@1>`) all stand for the name; another name in brackets is refused.
-    """
-    check_text(prompt)
-    for own in (str(address), address.name):
-        prompt = prompt.replace(f"<{own}>", NAME).replace(f"{{{own}}}", NAME)
-    other = _OTHER_NAME.search(prompt)
-    if other:
-        raise UsageProblem(
-            f"the prompt names {other[0]}, but {address.name} is drawn",
-            f"write {NAME} or <{address.name}> instead; `pmagic compose` draws several personas together",
-        )
-    return prompt if NAME in prompt else f"a photo of {NAME} {prompt}".strip()
+    wholes = [render_prompt(text, str(address)) for text in texts]
+    card = find_base([(address, persona)], base)
+    prepared = partial(
+        prepare,
+        console,
+        {"": (address, persona)},
+        [Scene(prompt=whole, title=title_of(whole, address.name)) for whole in wholes],
+        options,
+        base=card,
+        settings=options.settings([persona], card),
+    )
+    names = [f"{address.name}-{drawing.slug(text.replace(NAME, ''))}" for text in texts]
+    drawing.draw(console, output, prepared, names)

@@ -1,0 +1,275 @@
+"""Drawing personas: options are checked, the base is opened, pictures come one batch after another."""
+
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+from pmagic.engine.prompts import check_text
+from pmagic.errors import Incompatible, NotFound, OutOfMemory, UsageProblem
+from pmagic.library import bundle
+from pmagic.library.naming import Address
+from pmagic.tasks import base_options
+from pmagic.tasks.metadata import shared_metadata
+from pmagic.tasks.reporting import Reporter
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from pmagic.bases.card import Card
+    from pmagic.bases.loading import Base
+    from pmagic.engine.localising import Edit
+    from pmagic.engine.recipes import RenderSettings
+    from pmagic.engine.regions import Box
+    from pmagic.persona import Persona
+
+CountFaces = Callable[["Image.Image"], Mapping[str, int]]  # faces that a picture shows in the place of each name
+
+AT_ONCE = 4  # pictures, with memory "normal"
+MAX_PICTURES = 10_000
+UNSAVED = "unsaved"  # what a picture's metadata call a persona that is in no library
+
+
+@dataclass(frozen=True, kw_only=True)
+class RenderOptions:
+    """How pictures are drawn, whatever they show; None for the recipe's or the base's own value.
+
+    size: (width, height) in pixels. memory: "auto" and "low" draw one by one, "normal" four at once.
+    Raises UsageProblem.
+    """
+
+    count: int = 1
+    seed: int = 0
+    steps: int | None = None
+    guidance: float | None = None
+    scheduler: str | None = None
+    negative: str | None = None
+    size: tuple[int, int] | None = None
+    device: str | None = None
+    dtype: str = "auto"
+    memory: str = "auto"
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.count <= MAX_PICTURES:
+            raise UsageProblem(f"-n must be 1 to {MAX_PICTURES}, not {self.count}", "give for example -n 4")
+        base_options.check_seed(self.seed, self.count)
+        base_options.check_memory(self.memory)
+        check_text(self.negative or "", "--negative")
+
+    @property
+    def seeds(self) -> list[int]:
+        return [self.seed + k for k in range(self.count)]
+
+    def settings(self, personas: "Sequence[Persona]", card: "Card") -> "RenderSettings":
+        """The usual way to draw these personas on this base, with the options on top.
+
+        Where they were learned by several recipes it is the default recipe's, whoever is named first.
+        """
+        from pmagic.engine import recipes
+
+        learned_by = {str(persona.settings["recipe"]) for persona in personas}
+        return recipes.render_settings_for(
+            learned_by.pop() if len(learned_by) == 1 else recipes.DEFAULT,
+            card.defaults,
+            steps=self.steps,
+            guidance=self.guidance,
+            scheduler=self.scheduler,
+            negative=self.negative,
+            size=self.size,
+            batch=AT_ONCE if self.memory == "normal" else None,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scene:
+    """What pictures show. prompt: with the personas' names in braces. title: the prompt as people read it.
+
+    regions: by name, the part of the picture in which that persona is read. edit: a place in a background.
+    metadata: of the pictures, besides what all share. count_faces: asked of each picture.
+    """
+
+    prompt: str
+    title: str
+    regions: "Mapping[str, Box]" = field(default_factory=lambda: MappingProxyType({}))
+    edit: "Edit | None" = None
+    metadata: Mapping[str, object] = field(default_factory=dict)
+    count_faces: CountFaces | None = None
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One drawn picture. number: of its scene, from 0. faces: by name, where the scene counts them."""
+
+    number: int
+    seed: int
+    image: "Image.Image"
+    metadata: dict[str, object]
+    faces: Mapping[str, int] | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drawing:
+    """Scenes of the same personas, ready to be drawn. cut: of each scene, the end of the prompt that is not read."""
+
+    base: "Base"
+    personas: "Mapping[str, Persona]"  # by the name in the prompt's braces
+    names: Mapping[str, str]  # as people know them, by the same name
+    options: RenderOptions
+    settings: "RenderSettings"
+    scenes: Sequence[Scene]
+    cut: Sequence[str]
+
+    @property
+    def who(self) -> str:
+        return ", ".join(self.names.values())
+
+    @property
+    def total(self) -> int:
+        return self.options.count * len(self.scenes)
+
+    @property
+    def metadata(self) -> dict[str, object]:
+        """What all pictures share."""
+        personas = list(self.personas.values())
+        return {
+            "persona": self.who,
+            "persona_sha256": {self.names[each]: bundle.digest(persona) for each, persona in self.personas.items()},
+            **shared_metadata(self.base, personas, self.settings, self.options.dtype),
+            "size": list(self.settings.size or (self.base.size,) * 2),  # that is drawn: a background keeps its own
+        }
+
+    def pictures(self, reporter: Reporter) -> Iterator[Picture]:
+        """Picture after picture, scene by scene in the order of the seeds.
+
+        Where the memory is too little for several at once, it continues one by one, with a warning.
+        Raises OutOfMemory, NumericFailure, and what the reporter's progress raises.
+        """
+        from pmagic.engine import rendering
+
+        settings, seeds, shared = self.settings, self.options.seeds, self.metadata
+        batches = deque(
+            (number, seeds[first : first + settings.batch])
+            for number in range(len(self.scenes))
+            for first in range(0, len(seeds), settings.batch)
+        )
+        finished = 0
+        with reporter.progress(f"drawing {self.who}") as advance:
+            while batches:
+                number, now = batches.popleft()
+                scene = self.scenes[number]
+
+                def on_step(done: int, steps: int, count: int = len(now), finished: int = finished) -> None:
+                    remark = f"{finished} of {self.total} pictures"
+                    advance(finished * steps + count * done, self.total * steps, remark)
+
+                try:
+                    images = rendering.compose(
+                        self.base,
+                        self.personas,
+                        scene.prompt,
+                        now,
+                        settings,
+                        regions=scene.regions,
+                        edit=scene.edit,
+                        on_step=on_step,
+                    )
+                except OutOfMemory as problem:
+                    if len(now) == 1:
+                        raise
+                    reporter.warn(f"{problem.what}, {len(now)} pictures at once; going on one by one")
+                    settings = replace(settings, batch=1)
+                    batches = deque((each, [seed]) for each, several in ((number, now), *batches) for seed in several)
+                    continue
+                together = {"at_once": len(now)} if len(now) > 1 else {}
+                for seed, image in zip(now, images, strict=True):
+                    about = {**shared, "prompt": scene.title, **scene.metadata, **together, "seed": seed}
+                    faces = None if scene.count_faces is None else scene.count_faces(image)
+                    finished += 1
+                    yield Picture(number, seed, image, about, faces)
+
+
+def prepare(
+    reporter: Reporter,
+    personas: "Mapping[str, tuple[Address | str, Persona]]",
+    scenes: Sequence[Scene],
+    options: RenderOptions,
+    *,
+    base: "Base | Card",
+    settings: "RenderSettings",
+    before_opening: Callable[[], None] = lambda: None,
+) -> Drawing:
+    """Checks the prompts, then opens the base. personas: with their addresses, by the name in the prompts' braces.
+
+    before_opening: called when nothing but the base is left to check.
+    Raises Incompatible for a base with other weights, UsageProblem, WeightsMissing.
+    """
+    from pmagic.bases.card import Card
+    from pmagic.engine import prompts
+
+    card = base if isinstance(base, Card) else base.card
+    if options.count * len(scenes) > MAX_PICTURES:
+        raise UsageProblem(
+            f"these are {options.count * len(scenes)} pictures, more than {MAX_PICTURES}", "draw fewer at once"
+        )
+    base_options.quiet_libraries()
+    tokenizer = prompts.load_tokenizer(card.folder)
+    tokens = {name: _token_count(*each) for name, each in personas.items()}
+    cut = [prompts.check_names(tokenizer, each.prompt, tokens).cut for each in scenes]
+    for text in filter(None, cut):
+        reporter.warn(f"the prompt is too long; the base does not read: {text!r}")
+    before_opening()
+
+    from pmagic.bases import loading
+
+    if isinstance(base, Card):
+        base = loading.load(card, device=base_options.device(options.device), dtype=options.dtype)
+    for address, persona in personas.values():
+        if base.fingerprint != persona.fingerprint:
+            raise Incompatible(
+                f"{address} was learned on {persona.base}, and the base in {card.folder} has other weights",
+                "restore that base, or learn the persona again",
+            )
+    return Drawing(
+        base=base,
+        personas={name: persona for name, (_, persona) in personas.items()},
+        names={name: str(address) for name, (address, _) in personas.items()},
+        options=options,
+        settings=settings,
+        scenes=scenes,
+        cut=cut,
+    )
+
+
+def find_base(personas: "Sequence[tuple[Address | str, Persona]]", moved_to: str | None = None) -> "Card":
+    """The base that all of them were learned on, its weights on this machine.
+
+    Raises Incompatible for personas of two bases, NotFound, WeightsMissing.
+    """
+    from pmagic.bases import card as cards
+    from pmagic.bases import places
+
+    first, persona = personas[0]
+    for address, other in personas[1:]:
+        if other.fingerprint != persona.fingerprint:
+            weights = " with other weights" if other.base == persona.base else ""
+            raise Incompatible(
+                f"{first} was learned on {persona.base}, {address} on {other.base}{weights}",
+                "personas in one picture must be of one base: learn one of them again on the other's",
+            )
+    if moved_to is not None:
+        return cards.require_weights(cards.find(moved_to))
+    try:
+        found = places.base_of(persona.base, persona.fingerprint)
+    except NotFound as problem:
+        raise NotFound(
+            f"the base that it was learned on is not known here: {persona.base}", "say where it is with --base"
+        ) from problem
+    return cards.require_weights(found)
+
+
+def _token_count(address: Address | str, persona: "Persona") -> int:
+    tokens = persona.settings.get("tokens")
+    if not isinstance(tokens, int):
+        raise Incompatible(f"{address} does not say how many tokens stand for its name", "learn the persona again")
+    return tokens
