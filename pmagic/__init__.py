@@ -6,4 +6,10 @@ file), `methods` (how a persona is learned and worn), `losses` (one equation per
 on disk), `cli` (what is said on the terminal), `mini` (the miniature: a complete small model).
 """
 
+import os
+
+# onnxruntime, which insightface brings, looks up a telemetry host from native code once a model is opened; no audit
+# hook of Python's sees it. It reads this variable when it is imported, so this stands before every import of it.
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+
 __version__ = "0.1.0"
