@@ -11,6 +11,7 @@ model is found and loaded), `vision` (frozen observers), `library` (what is kept
 does), `api` (the functions above), `cli` (the commands), `mini` (the miniature: a complete small model).
 """
 
+import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -26,6 +27,10 @@ if TYPE_CHECKING:
         render,
         save,
     )
+
+# onnxruntime, which insightface brings, looks up a telemetry host from native code once a model is opened; no audit
+# hook of Python's sees it. It reads this variable when it is imported, so this stands before every import of it.
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 __version__ = "0.1.0"
 __all__ = [

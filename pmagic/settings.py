@@ -4,11 +4,11 @@ Knows nothing of flags: a command lets its own outweigh what it finds here.
 """
 
 import os
-import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pmagic import bounded_toml
 from pmagic.errors import UsageProblem
 
 MAX_TOML_BYTES = 64 * 1024
@@ -43,10 +43,7 @@ def parsed_toml(path: Path) -> dict[str, Any]:
     """The table in a small file that a person may have written; ValueError, whatever it is that does not parse."""
     with path.open("rb") as file:
         data = file.read(MAX_TOML_BYTES)
-    try:
-        return tomllib.loads(data.decode())
-    except RecursionError as error:
-        raise ValueError("it is nested too deeply") from error
+    return bounded_toml.loads(data)
 
 
 def library_dir() -> Path:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from pmagic.bases import model_config
 from pmagic.bases.card import Card, require_weights
 from pmagic.errors import Incompatible, UsageProblem
 
@@ -220,11 +221,18 @@ def _open(folder: Path, part: str, dtype: torch.dtype) -> Any:
     import diffusers
     import transformers
 
-    kind = {"text_encoder": transformers.CLIPTextModel, "unet": diffusers.UNet2DConditionModel}
+    kinds = {"text_encoder": transformers.CLIPTextModel, "unet": diffusers.UNet2DConditionModel}
+    kind = kinds.get(part, diffusers.AutoencoderKL)
+    if kind is transformers.CLIPTextModel:
+        config = model_config.read_config(folder / part, transformers.CLIPTextConfig)
+        own = {"config": config, "attn_implementation": model_config.ATTENTION}
+    else:
+        model_config.require_plain(folder / part)
+        own = {}
     names = {path.name for path in (folder / part).glob("*.safetensors")}
     half_only = all(f".{VARIANT}." in name for name in names)
     try:
-        model, report = kind.get(part, diffusers.AutoencoderKL).from_pretrained(
+        model, report = kind.from_pretrained(
             folder / part,
             dtype=dtype,
             variant=VARIANT if half_only else None,
@@ -232,6 +240,7 @@ def _open(folder: Path, part: str, dtype: torch.dtype) -> Any:
             local_files_only=True,
             output_loading_info=True,
             low_cpu_mem_usage=False,
+            **own,
         )
     except (OSError, ValueError, RuntimeError) as error:
         raise Incompatible(f"{folder / part} cannot be opened: {error}", "check it, or pull the base again") from error

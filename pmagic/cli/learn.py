@@ -135,7 +135,8 @@ def _learn(console: Console, name: str, asked: Asked, *, memory: str, resumed: b
             )
         except (KeyboardInterrupt, Stopped) as stop:
             raise _stopped(name, task, folder, at_once=isinstance(stop, LeftAtOnce)) from stop
-        address = library.save(name, persona)
+        # Killed between the two lines below, a learning that is resumed comes to a persona that is kept already.
+        address = (library.find_same(name, persona) if resumed else None) or library.save(name, persona)
         unfinished.clear(folder)
     seconds = time.monotonic() - start
     console.say(f'{address} is learned ({duration(seconds)}); now: pmagic render {name} "as a cowboy"')

@@ -5,6 +5,7 @@ every SHA-256 compared before a value is used.
 """
 
 import io
+import struct
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +16,7 @@ from pmagic.library import bundle
 SUFFIX = ".pmagic"
 _DATE = (1980, 1, 1, 0, 0, 0)  # the first that a zip can hold
 _MODE = 0o100600 << 16
+_MAX_LIST = 4096  # bytes of the list of members; three take less than 300
 _MAX_BYTES = sum(bundle.MAX_BYTES.values()) + 1024**2
 
 
@@ -44,10 +46,23 @@ def unpack(path: Path) -> dict[str, bytes]:
     except OSError as error:
         raise UsageProblem(f"{path} cannot be read: {error.strerror}", "check its permissions") from error
     try:
+        _require_short_list(path, data)
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             return _members(path, archive)
     except (zipfile.BadZipFile, ValueError, EOFError, NotImplementedError, RuntimeError, OverflowError) as error:
         raise UsageProblem(f"{path} is not a persona's archive: {error}", "give a file that pmagic exported") from error
+
+
+def _require_short_list(path: Path, data: bytes) -> None:
+    """Refuses a long list of members before zipfile makes an object of each, which takes seconds and gigabytes."""
+    end = data[-22:]
+    if not zipfile.is_zipfile(io.BytesIO(data)):
+        raise zipfile.BadZipFile("it is no zip")
+    if len(end) < 22 or end[:4] != b"PK\5\6" or data[-42:-38] == b"PK\6\7":
+        raise _hostile(path, "it has a comment or is of the 64-bit kind")
+    members, size = struct.unpack("<HI", end[10:16])
+    if members > len(bundle.MAX_BYTES) or size > _MAX_LIST:
+        raise _hostile(path, f"it lists {members} members in {size} bytes")
 
 
 def _members(path: Path, archive: zipfile.ZipFile) -> dict[str, bytes]:

@@ -10,21 +10,23 @@ import math
 import os
 import re
 import stat
-import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from pmagic.errors import BundleDamaged
+from pmagic import bounded_toml
+from pmagic.errors import BundleDamaged, StorageFailed, UsageProblem
 from pmagic.library import migrations
 from pmagic.library.naming import base_name
 from pmagic.persona import MAX_TOKENS, Persona, StageBounds
 
 FORMAT = 1
 TOML, TENSORS, PREVIEW = "persona.toml", "tensors.safetensors", "preview.png"
-MAX_BYTES = {TOML: 1024**2, TENSORS: 1024**3, PREVIEW: 8 * 1024**2}
+MAX_BYTES = {TOML: 256 * 1024, TENSORS: 1024**3, PREVIEW: 8 * 1024**2}
 _HEAD = re.compile(rb"# pmagic persona, SHA-256 of the lines below: ([0-9a-f]{64})\n")
-_LAYOUT = re.compile(r"F(32|16)( \d{1,9}(x\d{1,9})*)?", re.ASCII)
+MAX_POINTS = 1001  # of a curve: one for each timestep
+MAX_PHOTOS = 1000
+_LAYOUT = re.compile(r"F(32|16)( \d{1,9}(x\d{1,9}){0,7})?", re.ASCII)  # at most 8 dimensions
 _HEX = re.compile(r"[0-9a-f]{64}")
 _GLANCE = re.compile(
     rb"""format = 1
@@ -78,7 +80,10 @@ class Glance:
 
 
 def pack(persona: Persona) -> dict[str, bytes]:
-    """The bundle's files by name; the same persona gives the same bytes."""
+    """The bundle's files by name; the same persona gives the same bytes.
+
+    Raises UsageProblem or BundleDamaged for a persona that could not be read again.
+    """
     import tomli_w
 
     from pmagic.library import tensors
@@ -103,7 +108,15 @@ def pack(persona: Persona) -> dict[str, bytes]:
     }
     body = tomli_w.dumps(table).encode()
     head = f"# pmagic persona, SHA-256 of the lines below: {hashlib.sha256(body).hexdigest()}\n".encode()
-    return {TOML: head + body, **files}
+    packed = {TOML: head + body, **files}
+    for name, data in packed.items():
+        if len(data) > MAX_BYTES[name]:
+            raise UsageProblem(
+                f"the persona cannot be kept: its {name} would have {len(data)} bytes, {MAX_BYTES[name]} at most",
+                "learn it from fewer photos, or ask for another archive",
+            )
+    _parsed(packed[TOML])  # what is written can be read again
+    return packed
 
 
 def digest(persona: Persona) -> str:
@@ -203,8 +216,8 @@ def _verified(data: bytes) -> bytes:
 def _parsed(data: bytes) -> Manifest:
     body = _verified(data)
     try:
-        table = tomllib.loads(body.decode())
-    except (ValueError, RecursionError) as error:
+        table = bounded_toml.loads(body)
+    except ValueError as error:
         raise _damaged(TOML, f"it does not parse: {error}") from error
     if not _plain(table, _MAX_DEPTH):
         raise _damaged(TOML, "it holds a value that is no plain one, not finite, or nested too deeply")
@@ -218,6 +231,10 @@ def _read(folder: Path, name: str) -> bytes:
         descriptor = os.open(os.path.join(folder, name), flags)
     except FileNotFoundError as error:
         raise _damaged(name, f"it is missing from {folder}") from error
+    except PermissionError as error:
+        raise StorageFailed(
+            f"{os.path.join(folder, name)} cannot be read: {error.strerror}", "correct the permissions of its folder"
+        ) from error
     except OSError as error:
         raise _damaged(name, f"it cannot be opened: {error.strerror}") from error
     try:
@@ -249,8 +266,8 @@ def _manifest(table: Mapping[str, object]) -> Manifest:
         "fingerprint": _text,
         "word": _text,
         "bounds": _bounds,
-        "photos": lambda v: _list(v, lambda h: isinstance(h, str) and _HEX.fullmatch(h)),
-        "curve": lambda v: _list(v, _point),
+        "photos": lambda v: _list(v, lambda h: isinstance(h, str) and _HEX.fullmatch(h), MAX_PHOTOS),
+        "curve": lambda v: _list(v, _point, MAX_POINTS),
         "tensors": lambda v: (
             isinstance(v, dict) and all(_text(each) and _LAYOUT.fullmatch(each) for each in v.values())
         ),
@@ -303,8 +320,8 @@ def _settings(value: object) -> bool:
     return type(tokens) is int and 1 <= tokens <= MAX_TOKENS
 
 
-def _list(values: object, holds: Callable[[object], object]) -> bool:
-    return isinstance(values, list) and all(holds(value) for value in values)
+def _list(values: object, holds: Callable[[object], object], longest: int) -> bool:
+    return isinstance(values, list) and len(values) <= longest and all(holds(value) for value in values)
 
 
 def _point(value: object) -> bool:

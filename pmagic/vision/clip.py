@@ -2,7 +2,6 @@
 
 # N pictures . e projection width
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from pmagic.bases import model_config
 from pmagic.bases.loading import quietly
 from pmagic.errors import Incompatible, WeightsMissing
 
@@ -66,14 +66,20 @@ class Clip:
 
 def load(folder: Path, *, device: str = "cpu") -> Clip:
     """Open a CLIP folder in float32. Raises WeightsMissing or Incompatible, naming what is wrong."""
-    from transformers import CLIPModel, CLIPTokenizer
+    from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 
     if not (folder / "config.json").is_file():
         raise WeightsMissing(f"there is no CLIP in {folder}", "fetch the base's observer with `pmagic models pull`")
     try:
         with quietly():
             model, report = CLIPModel.from_pretrained(
-                folder, dtype=torch.float32, use_safetensors=True, local_files_only=True, output_loading_info=True
+                folder,
+                config=model_config.read_config(folder, CLIPConfig),
+                attn_implementation=model_config.ATTENTION,
+                dtype=torch.float32,
+                use_safetensors=True,
+                local_files_only=True,
+                output_loading_info=True,
             )
     except (OSError, ValueError) as error:
         raise WeightsMissing(f"the CLIP in {folder} cannot be opened: {error}", "fetch it again") from error
@@ -82,7 +88,7 @@ def load(folder: Path, *, device: str = "cpu") -> Clip:
     tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
     if len(tokenizer) < model.config.text_config.vocab_size:
         raise Incompatible(f"the CLIP in {folder} holds no usable tokenizer", "fetch it again")
-    statistics = json.loads((folder / "preprocessor_config.json").read_text())
+    statistics = model_config.read_json(folder / "preprocessor_config.json")
     return Clip(
         model=model.requires_grad_(False).eval().to(device),
         tokenizer=tokenizer,

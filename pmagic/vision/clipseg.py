@@ -2,7 +2,6 @@
 
 # N phrasings . S side of the square that the model reads . H, W the picture's own height and width
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+from pmagic.bases import model_config
 from pmagic.bases.loading import quietly
 from pmagic.errors import Incompatible, WeightsMissing
 
@@ -48,14 +48,20 @@ class ClipSeg:
 
 def load(folder: Path, *, device: torch.device | str = "cpu") -> ClipSeg:
     """Open a CLIPSeg folder in float32. Raises WeightsMissing or Incompatible, naming what is wrong."""
-    from transformers import CLIPSegForImageSegmentation, CLIPTokenizer
+    from transformers import CLIPSegConfig, CLIPSegForImageSegmentation, CLIPTokenizer
 
     if not (folder / "config.json").is_file():
         raise WeightsMissing(f"there is no CLIPSeg in {folder}", "fetch the base's observers with `pmagic models pull`")
     try:
         with quietly():
             model, report = CLIPSegForImageSegmentation.from_pretrained(
-                folder, dtype=torch.float32, use_safetensors=True, local_files_only=True, output_loading_info=True
+                folder,
+                config=model_config.read_config(folder, CLIPSegConfig),
+                attn_implementation=model_config.ATTENTION,
+                dtype=torch.float32,
+                use_safetensors=True,
+                local_files_only=True,
+                output_loading_info=True,
             )
     except (OSError, ValueError) as error:
         raise WeightsMissing(f"the CLIPSeg in {folder} cannot be opened: {error}", "fetch it again") from error
@@ -64,7 +70,7 @@ def load(folder: Path, *, device: torch.device | str = "cpu") -> ClipSeg:
     tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
     if len(tokenizer) < model.config.text_config.vocab_size:
         raise Incompatible(f"the CLIPSeg in {folder} holds no usable tokenizer", "fetch it again")
-    statistics = json.loads((folder / "preprocessor_config.json").read_text())
+    statistics = model_config.read_json(folder / "preprocessor_config.json")
     size = statistics["size"]
     return ClipSeg(
         model=model.requires_grad_(False).eval().to(device),

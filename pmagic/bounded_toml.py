@@ -1,0 +1,34 @@
+"""TOML from outside, read within bounds: the standard parser takes quadratic time for keys of many parts.
+
+What a parser need not accept is refused before it runs: long dotted keys, long lines, strings over several lines.
+"""
+
+import re
+import tomllib
+from typing import Any
+
+MAX_KEY_PARTS = 8
+MAX_LINE = 64 * 1024  # characters
+# In the parser's own order, so that no key can hide in what only looks like a string. After them what is left are
+# keys, numbers and punctuation, with `""` in the place of each string.
+_TOKENS = re.compile(r'"""|\'\'\'|"(?:[^"\\\n]|\\[^\n])*"|\'[^\'\n]*\'|#[^\n]*')
+_LONG_KEY = re.compile(rf'(?:[\w-]+|"")(?:[ \t]*\.[ \t]*(?:[\w-]+|"")){{{MAX_KEY_PARTS}}}', re.ASCII)
+
+
+def loads(data: bytes) -> dict[str, Any]:
+    """The table in UTF-8 bytes; ValueError, whatever it is that does not parse or is out of bounds."""
+    text = data.decode()
+    if max(map(len, text.splitlines()), default=0) > MAX_LINE:
+        raise ValueError(f"a line has more than {MAX_LINE} characters")
+    if _LONG_KEY.search(_TOKENS.sub(_placeholder, text)):
+        raise ValueError(f"a key has more than {MAX_KEY_PARTS} parts")
+    try:
+        return tomllib.loads(text)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+
+
+def _placeholder(token: re.Match[str]) -> str:
+    if token[0] in ('"""', "'''"):
+        raise ValueError("a string over several lines is not read")
+    return "" if token[0].startswith("#") else '""'

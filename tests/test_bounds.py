@@ -1,0 +1,93 @@
+"""Input from outside costs a bounded time, and what an import accepts is what verify accepts."""
+
+import hashlib
+import io
+import time
+import zipfile
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from pmagic import bounded_toml
+from pmagic.errors import BundleDamaged, UsageProblem
+from pmagic.library import archive, bundle
+from pmagic.persona import Persona
+
+PARTS = ".".join("a" * 60_000)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"{PARTS} = 1",
+        f"[{PARTS}]",
+        f"x = {{{PARTS} = 1}}",
+        "\n".join(["x = 1", ".".join(['"a b"'] * 2000) + " = 1"]),
+        ".".join(["'a'"] * 2000) + " = 1",
+        "x = ['''a'b''', {" + ".".join("a" * 3000) + " = 1}] # '",
+        "[" * 60_000,
+        "x = " + "9" * 70_000,
+    ],
+)
+def test_toml_that_is_slow_to_parse_is_refused_at_once(text: str) -> None:
+    start = time.process_time()
+    with pytest.raises(ValueError, match=r"key has more|line has more|several lines|nested|Invalid|Expected"):
+        bounded_toml.loads(text.encode())
+    assert time.process_time() - start < 0.5
+
+
+@pytest.mark.parametrize(
+    ("text", "table"),
+    [
+        ('name = "a.b.c.d.e.f.g.h.i.j.k"', {"name": "a.b.c.d.e.f.g.h.i.j.k"}),
+        ("# it's a.b.c.d.e.f.g.h.i.j\nx = 1", {"x": 1}),
+        ("a.b.c.d = 1.5", {"a": {"b": {"c": {"d": 1.5}}}}),
+        ("x = 'it''s' # no", None),
+        ('x = "\\"a\\" = 1"', {"x": '"a" = 1'}),
+    ],
+)
+def test_toml_that_people_write_is_read(text: str, table: dict[str, object] | None) -> None:
+    if table is None:
+        with pytest.raises(ValueError):
+            bounded_toml.loads(text.encode())
+    else:
+        assert bounded_toml.loads(text.encode()) == table
+
+
+def test_a_persona_that_could_not_be_read_again_is_not_packed(persona: Callable[..., Persona]) -> None:
+    longest = tuple((t, 0.5) for t in range(1000, -1, -1))
+    assert bundle.unpack(bundle.pack(replace(persona(), curve=longest))).curve == longest
+    for changed in (
+        {"curve": (*longest, (0, 0.5))},
+        {"photos": ("0" * 64,) * 1001},
+        {"settings": {"recipe": "x" * 300_000}},
+    ):
+        with pytest.raises((BundleDamaged, UsageProblem)):
+            bundle.pack(replace(persona(), **changed))
+
+
+def test_an_archive_of_many_members_is_refused_at_once(tmp_path: Path) -> None:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as written:
+        for number in range(20_000):
+            written.writestr(f"{number}", b"")
+    path = tmp_path / "many.pmagic"
+    for data in (buffer.getvalue(), buffer.getvalue()[:-12] + b"\1\0" * 2 + buffer.getvalue()[-8:]):
+        path.write_bytes(data)
+        start = time.process_time()
+        with pytest.raises((BundleDamaged, UsageProblem), match=r"members|no zip|not a persona"):
+            archive.unpack(path)
+        assert time.process_time() - start < 0.2
+
+
+def test_a_tensor_of_more_dimensions_than_arrays_have_is_refused(persona: Callable[..., Persona]) -> None:
+    files = bundle.pack(persona())
+    first = next(line for line in files[bundle.TOML].decode().splitlines() if '"F32 ' in line or '"F16 ' in line)
+    layout = first.partition(" = ")[2]
+    many = layout.rstrip('"') + "x1" * 70 + '"'
+    body = files[bundle.TOML].partition(b"\n")[2].replace(layout.encode(), many.encode())
+    head = f"# pmagic persona, SHA-256 of the lines below: {hashlib.sha256(body).hexdigest()}\n".encode()
+    with pytest.raises(BundleDamaged, match="tensors"):
+        bundle.unpack({**files, bundle.TOML: head + body})
