@@ -52,6 +52,11 @@ _OTHERS = (
     (0, b"PK\x03\x04", "a ZIP archive"),
 )  # fmt: skip
 _CONVERT = "open it in a picture program and save it as JPEG or PNG"
+# Where other programs put what they tell; some write a prompt and a workflow as the camera's make and model.
+_TEXT_TAGS = (
+    ExifTags.Base.UserComment, ExifTags.Base.ImageDescription, ExifTags.Base.Make, ExifTags.Base.Model,
+    ExifTags.Base.Software, ExifTags.Base.Artist, ExifTags.Base.Copyright,
+)  # fmt: skip
 # What an EXIF orientation asks for, as in Exif 2.32, section 4.6.4; 1 is upright.
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -89,6 +94,20 @@ def read_photo(path: Path) -> Photo:
 def decoded(data: bytes, name: str) -> Image.Image:
     """Bytes of a picture of FORMATS, upright and RGB; PhotoRefused calls it `name`."""
     return _rgb(_opened(data, Path(name)))
+
+
+def looks_like_photo(path: Path) -> bool:
+    """Whether a file begins as one of FORMATS does; False where it cannot be opened."""
+    try:
+        with path.open("rb") as file:
+            _register_heif(file.read(12))
+            file.seek(0)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                Image.open(file, formats=FORMATS)
+    except _BROKEN:
+        return False
+    return True
 
 
 def read_mask(path: Path, size: tuple[int, int] | None = None) -> Image.Image:
@@ -157,6 +176,47 @@ def read_story(path: Path) -> dict[str, object]:
             f"{path} does not carry settings of pmagic", "give a picture that pmagic has written"
         ) from error
     return {**story, "format": str(image.format).lower()}
+
+
+def read_foreign_texts(path: Path) -> dict[str, str]:
+    """What a picture of another program carries, by name: a PNG's texts, or EXIF's descriptions, comment and software.
+
+    Empty where there is nothing. Raises NotFound or PhotoRefused.
+    """
+    image = _opened(_bytes(path), path)
+    if image.info.get("texts_left_out"):
+        raise PhotoRefused(f"the texts in {path} are too large to be shown", "look at them with a metadata viewer")
+    texts = {str(key): str(value) for key, value in getattr(image, "text", {}).items()}
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)
+            exif = image.getexif()
+            tags = {**exif, **exif.get_ifd(ExifTags.IFD.Exif)}
+    except _BROKEN:
+        tags = {}
+    for tag in _TEXT_TAGS:
+        text = _exif_text(tags.get(tag))
+        if text:
+            texts.setdefault(tag.name, text)
+    comment = image.info.get("comment")  # of a JPEG or a GIF
+    if isinstance(comment, bytes) and comment.strip(b"\0 "):
+        texts.setdefault("comment", comment.decode("utf-8", "replace"))
+    return texts
+
+
+def _exif_text(value: object) -> str:
+    """The text of a tag; a UserComment begins with eight bytes that name its encoding (Exif 2.32, section 4.6.5)."""
+    if isinstance(value, str):
+        return value.strip("\0 ")
+    if not isinstance(value, bytes):
+        return ""
+    encoding, text = value[:8].rstrip(b"\0 "), value[8:]
+    if encoding == b"UNICODE":  # big-endian as a rule; an ASCII text in the other order has its zeros behind
+        little = text[1:2] == b"\0"
+        return text.decode("utf-16-le" if little else "utf-16-be", "replace").strip("\0 ")
+    if encoding in (b"ASCII", b""):
+        return text.decode("utf-8", "replace").strip("\0 ")
+    return value.decode("utf-8", "replace").strip("\0 ")
 
 
 def parameters(story: Mapping[str, object]) -> str:

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 def learn(
     photo: Annotated[
-        list[Path] | None, typer.Argument(help="A JPEG, PNG or WEBP photo; several of one person may follow.")
+        list[Path] | None, typer.Argument(help="A photo or a folder of photos; several of one person may follow.")
     ] = None,
     name: Annotated[str | None, typer.Option("--name", help="What to call the persona.")] = None,
     base: Annotated[
@@ -147,7 +147,7 @@ def _learn(console: Console, name: str, asked: Asked, *, memory: str, resumed: b
     opened = loading.load(card, device=place, dtype=asked.dtype)
     library.require_same_base(name, opened.name, opened.fingerprint)
     places.remember(card, opened.fingerprint)
-    photos.warn_of_strange_photos(console, opened, shown)
+    photos.warn_of_strange_photos(console, opened, shown, known)
     subject = shown.observed(opened, known)
     count = len(shown.images)
     console.say(

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pmagic.cli.console import Console
-from pmagic.errors import UsageProblem
+from pmagic.errors import NotFound, UsageProblem
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -55,12 +55,21 @@ class Shown:
             base, self.images, self.hashes, word=self.word, kind=self.kind, mask=self.mask, known=known
         )
 
+    def squares(self, known: "Sequence[Portrait] | None") -> "list[Image.Image]":
+        """The part of each photo that is learned from."""
+        from pmagic.engine import subject
+
+        faces = known or [None] * len(self.images)
+        upright = [
+            image if each is None else each.upright(image) for each, image in zip(faces, self.images, strict=True)
+        ]
+        return [image.crop(subject.frame(image.size, each)) for each, image in zip(faces, upright, strict=True)]
+
     def square(self, side: int, known: "Sequence[Portrait] | None") -> "Image.Image":
         """The square of the first photo that is learned from, `side` pixels high and at least 256."""
         from pmagic.engine import subject
 
-        image = self.images[0]
-        return subject.resized(image.crop(subject.frame(image.size, known[0] if known else None)), max(side, 256))
+        return subject.resized(self.squares(known)[0], max(side, 256))
 
     def inputs(self) -> dict[str, object]:
         """What identifies it: plain values."""
@@ -69,7 +78,7 @@ class Shown:
 
 
 def shown(console: Console, paths: Sequence[Path], mask: Path | None, word: str | None, style: bool) -> Shown:
-    """Reads the photos; one that is there twice is told and counts once.
+    """Reads the photos, of a folder all that lie in it; one that is there twice is told and counts once.
 
     Raises NotFound, PhotoRefused, UsageProblem.
     """
@@ -77,6 +86,7 @@ def shown(console: Console, paths: Sequence[Path], mask: Path | None, word: str 
     from pmagic.engine import prompts
 
     kind, word = ("style", word or STYLE) if style else _kind_of(word or FACE, prompts.FACE_WORDS)
+    paths = [each for path in paths for each in _photos_at(path)]
     if mask is not None and style:
         raise UsageProblem("a style is the whole picture, so it has no --mask", "leave one of them out")
     if mask is not None and len(paths) > 1:
@@ -98,21 +108,58 @@ def shown(console: Console, paths: Sequence[Path], mask: Path | None, word: str 
     )
 
 
-def warn_of_strange_photos(console: Console, base: "Base", shown: Shown) -> None:
-    """A base that says what it knows is asked whether a photo is like that; if not, the person is told."""
-    knows = base.card.defaults.get("knows")
-    if not knows:
+def warn_of_strange_photos(
+    console: Console, base: "Base", shown: Shown, known: "Sequence[Portrait] | None" = None
+) -> None:
+    """Tells of faces that were found turned or with a margin, and asks a base that says what it knows of each photo."""
+    for name, portrait in zip(shown.names, known or (), strict=False):
+        if portrait.search:
+            console.warn(f"the face in {name} was found {portrait.search}, and is learned so")
+    if shown.kind == "object":
+        _warn_of_faces(console, base.card, shown)
+    domain = base.card.domain
+    if domain is None:
         return
+    from pmagic.bases import card
     from pmagic.engine.familiarity import noise_error
 
-    worst = max(noise_error(base, photo, shown.word) for photo in shown.images)
-    if worst > knows["error"]:
+    worst = max(noise_error(base, square, shown.word) for square in shown.squares(known))
+    if worst > domain.error:
         console.warn(
-            f"the base {base.name!r} knows {knows['what']} only, and this is something else (of a little noise in it "
-            f"{worst:.2f} is mistaken, {knows['error']:g} at most in what it knows): do not expect a likeness. "
-            "For photographs use --base sd14"
+            f"the base {base.name!r} knows {domain.what} only, and this is something else (of a little noise in it "
+            f"{worst:.2f} is mistaken, {domain.error:g} at most in what it knows): do not expect a likeness. "
+            f"Instead, {card.way_to_photographs()}"
         )
 
 
+def _warn_of_faces(console: Console, card: "Card", shown: Shown) -> None:
+    """A word that is taken for an object leaves faces unseen: who shows one may have meant a person."""
+    console.say(f"{shown.word!r} is taken for an object: no face is looked for")
+    if not isinstance(card.faces, Path):
+        return
+    from pmagic.engine import portraits
+
+    pack = portraits.opened(card)
+    for name, image in zip(shown.names, shown.images, strict=True):
+        if pack.find(image):
+            console.warn(
+                f"{name} shows a face, and {shown.word!r} is taken for an object, so the face is not looked at; for a "
+                "person say --class face, woman, man, girl or boy"
+            )
+
+
+def _photos_at(path: Path) -> list[Path]:
+    """The file itself, or the photos in a folder. Raises NotFound for a folder without any."""
+    from pmagic import datasets
+
+    if not path.is_dir():
+        return [path]
+    found = datasets.photos_of(path)
+    if not found:
+        raise NotFound(f"the folder {path} holds no photo", "give photos, or a folder with the photos of one person")
+    return found
+
+
 def _kind_of(word: str, face_words: Sequence[str]) -> tuple[str, str]:
+    word = word.strip().lower()  # as the tokenizers of CLIP read it
     return ("face" if word in face_words else "object"), word

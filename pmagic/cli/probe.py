@@ -18,7 +18,9 @@ _RECIPE = "paper"  # whose stages a probe finds
 
 
 def probe(
-    photo: Annotated[list[Path], typer.Argument(help="A JPEG, PNG or WEBP photo; several of one person may follow.")],
+    photo: Annotated[
+        list[Path], typer.Argument(help="A photo or a folder of photos; several of one person may follow.")
+    ],
     name: Annotated[
         str | None, typer.Option("--name", help="Keep it for `pmagic learn --name` of the same photo and base.")
     ] = None,
@@ -68,7 +70,7 @@ def probe(
     from pmagic.engine import probe as probing
 
     opened = loading.load(card, device=choosing.device(device), dtype=dtype)
-    photos.warn_of_strange_photos(console, opened, shown)
+    photos.warn_of_strange_photos(console, opened, shown, known)
     subject = shown.observed(opened, known)
     if console.talks:
         staging.tell_time(console, opened, subject, how, with_learning=False)
