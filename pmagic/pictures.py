@@ -15,8 +15,8 @@ from PIL import ExifTags, Image, ImageCms, PngImagePlugin
 from pmagic.errors import NotFound, NumericFailure, PhotoRefused, UsageProblem
 from pmagic.library import durable
 
-# Pillow's names of what is read. HEIF stands before AVIF: both begin alike, and Pillow asks in this order.
-FORMATS = ("JPEG", "PNG", "WEBP", "HEIF", "AVIF", "TIFF", "BMP", "DIB", "GIF", "JPEG2000", "PPM")
+# Pillow's names of what is read, besides HEIF.
+FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "TIFF", "BMP", "DIB", "GIF", "JPEG2000", "PPM")
 PHOTO_ENDINGS = (
     ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".heic", ".heif", ".hif", ".avif", ".tif", ".tiff", ".bmp",
     ".dib", ".gif", ".jp2", ".j2k", ".jpx",
@@ -79,7 +79,7 @@ def read_photo(path: Path) -> Photo:
     """The photo as a viewer shows it: turned by EXIF, 16 bits scaled, profiles obeyed, transparency over white.
 
     A GIF shows its first frame, a TIFF its first page. Raises NotFound, or PhotoRefused for anything but one still
-    picture of FORMATS with 32 px a side to 64 megapixels.
+    picture of FORMATS or HEIC with 32 px a side to 64 megapixels.
     """
     data = _bytes(path)
     image = _opened(data, path)
@@ -100,12 +100,12 @@ def looks_like_photo(path: Path) -> bool:
     """Whether a file begins as one of FORMATS does; False where it cannot be opened."""
     try:
         with path.open("rb") as file:
-            _register_heif(file.read(12))
+            formats = _formats(file.read(12))
             file.seek(0)
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                Image.open(file, formats=FORMATS)
-    except _BROKEN:
+                Image.open(file, formats=formats)
+    except (*_BROKEN, Image.DecompressionBombError):
         return False
     return True
 
@@ -273,8 +273,7 @@ def _decoded(data: bytes, path: Path) -> Image.Image:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # Pillow's, of metadata that is passed over
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            _register_heif(data)
-            image = Image.open(io.BytesIO(data), formats=FORMATS)
+            image = Image.open(io.BytesIO(data), formats=_formats(data))
     except Image.UnidentifiedImageError as error:
         other = next((what for at, begin, what in _OTHERS if data[at : at + len(begin)] == begin), None)
         if other is not None:
@@ -302,12 +301,14 @@ def _decoded(data: bytes, path: Path) -> Image.Image:
     return image
 
 
-def _register_heif(data: bytes) -> None:
-    """Lets Pillow read HEIC, where a file may be of that kind: a box `ftyp` stands at its beginning."""
-    if data[4:8] == b"ftyp":
-        import pillow_heif
+def _formats(data: bytes) -> tuple[str, ...]:
+    """What a file that begins so may be. HEIF is asked before AVIF, for both begin with a box `ftyp`."""
+    if data[4:8] != b"ftyp":
+        return FORMATS
+    import pillow_heif  # here alone: it loads a library of its own
 
-        pillow_heif.register_heif_opener()
+    pillow_heif.register_heif_opener()
+    return ("HEIF", *FORMATS)
 
 
 def _without_texts(data: bytes) -> tuple[bytes | None, bytes]:
