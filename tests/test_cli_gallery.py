@@ -78,6 +78,28 @@ def test_a_folder_of_pictures_leaves_out_what_pmagic_has_not_drawn(tmp_path: Pat
     assert again.stdout == f"{tmp_path / 'gallery-2.html'}\n"
 
 
+def test_a_dangling_link_is_told_and_the_others_are_shown(tmp_path: Path) -> None:
+    pictures_in(tmp_path / "drawn")
+    (tmp_path / "drawn" / "b.png").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "drawn" / "c.png").mkdir()
+    done = runner.invoke(app, ["gallery", str(tmp_path / "drawn"), "--out", str(tmp_path)])
+    assert done.exit_code == 0, done.stderr
+    assert "b.png is left out: there is no file" in done.stderr
+    assert (tmp_path / "gallery.html").read_text().count("<article") == 3
+
+
+def test_recursive_takes_the_folders_in_the_folder(tmp_path: Path) -> None:
+    pictures_in(tmp_path / "drawn" / "one" / "deep")
+    pictures_in(tmp_path / "drawn" / ".hidden")
+    pictures_in(tmp_path / "drawn")
+    words = ["gallery", str(tmp_path / "drawn"), "--out", str(tmp_path / "g.html"), "--json"]
+    assert json.loads(runner.invoke(app, words).stdout)["cards"] == 3
+    document = json.loads(runner.invoke(app, [*words, "--recursive"]).stdout)
+    assert document["cards"] == 6 and "one/deep/a.png" in Path(document["file"]).read_text()
+    refused = runner.invoke(app, ["gallery", "--recursive"])
+    assert refused.exit_code == 2 and "give the folder" in refused.stderr
+
+
 def test_a_damaged_persona_is_told_and_left_out(library: Library, persona: Make, tmp_path: Path) -> None:
     library.save("alice", persona())
     library.save("bob", persona())

@@ -1,5 +1,6 @@
 """Every data set on the shelf keeps the contract, reads its own layout, and says what is wrong with another one."""
 
+import os
 import sys
 import types
 from collections.abc import Callable
@@ -213,3 +214,89 @@ def test_lfw_is_not_fetched_offline(fetching: list[Path], monkeypatch: pytest.Mo
     with pytest.raises(WeightsMissing, match="HF_HUB_OFFLINE"):
         lfw.people(None)
     assert not fetching
+
+
+def test_every_ending_of_a_photo_is_a_person_and_the_rest_is_told(tmp_path: Path) -> None:
+    endings = (".jpg", ".JPG", ".jpe", ".jfif", ".JPEG", ".png", ".webp", ".heic", ".avif", ".bmp", ".tif", ".gif", "")
+    for number, ending in enumerate(endings):
+        (tmp_path / f"p{number:02d}{ending}").write_bytes(picture(tmp_path / "made" / "x.jpg", number).read_bytes())
+    (tmp_path / "made" / "x.jpg").unlink()
+    (tmp_path / "notes.txt").write_text("x")
+    (tmp_path / "README").write_text("x")
+    (tmp_path / ".DS_Store").write_text("x")
+    (tmp_path / "Thumbs.db").write_text("x")
+    assert [who.name for who in folder.people(tmp_path)] == [f"p{number:02d}" for number in range(len(endings))]
+    assert folder.left_out(tmp_path) == [
+        "files whose ending is not that of a photo: README, notes.txt",
+        "folders without a photo: made",
+    ]
+
+
+def test_deeper_people_are_found_and_folders_of_systems_are_not_people(tmp_path: Path) -> None:
+    for place in ("ann/1.jpg", "friends/ben/1.jpg", "friends/cat/1.jpg", "ann/edited/1.jpg"):
+        picture(tmp_path / place)
+    for system in ("@eaDir", "$RECYCLE.BIN", "__MACOSX", ".trash"):
+        picture(tmp_path / system / "1.jpg")
+        picture(tmp_path / "friends" / system / "1.jpg")
+    (tmp_path / "friends" / "loop").symlink_to(tmp_path)
+    assert [who.name for who in folder.people(tmp_path)] == ["ann", "ben", "cat"]
+    assert folder.left_out(tmp_path) == ["folders inside of a person's folder: ann/edited"]
+
+
+def test_a_folder_too_deep_is_told(tmp_path: Path) -> None:
+    picture(tmp_path / "ann.jpg")
+    picture(tmp_path / "1" / "2" / "3" / "4" / "5" / "x.jpg")
+    assert [who.name for who in folder.people(tmp_path)] == ["ann"]
+    assert folder.left_out(tmp_path) == ["folders more than 4 deep: 1/2/3/4/5"]
+
+
+@pytest.mark.parametrize(
+    ("name", "places"),
+    [
+        ("ffhq", ["00000.png", "00001.png"]),
+        ("ffhq", ["ffhq/images1024x1024/00000/00000.png", "ffhq/images1024x1024/01000/01000.png"]),
+        ("ffhq", ["data/00000.png", "data/00001.png"]),
+        ("celeba_hq", ["celeba/CelebA-HQ-img/0.jpg", "celeba/CelebA-HQ-img/1.jpg"]),
+        ("celeba_hq", ["train/male/000004.jpg", "train/female/000001.jpg", "val/male/000009.jpg"]),
+    ],
+)
+def test_other_layouts_of_numbered_photos(tmp_path: Path, name: str, places: list[str]) -> None:
+    for number, place in enumerate(places):
+        picture(tmp_path / place, number)
+    picture(tmp_path / "sample-grid.jpg")
+    found = shelf.take("datasets", name)
+    assert sorted(who.name for who in found.people(tmp_path)) == sorted(Path(place).stem for place in places)
+    assert found.left_out(tmp_path) == ["photos whose name is not a number: sample-grid.jpg"]
+
+
+def test_a_number_that_is_there_twice_counts_once_and_is_told(tmp_path: Path) -> None:
+    picture(tmp_path / "a" / "1.jpg")
+    picture(tmp_path / "b" / "1.jpg")
+    found = shelf.take("datasets", "celeba_hq")
+    assert [who.name for who in found.people(tmp_path)] == ["1"]
+    assert found.left_out(tmp_path) == ["photos whose number is taken: b/1.jpg"]
+
+
+def test_lfw_is_found_however_deep_it_was_unpacked(tmp_path: Path) -> None:
+    labelled(tmp_path / "lfw-deepfunneled" / "lfw-deepfunneled")
+    assert [who.name for who in lfw.people(tmp_path)] == ["Ada_Lovelace", "Carl_Gauss"]
+    assert lfw.left_out(tmp_path) == ["1 people with fewer than 4 photos"]
+
+
+@pytest.mark.parametrize(
+    ("packed", "how"), [("lfw-funneled.tgz", "tar -xf"), ("archive.zip", "zipfile -e"), ("x.7z", "program that packed")]
+)
+def test_a_packed_data_set_is_told_to_be_unpacked(tmp_path: Path, packed: str, how: str) -> None:
+    (tmp_path / packed).write_bytes(b"x")
+    for root in (tmp_path, tmp_path / packed):
+        with pytest.raises(NotFound) as caught:
+            lfw.people(root)
+        assert packed in caught.value.what and how in caught.value.next_step
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
+def test_an_unreadable_folder_is_one_message(tmp_path: Path) -> None:
+    picture(tmp_path / "ann" / "1.jpg")
+    (tmp_path / "ann").chmod(0)
+    with pytest.raises(UsageProblem, match="cannot be read"):
+        folder.people(tmp_path)

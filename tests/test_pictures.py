@@ -3,10 +3,14 @@
 import hashlib
 import io
 import struct
+import subprocess
+import sys
+import warnings
 import zlib
 from pathlib import Path
 from xml.etree import ElementTree
 
+import pillow_heif
 import pytest
 from PIL import Image, ImageCms, PngImagePlugin
 
@@ -136,12 +140,151 @@ def test_a_tiny_photo_and_an_animation_are_refused(tmp_path: Path) -> None:
             pictures.read_photo(tmp_path / f"a.{kind}")
 
 
-def test_other_formats_and_no_images_are_refused(tmp_path: Path) -> None:
-    saved(tmp_path / "p.gif", halves())
-    saved(tmp_path / "p.tiff", halves())
+CASES = Path(__file__).parent / "cases"
+
+
+@pytest.mark.parametrize("ending", ["gif", "tiff", "bmp", "avif", "jp2", "ppm"])
+def test_what_pillow_writes_is_read(tmp_path: Path, ending: str) -> None:
+    image = pictures.read_photo(saved(tmp_path / f"p.{ending}", halves())).image
+    assert (image.mode, image.size) == ("RGB", SIZE)
+    near(corner(image, 0, 0), RED, 12)
+    near(corner(image, 1, 0), BLUE, 12)
+
+
+def test_a_phones_heic_is_read() -> None:
+    image = pictures.read_photo(CASES / "photo.heic").image
+    assert image.size == (512, 512)
+    near(image.resize((1, 1)).getpixel((0, 0)), (142, 133, 132))
+
+
+def test_a_gif_shows_its_first_frame_and_a_tiff_its_first_page(tmp_path: Path) -> None:
+    frames = [Image.new("RGB", SIZE, colour) for colour in (RED, BLUE)]
+    for kind in ("gif", "tiff"):
+        frames[0].save(tmp_path / f"a.{kind}", save_all=True, append_images=frames[1:])
+        assert corner(pictures.read_photo(tmp_path / f"a.{kind}").image, 0, 0) == RED
+
+
+def test_sixteen_bit_tiffs_are_scaled_and_floats_are_refused(tmp_path: Path) -> None:
+    image = pictures.read_photo(saved(tmp_path / "p.tiff", Image.new("I;16", SIZE, 40000))).image
+    assert image.getpixel((5, 5)) == (156, 156, 156)
+    with pytest.raises(PhotoRefused, match="floating-point"):
+        pictures.read_photo(saved(tmp_path / "f.tiff", Image.new("F", SIZE, 0.5)))
+
+
+def test_a_raw_file_is_not_learned_from_its_thumbnail(tmp_path: Path) -> None:
+    with pytest.raises(PhotoRefused, match="raw file"):
+        pictures.read_photo(saved(tmp_path / "p.nef", halves(), format="TIFF", tiffinfo={254: 1}))
+
+
+@pytest.mark.parametrize(
+    ("begin", "what"),
+    [(b"\xff\x0a", "a JPEG XL image"), (b"\0\0\0\x18ftypqt  ", "a film"), (b"8BPS", "a Photoshop document")],
+)
+def test_a_format_that_is_not_read_is_named(tmp_path: Path, begin: bytes, what: str) -> None:
+    (tmp_path / "p.jpg").write_bytes(begin + bytes(100))
+    with pytest.raises(PhotoRefused, match=what) as caught:
+        pictures.read_photo(tmp_path / "p.jpg")
+    assert "save it as JPEG or PNG" in caught.value.next_step
+
+
+BROKEN_EXIF = {
+    "zeros": bytes(40),
+    "double": b"Exif\0\0Exif\0\0MM\0*\0\0\0\x08\0\0",
+    "text": b"b'Exif\\x00\\x00MM'",
+    "garbage": b"Exif\0\0garbage!garbage!",
+    "empty": b"Exif\0\0",
+    "cut": b"Exif\0\0II*\0\x08\0\0\0\x05\0\x12\x01",
+    "far": b"Exif\0\0MM\0*\xff\xff\xff\xff",
+    "bigtiff": b"Exif\0\0II+\0\x08\0\0\0",
+    "orientation-of-99": b"Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x63\0\0\0\0\0\0\0",
+    "orientation-as-text": b"Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x02\0\x02\0\0\0\x36\0\0\0\0\0\0\0",
+}
+
+
+@pytest.mark.parametrize("kind", ["png", "webp", "jpeg"])
+@pytest.mark.parametrize("exif", BROKEN_EXIF.values(), ids=BROKEN_EXIF)
+@pytest.mark.filterwarnings("error::UserWarning")
+def test_broken_exif_is_passed_over_in_every_format(tmp_path: Path, kind: str, exif: bytes) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow's own of what it is made to write
+        halves().save(tmp_path / "p", kind, exif=exif)
+    image = pictures.read_photo(tmp_path / "p").image
+    assert image.size == SIZE
+    near(corner(image, 0, 0), RED, 12)
+    with pytest.raises(PhotoRefused, match="does not carry settings"):
+        pictures.read_story(tmp_path / "p")
+
+
+@pytest.mark.parametrize("kind", ["avif", "heif"])
+@pytest.mark.parametrize("header", [b"garbage!", bytes(8), b"MM\0*\xff\xff\xff\xff", b"II*\0\0\0\0\x05"])
+def test_broken_exif_is_passed_over_in_a_phones_formats(tmp_path: Path, kind: str, header: bytes) -> None:
+    pillow_heif.register_heif_opener()
+    exif = Image.Exif()
+    exif[0x010E] = "a description"
+    halves().save(tmp_path / "p", kind, exif=exif)
+    begin = exif.tobytes()[6:14]
+    data = (tmp_path / "p").read_bytes()
+    assert data.count(begin) == 1
+    (tmp_path / "p").write_bytes(data.replace(begin, header))
+    near(corner(pictures.read_photo(tmp_path / "p").image, 0, 0), RED, 12)
+
+
+def test_a_broken_hexadecimal_exif_of_a_png_is_passed_over(tmp_path: Path) -> None:
+    notes = PngImagePlugin.PngInfo()
+    notes.add_text("Raw profile type exif", "\nexif\n  6\nnothexadecimal\n")
+    assert pictures.read_photo(saved(tmp_path / "p.png", halves(), pnginfo=notes)).image.size == SIZE
+
+
+@pytest.mark.parametrize("behind", [False, True])
+def test_large_texts_of_a_png_do_not_hide_its_pixels(tmp_path: Path, behind: bool) -> None:
+    notes = PngImagePlugin.PngInfo()
+    notes.add_text("Comment", "x" * 3_000_000, zip=True)
+    path = saved(tmp_path / "p.png", halves(), pnginfo=notes)
+    if behind:  # after the pixels, where a reader comes to it last
+        data = path.read_bytes()
+        at = data.index(b"zTXt") - 4
+        end = at + 12 + int.from_bytes(data[at : at + 4])
+        path.write_bytes(data[:at] + data[end:-12] + data[at:end] + data[-12:])
+    assert corner(pictures.read_photo(path).image, 0, 0) == RED
+
+
+def test_a_large_profile_of_a_png_is_still_obeyed(tmp_path: Path) -> None:
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    swapped = profile.replace(b"rXYZ", b"tmp_").replace(b"bXYZ", b"rXYZ").replace(b"tmp_", b"bXYZ")
+    small = pictures.read_photo(saved(tmp_path / "a.png", halves(), icc_profile=swapped)).image
+    assert corner(small, 0, 0) != RED
+    large = pictures.read_photo(saved(tmp_path / "b.png", halves(), icc_profile=swapped + bytes(2_000_000))).image
+    assert large.tobytes() == small.tobytes()
+
+
+def test_heic_loads_its_library_only_for_heic(tmp_path: Path) -> None:
+    path = saved(tmp_path / "p.png", halves())
+    code = "import sys; from pathlib import Path; from pmagic import pictures; pictures.read_photo(Path(sys.argv[1]));"
+    done = subprocess.run([sys.executable, "-c", code + "print('pillow_heif' in sys.modules)", str(path)],
+                          capture_output=True, text=True, check=True)  # fmt: skip
+    assert done.stdout == "False\n"
+
+
+def test_what_another_program_wrote_is_read(tmp_path: Path) -> None:
+    notes = PngImagePlugin.PngInfo()
+    notes.add_text("parameters", "a cowboy\nSteps: 20")
+    notes.add_text("workflow", "{}")
+    path = saved(tmp_path / "p.png", halves(), pnginfo=notes)
+    assert pictures.read_foreign_texts(path) == {"parameters": "a cowboy\nSteps: 20", "workflow": "{}"}
+    exif = Image.Exif()
+    exif[0x010F] = "workflow:{}"
+    for order in ("utf-16-be", "utf-16-le"):
+        exif.get_ifd(0x8769)[0x9286] = b"UNICODE\0" + "a cowboy".encode(order)
+        for kind in ("jpg", "webp"):
+            texts = pictures.read_foreign_texts(saved(tmp_path / f"p.{kind}", halves(), exif=exif))
+            assert texts == {"UserComment": "a cowboy", "Make": "workflow:{}"}
+    assert pictures.read_foreign_texts(saved(tmp_path / "q.png", halves())) == {}
+
+
+def test_no_images_are_refused(tmp_path: Path) -> None:
     (tmp_path / "text.jpg").write_text("hello")
     (tmp_path / "empty.jpg").touch()
-    for name in ("p.gif", "p.tiff", "text.jpg", "empty.jpg"):
+    for name in ("text.jpg", "empty.jpg"):
         with pytest.raises(PhotoRefused, match="not a JPEG, PNG or WEBP"):
             pictures.read_photo(tmp_path / name)
     with pytest.raises(PhotoRefused, match="is a folder"):

@@ -18,8 +18,18 @@ CLIP_REPO = "openai/clip-vit-base-patch32"  # the observer of METHOD 2: image em
 CLIPSEG_REPO = "CIDAS/clipseg-rd64-refined"  # masks for a word
 # insightface's packs: one that finds faces and is trained against, and another that only judges.
 FACES_PACK, JUDGE_PACK = "buffalo_l", "antelopev2"
+FOR_PHOTOGRAPHS = "sd14"  # the base that the paper uses
 OBSERVERS = ("clip", "clipseg", "faces", "judge")
 PARTS = ("unet", "vae", "text_encoder")  # each must hold weights; the tokenizer and the scheduler hold only texts
+
+
+@dataclass(frozen=True)
+class Domain:
+    """What a base that does not know every kind of picture says of what it knows."""
+
+    what: str  # in words, as in "drawn faces"
+    error: float  # the largest noise error of such pictures
+    samples: tuple[Path, ...]  # pictures of it to try, shipped with the base
 
 
 @dataclass(frozen=True)
@@ -40,6 +50,16 @@ class Card:
     clipseg: str | Path = CLIPSEG_REPO  # finds the mask of a word
     faces: str | Path = FACES_PACK  # finds faces, and knows them for the identity loss
     judge: str | Path = JUDGE_PACK  # knows faces, for evaluation alone
+
+    @property
+    def domain(self) -> Domain | None:
+        """What pmagic.toml says that this base knows; None of a base for photographs of every kind."""
+        knows = self.defaults.get("knows")
+        if not knows or self.folder is None:
+            return None
+        place = knows.get("samples")
+        samples = () if place is None else tuple(sorted((self.folder / place).resolve().glob("*.png")))
+        return Domain(knows["what"], knows["error"], samples)
 
     @property
     def title(self) -> str:
@@ -80,6 +100,14 @@ def named(name: str) -> Card:
     raise NotFound(
         f"there is no base {name!r}",
         f"{hint}--base takes {', '.join(cards)}, a hub id (owner/repo) or a diffusers folder",
+    )
+
+
+def way_to_photographs() -> str:
+    """What to type for a base that knows photographs, with the pack that finds faces in them."""
+    return (
+        f"for photographs fetch another base, `pmagic models pull {FOR_PHOTOGRAPHS}`, and what finds faces in them, "
+        f"`pmagic models pull {FACES_PACK}` (for non-commercial use), then add `--base {FOR_PHOTOGRAPHS}`"
     )
 
 
@@ -176,6 +204,8 @@ def _read_defaults(folder: Path | None) -> Mapping[str, Any]:
                 f"give folders, relative to the base's own, for: {', '.join(OBSERVERS)}",
             )
     knows = found.get("knows")
+    if knows and not isinstance(knows.get("samples", ""), str):
+        raise Incompatible(f"{path}: samples must be a folder", 'write for example: samples = "portraits"')
     if knows and not (isinstance(knows.get("what"), str) and type(knows.get("error")) in (int, float)):
         raise Incompatible(f"{path}: [knows] must say what and error", 'write: what = "drawn faces" and error = 0.2')
     return MappingProxyType(found)

@@ -121,7 +121,10 @@ def evaluate(
         )
     if fetches:
         console.warn(f"this fetches {fetches}; with --root it would not")
-    drawn = datasets.drawn(source.people(root), people, repeats, seed)
+    everyone = source.people(root)
+    for each in source.left_out(root):
+        console.warn(f"left out: {each}")
+    drawn = datasets.drawn(everyone, people, repeats, seed)
     sample = [who for each in drawn for who in each]
     sitters, unread = harness.people(sample)
     about = {

@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ import typer
 from pmagic import settings
 from pmagic.cli.console import Console, clean
 from pmagic.cli.options import AsJson, Quiet
-from pmagic.errors import NotFound, PhotoRefused, Problem
+from pmagic.errors import NotFound, PhotoRefused, Problem, UsageProblem
 from pmagic.library import bundle, durable
 from pmagic.library.naming import folder_of
 from pmagic.library.store import Library
@@ -45,6 +46,7 @@ def gallery(
         Path | None, typer.Argument(help="A folder of pictures that pmagic has drawn; without it, the library.")
     ] = None,
     out: Annotated[Path, typer.Option("--out", help="File to write; none is overwritten.")] = Path("gallery.html"),
+    recursive: Annotated[bool, typer.Option("--recursive", help="Take the folders in the folder too.")] = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
@@ -53,9 +55,12 @@ def gallery(
     \b
     pmagic gallery
     pmagic gallery paintings --out paintings.html
+    pmagic gallery paintings --recursive
     """
     console = Console(quiet=quiet, as_json=as_json)
-    cards = list(_personas(console) if folder is None else _pictures(folder))
+    if recursive and folder is None:
+        raise UsageProblem("--recursive is about a folder of pictures", "give the folder, or leave --recursive out")
+    cards = list(_personas(console) if folder is None else _pictures(console, folder, recursive))
     if not cards:
         what = "no persona is kept yet" if folder is None else f"{folder} holds no picture that pmagic has drawn"
         raise NotFound(what, "learn one, or give a folder of pictures that `pmagic render` has written")
@@ -112,19 +117,38 @@ def _personas(console: Console) -> Iterator[Card]:
         yield _card(str(address), f"{about.word} on {about.base}", picture, facts)
 
 
-def _pictures(folder: Path) -> Iterator[Card]:
+def _pictures(console: Console, folder: Path, recursive: bool) -> Iterator[Card]:
+    from pmagic import pictures
+
+    for path in _picture_files(console, folder, recursive):
+        name = str(path.relative_to(folder))
+        try:
+            story = pictures.read_story(path)
+            picture = _thumbnail(path.read_bytes(), name)
+        except PhotoRefused:
+            continue  # a picture of another origin has no place here
+        except (NotFound, OSError) as problem:  # a link to nothing, or a file that was removed meanwhile
+            console.warn(f"{path} is left out: {problem}")
+            continue
+        facts = {name: str(value) for name, value in story.items() if name != "prompt" and value not in ("", None)}
+        yield _card(name, str(story.get("prompt", "")), picture, facts)
+
+
+def _picture_files(console: Console, folder: Path, recursive: bool) -> list[Path]:
+    """The pictures in a folder, sorted; with the folders in it, but for hidden ones and links to folders."""
     from pmagic import pictures
 
     if not folder.is_dir():
         raise NotFound(f"there is no folder {folder}", "give a folder of pictures")
-    for path in sorted(each for each in folder.iterdir() if each.suffix.lower() in pictures.ENDINGS):
-        try:
-            story = pictures.read_story(path)
-            picture = _thumbnail(path.read_bytes(), path.name)
-        except PhotoRefused:
-            continue  # a picture of another origin has no place here
-        facts = {name: str(value) for name, value in story.items() if name != "prompt" and value not in ("", None)}
-        yield _card(path.name, str(story.get("prompt", "")), picture, facts)
+
+    def unreadable(error: OSError) -> None:
+        console.warn(f"the folder {error.filename} is left out: {error.strerror}")
+
+    found = []
+    for place, inside, files in os.walk(folder, onerror=unreadable):
+        inside[:] = [each for each in inside if recursive and not each.startswith(".")]
+        found += [Path(place, each) for each in files if Path(each).suffix.lower() in pictures.ENDINGS]
+    return sorted(found)
 
 
 def _card(name: str, line: str, picture: str, facts: Mapping[str, str]) -> Card:

@@ -1,5 +1,6 @@
 """`pmagic info`: what a picture says of itself, and the command that draws it again."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -8,14 +9,19 @@ import typer
 from pmagic.cli import stories
 from pmagic.cli.console import Console, on_one_line
 from pmagic.cli.options import AsJson, Quiet
+from pmagic.errors import PhotoRefused
+
+SHOWN = 2000  # characters of another program's text
 
 
 def info(
-    picture: Annotated[Path, typer.Argument(help="A PNG, JPEG or WEBP that pmagic has drawn.")],
+    picture: Annotated[Path, typer.Argument(help="A picture that pmagic, or another program, has drawn.")],
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
     """Show how a picture was made, and the command that gives the same bytes again.
+
+    Of a picture that another program has made, what that program has written into it.
 
     \b
     pmagic info alice-as-a-cowboy.png
@@ -23,8 +29,15 @@ def info(
     """
     from pmagic import pictures
 
-    story = pictures.read_story(picture)
     console = Console(quiet=quiet, as_json=as_json)
+    try:
+        story = pictures.read_story(picture)
+    except PhotoRefused:
+        texts = pictures.read_foreign_texts(picture)
+        if not texts:
+            raise
+        _show_foreign(console, picture, texts, quiet)
+        return
     unrepeatable = story.get("kind") in stories.UNREPEATABLE
     command = "" if unrepeatable else stories.repeat(story)
     if unrepeatable:
@@ -39,3 +52,15 @@ def info(
         [each for each in [command] if each] if quiet else [*lines, *(["again:", f"  {command}"] if command else [])]
     )
     console.result(shown, {**story, "command": command, "warnings": console.warnings})
+
+
+def _show_foreign(console: Console, picture: Path, texts: Mapping[str, str], quiet: bool) -> None:
+    """What another program has written into a picture: shown as it stands, no command follows from it."""
+    console.warn(f"{picture} carries no settings of pmagic; what is shown was written by another program")
+    lines = [f"{key}: {text if len(text) <= SHOWN else _cut(text)}" for key, text in texts.items()]
+    document = {"written_by": "another program", "texts": texts, "command": "", "warnings": console.warnings}
+    console.result([] if quiet else [on_one_line(line) for line in lines], document)
+
+
+def _cut(text: str) -> str:
+    return f"{text[:SHOWN]} ... ({len(text)} characters, all of them with --json)"

@@ -24,7 +24,7 @@ from pmagic.tasks.reporting import duration
 
 def learn(
     photo: Annotated[
-        list[Path] | None, typer.Argument(help="A JPEG, PNG or WEBP photo; several of one person may follow.")
+        list[Path] | None, typer.Argument(help="A photo or a folder of photos; several of one person may follow.")
     ] = None,
     name: Annotated[str | None, typer.Option("--name", help="What to call the persona.")] = None,
     base: Annotated[

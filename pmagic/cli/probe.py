@@ -18,7 +18,9 @@ from pmagic.tasks.reporting import duration
 
 
 def probe(
-    photo: Annotated[list[Path], typer.Argument(help="A JPEG, PNG or WEBP photo; several of one person may follow.")],
+    photo: Annotated[
+        list[Path], typer.Argument(help="A photo or a folder of photos; several of one person may follow.")
+    ],
     name: Annotated[
         str | None, typer.Option("--name", help="Keep it for `pmagic learn --name` of the same photo and base.")
     ] = None,

@@ -6,10 +6,12 @@ fetches() -> str                          what would be downloaded without --roo
                                           where it cannot be
 PROMPTS: tuple[str, ...] | None           what to draw of these people; None: the paper's prompts
 people(root: Path | None) -> list[Individual]   all of them, in an order that depends on the data alone
+left_out(root: Path | None) -> list[str]  what lies there and is nobody's photo, in words, for the person to be told
 """
 
 import re
-from collections.abc import Callable, Sequence
+import shlex
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,8 +24,12 @@ from pmagic.pictures import Photo
 if TYPE_CHECKING:
     from PIL import Image
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+DEPTH = 4  # folders below --root that are looked into for a layout of its own
 _SHOWN = 6  # entries of a folder whose layout is wrong
+# Folders that systems and archives make by themselves; what lies there are thumbnails, leftovers and removed files.
+_SYSTEM = ("@eadir", "$recycle.bin", "#recycle", "system volume information", "__macosx", "lost+found", "lost.dir")
+_SYSTEM_FILES = ("Thumbs.db", "desktop.ini")
+_PACKED = (".zip", ".tgz", ".tar", ".tar.gz", ".tar.bz2", ".tar.xz", ".7z", ".rar")
 _NUMBERS = re.compile(r"(\d+)")
 
 Source = Callable[[], Photo]  # a photo that is read, or drawn, when it is needed
@@ -63,11 +69,91 @@ def fetches_nothing() -> str:
 
 def photos_of(folder: Path) -> list[Path]:
     """The photos that lie in a folder itself, by number where their names are numbers."""
-    return sorted((each for each in folder.iterdir() if _is_photo(each)), key=_natural)
+    return sorted((each for each in _entries(folder) if _is_photo(each)), key=_natural)
 
 
 def folders_of(folder: Path) -> list[Path]:
-    return sorted(each for each in folder.iterdir() if each.is_dir() and not each.name.startswith("."))
+    """The folders in a folder, but for hidden ones and those of systems."""
+    return sorted(
+        each
+        for each in _entries(folder)
+        if not each.name.startswith(".") and each.name.lower() not in _SYSTEM and each.is_dir()
+    )
+
+
+def others_of(folder: Path) -> list[Path]:
+    """What lies in a folder itself and is neither a photo nor a folder, nor hidden."""
+    return sorted(
+        each
+        for each in _entries(folder)
+        if not each.name.startswith(".")
+        and not each.is_dir()
+        and not _is_photo(each)
+        and each.name not in _SYSTEM_FILES
+    )
+
+
+def tree(root: Path) -> Iterator[Path]:
+    """The folder and those in it, DEPTH deep, each once whatever links lead there; a folder before its own."""
+    seen: set[Path] = set()
+    level = [root]
+    for _ in range(DEPTH + 1):
+        fresh = []
+        for folder in level:
+            real = folder.resolve()
+            if real not in seen:
+                seen.add(real)
+                fresh.append(folder)
+        yield from fresh
+        level = [each for folder in fresh for each in folders_of(folder)]
+
+
+@dataclass(frozen=True)
+class Numbered:
+    """Photos by their number, which is each person's name, and the photos that have none or one that is taken."""
+
+    photos: Mapping[str, Path]
+    unnumbered: Sequence[Path]
+    twice: Sequence[Path]
+
+    def left_out(self, root: Path) -> list[str]:
+        return [
+            *one_line("photos whose name is not a number", self.unnumbered, root),
+            *one_line("photos whose number is taken", self.twice, root),
+        ]
+
+
+def numbered(root: Path, usual: Sequence[str], number: re.Pattern[str]) -> Numbered:
+    """The numbered photos of the first of the `usual` folders in `root` that holds some, or of all of `root`.
+
+    They may be deeper, as in train/male. number: what a whole name without its ending must match.
+    """
+    for folder in (*(root / each for each in usual if (root / each).is_dir()), root):
+        photos: dict[str, Path] = {}
+        unnumbered: list[Path] = []
+        twice: list[Path] = []
+        for photo in (photo for each in tree(folder) for photo in photos_of(each)):
+            if not number.fullmatch(photo.stem):
+                unnumbered.append(photo)
+            elif photos.setdefault(photo.stem, photo) != photo:
+                twice.append(photo)
+        if photos:
+            return Numbered(dict(sorted(photos.items(), key=lambda item: _natural(item[1]))), unnumbered, twice)
+    return Numbered({}, (), ())
+
+
+def nothing_left_out(root: Path | None) -> list[str]:
+    """What most data sets, whose photos have names of their own, leave out."""
+    return []
+
+
+def one_line(what: str, paths: Sequence[Path], root: Path) -> list[str]:
+    """`3 files that are no photos: a.txt, b/c.pdf, ...`; nothing where there are none."""
+    if not paths:
+        return []
+    shown = ", ".join(str(each.relative_to(root)) for each in paths[:_SHOWN])
+    more = f" and {len(paths) - _SHOWN} more" if len(paths) > _SHOWN else ""
+    return [f"{what}: {shown}{more}"]
 
 
 def from_file(path: Path) -> Source:
@@ -78,6 +164,8 @@ def require_folder(root: Path | None, wanted: str, where: str) -> Path:
     """UsageProblem or NotFound where there is no such folder."""
     if root is None:
         raise UsageProblem(f"this data set needs --root, {wanted}", where)
+    if root.is_file() and root.name.lower().endswith(_PACKED):
+        raise NotFound(f"{root} is still packed", f"unpack it, {_unpacking(root)}, and give --root {wanted}")
     if not root.is_dir():
         raise NotFound(f"there is no folder {root}", f"give --root {wanted}")
     return root
@@ -85,14 +173,39 @@ def require_folder(root: Path | None, wanted: str, where: str) -> Path:
 
 def wrong_layout(root: Path, wanted: str, where: str) -> NotFound:
     """What was expected of a folder, and what was found in it."""
-    inside = sorted(each.name + "/" * each.is_dir() for each in root.iterdir())
+    entries = _entries(root)
+    inside = sorted(each.name + "/" * each.is_dir() for each in entries)
     more = f" and {len(inside) - _SHOWN} more" if len(inside) > _SHOWN else ""
     found = ", ".join(inside[:_SHOWN]) + more if inside else "nothing"
-    return NotFound(f"{root} must be {wanted}; found there: {found}", where)
+    packed = sorted(each for each in entries if each.name.lower().endswith(_PACKED))
+    advice = f"unpack {packed[0].name}, {_unpacking(packed[0])}, and give the folder" if packed else where
+    return NotFound(f"{root} must be {wanted}; found there: {found}", advice)
+
+
+def _unpacking(path: Path) -> str:
+    tar = any(end in path.name.lower() for end in (".tar", ".tgz"))
+    command = ["tar", "-xf"] if tar else ["python", "-m", "zipfile", "-e"]
+    if not tar and path.suffix.lower() != ".zip":
+        return "with the program that packed it"
+    folder = ["-C", str(path.parent)] if tar else [str(path.parent)]
+    return f"for example with `{shlex.join([*command, str(path), *folder])}`"
+
+
+def _entries(folder: Path) -> list[Path]:
+    try:
+        return list(folder.iterdir())
+    except OSError as error:
+        raise UsageProblem(
+            f"the folder {folder} cannot be read: {error.strerror}", "check its permissions, or take it out of --root"
+        ) from error
 
 
 def _is_photo(path: Path) -> bool:
-    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
+    """By the name's ending; without one, by what the file begins with."""
+    if path.name.startswith("."):
+        return False
+    suffix = path.suffix.lower()
+    return path.is_file() and (pictures.looks_like_photo(path) if not suffix else suffix in pictures.PHOTO_ENDINGS)
 
 
 def _natural(path: Path) -> list[tuple[int, str]]:

@@ -17,9 +17,12 @@ _NUMBER = re.compile(r"(img)?\d+")
 def people(root: Path | None) -> list[Individual]:
     """Raises UsageProblem or NotFound for a folder of another layout."""
     root = datasets.require_folder(root, WANTED, WHERE)
-    for folder in (root, *(root / each for each in _FOLDERS)):
-        if folder.is_dir():
-            photos = [each for each in datasets.photos_of(folder) if _NUMBER.fullmatch(each.stem)]
-            if photos:
-                return [Individual(each.stem, (datasets.from_file(each),)) for each in photos]
-    raise datasets.wrong_layout(root, WANTED, WHERE)
+    found = datasets.numbered(root, _FOLDERS, _NUMBER)
+    if not found.photos:
+        raise datasets.wrong_layout(root, WANTED, WHERE)
+    return [Individual(name, (datasets.from_file(photo),)) for name, photo in found.photos.items()]
+
+
+def left_out(root: Path | None) -> list[str]:
+    root = datasets.require_folder(root, WANTED, WHERE)
+    return datasets.numbered(root, _FOLDERS, _NUMBER).left_out(root)

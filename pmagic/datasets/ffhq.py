@@ -15,15 +15,14 @@ _NUMBER = re.compile(r"\d{5}")
 
 
 def people(root: Path | None) -> list[Individual]:
-    """Raises UsageProblem or NotFound for a folder of another layout."""
+    """Photos in folders of a thousand, or all in one. Raises UsageProblem or NotFound for another layout."""
     root = datasets.require_folder(root, WANTED, WHERE)
-    for folder in (root, *(root / each for each in _FOLDERS)):
-        thousands = [each for each in _inside(folder) if _NUMBER.fullmatch(each.name)]
-        photos = [photo for each in thousands for photo in datasets.photos_of(each) if _NUMBER.fullmatch(photo.stem)]
-        if photos:
-            return [Individual(each.stem, (datasets.from_file(each),)) for each in photos]
-    raise datasets.wrong_layout(root, WANTED, WHERE)
+    found = datasets.numbered(root, _FOLDERS, _NUMBER)
+    if not found.photos:
+        raise datasets.wrong_layout(root, WANTED, WHERE)
+    return [Individual(name, (datasets.from_file(photo),)) for name, photo in found.photos.items()]
 
 
-def _inside(folder: Path) -> list[Path]:
-    return datasets.folders_of(folder) if folder.is_dir() else []
+def left_out(root: Path | None) -> list[str]:
+    root = datasets.require_folder(root, WANTED, WHERE)
+    return datasets.numbered(root, _FOLDERS, _NUMBER).left_out(root)

@@ -1,8 +1,10 @@
-"""Any folder: each photo in it is a person, and each folder in it is one person with several photos.
+"""Any folder: each photo in it is a person, and each folder with photos below it is one person with several photos.
 
-Of several photos the first is learned from, and the others are kept to compare with.
+Of several photos the first is learned from, and the others are kept to compare with. A folder of folders is looked
+into; folders inside a person's own folder are left out, for they may show anybody.
 """
 
+from collections.abc import Iterator
 from pathlib import Path
 
 from pmagic import datasets
@@ -19,7 +21,7 @@ def people(root: Path | None) -> list[Individual]:
     """Raises NotFound for a folder without photos, UsageProblem where two people have one name."""
     root = datasets.require_folder(root, WANTED, WHERE)
     places = {each: [each] for each in datasets.photos_of(root)}
-    places |= {each: photos for each in datasets.folders_of(root) if (photos := datasets.photos_of(each))}
+    places |= {each: photos for each in _groups(root) if (photos := datasets.photos_of(each))}
     if not places:
         raise datasets.wrong_layout(root, WANTED, WHERE)
     named: dict[str, Path] = {}
@@ -33,3 +35,35 @@ def people(root: Path | None) -> list[Individual]:
         named[name] = place
     photos = {name: list(map(datasets.from_file, places[place])) for name, place in named.items()}
     return [Individual(name, (first,), tuple(others)) for name, (first, *others) in photos.items()]
+
+
+def left_out(root: Path | None) -> list[str]:
+    """Files that are no photos, folders inside a person's, and folders without photos."""
+    root = datasets.require_folder(root, WANTED, WHERE)
+    groups = list(_groups(root))
+    inner = [each for group in groups if datasets.photos_of(group) for each in datasets.folders_of(group)]
+    empty = [each for each in groups if not datasets.photos_of(each) and not datasets.folders_of(each)]
+    files = [each for folder in (root, *groups) for each in datasets.others_of(folder)]
+    deep = [each for group in groups if _depth(root, group) == datasets.DEPTH and not datasets.photos_of(group)
+            for each in datasets.folders_of(group)]  # fmt: skip
+    return [
+        *datasets.one_line("files whose ending is not that of a photo", files, root),
+        *datasets.one_line("folders inside of a person's folder", inner, root),
+        *datasets.one_line("folders without a photo", empty, root),
+        *datasets.one_line(f"folders more than {datasets.DEPTH} deep", deep, root),
+    ]
+
+
+def _groups(root: Path) -> Iterator[Path]:
+    """The folders below that are no part of a person's own folder."""
+    people: list[Path] = []
+    for folder in datasets.tree(root):
+        if folder == root or any(folder.is_relative_to(each) for each in people):
+            continue
+        if datasets.photos_of(folder):
+            people.append(folder)
+        yield folder
+
+
+def _depth(root: Path, folder: Path) -> int:
+    return len(folder.relative_to(root).parts)

@@ -23,7 +23,7 @@ _NUMBER = re.compile(r"_\d{4}")
 def people(root: Path | None) -> list[Individual]:
     """Everyone with more than three photos. Raises NotFound for another layout, and as `fetched` without a root."""
     root = fetched() if root is None else datasets.require_folder(root, WANTED, WHERE)
-    found = next((each for each in map(_people, (root, *(root / name for name in _FOLDERS))) if each), None)
+    found = _found(root)
     if found is None:
         raise datasets.wrong_layout(root, WANTED, WHERE)
     enough = {name: photos for name, photos in found.items() if len(photos) > LEARNED}
@@ -38,6 +38,14 @@ def people(root: Path | None) -> list[Individual]:
         )
         for name, photos in enough.items()
     ]
+
+
+def left_out(root: Path | None) -> list[str]:
+    """People with too few photos, counted, and files of other names among those of the others."""
+    root = _photos() if root is None else datasets.require_folder(root, WANTED, WHERE)
+    found = _found(root) or {}
+    few = sum(len(photos) <= LEARNED for photos in found.values())
+    return [f"{few} people with fewer than {LEARNED + 1} photos"] if few else []
 
 
 def fetches() -> str:
@@ -87,6 +95,12 @@ def _photos() -> Path:
 def _archive() -> Path:
     """What scikit-learn downloads, and removes once all of it is unpacked."""
     return _photos().with_name("lfw-funneled.tgz")
+
+
+def _found(root: Path) -> dict[str, list[Path]] | None:
+    """The photos of the first folder of LFW's layout: one of the usual ones, or any that is nested in `root`."""
+    usual = [root, *(each for name in _FOLDERS if (each := root / name).is_dir())]
+    return next((each for each in map(_people, (*usual, *datasets.tree(root))) if each), None)
 
 
 def _people(folder: Path) -> dict[str, list[Path]]:

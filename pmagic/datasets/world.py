@@ -35,6 +35,7 @@ SCENES: Mapping[str, Mapping[str, str]] = {
 }
 PROMPTS = tuple(SCENES)
 fetches = datasets.fetches_nothing
+left_out = datasets.nothing_left_out
 FIRST, PEOPLE = 10_000, 2_000  # seeds of its people, counted from the first that is held out of every training
 SIDE = 256  # pixels
 _OTHER = {"x": 0.48, "turn": -4.0, "yaw": 0.05, "light": -0.6, "expression": "smile", "place": "green", "seed": 2}

@@ -7,24 +7,47 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import combinations
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 from PIL import Image
 
+from pmagic.bases import card as bases
 from pmagic.bases.card import Card
 from pmagic.errors import PhotoRefused, UsageProblem, WeightsMissing
-from pmagic.vision import faces
+from pmagic.vision import faces, sightings
 from pmagic.vision.faces import Face, FacePack
+from pmagic.vision.sightings import Sighting
 
 SMALLEST = 0.15  # of the photo's short side: about 75 pixels of the 512 that Stable Diffusion sees, ten latent cells
 
 
 @dataclass(frozen=True)
 class Portrait:
-    """The face that is learned. others: of the same photo, so that a mask can leave them out."""
+    """The face that is learned, in pixels of the photo turned by `turn`, which `upright` gives.
+
+    others: of the same photo, so that a mask can leave them out. turn: degrees against the clock. margin: of the
+    photo's sides, put around it so that the detector found the face; 0 in most photos.
+    """
 
     face: Face
     others: tuple[Face, ...]
+    turn: int = 0
+    margin: float = 0
+
+    def upright(self, picture: Image.Image) -> Image.Image:
+        """The photo, or its mask, as the face stands upright in it."""
+        return picture.transpose(_TRANSPOSES[self.turn]) if self.turn else picture
+
+    @property
+    def search(self) -> str:
+        """How the face was found, where it was not found in the photo as it is; "" where it was."""
+        ways = [f"turned by {self.turn} degrees against the clock"] * (self.turn != 0)
+        ways += ["with a margin around the photo"] * (self.margin != 0)
+        return " and ".join(ways)
+
+
+_TRANSPOSES = {90: Image.Transpose.ROTATE_90, 180: Image.Transpose.ROTATE_180, 270: Image.Transpose.ROTATE_270}
 
 
 def portraits(
@@ -32,13 +55,24 @@ def portraits(
 ) -> list[Portrait]:
     """The one face of each photo that is large enough to learn, or number `pick`, counted from 1, the largest first.
 
+    Of a photo with several faces, `pick` says which; without it, the face is taken that all photos have in common.
     names: what the person calls each photo. alike: the cosine from which two faces count as one person's.
     Raises PhotoRefused (no face, too small, several, two people), UsageProblem (pick), WeightsMissing (no face pack).
     """
     pack = opened(card)
-    found = [_portrait(pack, photo, name, pick) for photo, name in zip(photos, names, strict=True)]
-    embeddings = [pack.embed(photo, [each.face])[0] for photo, each in zip(photos, found, strict=True)]
-    for (a, b), (one, other) in zip(combinations(embeddings, 2), combinations(names, 2), strict=True):
+    views = [_view(card, pack, photo, name) for photo, name in zip(photos, names, strict=True)]
+    most = max((len(view.faces) for view in views), default=0)
+    if pick is not None and not 1 <= pick <= most:
+        counted = "; ".join(f"{view.name}: {_list(view.faces)}" for view in views)
+        raise UsageProblem(f"there is no face {pick} in {counted}", f"choose one from 1 to {most}")
+    several = pick is not None and len(photos) > 1
+    candidates = [_candidates(view, None if several and len(view.faces) == 1 else pick) for view in views]
+    embeddings = [pack.embed(view.photo, faces) for view, faces in zip(views, candidates, strict=True)]
+    chosen = _in_common(embeddings, alike) if len(photos) > 1 else [0] * len(photos)
+    if chosen is None or max(map(len, candidates)) > 1 == len(photos):
+        _refuse_several(views, candidates)
+    rows = [rows[k] for rows, k in zip(embeddings, chosen, strict=True)]
+    for (a, b), (one, other) in zip(combinations(rows, 2), combinations(names, 2), strict=True):
         similarity = float(np.dot(a, b))
         if similarity < alike:
             raise PhotoRefused(
@@ -46,7 +80,7 @@ def portraits(
                 f"photos of one person at least {alike:.2f}",
                 "learn each person from photos of that person alone",
             )
-    return found
+    return [view.portrait(faces[k]) for view, faces, k in zip(views, candidates, chosen, strict=True)]
 
 
 def opened(card: Card) -> FacePack:
@@ -69,31 +103,98 @@ def _opened(folder: Path) -> FacePack:
     return faces.load(folder)
 
 
-def _portrait(pack: FacePack, photo: Image.Image, name: str, pick: int | None) -> Portrait:
-    found = pack.find(photo)
-    if not found:
-        raise PhotoRefused(
-            f"no face is found in {name}",
-            "give a photo in which the face is larger and looks at the camera; for anything but people say what it is, "
-            "for example `--class cat`",
+@dataclass(frozen=True)
+class _View:
+    """A photo as its faces were found in it."""
+
+    name: str
+    photo: Image.Image  # turned
+    sighting: Sighting
+
+    @property
+    def faces(self) -> Sequence[Face]:
+        return self.sighting.faces
+
+    def portrait(self, face: Face) -> Portrait:
+        others = tuple(each for each in self.faces if each is not face)
+        return Portrait(face, others, self.sighting.turn, self.sighting.margin)
+
+
+def _view(card: Card, pack: FacePack, photo: Image.Image, name: str) -> _View:
+    sighting = sightings.find_upright(pack, photo)
+    if sighting is None:
+        what, advice = _no_face(card, name)
+        raise PhotoRefused(what, advice)
+    return _View(name, Portrait(sighting.faces[0], (), sighting.turn).upright(photo), sighting)
+
+
+def _no_face(card: Card, name: str) -> tuple[str, str]:
+    """What is wrong with a photo without a face, and what to do; a base that knows one domain only says so."""
+    tried = "neither as it is nor with a margin around it, nor turned by 90, 180 or 270 degrees"
+    domain = card.domain
+    other = "for anything but people say what it is, for example `--class cat`"
+    if domain is None:
+        return (
+            f"no face is found in {name}, {tried}",
+            f"give a sharp photo in which the whole face is seen from the front and not covered, its longer side at "
+            f"least {SMALLEST:.0%} of the photo's shorter one; {other}",
         )
-    if pick is not None and not 1 <= pick <= len(found):
-        raise UsageProblem(f"there is no face {pick} in {name}: {_told(found)}", f"choose one from 1 to {len(found)}")
-    least = SMALLEST * min(photo.size)
-    large = [face for face in found if _side(face) >= least]
-    face = found[pick - 1] if pick is not None else (large or found)[0]
+    samples = f"try one of its own: {', '.join(map(str, domain.samples))}; " if domain.samples else ""
+    return (
+        f"no face is found in {name}, {tried}; the base {card.name!r} knows {domain.what} only, so it does not learn "
+        "from photographs",
+        f"{samples}{bases.way_to_photographs()}; {other}",
+    )
+
+
+def _candidates(view: _View, pick: int | None) -> list[Face]:
+    """The faces that may be meant: number `pick`, or all that are large enough. Raises PhotoRefused, UsageProblem."""
+    if pick is not None and pick > len(view.faces):
+        raise UsageProblem(
+            f"there is no face {pick} in {view.name}: {_list(view.faces)}", f"choose one from 1 to {len(view.faces)}"
+        )
+    least = SMALLEST * min(view.photo.size)
+    large = [face for face in view.faces if _side(face) >= least]
+    face = view.faces[pick - 1] if pick is not None else (large or view.faces)[0]
     if _side(face) < least:
         raise PhotoRefused(
-            f"the face in {name} is too small: {_told([face])} of {photo.width} x {photo.height} pixels, "
-            f"its longer side must be at least {least:.0f}",
+            f"the face in {view.name} is too small: {_list([face])} of {view.photo.width} x {view.photo.height} "
+            f"pixels, its longer side must be at least {least:.0f}",
             "cut the photo so that the face fills more of it",
         )
-    if pick is None and len(large) > 1:
+    return [face] if pick is not None else large
+
+
+def _in_common(embeddings: Sequence[np.ndarray], alike: float) -> list[int] | None:
+    """Which face of each photo is the person whom all of them show; None where several people are in every photo.
+
+    embeddings: (faces, E) of each photo. Photos of one face settle it; without them, the only face that has one like it
+    in every other photo does.
+    """
+    alone = [rows for rows in embeddings if len(rows) == 1]
+    if alone:
+        mean = np.concatenate(alone).mean(axis=0)
+        return [int(np.argmax(rows @ mean)) for rows in embeddings]
+    first, *rest = embeddings
+    shared = [k for k, row in enumerate(first) if all((rows @ row).max() >= alike for rows in rest)]
+    if len(shared) != 1:
+        return None
+    return [int(np.argmax(rows @ first[shared[0]])) for rows in embeddings]
+
+
+def _refuse_several(views: Sequence[_View], candidates: Sequence[Sequence[Face]]) -> NoReturn:
+    view = next(view for view, faces in zip(views, candidates, strict=True) if len(faces) > 1)
+    count = len(view.faces)
+    if len(views) == 1:
         raise PhotoRefused(
-            f"there are {len(found)} faces in {name}: {_told(found)}",
-            f"say which with --face 1 to --face {len(found)}, or cut the photo to one face",
+            f"there are {count} faces in {view.name}: {_list(view.faces)}",
+            f"say which with --face 1 to --face {count}, or cut the photo to one face",
         )
-    return Portrait(face, tuple(each for each in found if each is not face))
+    raise PhotoRefused(
+        "every photo shows several people, and not exactly one of them is in all: "
+        + "; ".join(f"{each.name} has {_list(each.faces)}" for each in views),
+        "add a photo in which the person is alone, or cut the photos to the person",
+    )
 
 
 def _side(face: Face) -> float:
@@ -101,10 +202,10 @@ def _side(face: Face) -> float:
     return max(right - left, bottom - top)
 
 
-def _told(found: Sequence[Face]) -> str:
+def _list(found: Sequence[Face]) -> str:
     """Each face with its size and place: `1: 80 x 110 at 40, 12`."""
-    told = []
+    texts = []
     for number, face in enumerate(found, 1):
         left, top, right, bottom = face.box
-        told.append(f"{number}: {right - left:.0f} x {bottom - top:.0f} at {left:.0f}, {top:.0f}")
-    return "; ".join(told) if len(found) > 1 else told[0].partition(": ")[2]
+        texts.append(f"{number}: {right - left:.0f} x {bottom - top:.0f} at {left:.0f}, {top:.0f}")
+    return "; ".join(texts) if len(found) > 1 else texts[0].partition(": ")[2]

@@ -118,7 +118,13 @@ MORE_OPEN_PROMPTS: tuple[str, ...] = (
 )
 
 # Words for people: what they name has a face.
-FACE_WORDS = ("face", "person", "man", "woman", "boy", "girl", "child", "portrait")
+FACE_WORDS = (
+    "face", "person", "man", "woman", "boy", "girl", "child", "portrait", "people", "human", "men", "women", "boys",
+    "girls", "children", "kid", "baby", "toddler", "teenager", "adult", "guy", "gentleman", "lady", "male", "female",
+    "selfie", "headshot", "mother", "father", "mom", "dad", "son", "daughter", "brother", "sister", "wife",
+    "husband", "grandma", "grandpa", "grandmother", "grandfather", "uncle", "aunt", "bride", "groom", "actor",
+    "actress", "celebrity", "singer",
+)  # fmt: skip
 COMMON_WORDS = ("face", "person", "man", "woman", "boy", "girl", "cat", "dog", "toy", "cup", "painting", "style")
 
 

@@ -56,7 +56,7 @@ def observe(
     Photos are cut to a square (the central one, moved as far as the face asks for) and brought to the base's own size
     for the autoencoder; CLIP sees them whole. kind: "face", "object" or "style". Without a mask CLIPSeg says where the
     word is; a style is the whole picture. known: the faces, where portraits.portraits was asked before; otherwise it
-    is asked here, if the base has a face pack on this machine.
+    is asked here, if the base has a face pack on this machine. A photo is turned as its face stands upright.
     Raises UsageProblem for a word of several tokens or a mask with several photos, PhotoRefused, WeightsMissing.
     """
     if not photos:
@@ -68,6 +68,9 @@ def observe(
         names = [f"photo {number}" for number in range(1, len(photos) + 1)]
         known = portraits.portraits(base.card, photos, names)
     faces: Sequence[Portrait | None] = known or [None] * len(photos)
+    photos = [photo if each is None else each.upright(photo) for photo, each in zip(photos, faces, strict=True)]
+    if mask is not None and faces[0] is not None:
+        mask = faces[0].upright(mask)
     frames = [frame(photo.size, each) for photo, each in zip(photos, faces, strict=True)]
     squares = [photo.crop(where) for photo, where in zip(photos, frames, strict=True)]
     vae = base.pipeline.vae

@@ -83,6 +83,7 @@ judge = "../faces_b"
 [knows]
 what = "drawn faces"
 error = 0.2
+samples = "../../portraits"
 """
 
 

@@ -236,7 +236,7 @@ def prepare(
             "leave out --compile, or say --memory normal",
         )
     opened = base_options.open_base(base, card, place, dtype)
-    photo_input.warn_of_unknown_domain(reporter, opened, given)
+    photo_input.warn_of_strange_photos(reporter, opened, given, faces)
     subject = given.encode(opened, faces)
     return Learning(
         photos=given,

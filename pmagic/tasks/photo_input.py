@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pmagic.errors import UsageProblem
+from pmagic.errors import NotFound, UsageProblem
 from pmagic.tasks.reporting import Reporter
 
 if TYPE_CHECKING:
@@ -55,12 +55,21 @@ class PhotoInput:
             base, self.images, self.hashes, word=self.word, kind=self.kind, mask=self.mask, known=faces
         )
 
+    def squares(self, faces: "Sequence[Portrait] | None") -> "list[Image.Image]":
+        """The part of each photo that is learned from."""
+        from pmagic.engine import subject
+
+        chosen = faces or [None] * len(self.images)
+        upright = [
+            image if each is None else each.upright(image) for each, image in zip(chosen, self.images, strict=True)
+        ]
+        return [image.crop(subject.frame(image.size, each)) for each, image in zip(chosen, upright, strict=True)]
+
     def square(self, side: int, faces: "Sequence[Portrait] | None") -> "Image.Image":
         """The square of the first photo that is learned from, `side` pixels high and at least 256."""
         from pmagic.engine import subject
 
-        image = self.images[0]
-        return subject.resized(image.crop(subject.frame(image.size, faces[0] if faces else None)), max(side, 256))
+        return subject.resized(self.squares(faces)[0], max(side, 256))
 
     def inputs(self) -> dict[str, object]:
         """What identifies it: plain values."""
@@ -75,7 +84,7 @@ def read(
     word: str | None,
     style: bool,
 ) -> PhotoInput:
-    """Reads the photos; one that is there twice counts once, with a warning.
+    """Reads the photos, of a folder all that lie in it; one that is there twice counts once, with a warning.
 
     Raises NotFound, PhotoRefused, UsageProblem.
     """
@@ -83,6 +92,7 @@ def read(
     from pmagic.engine import prompts
 
     kind, word = ("style", word or STYLE) if style else _kind_of(word or FACE, prompts.FACE_WORDS)
+    given = [photo for each in given for photo in _photos_at(each)]
     if mask is not None and style:
         raise UsageProblem("a style is the whole picture, so it has no --mask", "leave one of them out")
     if mask is not None and len(given) > 1:
@@ -104,21 +114,58 @@ def read(
     )
 
 
-def warn_of_unknown_domain(reporter: Reporter, base: "Base", photos: PhotoInput) -> None:
-    """Warns where a base says what it knows, and its denoising error says that a photo is something else."""
-    knows = base.card.defaults.get("knows")
-    if not knows:
+def warn_of_strange_photos(
+    reporter: Reporter, base: "Base", photos: PhotoInput, faces: "Sequence[Portrait] | None" = None
+) -> None:
+    """Warns of faces that were found turned or with a margin, and of photos outside of what the base says it knows."""
+    for name, portrait in zip(photos.names, faces or (), strict=False):
+        if portrait.search:
+            reporter.warn(f"the face in {name} was found {portrait.search}, and is learned so")
+    if photos.kind == "object":
+        warn_of_faces(reporter, base.card, photos)
+    domain = base.card.domain
+    if domain is None:
         return
+    from pmagic.bases import card
     from pmagic.engine.familiarity import noise_error
 
-    worst = max(noise_error(base, photo, photos.word) for photo in photos.images)
-    if worst > knows["error"]:
+    worst = max(noise_error(base, square, photos.word) for square in photos.squares(faces))
+    if worst > domain.error:
         reporter.warn(
-            f"the base {base.name!r} knows {knows['what']} only, and this is something else (of a little noise in it "
-            f"{worst:.2f} is mistaken, {knows['error']:g} at most in what it knows): do not expect a likeness. "
-            "For photographs use --base sd14"
+            f"the base {base.name!r} knows {domain.what} only, and this is something else (of a little noise in it "
+            f"{worst:.2f} is mistaken, {domain.error:g} at most in what it knows): do not expect a likeness. "
+            f"Instead, {card.way_to_photographs()}"
         )
 
 
+def warn_of_faces(reporter: Reporter, card: "Card", photos: PhotoInput) -> None:
+    """A word that is taken for an object leaves faces unseen: who shows one may have meant a person."""
+    reporter.say(f"{photos.word!r} is taken for an object: no face is looked for")
+    if not isinstance(card.faces, Path):
+        return
+    from pmagic.engine import portraits
+
+    pack = portraits.opened(card)
+    for name, image in zip(photos.names, photos.images, strict=True):
+        if pack.find(image):
+            reporter.warn(
+                f"{name} shows a face, and {photos.word!r} is taken for an object, so the face is not looked at; for a "
+                "person say --class face, woman, man, girl or boy"
+            )
+
+
+def _photos_at(path: "Path | Image.Image") -> "list[Path | Image.Image]":
+    """The file or picture itself, or the photos in a folder. Raises NotFound for a folder without any."""
+    from pmagic import datasets
+
+    if not isinstance(path, Path) or not path.is_dir():
+        return [path]
+    found: list[Path | Image.Image] = [*datasets.photos_of(path)]
+    if not found:
+        raise NotFound(f"the folder {path} holds no photo", "give photos, or a folder with the photos of one person")
+    return found
+
+
 def _kind_of(word: str, face_words: Sequence[str]) -> tuple[str, str]:
+    word = word.strip().lower()  # as the tokenizers of CLIP read it
     return ("face" if word in face_words else "object"), word

@@ -70,7 +70,7 @@ def prepare(
     faces = given.select_faces(card, settings, face)
     before_opening()
     opened = base_options.open_base(base, card, base_options.device(device), dtype)
-    photo_input.warn_of_unknown_domain(reporter, opened, given)
+    photo_input.warn_of_strange_photos(reporter, opened, given, faces)
     return Probing(
         photos=given,
         base=opened,
