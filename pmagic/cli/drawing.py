@@ -35,7 +35,7 @@ Count = Annotated[int, typer.Option("-n", "--count", help="How many pictures of 
 Seed = Annotated[int, typer.Option("--seed", help="Picture k, counted from 0, is drawn with seed + k.")]
 Steps = Annotated[int | None, typer.Option("--steps", help="Sampler steps.")]
 Guidance = Annotated[float | None, typer.Option("--guidance", help="How strictly the prompt is followed.")]
-Scheduler = Annotated[str | None, typer.Option("--scheduler", help="ddim, dpm++, unipc, euler or pndm.")]
+Scheduler = Annotated[str | None, typer.Option("--scheduler", help="ddim, dpm++, dpm++-sigma-min, unipc, euler, pndm.")]
 Negative = Annotated[str | None, typer.Option("--negative", help="What the pictures should not show.")]
 Size = Annotated[str | None, typer.Option("--size", help="WIDTHxHEIGHT or one side, in pixels, multiples of 8.")]
 Out = Annotated[
