@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 
 # A learned sample portrait in four prompts, two pictures each, and a contact sheet of them in demo/.
 demo: $(VENV)/.installed
-	$(BIN)/python -m pmagic.mini.demo demo
+	$(BIN)/pmagic demo
 
 test: $(VENV)/.tested
 	$(BIN)/ruff check pmagic tests

@@ -62,6 +62,7 @@ def compose(
     kind: drawing.Format = None,
     grid: drawing.Grid = False,
     show: drawing.Show = False,
+    enlarge: drawing.Enlarge = 1,
     base: drawing.BaseMoved = None,
     device: drawing.Device = None,
     dtype: drawing.Dtype = "auto",
@@ -81,7 +82,22 @@ def compose(
 
     console = Console(quiet=quiet, as_json=as_json)
     order = drawing.Order(
-        count, seed, steps, guidance, scheduler, negative, size, out, base, device, dtype, memory, kind, grid, show
+        count,
+        seed,
+        steps,
+        guidance,
+        scheduler,
+        negative,
+        size,
+        out,
+        base,
+        device,
+        dtype,
+        memory,
+        kind,
+        grid,
+        show,
+        enlarge,
     )
     check_text(prompt)
     check_text(mask_text or "", "--mask-text")

@@ -46,6 +46,9 @@ Grid = Annotated[
     bool, typer.Option("--grid", help="One more picture of all: a row for each prompt, a column for each seed.")
 ]
 Show = Annotated[bool, typer.Option("--show", help="Show the pictures in the terminal as well.")]
+Enlarge = Annotated[
+    int, typer.Option("--enlarge", help="Also write each picture so many times as large, for looking at.")
+]
 BaseMoved = Annotated[
     str | None,
     typer.Option("--base", help="Where the persona's base is now, if it was moved.", autocompletion=names.bases),
@@ -61,6 +64,7 @@ Look = Callable[["Image.Image"], Mapping[str, int]]  # how many faces a picture 
 AT_ONCE = 4  # pictures, with --memory normal
 ENDINGS = {"png": ".png", "jpeg": ".jpg", "webp": ".webp"}
 _MAX_PICTURES = 10_000
+_MAX_ENLARGE = 16
 
 
 @dataclass(frozen=True)
@@ -82,6 +86,7 @@ class Order:
     kind: str | None = None
     grid: bool = False
     show: bool = False
+    enlarge: int = 1
 
     def __post_init__(self) -> None:
         if not 1 <= self.count <= _MAX_PICTURES:
@@ -89,6 +94,8 @@ class Order:
         check_seed(self.seed, self.count)
         choosing.check_memory(self.memory)
         check_text(self.negative or "", "--negative")
+        if not 1 <= self.enlarge <= _MAX_ENLARGE:
+            raise UsageProblem(f"--enlarge must be 1 to {_MAX_ENLARGE}, not {self.enlarge}", "4 is good for looking at")
         parse_size(self.size)
         parse_out(self.out, self.kind)
 
@@ -188,8 +195,13 @@ def draw(console: Console, order: Order, card: "Card", how: "RenderSettings", sk
         document |= {"prompt": [each.shown for each in sketches], "cut": cuts}
     if order.grid:
         target = folder / f"{slug(first.who.replace('@', '-'))}-grid{ending}"
-        document["grid"] = str(scenes.write_grid(paths, order.count, target, {**usual, "kind": "grid"}))
+        seeds = [f"seed {order.seed + k}" for k in range(order.count)]
+        prompts_shown = [each.shown for each in sketches]
+        document["grid"] = str(scenes.write_grid(paths, prompts_shown, seeds, target, {**usual, "kind": "grid"}))
         paths.append(document["grid"])
+    if order.enlarge > 1:
+        document["enlarged"] = [scenes.write_enlarged(each["file"], order.enlarge) for each in files]
+        paths += document["enlarged"]
     if order.show:
         terminal.show_pictures(console, paths)
     console.result(paths, {**document, "warnings": console.warnings})

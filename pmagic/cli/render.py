@@ -38,6 +38,7 @@ def render(
     kind: drawing.Format = None,
     grid: drawing.Grid = False,
     show: drawing.Show = False,
+    enlarge: drawing.Enlarge = 1,
     base: drawing.BaseMoved = None,
     device: drawing.Device = None,
     dtype: drawing.Dtype = "auto",
@@ -55,7 +56,22 @@ def render(
     console = Console(quiet=quiet, as_json=as_json)
     texts = scenes.prompts(prompt, prompts)
     order = drawing.Order(
-        count, seed, steps, guidance, scheduler, negative, size, out, base, device, dtype, memory, kind, grid, show
+        count,
+        seed,
+        steps,
+        guidance,
+        scheduler,
+        negative,
+        size,
+        out,
+        base,
+        device,
+        dtype,
+        memory,
+        kind,
+        grid,
+        show,
+        enlarge,
     )
     address, persona = Library(settings.library_dir()).load(name)
     wholes = [whole_prompt(text, address) for text in texts]
