@@ -14,13 +14,14 @@ MAX_CAPTION = 640  # pixels to which a long caption may widen the sheet
 Row = tuple[str, Sequence[Image.Image]]
 
 
-def contact_sheet(path: Path, rows: Sequence[Row]) -> None:
-    """Write `rows`, each a caption and its pictures 128 pixels high; the file says that a machine made it.
+def contact_sheet(path: Path, rows: Sequence[Row], *, cell: int = CELL, heads: Sequence[str] = ()) -> None:
+    """Write a sheet of `rows`, each a caption and its pictures; the file says that a machine made it.
 
-    path: ends in .png, .jpg or .webp. A .jpg is half as large.
+    path: ends in .png, .jpg or .webp. A .jpg is half as large. cell, heads: as in `compose_sheet`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(encoded(compose_sheet(rows), ENDINGS[path.suffix], {"kind": "sheet"}))
+    sheet = compose_sheet(rows, cell=cell, heads=heads)
+    path.write_bytes(encoded(sheet, ENDINGS[path.suffix], {"kind": "sheet"}))
 
 
 def compose_sheet(rows: Sequence[Row], *, cell: int = CELL, heads: Sequence[str] = ()) -> Image.Image:

@@ -22,6 +22,7 @@ from pmagic.library.store import Library
 NAME, BASE = "alice", "mini"
 PROMPTS = ("as a cowboy", "wearing a santa hat in the snow", "as an astronaut in space", "an oil painting of {}")
 EACH = 2  # pictures of each prompt
+CELL = 216  # pixels of a picture's height on the sheet
 
 
 def demo(
@@ -44,7 +45,7 @@ def demo(
     portrait = out / f"{NAME}.png"
     sample.copy_samples(out)
     start = time.monotonic()
-    rows = [("the portrait that was learned", [Image.open(portrait)])]
+    columns = []
     with _progress_lines():
         address = _kept(portrait)
         if address is None:
@@ -54,10 +55,13 @@ def demo(
         for prompt in PROMPTS:
             console.tell(f'$ pmagic render {NAME} "{prompt}" -n {EACH} --out {out}')
             answer = _answer(render.render, name=address, prompt=prompt, count=EACH, out=out, quiet=quiet)
-            rows.append((prompt, [Image.open(made["file"]) for made in answer["pictures"]]))
+            columns.append([Image.open(made["file"]) for made in answer["pictures"]])
     rendered = time.monotonic() - start - learned
+    rows = [
+        (f"seed {seed}", [Image.open(portrait), *pictures]) for seed, pictures in enumerate(zip(*columns, strict=True))
+    ]
     target = out / "contact-sheet.png"
-    sheet.contact_sheet(target, rows)
+    sheet.contact_sheet(target, rows, cell=CELL, heads=("the one photo", *PROMPTS))
     console.tell(
         f"learned in {duration(learned)}, drew {EACH * len(PROMPTS)} pictures in {duration(rendered)}; "
         f"look at {target}, then try: pmagic list"
