@@ -168,6 +168,18 @@ def test_the_exit_codes_of_the_docs_are_those_of_the_code() -> None:
     assert drawn == codes
 
 
+def test_the_locked_versions_are_those_that_the_project_asks_for() -> None:
+    lines = [line for line in read(ROOT / "constraints.txt").splitlines() if not line.startswith("#")]
+    locked = dict(line.split("==") for line in lines)
+    project = tomllib.loads(read(ROOT / "pyproject.toml"))["project"]
+    extras = project["optional-dependencies"]
+    for wanted in (*project["dependencies"], *extras["test"], *extras["world"]):
+        name, floor = wanted.lower().split(">=")
+        version = next(locked[each] for each in (name, name.replace("-", "_")) if each in locked)
+        assert [int(part) for part in version.split(".")[:2]] >= [int(part) for part in floor.split(".")], wanted
+    assert f"torch=={locked['torch']}" in read(ROOT / "Makefile")
+
+
 def test_one_version_everywhere() -> None:
     version = pmagic.__version__
     assert f"Version {version}" in read(ROOT / "README.md")

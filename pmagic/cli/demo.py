@@ -61,7 +61,9 @@ def demo(
         (f"seed {seed}", [Image.open(portrait), *pictures]) for seed, pictures in enumerate(zip(*columns, strict=True))
     ]
     target = out / "contact-sheet.png"
-    sheet.contact_sheet(target, rows, cell=CELL, heads=("the one photo", *PROMPTS))
+    sheet.contact_sheet(
+        target, rows, cell=CELL, heads=("the one photo", *(prompt.replace("{}", NAME) for prompt in PROMPTS))
+    )
     console.tell(
         f"learned in {duration(learned)}, drew {EACH * len(PROMPTS)} pictures in {duration(rendered)}; "
         f"look at {target}, then try: pmagic list"

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from pmagic.engine.training import StepReport
     from pmagic.persona import Persona
 
+FINDING = "1 of 2: finding the stages"
+
 
 def learn(
     photo: Annotated[
@@ -173,9 +175,9 @@ def _learn(console: Console, name: str, asked: Asked, *, memory: str, resumed: b
                 kept="what was learned so far",
             )
         learn_with = partial(chosen.learn, opened, subject, how)
-        persona = _train_within(
-            console, opened, low, partial(_train, console, name, how.iterations, checkpoint, learn_with, previews)
-        )
+        bar = f"learning {name}" if found is None else f"2 of 2: learning {name}"
+        train = partial(_train, console, name, how.iterations, checkpoint, learn_with, previews, bar)
+        persona = _train_within(console, opened, low, train)
         if found is not None:
             persona = _told(persona, found)
         address = library.save(name, with_preview(console, opened, persona))
@@ -230,7 +232,7 @@ def _stages(
     try:
         if console.talks:
             staging.tell_time(console, base, subject, how, with_learning=True)
-        found = staging.as_found(staging.run(console, base, subject, how, f"learning {name}"))
+        found = staging.as_found(staging.run(console, base, subject, how, f"learning {name}", FINDING))
     except (KeyboardInterrupt, Stopped) as stop:
         raise Stopped(f"learning {name} was stopped while finding its stages", *_to_begin_again(name)) from stop
     console.say(f"dynamic for {found.bounds.low} <= t < {found.bounds.high}")
@@ -285,12 +287,13 @@ def _train(
     checkpoint: Path,
     learn_with: Callable[..., "Persona"],
     previews: Previews,
+    bar: str,
 ) -> "Persona":
     """Learns with a bar and the time left; stopped by the person it ends in `Stopped`, the checkpoint kept."""
     if checkpoint.exists():
         console.say("going on from the checkpoint of the learning that was stopped")
     done = 0
-    with stop_at_step() as check, console.progress(f"learning {name}") as advance:
+    with stop_at_step() as check, console.progress(bar) as advance:
 
         def on_step(report: "StepReport") -> None:
             nonlocal done

@@ -38,11 +38,13 @@ def kept(folder: Path, *inputs: Mapping[str, object]) -> Found | None:
     return next((found for each in inputs if (found := probes.find(folder, each)) is not None), None)
 
 
-def run(console: Console, base: "Base", subject: "Subject", how: "LearnSettings", what: str) -> "Probe":
+def run(
+    console: Console, base: "Base", subject: "Subject", how: "LearnSettings", what: str, bar: str = "finding the stages"
+) -> "Probe":
     """The probe with a bar; stopped by the person it ends in `Stopped`. Warns of bounds that are not its own."""
     from pmagic.engine import probe
 
-    with stop_at_step() as check, console.progress("finding the stages") as advance:
+    with stop_at_step() as check, console.progress(bar) as advance:
 
         def on_step(done: int, total: int) -> None:
             advance(done, total, "")
