@@ -1,15 +1,17 @@
 PYTHON ?= python3
 # The torch that everything here was measured with, installed first and by itself, so that nothing else chooses one.
 TORCH ?= torch==2.13.0
+# The versions that everything here was tested with; `make constraints` writes them anew.
+CONSTRAINTS ?= constraints.txt
 
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-slow coverage report clean
+.PHONY: demo test test-slow coverage report constraints clean
 
 # A learned sample portrait in four prompts, two pictures each, and a contact sheet of them in demo/.
 demo: $(VENV)/.installed
-	$(BIN)/python -m pmagic.mini.demo demo
+	$(BIN)/pmagic demo
 
 test: $(VENV)/.tested
 	$(BIN)/ruff check pmagic tests
@@ -26,18 +28,22 @@ coverage: $(VENV)/.tested
 	  tests/test_hostile_text.py tests/test_streams.py tests/test_paths.py tests/test_privacy.py tests/test_two_processes.py \
 	  tests/test_fuzzing.py tests/test_numbers.py::test_values_that_are_not_finite_are_never_kept
 
-# The measured table of README.md.
+# The measured table of docs/miniature.md.
 report: $(VENV)/.tested
 	$(BIN)/python -m pmagic.mini.report
 
-$(VENV)/.installed: pyproject.toml
+# constraints.txt: the versions that pip chooses today.
+constraints:
+	$(PYTHON) .ci/constraints.py "$(TORCH)"
+
+$(VENV)/.installed: pyproject.toml $(CONSTRAINTS)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet "$(TORCH)"
-	$(BIN)/python -m pip install --quiet --editable .
+	$(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS) "$(TORCH)"
+	$(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS) --editable .
 	touch $@
 
 $(VENV)/.tested: $(VENV)/.installed
-	$(BIN)/python -m pip install --quiet --editable ".[test,world]"
+	$(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS) --editable ".[test,world]"
 	touch $@
 
 clean:

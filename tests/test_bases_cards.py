@@ -9,9 +9,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from pmagic import settings
+from pmagic import settings, shelf
 from pmagic.bases import card, fetching, needs, places
 from pmagic.errors import Incompatible, NotFound, StorageFailed, UsageProblem, WeightsMissing
+from pmagic.library import naming
 
 
 def base_folder(folder: Path, toml: str = "") -> Path:
@@ -36,6 +37,23 @@ def observer_folder(folder: Path) -> Path:
     folder.mkdir(parents=True)
     (folder / "model.safetensors").write_bytes(safetensors_of(1))
     return folder
+
+
+@pytest.mark.parametrize("name", shelf.names("bases.known"))
+def test_contract(name: str) -> None:
+    """Every base with a short name: its file is called as it is, and it says where it comes from and its licence."""
+    stated = shelf.take("bases.known", name).CARD
+    assert stated.name == name and stated.licence
+    assert stated.size_gb is not None and 0 < stated.size_gb < 20
+    assert (stated.folder is None) != (stated.repo is None)  # on the hub, or shipped
+    if stated.repo is not None:
+        assert naming.HUB_ID.fullmatch(stated.repo)
+        assert card.find(stated.repo.upper()).name == name
+    located = card.find(name)
+    assert located.name == name
+    assert card.missing_parts(located) == (
+        [] if stated.repo is None else ["the weights", f"the observer {stated.clip}"]
+    )
 
 
 def test_the_short_names_are_those_of_the_readme() -> None:

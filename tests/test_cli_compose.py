@@ -184,7 +184,7 @@ def test_the_way_to_draw_does_not_depend_on_who_is_named_first(
         story = pictures.read_story(Path(done.stdout.strip()))
         ways.append((story["scheduler"], story["negative"]))
     assert ways[0] == ways[1] == ways[2] == ("ddim", "")
-    assert ways[3][0] == "dpm++"
+    assert ways[3][0] == "dpm++-sigma-min"
 
 
 def test_a_background_that_is_transparent_is_told(people: Library, tmp_path: Path, park: Path) -> None:

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import re
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,9 +10,8 @@ import pytest
 from typer.main import get_command
 from typer.testing import CliRunner
 
-from pmagic import errors, settings
+from pmagic import settings
 from pmagic.bases import card, fetching
-from pmagic.cli import stopping
 from pmagic.cli.app import app
 from pmagic.errors import WeightsMissing
 from pmagic.library.store import Library
@@ -21,7 +19,6 @@ from pmagic.persona import Persona
 
 Make = Callable[..., Persona]
 runner = CliRunner()
-README = (Path(__file__).parents[1] / "README.md").read_text()
 
 
 def test_set_then_get_and_the_environment_counts_more(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -160,12 +157,3 @@ def test_quiet_prints_only_names_or_paths(library: Library, persona: Make, tmp_p
     (library.root / "alice" / "v0001" / "tensors.safetensors").write_bytes(b"x")
     assert runner.invoke(app, ["verify", "-q"]).stdout == "alice@1\n"
     assert runner.invoke(app, ["verify", "alice", "--all"]).exit_code == 2
-
-
-def test_the_exit_codes_of_the_readme_are_those_of_the_code() -> None:
-    table = {int(code): name for code, name in re.findall(r"^\| (\d+) \| `?([\w ]+?)`? \|", README, re.MULTILINE)}
-    classes = [each for each in vars(errors).values() if isinstance(each, type) and issubclass(each, errors.Problem)]
-    found = {each.exit_code: each.__name__ for each in classes if each is not errors.Problem}
-    assert table == {0: "done", 1: "a defect", **found, stopping.Stopped.exit_code: "Stopped"}
-    drawn = {int(code): name for name, code in re.findall(r"[├└]── (\w+) +(\d+)", errors.__doc__)}
-    assert drawn == found

@@ -3,6 +3,7 @@
 import json
 import sys
 from collections.abc import Callable
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -29,13 +30,16 @@ def test_list_shows_every_version_and_the_damaged_ones_too(library: Library, per
     library.save("bob", persona())
     (library.root / "bob" / "v0001" / "persona.toml").write_text("x")
     lines = runner.invoke(app, ["list"]).stdout.splitlines()
-    assert lines[0].split() == ["PERSONA", "BASE", "WORD", "METHOD", "ITERATIONS"]
-    assert lines[1].split() == ["alice@1", "mini", "face", "personamagic", "7"]
+    assert lines[0].split() == ["PERSONA", "BASE", "WORD", "RECIPE", "ITERATIONS", "SIZE", "CREATED"]
+    assert lines[1].split()[:7] == ["alice@1", "mini", "face", "reference", "7", "0.0", "MB"]
+    assert abs(datetime.strptime(lines[1][-16:], "%Y-%m-%d %H:%M") - datetime.now()) < timedelta(minutes=5)
     assert lines[2].split()[:3] == ["alice@2", "mini", "woman"]
     assert "cannot be used: persona.toml" in lines[3]
     found = json.loads(runner.invoke(app, ["list", "--json"]).stdout)
     assert [each["persona"] for each in found] == ["alice@1", "alice@2", "bob@1"]
     assert found[2]["error"] == "BundleDamaged"
+    folder = library.root / "alice" / "v0001"
+    assert found[0]["bytes"] == sum(each.stat().st_size for each in folder.iterdir())
 
 
 def test_show_says_everything_and_checks_the_files(library: Library, persona: Make) -> None:
@@ -76,7 +80,8 @@ def test_models_list_tells_what_is_here_with_size_and_licence() -> None:
     assert {line.split()[0] for line in lines[5:]} >= {"buffalo_l", "antelopev2", "CIDAS/clipseg-rd64-refined"}
     assert "CreativeML OpenRAIL-M" in lines[3]
     assert "4.3 GB" in lines[3]
-    assert lines[3].endswith("clip-vit-base-patch32, clipseg-rd64-refined, buffalo_l")
+    found = json.loads(runner.invoke(app, ["models", "list", "--json"]).stdout)
+    assert found[2]["needs"] == ["clip-vit-base-patch32", "clipseg-rd64-refined", "buffalo_l"]
     found = {each["name"]: each for each in json.loads(runner.invoke(app, ["models", "list", "--json"]).stdout)}
     assert found["sd14"]["here"] is False and found["mini"]["needs"] == []
     assert found["openai/clip-vit-base-patch32"]["licence"] == "MIT"

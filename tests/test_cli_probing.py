@@ -14,7 +14,7 @@ from tiny import faced_folder, tiny_folders  # noqa: F401 - fixtures
 from typer.testing import CliRunner, Result
 
 from pmagic import pictures
-from pmagic.cli import curves
+from pmagic.cli import console, curves
 from pmagic.cli.app import app
 from pmagic.cli.console import Console
 from pmagic.engine import probe as probing
@@ -71,6 +71,16 @@ def test_probe_prints_curve_and_bounds_and_writes_two_pictures(photo: Path, base
     again = probe(photo, base, tmp_path / "out", "-q")
     assert Path(again.stdout.splitlines()[-1]).name == "alice-attention-2.png"  # nothing is overwritten
     assert len(again.stdout.splitlines()) == 3
+
+
+def test_learning_says_which_of_its_two_parts_it_is_in(photo: Path, base: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(console, "LINE_SECONDS", 0.0)
+    monkeypatch.setenv(console.PROGRESS, "lines")
+    parts = [line.partition(":")[0] + ":" + line.split(":")[1] for line in learn(photo, base).stderr.splitlines()
+             if " of 2: " in line]  # fmt: skip
+    assert list(dict.fromkeys(parts)) == ["1 of 2: finding the stages", "2 of 2: learning alice"]
+    fixed = learn(photo, base, "--stages", "400:800", name="bob").stderr
+    assert "learning bob: 1 of 2, " in fixed and "1 of 2: " not in fixed
 
 
 def test_probe_as_json(photo: Path, base: str, tmp_path: Path) -> None:

@@ -79,4 +79,4 @@ def test_help_names_every_command_and_no_other() -> None:
     commands = [line.split()[0] for line in text.partition("Commands:")[2].splitlines() if line.strip()]
     more = ["info", "gallery", "doctor", "models", "config"]
     library = ["list", "show", "mv", "cp", "rm", "export", "import", "verify", "path"]
-    assert commands == ["learn", "probe", "render", "compose", "eval", *library, *more]
+    assert commands == ["demo", "setup", "sample", "learn", "probe", "render", "compose", "eval", *library, *more]

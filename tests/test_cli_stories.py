@@ -20,7 +20,7 @@ from PIL import ExifTags, Image
 from tiny import tiny_folders  # noqa: F401 - a fixture
 from typer.testing import CliRunner
 
-from pmagic import pictures
+from pmagic import pictures, sheet
 from pmagic.cli import scenes
 from pmagic.cli.app import app
 from pmagic.errors import UsageProblem
@@ -134,9 +134,10 @@ def test_prompts_from_standard_input_and_a_grid(alice: Library, tmp_path: Path) 
     assert [each["seed"] for each in document["pictures"]] == [0, 1] * 3
     assert document["prompt"] == ["a photo of <alice> as a cowboy", "<alice> in snow", "a photo of <alice> as a cowboy"]
     with Image.open(document["grid"]) as grid:
-        assert grid.size == (2 * tiny.SIZE, 3 * tiny.SIZE)
-        second = Image.open(document["pictures"][1]["file"])
-        assert grid.crop((tiny.SIZE, 0, 2 * tiny.SIZE, tiny.SIZE)).tobytes() == second.tobytes()
+        left, top = 2 * sheet.GAP + sheet.CELL, 2 * sheet.LINE
+        second = sheet.scale_to(Image.open(document["pictures"][1]["file"]), sheet.CELL)
+        shown = grid.crop((left, top, left + sheet.CELL, top + sheet.CELL))
+        assert shown.tobytes() == second.tobytes()
     (tmp_path / "prompts.txt").write_text("as a cowboy\n", "utf-8-sig")
     file = ["render", "alice", "--prompts", str(tmp_path / "prompts.txt"), "--steps", "1", "--out", str(tmp_path)]
     alone = runner.invoke(app, file)

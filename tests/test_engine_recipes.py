@@ -16,7 +16,9 @@ def test_the_reference_is_the_references() -> None:
     assert found.bounds == StageBounds(400, 800)
     assert dict(found.losses) == {"masked_mse": 1.0, "tandem_equilibrium": 0.001}
     drawn = render_settings_for("reference", {})
-    assert (drawn.scheduler, drawn.steps, drawn.guidance, drawn.negative) == ("dpm++", 50, 8.0, REFERENCE_NEGATIVE)
+    assert (drawn.scheduler, drawn.steps, drawn.guidance, drawn.negative) == (
+        "dpm++-sigma-min", 50, 8.0, REFERENCE_NEGATIVE,
+    )  # fmt: skip
 
 
 def test_the_base_overrides_the_recipe_and_the_person_both() -> None:

@@ -16,7 +16,7 @@ ROOT = Path(pmagic.__file__).parent
 FLOORS = [
     {"errors", "settings", "persona", "shelf", "bounded_toml"},
     {"losses", "library"},
-    {"pictures"},
+    {"pictures", "sheet"},
     {"bases", "vision", "datasets"},
     {"engine"},
     {"methods", "plugins"},

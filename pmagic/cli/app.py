@@ -19,6 +19,7 @@ from pmagic.cli import (
     config,
     console,
     cp,
+    demo,
     doctor,
     evaluate,
     gallery,
@@ -30,6 +31,8 @@ from pmagic.cli import (
     probe,
     render,
     rm,
+    sample,
+    setup,
     show,
     stopping,
     verify,
@@ -68,6 +71,9 @@ app = typer.Typer(
     rich_markup_mode=None,  # plain help starts faster, and texts from outside stay texts
     pretty_exceptions_enable=False,
 )
+app.command("demo")(demo.demo)
+app.command("setup")(setup.setup)
+app.command("sample")(sample.sample)
 app.command("learn")(learn.learn)
 app.command("probe")(probe.probe)
 app.command("render")(render.render)

@@ -65,6 +65,7 @@ def compose(
     kind: drawing.Format = None,
     grid: drawing.Grid = False,
     show: drawing.Show = False,
+    enlarge: drawing.Enlarge = 1,
     base: drawing.BaseMoved = None,
     device: drawing.Device = None,
     dtype: drawing.Dtype = "auto",
@@ -83,7 +84,7 @@ def compose(
     from pmagic.engine import prompts
 
     console = Console(quiet=quiet, as_json=as_json)
-    output = drawing.Output(out=out, kind=kind, grid=grid, show=show)
+    output = drawing.Output(out=out, kind=kind, grid=grid, show=show, enlarge=enlarge)
     options = RenderOptions(
         count=count,
         seed=seed,

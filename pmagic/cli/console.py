@@ -13,6 +13,8 @@ from pmagic.errors import STOPPED_BY_PERSON, Problem, StorageFailed
 from pmagic.tasks.reporting import Advance, duration
 
 TIMED_STEPS = 5  # after so many the time left can be told
+PROGRESS = "PMAGIC_PROGRESS"  # "lines": without a terminal, a line of progress now and then
+LINE_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,11 @@ class Console:
         if self.talks:
             print(on_one_line(text), file=sys.stderr, flush=True)
 
+    def tell(self, text: str) -> None:
+        """As `say`, also where stderr is no terminal."""
+        if not self.quiet:
+            print(clean(text), file=sys.stderr, flush=True)
+
     def warn(self, text: str) -> None:
         """Said in every case: silence would make the result look better than it is."""
         self.warnings.append(text)
@@ -49,9 +56,13 @@ class Console:
 
     @contextmanager
     def progress(self, what: str) -> Iterator[Advance]:
-        """A bar on stderr, and once its first steps are timed a line that says how long it takes; or nothing."""
+        """A bar on stderr, and once its first steps are timed a line that says how long it takes.
+
+        Without a terminal nothing, or a line every ten seconds where the environment has PMAGIC_PROGRESS=lines.
+        """
         if not self.talks:
-            yield lambda done, total, remark: None
+            lines = not self.quiet and os.environ.get(PROGRESS) == "lines"
+            yield self._advance_by_lines(what) if lines else lambda done, total, remark: None
             return
         from rich.console import Console as Terminal
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -76,6 +87,19 @@ class Console:
                 bar.update(task, completed=done, total=total, remark=clean(remark))
 
             yield advance
+
+    def _advance_by_lines(self, what: str) -> Advance:
+        start = last = time.monotonic()
+
+        def advance(done: int, total: int, remark: str) -> None:
+            nonlocal last
+            now = time.monotonic()
+            if now - last >= LINE_SECONDS and done:
+                last = now
+                left = (now - start) / done * (total - done)
+                self.tell(f"{what}: {done} of {total}, about {duration(left)} to go")
+
+        return advance
 
 
 def show_problem(problem: Problem, *, as_json: bool) -> None:

@@ -23,7 +23,7 @@ Count = Annotated[int, typer.Option("-n", "--count", help="How many pictures of 
 Seed = Annotated[int, typer.Option("--seed", help="Picture k, counted from 0, is drawn with seed + k.")]
 Steps = Annotated[int | None, typer.Option("--steps", help="Sampler steps.")]
 Guidance = Annotated[float | None, typer.Option("--guidance", help="How strictly the prompt is followed.")]
-Scheduler = Annotated[str | None, typer.Option("--scheduler", help="ddim, dpm++, unipc, euler or pndm.")]
+Scheduler = Annotated[str | None, typer.Option("--scheduler", help="ddim, dpm++, dpm++-sigma-min, unipc, euler, pndm.")]
 Negative = Annotated[str | None, typer.Option("--negative", help="What the pictures should not show.")]
 Size = Annotated[str | None, typer.Option("--size", help="WIDTHxHEIGHT or one side, in pixels, multiples of 8.")]
 Out = Annotated[
@@ -34,6 +34,9 @@ Grid = Annotated[
     bool, typer.Option("--grid", help="One more picture of all: a row for each prompt, a column for each seed.")
 ]
 Show = Annotated[bool, typer.Option("--show", help="Show the pictures in the terminal as well.")]
+Enlarge = Annotated[
+    int, typer.Option("--enlarge", help="Also write each picture so many times as large, for looking at.")
+]
 BaseMoved = Annotated[
     str | None,
     typer.Option("--base", help="Where the persona's base is now, if it was moved.", autocompletion=names.bases),
@@ -44,6 +47,7 @@ Memory = Annotated[
     str, typer.Option("--memory", help="auto or low: pictures one by one; normal: four at once, faster.")
 ]
 
+_MAX_ENLARGE = 16
 ENDINGS = {"png": ".png", "jpeg": ".jpg", "webp": ".webp"}
 
 
@@ -55,8 +59,11 @@ class Output:
     kind: str | None = None
     grid: bool = False
     show: bool = False
+    enlarge: int = 1
 
     def __post_init__(self) -> None:
+        if not 1 <= self.enlarge <= _MAX_ENLARGE:
+            raise UsageProblem(f"--enlarge must be 1 to {_MAX_ENLARGE}, not {self.enlarge}", "4 is good for looking at")
         parse_out(self.out, self.kind)
 
 
@@ -95,8 +102,12 @@ def draw(console: Console, output: Output, prepare: Callable[..., Drawing], file
         document |= {"prompt": [each.title for each in task.scenes], "cut": task.cut}
     if output.grid:
         target = folder / f"{slug(task.who.replace('@', '-'))}-grid{ending}"
-        document["grid"] = str(scenes.write_grid(paths, task.options.count, target, {**task.metadata, "kind": "grid"}))
+        rows, heads = [each.title for each in task.scenes], [f"seed {each}" for each in task.options.seeds]
+        document["grid"] = str(scenes.write_grid(paths, rows, heads, target, {**task.metadata, "kind": "grid"}))
         paths.append(document["grid"])
+    if output.enlarge > 1:
+        document["enlarged"] = [scenes.write_enlarged(each["file"], output.enlarge) for each in files]
+        paths += document["enlarged"]
     if output.show:
         terminal.show_pictures(console, paths)
     console.result(paths, {**document, "warnings": console.warnings})

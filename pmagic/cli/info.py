@@ -44,6 +44,8 @@ def info(
         console.warn(f"this is a {story['kind']}: no single command draws it again")
     elif isinstance(story.get("at_once"), int):
         console.warn(f"it was one of {story['at_once']} drawn at once: drawn alone, its last bits may differ")
+    if command and isinstance(story.get("enlarged"), int):
+        console.warn(f"this copy is enlarged {story['enlarged']} times: the command draws the picture in its own size")
     if command:
         for each in stories.not_here(story):
             console.warn(on_one_line(each))

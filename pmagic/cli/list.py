@@ -1,5 +1,8 @@
 """`pmagic list`: every kept version, the damaged ones too."""
 
+import os
+from datetime import datetime
+
 import typer
 
 from pmagic import settings
@@ -7,7 +10,7 @@ from pmagic.cli.console import Console, table
 from pmagic.cli.options import AsJson, Quiet
 from pmagic.errors import Problem
 from pmagic.library.bundle import Glance
-from pmagic.library.naming import Address
+from pmagic.library.naming import Address, folder_of
 from pmagic.library.store import Library
 
 
@@ -33,8 +36,9 @@ def list_personas(
         console.result([], [])
         end_unreadable(console, library)
         return
-    lines = table([_row(*each) for each in found], ("PERSONA", "BASE", "WORD", "METHOD", "ITERATIONS"))
-    console.result(lines, [_document(*each) for each in found])
+    listed = [(address, about, _files(folder_of(library.root, address))) for address, about in found]
+    heads = ("PERSONA", "BASE", "WORD", "RECIPE", "ITERATIONS", "SIZE", "CREATED")
+    console.result(table([_row(*each) for each in listed], heads), [_document(*each) for each in listed])
     end_unreadable(console, library)
 
 
@@ -47,15 +51,31 @@ def end_unreadable(console: Console, library: Library) -> None:
         raise typer.Exit(problems[0].exit_code)
 
 
-def _row(address: Address, about: Glance | Problem) -> tuple[str, ...]:
+def _files(folder: str | os.PathLike[str]) -> tuple[int, datetime | None]:
+    """Bytes of a version's files, and when the newest was written; None where they cannot be read, or not any more."""
+    try:
+        with os.scandir(folder) as entries:
+            files = [each.stat() for each in entries]
+    except OSError:
+        files = []
+    newest = max((each.st_mtime for each in files), default=None)
+    created = None if newest is None else datetime.fromtimestamp(newest).astimezone()
+    return sum(each.st_size for each in files), created
+
+
+def _row(address: Address, about: Glance | Problem, files: tuple[int, datetime | None]) -> tuple[str, ...]:
+    size, created = f"{files[0] / 1e6:.1f} MB", "-" if files[1] is None else f"{files[1]:%Y-%m-%d %H:%M}"
     if isinstance(about, Problem):
-        return str(address), "-", "-", "-", f"cannot be used: {about}"
+        return str(address), "-", "-", "-", "-", size, f"cannot be used: {about}"
+    # Only the embedding methods know recipes; of another method its name says more.
+    recipe = about.recipe if about.method == "personamagic" and about.recipe else about.method
     iterations = "-" if about.iterations is None else str(about.iterations)
-    return str(address), about.base, about.word, about.method, iterations
+    return str(address), about.base, about.word, recipe, iterations, size, created
 
 
-def _document(address: Address, about: Glance | Problem) -> dict[str, object]:
+def _document(address: Address, about: Glance | Problem, files: tuple[int, datetime | None]) -> dict[str, object]:
     named = {"persona": str(address), "name": address.name, "version": address.version}
+    kept = {"bytes": files[0], "created": files[1] and files[1].isoformat(timespec="seconds")}
     if isinstance(about, Problem):
-        return {**named, **about.as_dict()}
-    return {**named, **vars(about), "bounds": [about.bounds.low, about.bounds.high]}
+        return {**named, **kept, **about.as_dict()}
+    return {**named, **kept, **vars(about), "bounds": [about.bounds.low, about.bounds.high]}

@@ -67,19 +67,16 @@ def list_models(quiet: Quiet = False, as_json: AsJson = False) -> None:
                 licence=fetching.LICENCES[name],
             )
         )
-    sources = dict.fromkeys(fetching.HUB_OBSERVERS, "the hub") | dict.fromkeys(fetching.PACKS, "insightface")
     rows = [
         (
             str(each["name"]),
             "yes" if each["here"] else "no",
             f"{each['size_gb']:.2g} GB" if each["size_gb"] is not None else "-",
-            sources.get(str(each["name"])) or str(each["repo"] or "shipped with pmagic"),
-            str(each["licence"]),
-            ", ".join(each["needs"]) or "-",
+            str(each["licence"]).partition(" (")[0],  # --json has all of it, and what a base needs beside itself
         )
         for each in documents
     ]
-    lines = table(rows, ("MODEL", "HERE", "SIZE", "FROM", "LICENCE", "NEEDS"))
+    lines = table(rows, ("MODEL", "HERE", "SIZE", "LICENCE"))
     here = [str(each["name"]) for each in documents if each["here"]]
     Console(quiet=quiet, as_json=as_json).result(here if quiet else lines, documents)
 

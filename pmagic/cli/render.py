@@ -36,6 +36,7 @@ def render(
     kind: drawing.Format = None,
     grid: drawing.Grid = False,
     show: drawing.Show = False,
+    enlarge: drawing.Enlarge = 1,
     base: drawing.BaseMoved = None,
     device: drawing.Device = None,
     dtype: drawing.Dtype = "auto",
@@ -52,7 +53,7 @@ def render(
     """
     console = Console(quiet=quiet, as_json=as_json)
     texts = scenes.prompts(prompt, prompts)
-    output = drawing.Output(out=out, kind=kind, grid=grid, show=show)
+    output = drawing.Output(out=out, kind=kind, grid=grid, show=show, enlarge=enlarge)
     options = RenderOptions(
         count=count,
         seed=seed,

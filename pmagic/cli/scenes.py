@@ -28,23 +28,45 @@ def prompts(text: str | None, file: Path | None) -> list[str]:
     return _lines(sys.stdin.buffer.read(_MAX_BYTES + 1), "standard input")
 
 
-def write_grid(files: Sequence[str], columns: int, target: Path, story: Mapping[str, object]) -> Path:
-    """The pictures side by side, `columns` to a row, as one more picture with a story of its own."""
+def write_grid(
+    files: Sequence[str], rows: Sequence[str], heads: Sequence[str], target: Path, story: Mapping[str, object]
+) -> Path:
+    """The pictures as one more picture with a story of its own: a row for each of `rows`, under a line with its name.
+
+    heads: a line above each column. Pictures that are less than 128 pixels high are enlarged.
+    """
     from PIL import Image
 
-    from pmagic import pictures
+    from pmagic import pictures, sheet
 
-    shown = [Image.open(each).convert("RGB") for each in files]
+    shown = [Image.open(each) for each in files]
     width, height = shown[0].size
-    if columns * width * height * (len(shown) // columns) > pictures.MAX_PIXELS:
+    cell = max(height, sheet.CELL)
+    if len(shown) * cell * max(cell * width // height, 1) > pictures.MAX_PIXELS:
         raise UsageProblem(
             f"a grid of {len(shown)} pictures would be too large", "draw fewer for one grid", kept=", ".join(files)
         )
-    sheet = Image.new("RGB", (columns * width, len(shown) // columns * height))
-    for number, picture in enumerate(shown):
-        sheet.paste(picture, (number % columns * width, number // columns * height))
+    columns = len(heads)
+    grid = sheet.compose_sheet(
+        [(row, shown[number * columns : (number + 1) * columns]) for number, row in enumerate(rows)],
+        cell=cell,
+        heads=heads,
+    )
     names = [Path(each).name for each in files]
-    return pictures.write_picture(sheet, target, {**story, "pictures": names, "size": list(sheet.size)})
+    return pictures.write_picture(grid, target, {**story, "pictures": names, "size": list(grid.size)})
+
+
+def write_enlarged(file: str, times: int) -> str:
+    """A copy of a picture beside it, `times` as large by Lanczos resampling, for looking at; the path of the copy."""
+    from PIL import Image
+
+    from pmagic import pictures, sheet
+
+    path = Path(file)
+    with Image.open(path) as picture:
+        large = sheet.scale_to(picture, picture.height * times)
+    story = {**pictures.read_story(path), "enlarged": times}
+    return str(pictures.write_picture(large, path.with_stem(f"{path.stem}-x{times}"), story))
 
 
 def _read(file: Path) -> bytes:

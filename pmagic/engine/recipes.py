@@ -76,7 +76,7 @@ class LearnSettings:
 
 @dataclass(frozen=True)
 class RenderSettings:
-    """How pictures are drawn. Defaults are those of the recipe `reference`, without its negative prompt."""
+    """How pictures are drawn. Each recipe has its own, in RENDER_DEFAULTS."""
 
     steps: int = 50  # sampler steps, >= 1
     guidance: float = 8.0  # classifier-free guidance scale; 1 or less draws without guidance
@@ -119,7 +119,7 @@ def _paper() -> LearnSettings:
 RECIPES: Mapping[str, Callable[[], LearnSettings]] = {"paper": _paper, "reference": _reference}
 DEFAULT = "paper"
 RENDER_DEFAULTS: Mapping[str, RenderSettings] = {
-    "reference": RenderSettings(negative=REFERENCE_NEGATIVE),
+    "reference": RenderSettings(scheduler="dpm++-sigma-min", negative=REFERENCE_NEGATIVE),
     "paper": RenderSettings(scheduler="ddim"),
 }
 

@@ -8,6 +8,8 @@ from typing import Any
 SCHEDULERS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "ddim": ("DDIMScheduler", {"steps_offset": 1, "clip_sample": False}),
     "dpm++": ("DPMSolverMultistepScheduler", {"steps_offset": 1}),
+    # Ends at the noise of the first timestep instead of at none, as diffusers did when the authors drew with it.
+    "dpm++-sigma-min": ("DPMSolverMultistepScheduler", {"steps_offset": 1, "final_sigmas_type": "sigma_min"}),
     "unipc": ("UniPCMultistepScheduler", {"steps_offset": 1}),
     "euler": ("EulerDiscreteScheduler", {"steps_offset": 1}),
     "pndm": ("PNDMScheduler", {"steps_offset": 1, "skip_prk_steps": True}),

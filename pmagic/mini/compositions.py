@@ -34,8 +34,8 @@ from pmagic.mini.drawing import draw
 from pmagic.mini.measuring import FIRST, WORD, eyes, opened, portrait
 from pmagic.mini.people import NAMED, person
 from pmagic.mini.scenes import EXPRESSIONS, PLACES, PORTRAIT, STYLES, Scene
-from pmagic.mini.sheet import contact_sheet
 from pmagic.persona import Persona
+from pmagic.sheet import contact_sheet
 from pmagic.vision import faces
 from pmagic.vision.faces import Face
 

@@ -47,8 +47,8 @@ from pmagic.mini.drawing import draw
 from pmagic.mini.measuring import FIRST, SIDE, TRAINING, WORD, eyes, opened, portrait
 from pmagic.mini.people import person
 from pmagic.mini.scenes import PORTRAIT, rng_for, scene
-from pmagic.mini.sheet import contact_sheet
 from pmagic.pictures import ENDINGS
+from pmagic.sheet import contact_sheet
 
 SHOWN = 4  # people on the sheet
 OTHERS = 9  # portraits of strangers alike that a picture is held against

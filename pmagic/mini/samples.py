@@ -1,21 +1,38 @@
-"""Writes the sample portraits that are shipped beside the weights: three people whom no training has seen.
+"""Writes the sample pictures that are shipped: three people whom no training has seen, a cat, and one style.
 
 python -m pmagic.mini.samples
 """
 
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 
 from pmagic.mini.drawing import draw
 from pmagic.mini.people import HELD_OUT, person
 from pmagic.mini.scenes import PORTRAIT
+from pmagic.mini.things import Thing
 
-SAMPLES = {"alice": HELD_OUT + 62, "bruno": HELD_OUT + 56, "chiara": HELD_OUT + 53}
-FOLDER = Path(__file__).parent / "portraits"
+PEOPLE = {"alice": HELD_OUT + 62, "bruno": HELD_OUT + 56, "chiara": HELD_OUT + 53}
+CAT = Thing("cat", "orange", "striped", accent=(150, 90, 50), eyes=(90, 170, 80), tall=1.0)
+STYLE, STYLE_PLACES, STYLE_PERSON = "pencil", ("beach", "library", "yellow"), HELD_OUT + 1
+PORTRAITS, EXAMPLES = (Path(__file__).parent / name for name in ("portraits", "examples"))
 SIDE = 256
 
+
+def samples() -> Iterator[tuple[Path, np.ndarray]]:
+    """(file, picture (256, 256, 3) uint8) of every sample."""
+    for name, seed in PEOPLE.items():
+        yield PORTRAITS / f"{name}.png", draw([(person(seed), PORTRAIT)], side=SIDE).image
+    yield EXAMPLES / "cat.png", draw([], (CAT, replace(PORTRAIT, place="blue")), SIDE).image
+    for number, place in enumerate(STYLE_PLACES, start=1):
+        scene = replace(PORTRAIT, style=STYLE, place=place, seed=9)
+        yield EXAMPLES / f"{STYLE}-{number}.png", draw([(person(STYLE_PERSON + number), scene)], side=SIDE).image
+
+
 if __name__ == "__main__":
-    FOLDER.mkdir(exist_ok=True)
-    for name, seed in SAMPLES.items():
-        Image.fromarray(draw([(person(seed), PORTRAIT)], side=SIDE).image).save(FOLDER / f"{name}.png", optimize=True)
+    for path, picture in samples():
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray(picture).save(path, optimize=True)

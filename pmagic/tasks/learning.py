@@ -73,9 +73,10 @@ class Learning:
                 found = self._find_stages(reporter, folder)
                 self.settings = replace(self.settings, bounds=found.bounds)
             self.phase = TRAINING
+            part = "" if found is None else "2 of 2: "
             checkpoint = None if folder is None else self._checkpoint(folder, name, resumed)
             persona = self._train_within_memory(
-                reporter, partial(self._train, reporter, f"learning {name}", checkpoint, on_step)
+                reporter, partial(self._train, reporter, f"{part}learning {name}", checkpoint, on_step)
             )
             if found is not None:
                 from pmagic.engine import probe
@@ -113,7 +114,9 @@ class Learning:
             return found
         if reporter.talks:
             probe_step.say_time(reporter, self.base, self.subject, self.settings, with_learning=True)
-        found = probe_step.as_found(probe_step.run(reporter, self.base, self.subject, self.settings))
+        found = probe_step.as_found(
+            probe_step.run(reporter, self.base, self.subject, self.settings, f"1 of 2: {probe_step.PROGRESS}")
+        )
         reporter.say(f"dynamic for {found.bounds.low} <= t < {found.bounds.high}")
         if folder is not None:
             probes.keep(folder, own, found)

@@ -37,11 +37,13 @@ def find_kept(folder: Path, *inputs: Mapping[str, object]) -> Found | None:
     return next((found for each in inputs if (found := probes.find(folder, each)) is not None), None)
 
 
-def run(reporter: Reporter, base: "Base", subject: "Subject", settings: "LearnSettings") -> "Probe":
+def run(
+    reporter: Reporter, base: "Base", subject: "Subject", settings: "LearnSettings", title: str = PROGRESS
+) -> "Probe":
     """A new probe. Warns where its bounds are not the photo's own. What the reporter's progress raises goes through."""
     from pmagic.engine import probe
 
-    with reporter.progress(PROGRESS) as advance:
+    with reporter.progress(title) as advance:
         found = probe.probe(base, subject, settings, lambda done, total: advance(done, total, ""))
     warn_of_fallback(reporter, as_found(found))
     return found

@@ -1,0 +1,107 @@
+"""`pmagic demo`: learns a shipped portrait, draws it in four prompts and writes one sheet of all, by the commands."""
+
+import hashlib
+import io
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stdout
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from pmagic import settings
+from pmagic.cli import learn, render, sample
+from pmagic.cli.console import PROGRESS, Console, duration
+from pmagic.cli.options import AsJson, Quiet
+from pmagic.errors import UsageProblem
+from pmagic.library.store import Library
+
+NAME, BASE = "alice", "mini"
+PROMPTS = ("as a cowboy", "wearing a santa hat in the snow", "as an astronaut in space", "an oil painting of {}")
+EACH = 2  # pictures of each prompt
+CELL = 216  # pixels of a picture's height on the sheet
+
+
+def demo(
+    out: Annotated[Path, typer.Option("--out", help="Folder for the pictures and the sheet.")] = Path("demo"),
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Learn a shipped portrait on the shipped base, draw it in four prompts, and put all on one sheet.
+
+    The persona is kept in your library as alice; `pmagic rm alice` removes it. Nothing is downloaded.
+
+    \b
+    pmagic demo
+    """
+    from PIL import Image
+
+    from pmagic import sheet
+
+    console = Console(quiet=quiet, as_json=as_json)
+    portrait = out / f"{NAME}.png"
+    sample.copy_samples(out)
+    start = time.monotonic()
+    columns = []
+    with _progress_lines():
+        address = _kept(portrait)
+        if address is None:
+            console.tell(f"$ pmagic learn {portrait} --name {NAME} --base {BASE}")
+            address = _answer(learn.learn, photo=[portrait], name=NAME, base=BASE, quiet=quiet)["persona"]
+        learned = time.monotonic() - start
+        for prompt in PROMPTS:
+            console.tell(f'$ pmagic render {NAME} "{prompt}" -n {EACH} --out {out}')
+            answer = _answer(render.render, name=address, prompt=prompt, count=EACH, out=out, quiet=quiet)
+            columns.append([Image.open(made["file"]) for made in answer["pictures"]])
+    rendered = time.monotonic() - start - learned
+    rows = [
+        (f"seed {seed}", [Image.open(portrait), *pictures]) for seed, pictures in enumerate(zip(*columns, strict=True))
+    ]
+    target = out / "contact-sheet.png"
+    sheet.contact_sheet(
+        target, rows, cell=CELL, heads=("the one photo", *(prompt.replace("{}", NAME) for prompt in PROMPTS))
+    )
+    console.tell(
+        f"learned in {duration(learned)}, drew {EACH * len(PROMPTS)} pictures in {duration(rendered)}; "
+        f"look at {target}, then try: pmagic list"
+    )
+    seconds = {"learn": round(learned, 1), "render": round(rendered, 1)}
+    console.result([str(target)], {"persona": address, "sheet": str(target), "seconds": seconds})
+
+
+@contextmanager
+def _progress_lines() -> Iterator[None]:
+    """Lines of progress without a terminal: minutes without a word look like a program that hangs."""
+    before = os.environ.get(PROGRESS)
+    os.environ[PROGRESS] = before or "lines"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[PROGRESS]
+
+
+def _kept(portrait: Path) -> str | None:
+    """The address of the demonstration's persona where an earlier run has left it; None where the name is free."""
+    library = Library(settings.library_dir())
+    if not library.versions(NAME):
+        return None
+    address, manifest = library.verify(NAME)
+    if manifest.photos != (hashlib.sha256(portrait.read_bytes()).hexdigest(),) or manifest.base != BASE:
+        raise UsageProblem(
+            f"your library has another persona {NAME!r}, which the demonstration would add a version to",
+            f"rename it with `pmagic mv {NAME} NEW`, or set PMAGIC_HOME to another folder for the demonstration",
+            kept=f"{address} as it is",
+        )
+    return str(address)
+
+
+def _answer(command: Callable[..., None], **options: Any) -> dict[str, Any]:
+    """Run a command of this program; its JSON document."""
+    answer = io.StringIO()
+    with redirect_stdout(answer):
+        command(as_json=True, **options)
+    return json.loads(answer.getvalue())

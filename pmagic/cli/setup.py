@@ -1,0 +1,221 @@
+"""`pmagic setup`: looks at the machine, asks what pmagic is for, and downloads all that this needs at once."""
+
+import shutil
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pmagic import settings
+from pmagic.cli import names
+from pmagic.cli.console import Console, table
+from pmagic.cli.options import AsJson, Quiet
+from pmagic.errors import StorageFailed, UsageProblem
+
+if TYPE_CHECKING:
+    from pmagic.bases.card import Card
+
+PURPOSES = {"photos": "people, animals and things in photographs", "drawings": "drawn people, to try pmagic out"}
+PHOTO_BASE, DRAWN_BASE = "sd14", "mini"
+# GPU memory in bytes that learning takes on Stable Diffusion 1.x, by recipe: the peaks of
+# `python -m tests.bench whole --shape sd14`, which docs/performance.md shows, and some for the system's own use.
+LEARNING_TAKES = {"paper": 7.5e9, "reference": 5.3e9}
+
+
+@dataclass(frozen=True)
+class Item:
+    """One thing to download. size in bytes, roughly; None where only the hub can say."""
+
+    name: str  # as `pmagic models pull` takes it
+    use: str
+    size: float | None
+    licence: str
+    here: bool
+
+
+def setup(
+    purpose: Annotated[str | None, typer.Option("--for", help="photos or drawings; asked for without it.")] = None,
+    base: Annotated[
+        str | None, typer.Option("--base", help="sd14, sd15, dreamlike or a hub id.", autocompletion=names.bases)
+    ] = None,
+    commercial: Annotated[
+        bool, typer.Option("--commercial", help="Leave out the face pack, which forbids commercial use.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Download without asking.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be downloaded; no network.")] = False,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Download all that you need at once: base, CLIP, CLIPSeg and face pack. Sizes and licences are shown first.
+
+    \b
+    pmagic setup
+    pmagic setup --for photos --dry-run
+    pmagic setup --for photos --base sd15 --yes
+    """
+    console = Console(quiet=quiet, as_json=as_json)
+    machine = _machine()
+    console.tell("this machine: " + ", ".join(machine))
+    purpose = _purpose(purpose if base is None or purpose is not None else "photos")
+    card = _card(base or (PHOTO_BASE if purpose == "photos" else DRAWN_BASE))
+    items = _items(card, faces=not commercial)
+    missing = [each for each in items if not each.here]
+    next_command = _next(card, "reference" if commercial and _lacks_faces(card) else "paper")
+    document = {
+        "machine": machine, "base": card.name, "items": [vars(each) for each in items], "next": next_command,
+    }  # fmt: skip
+    console.tell("\n".join(_lines(card, items)))
+    if missing and not dry_run:
+        _require_space(missing)
+        _ask(missing, yes)
+        _pull(console, missing)
+    console.tell(f"{'after the download' if missing and dry_run else 'all of it is here'}; next:")
+    console.result([next_command], document)
+
+
+def missing_faces(card: "Card") -> bool:
+    return isinstance(card.faces, str)
+
+
+def _machine() -> list[str]:
+    """What matters of this machine, each with its number."""
+    import torch
+
+    from pmagic.bases import needs
+
+    parts = []
+    if torch.cuda.is_available():
+        whole = torch.cuda.mem_get_info()[1]
+        parts.append(f"{torch.cuda.get_device_name()} with {whole / 1e9:.1f} GB")
+    elif torch.backends.mps.is_available():
+        parts.append("an Apple GPU (mps)")
+    else:
+        parts.append("no GPU that torch can use")
+    free = needs.memory_free()
+    if free is not None:
+        parts.append(f"{free / 1e9:.1f} GB of memory free")
+    return [*parts, f"{_disk_free() / 1e9:.1f} GB of disk free"]
+
+
+def _disk_free() -> int:
+    folder = settings.models_dir()
+    return shutil.disk_usage(next(each for each in (folder, *folder.parents) if each.exists())).free
+
+
+def _purpose(given: str | None) -> str:
+    if given in PURPOSES:
+        return given
+    if given is not None:
+        raise UsageProblem(f"--for cannot be {given[:80]!r}", f"choose one of: {', '.join(PURPOSES)}")
+    if not sys.stdin.isatty():
+        raise UsageProblem("what pmagic is for is not said, and there is no keyboard to ask", "add --for photos")
+    for number, (name, text) in enumerate(PURPOSES.items(), start=1):
+        print(f"  {number}  {name}: {text}", file=sys.stderr)
+    answer = typer.prompt("what do you want to draw? 1 or 2", default="1", err=True).strip()
+    return _purpose(dict(zip("12", PURPOSES, strict=True)).get(answer, answer))
+
+
+def _card(name: str) -> "Card":
+    from pmagic.bases import card
+
+    return card.find(name)
+
+
+def _items(card: "Card", *, faces: bool) -> list[Item]:
+    """What learning a face on this base needs; a base whose own folder has its observers needs nothing more."""
+    from pmagic.bases import fetching
+
+    items = []
+    if card.repo is not None:
+        size = None if card.size_gb is None else card.size_gb * 1e9
+        items.append(Item(card.name, "draws the pictures", size, card.licence, card.folder is not None))
+    wanted = [
+        (card.clip, "describes the photo (CLIP)"),
+        (card.clipseg, "finds the person in the photo (CLIPSeg)"),
+        *([(card.faces, "finds and compares faces")] if faces else []),
+    ]
+    sizes = {**fetching.HUB_OBSERVERS, **fetching.PACKS}
+    for stated, use in wanted:
+        name = stated if isinstance(stated, str) else stated.name.replace("--", "/", 1)
+        if name in sizes:
+            items.append(Item(name, use, sizes[name], fetching.LICENCES[name], isinstance(stated, Path)))
+    return items
+
+
+def _lines(card: "Card", items: Sequence[Item]) -> list[str]:
+    if not items:
+        return [f"the base {card.name} is shipped with pmagic: there is nothing to download"]
+    rows = [
+        (each.name, "here" if each.here else _gigabytes(each.size), each.use, each.licence.partition(" (")[0])
+        for each in items
+    ]
+    known = sum(each.size or 0 for each in items if not each.here)
+    lines = [*table(rows, ("MODEL", "SIZE", "USE", "LICENCE")), f"to download: {known / 1e9:.1f} GB"]
+    if any(each.size is None for each in items):
+        lines[-1] += f", and the base {card.name}, whose size only the hub knows"
+    return [*lines, *_memory_line()]
+
+
+def _memory_line() -> list[str]:
+    """Whether the GPU has enough memory to learn on Stable Diffusion 1.x."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return ["without a GPU that torch can use, learning from a photograph takes hours"]
+    whole = torch.cuda.mem_get_info()[1]
+    takes = f"learning takes about {LEARNING_TAKES['paper'] / 1e9:.1f} GB of GPU memory"
+    if whole >= LEARNING_TAKES["paper"]:
+        return [f"{takes}: this GPU has enough"]
+    if whole >= LEARNING_TAKES["reference"]:
+        return [f"{takes}, more than this GPU has; pmagic then keeps less and computes more again, which is slower"]
+    return [f"{takes}, this GPU has {whole / 1e9:.1f}: learn with --memory low, or with --device cpu"]
+
+
+def _gigabytes(size: float | None) -> str:
+    return "?" if size is None else f"{size / 1e9:.1f} GB"
+
+
+def _require_space(missing: Sequence[Item]) -> None:
+    wanted, free = sum(each.size or 0 for each in missing), _disk_free()
+    if wanted > free:
+        raise StorageFailed(
+            f"the download takes {wanted / 1e9:.1f} GB, and {settings.models_dir()} has {free / 1e9:.1f} GB free",
+            "free some space, or set PMAGIC_HOME to a folder on another disk",
+            kept="nothing was downloaded",
+        )
+
+
+def _ask(missing: Sequence[Item], yes: bool) -> None:
+    """Returns only where the person agrees to the download and its licences."""
+    if yes:
+        return
+    names_of = ", ".join(each.name for each in missing)
+    if not sys.stdin.isatty():
+        raise UsageProblem(f"{names_of}: a download is not begun without a yes", "add --yes, or --dry-run")
+    if not typer.confirm("download them under these licences?", err=True):
+        raise typer.Exit(0)
+
+
+def _pull(console: Console, missing: Sequence[Item]) -> None:
+    from pmagic.bases import fetching
+
+    for each in missing:
+        for order in fetching.orders(each.name):
+            console.tell(f"downloading {order.repo}, {order.size / 1e9:.2f} GB, to {order.place}")
+            fetching.fetch(order, show=console.talks)
+
+
+def _lacks_faces(card: "Card") -> bool:
+    return isinstance(card.faces, str)
+
+
+def _next(card: "Card", recipe: str) -> str:
+    """The exact command to type next."""
+    photo = "alice.png" if card.repo is None else "alice.jpg"
+    options = "" if card.name == PHOTO_BASE else f" --base {card.name}"
+    options += "" if recipe == "paper" else f" --recipe {recipe}"
+    copied = f"pmagic sample && pmagic learn {photo}" if card.repo is None else f"pmagic learn {photo}"
+    return f"{copied} --name alice{options}"

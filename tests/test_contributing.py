@@ -1,0 +1,95 @@
+"""The five examples of CONTRIBUTING.md pass the conformance tests of their shelves."""
+
+import importlib
+import re
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import test_bases_cards
+import test_datasets_shelf
+import test_evaluation_metrics
+import test_losses_shelf
+import test_methods_shelf
+from evaluated import eval_folder  # noqa: F401 - a fixture
+from test_evaluation_metrics import case, eyes  # noqa: F401 - fixtures
+
+from pmagic import shelf
+from pmagic.evaluation import metrics
+from pmagic.evaluation.metrics import Case
+from pmagic.evaluation.observers import Observers
+from pmagic.library.store import Library
+
+pytest_plugins = ["tiny"]
+
+PAGE = (Path(__file__).parents[1] / "CONTRIBUTING.md").read_text()
+EXAMPLES = dict(re.findall(r"```python\n# (pmagic/[\w/]+)\.py\n(.*?)```", PAGE, re.DOTALL))
+
+Add = Callable[[str], str]
+
+
+@pytest.fixture
+def add(tmp_path: Path) -> Iterator[Add]:
+    """Puts an example on its shelf, in a folder that the shelf has for this test alone; the example's name."""
+    added: list[tuple[object, str, str]] = []
+
+    def put(path: str) -> str:
+        name, module = Path(path).name, path.replace("/", ".")
+        package = importlib.import_module(module.rpartition(".")[0])
+        folder = tmp_path / "shelf"
+        folder.mkdir()
+        (folder / f"{name}.py").write_text(EXAMPLES[path])
+        importlib.invalidate_caches()
+        package.__path__.append(str(folder))
+        added.append((package, str(folder), module))
+        return name
+
+    yield put
+    for package, folder, module in added:
+        package.__path__.remove(folder)
+        sys.modules.pop(module, None)
+        vars(package).pop(module.rpartition(".")[2], None)
+
+
+def test_each_checklist_has_its_example() -> None:
+    shelves = ["pmagic/methods", "pmagic/losses", "pmagic/bases/known", "pmagic/datasets", "pmagic/evaluation/metrics"]
+    assert [path.rpartition("/")[0] for path in EXAMPLES] == shelves
+    assert PAGE.count("\n### Add a ") == 5
+
+
+@pytest.mark.parametrize("layout", ["sd1", "sd2"])
+def test_a_method(add: Add, tiny_folders: dict[str, Path], library: Library, layout: str) -> None:
+    name = add("pmagic/methods/two_vectors")
+    assert name in shelf.names("methods")
+    test_methods_shelf.test_learn_keep_wear(tiny_folders, library, name, layout)
+    assert library.load("alice")[1].tensors["learner.vectors"].shape[0] == 2
+
+
+def test_a_loss(add: Add) -> None:
+    name = add("pmagic/losses/masked_l1")
+    test_losses_shelf.test_contract(name)
+
+
+def test_a_base(add: Add) -> None:
+    name = add("pmagic/bases/known/openjourney")
+    test_bases_cards.test_contract(name)
+
+
+def test_a_data_set(add: Add, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = add("pmagic/datasets/flat")
+    monkeypatch.setitem(
+        test_datasets_shelf.LAYOUTS, name, lambda root: test_datasets_shelf.picture(root / "alice.png") and None
+    )
+    (tmp_path / "data").mkdir()
+    test_datasets_shelf.test_contract(name, tmp_path / "data")
+
+
+def test_a_metric(add: Add, eyes: Observers, case: Case) -> None:  # noqa: F811
+    name = add("pmagic/evaluation/metrics/brightness")
+    test_evaluation_metrics.test_contract(name, eyes, case)
+    assert "brightness" in metrics.measured(eyes, case)
+
+
+def test_afterwards_the_shelves_are_as_they_were() -> None:
+    assert "masked_l1" not in shelf.names("losses") and "pmagic.losses.masked_l1" not in sys.modules
