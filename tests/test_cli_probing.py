@@ -96,7 +96,7 @@ def test_a_probe_kept_by_name_serves_the_learning(
     persona = library.load("alice")[1]
     assert [persona.bounds.low, persona.bounds.high] == found["bounds"]
     assert [list(point) for point in persona.curve] == found["curve"]
-    assert persona.settings["recipe"] == "paper"
+    assert persona.settings["recipe"] == "tuned"
     assert not list(library.root.rglob("*.probe"))
 
 

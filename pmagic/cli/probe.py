@@ -14,8 +14,6 @@ from pmagic.cli.options import AsJson, Quiet
 from pmagic.errors import UsageProblem
 from pmagic.library import durable, naming, probes, unfinished
 
-_RECIPE = "paper"  # whose stages a probe finds
-
 
 def probe(
     photo: Annotated[list[Path], typer.Argument(help="A JPEG, PNG or WEBP photo; several of one person may follow.")],
@@ -57,7 +55,7 @@ def probe(
     shown = photos.shown(console, photo, mask, word, style=False)
     card = choosing.choose_base(base)
     hush_libraries()
-    how = recipes.settings_for(_RECIPE, card.defaults, seed=seed, kind=shown.kind)
+    how = recipes.settings_for(recipes.DEFAULT, card.defaults, seed=seed, kind=shown.kind)
     prompts.check_word(prompts.load_tokenizer(card.folder), shown.word)
     known = shown.portraits(card, how, face)
     with durable.storing(f"the plots in {out}"):

@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 
 def asked_inputs(shown: "Shown", base: "Base", how: "LearnSettings") -> dict[str, object]:
     """What decides whether a probe that was asked for by `pmagic probe --name` serves a learning."""
-    return {**shown.inputs(), "base": base.fingerprint, "levels": [how.iou_low, how.iou_high]}
+    fallback = [how.fallback.low, how.fallback.high]
+    levels = [how.iou_low, how.iou_high, how.narrowest, *fallback]
+    return {**shown.inputs(), "base": base.fingerprint, "levels": levels}
 
 
 def own_inputs(shown: "Shown", base: "Base", how: "LearnSettings") -> dict[str, object]:
