@@ -287,7 +287,7 @@ def test_what_cannot_be_asked(words: list[str], code: int, told: str) -> None:
     [
         (["--recipe", "paper,paper"], "name each recipe once"),
         (["--recipe", "best"], "no recipe 'best'"),
-        (["--ablation", "table9"], "bounds, first_stage, table1, table2, table5"),
+        (["--ablation", "table9"], "bounds, first_stage, stages, table1, table2, table5"),
         (["--iterations", "0"], "iterations must be at least 1"),
         (["--ablation", "table1", "--recipe", "paper,reference"], "one recipe"),
         (["--people", "4"], "the data set has 3"),

@@ -52,6 +52,13 @@ def test_bounds_only_move_where_the_dynamic_stage_begins() -> None:
     assert highs == sorted(set(highs), reverse=True)
 
 
+def test_stages_alone_move_nothing_but_bounds() -> None:
+    rows = made("stages", "tuned")
+    whole = made("", "tuned")["tuned"].learn
+    assert [row.learn.bounds for row in rows.values()] == [WHOLE, None, first_stage.FIXED]
+    assert all(replace(row.learn, bounds=None) == whole for row in rows.values())
+
+
 def test_a_length_that_is_asked_for_is_every_rows() -> None:
     for ablation in shelf.names(ablations.SHELF):
         assert {row.learn.iterations for row in variants(["paper"], ablation, {}, 1, iterations=300)} == {300}

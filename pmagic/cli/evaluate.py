@@ -56,7 +56,7 @@ def evaluate(
         str | None,
         typer.Option(
             "--ablation",
-            help="Of one recipe: table1, table2, table5 of the paper, first-stage or bounds.",
+            help="Of one recipe: table1, table2, table5 of the paper, first-stage, stages or bounds.",
             autocompletion=names.ablations,
         ),
     ] = None,

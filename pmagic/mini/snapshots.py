@@ -1,6 +1,6 @@
 """A sheet of what stages are for: people learned from a snapshot with the whole schedule, and with a plain first stage.
 
-    pmagic eval --dataset world --photos snapshots --base mini --ablation first-stage --out EVAL
+    pmagic eval --dataset world --photos snapshots --base mini --recipe tuned --ablation stages --out EVAL
     python -m pmagic.mini.snapshots EVAL docs/snapshots.png
 
 Each person has two rows, which begin with the snapshot; the pictures of a column share prompt and noise.
@@ -16,7 +16,7 @@ from PIL import Image
 from pmagic.datasets import world
 from pmagic.mini.sheet import contact_sheet
 
-WITHOUT, WITH = "vanilla", "stages"  # rows of the evaluation
+WITHOUT, WITH = "whole", "stages"  # rows of the evaluation
 PEOPLE, PROMPTS = 3, (0, 2, 3, 4, 6)  # prompts by number, counted from 0
 
 
