@@ -1,4 +1,4 @@
-"""Stages alone: none, the recipe's own, and a first stage that is the same for everybody; every loss as in the recipe."""
+"""Stages alone: none, the recipe's own, and a first stage that is the same for everybody. Losses are the recipe's."""
 
 from dataclasses import replace
 
