@@ -86,7 +86,7 @@ def test_a_curve_with_a_dent_is_read_after_smoothing() -> None:
         ((0.1, 0.5), "never reaches 0.7, it ends at 0.50"),
         ((0.1, 0.75), "never reaches 0.8, it ends at 0.75"),
         ((0.85, 0.9), "above 0.8 from the start, at 0.85"),
-        ((0.0, 10.0), "its own dynamic stage, 899:908, would be too short"),
+        ((0.0, 10.0), "its own dynamic stage, 899:908, is narrower than 100 timesteps"),
     ],
 )
 def test_a_curve_that_will_not_do_falls_back_and_says_why(ious: tuple[float, float], why: str) -> None:
@@ -100,7 +100,7 @@ def test_how_narrow_a_stage_may_be_and_what_stands_instead_are_settings() -> Non
     asked = reading(0.65, 1.0, narrowest=700, fallback=(0, 700))
     late, early = falling({975: 0.175, 25: 1.125}), falling({975: 0.7, 25: 0.9})
     bounds, why = read_bounds(late, asked)
-    assert (bounds, why) == (StageBounds(0, 700), "its own dynamic stage, 0:500, would be too short to draw a face in")
+    assert (bounds, why) == (StageBounds(0, 700), "its own dynamic stage, 0:500, is narrower than 700 timesteps")
     assert read_bounds(late, reading(0.65, 1.0)) == (StageBounds(0, 500), "")
     assert read_bounds(early, asked) == (StageBounds(0, 1000), "")
     low = falling({975: 0.3, 25: 0.5})

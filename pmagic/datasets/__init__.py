@@ -43,9 +43,8 @@ class Individual:
     unseen: tuple[Source, ...] = ()
     mask: "Callable[[], Image.Image] | None" = None  # of the only photo learned from, where the data set knows it
     traits: str = ""  # what the data set says of the person, in words
-    drawings: Mapping[str, Source] = field(
-        default_factory=dict
-    )  # by prompt, where the data set draws the person itself
+    # By prompt, where the data set draws the person itself.
+    drawings: Mapping[str, Source] = field(default_factory=dict)
 
 
 def drawn(people: Sequence[Individual], count: int, repeats: int, seed: int) -> list[list[Individual]]:

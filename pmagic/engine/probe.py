@@ -166,7 +166,7 @@ def read_bounds(curve: Curve, settings: LearnSettings) -> tuple[StageBounds, str
     high = 1000 if ious[0] >= iou_low else round(_reached(times, ious, iou_low))
     low = 0 if iou_high >= 1 else round(_reached(times, ious, iou_high))
     if high - low < settings.narrowest:
-        return fallback, f"its own dynamic stage, {low}:{high}, would be too short to draw a face in"
+        return fallback, f"its own dynamic stage, {low}:{high}, is narrower than {settings.narrowest} timesteps"
     return StageBounds(low, high), ""
 
 

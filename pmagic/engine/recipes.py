@@ -33,8 +33,10 @@ class LearnSettings:
     bounds: StageBounds | None = REFERENCE_BOUNDS  # None: found by the probe
     iou_low: float = 0.7  # lambda_1 of the probe, reached at the dynamic interval's upper end
     iou_high: float = 0.8  # lambda_2, reached at its lower end; 1 leaves out the second static stage
-    narrowest: int = 100  # timesteps of a dynamic stage; 100 are five of a sampler's 50 steps, in less no face appears
-    fallback: StageBounds = REFERENCE_BOUNDS  # instead of the probe's where those are narrower, or the IoU stays low
+    narrowest: int = 100  # timesteps of the probe's dynamic stage; in 100, five of a sampler's 50 steps, a face appears
+    fallback: StageBounds = (
+        REFERENCE_BOUNDS  # in place of the probe's own where that is narrower, or where there is none
+    )
     probe_iterations: int = 100  # optimiser steps of the probe
     alike: float = 0.28  # cosine of two faces from which they count as one person's
     tokens: int = 4  # placeholders n
