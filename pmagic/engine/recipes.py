@@ -33,7 +33,7 @@ class LearnSettings:
     bounds: StageBounds | None = REFERENCE_BOUNDS  # None: found by the probe
     iou_low: float = 0.7  # lambda_1 of the probe, reached at the dynamic interval's upper end
     iou_high: float = 0.8  # lambda_2, reached at its lower end; 1 leaves out the second static stage
-    narrowest: int = 100  # timesteps of the probe's dynamic stage; in 100, five of a sampler's 50 steps, a face appears
+    narrowest: int = 100  # timesteps that the probe's dynamic stage has at least; 100 are five of 50 steps
     fallback: StageBounds = (
         REFERENCE_BOUNDS  # in place of the probe's own where that is narrower, or where there is none
     )
