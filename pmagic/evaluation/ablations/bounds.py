@@ -5,7 +5,7 @@ from dataclasses import replace
 from pmagic.evaluation.variants import Variant
 from pmagic.persona import StageBounds
 
-HIGHS = (1000, 850, 700, 550)  # timesteps; the plain word stands above
+HIGHS = (1000, 850, 700, 550, 400)  # timesteps; the plain word stands above
 
 
 def rows(whole: Variant) -> list[Variant]:

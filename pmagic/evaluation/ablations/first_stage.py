@@ -6,7 +6,7 @@ from pmagic.evaluation.ablations import table1
 from pmagic.evaluation.variants import Variant
 from pmagic.persona import StageBounds
 
-FIXED = StageBounds(0, 700)  # the plain word above
+FIXED = StageBounds(0, 550)  # the plain word above
 
 
 def rows(whole: Variant) -> list[Variant]:
