@@ -63,7 +63,7 @@ def learn(
     face: int | None = None,
     mask: str | Path | Image.Image | None = None,
     method: str = "personamagic",
-    recipe: str = "paper",
+    recipe: str = "tuned",
     iterations: int | None = None,
     batch: int | None = None,
     learning_rate: float | None = None,

@@ -64,7 +64,8 @@ def test_it_ends_in_tables_plots_and_a_report(evaluate: Evaluate, tmp_path: Path
     assert means["paper", "i_pre"]["people"] == "3"
     mine = [each["t_sim"] for each in results["pictures"] if each["variant"] == "reference"]
     assert float(means["reference", "t_sim"]["value"]) == pytest.approx(sum(mine) / len(mine), abs=2e-6)
-    assert [row["variant"] for row in rows if row["kind"] == "difference"] == ["reference", "reference"]
+    told = [(row["variant"], row["metric"]) for row in rows if row["kind"] == "difference"]
+    assert told == [("reference", column) for column in ("t_sim", "i_pre", "one_face")]
     for name in ("pareto.png", "heatmap.png"):
         assert Image.open(out / name).width > 400
     first = results["pictures"][0]
@@ -268,6 +269,7 @@ def test_ablations(evaluate: Evaluate, tmp_path: Path, ablation: str) -> None:
         (["--dataset", "folder", "--people", "0"], 2, "--people must be"),
         (["--dataset", "folder", "--workers", "many"], 2, "--workers cannot be"),
         (["--dataset", "folder", "--photos", "."], 2, "--photos goes with --pictures"),
+        (["--dataset", "world", "--photos", "selfies"], 2, "choose one of: portraits, snapshots"),
         (["--pictures", "."], 2, "--photos"),
         (["--pictures", ".", "--photos", "."], 2, "--prompts"),
         (["--pictures", ".", "--dataset", "folder"], 2, "--dataset"),
@@ -285,7 +287,8 @@ def test_what_cannot_be_asked(words: list[str], code: int, told: str) -> None:
     [
         (["--recipe", "paper,paper"], "name each recipe once"),
         (["--recipe", "best"], "no recipe 'best'"),
-        (["--ablation", "table9"], "table1, table2, table5"),
+        (["--ablation", "table9"], "bounds, first_stage, stages, table1, table2, table5"),
+        (["--iterations", "0"], "iterations must be at least 1"),
         (["--ablation", "table1", "--recipe", "paper,reference"], "one recipe"),
         (["--people", "4"], "the data set has 3"),
     ],

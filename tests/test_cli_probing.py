@@ -107,7 +107,7 @@ def test_a_probe_kept_by_name_serves_the_learning(
     persona = library.load("alice")[1]
     assert [persona.bounds.low, persona.bounds.high] == found["bounds"]
     assert [list(point) for point in persona.curve] == found["curve"]
-    assert persona.settings["recipe"] == "paper"
+    assert persona.settings["recipe"] == "tuned"
     assert not list(library.root.rglob("*.probe"))
 
 
@@ -160,7 +160,7 @@ def test_another_photo_or_mask_is_probed_anew(library: Library, photo: Path, bas
         assert learn(photo, base).exit_code == 0
 
 
-def test_the_paper_is_the_default_and_everything_is_told(library: Library, photo: Path, base: str) -> None:
+def test_the_tuned_recipe_is_the_default_and_everything_is_told(library: Library, photo: Path, base: str) -> None:
     done = learn(photo, base, "--json")
     assert done.exit_code == 0, done.stderr
     document = json.loads(done.stdout)
@@ -169,7 +169,7 @@ def test_the_paper_is_the_default_and_everything_is_told(library: Library, photo
     text = runner.invoke(app, ["show", "alice"]).stdout
     low, high = document["bounds"]
     assert f"bounds: dynamic for {low} <= t < {high}" in text
-    assert "recipe: paper" in text
+    assert "recipe: tuned" in text
     assert "identity: " in text
     assert f"photos: 1 ({pictures.read_photo(photo).sha256[:12]})" in text
     assert "curve: " in text and "IoU" in text

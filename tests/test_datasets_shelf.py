@@ -6,11 +6,12 @@ import types
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from pmagic import datasets, shelf
-from pmagic.datasets import folder, lfw, world
+from pmagic.datasets import folder, lfw, world, world_training
 from pmagic.errors import NotFound, Problem, UsageProblem, WeightsMissing
 
 
@@ -159,6 +160,36 @@ def test_the_world_is_held_out_and_knows_its_people() -> None:
     assert who.traits
     with pytest.raises(UsageProblem, match="--root"):
         world.people(Path("."))
+
+
+def test_snapshots_show_the_person_to_one_side_and_smaller() -> None:
+    """The layout is the person's own, by the seed; the portrait is the photo that is not learned from."""
+    pytest.importorskip("skia")
+    portraits, snapshots = (world.people(None, sort)[:40] for sort in world.PHOTOS)
+    layouts = [world.snapshot(seed) for seed in range(200)]
+    assert layouts[0] == world.snapshot(0) != layouts[1]
+    assert all(0.22 <= min(each.x, 1 - each.x) <= 0.34 and 0.19 <= each.scale <= 0.26 for each in layouts)
+    assert all(0.48 <= each.y <= 0.62 and abs(each.turn) <= 12 for each in layouts)
+    assert 60 < sum(each.x < 0.5 for each in layouts) < 140
+    for portrait, snapshot in zip(portraits[:3], snapshots[:3], strict=True):
+        assert snapshot.name == portrait.name
+        assert snapshot.unseen[0]().sha256 == portrait.learned[0]().sha256
+        mask = np.asarray(snapshot.mask()) > 127
+        middle, seed = np.nonzero(mask)[1].mean() / world.SIDE, world.held_out() + int(snapshot.name.split()[1])
+        assert middle == pytest.approx(world.snapshot(seed).x, abs=0.04)
+        assert 0.02 < mask.mean() < (np.asarray(portrait.mask()) > 127).mean()
+
+
+def test_training_people_are_seen_and_the_panel_is_in_no_sample() -> None:
+    pytest.importorskip("skia")
+    held_out = {who.name for who in world.people(None)}
+    assert not held_out & {who.name for who in world.panel()}
+    assert world.held_out() >= world_training.FIRST + world_training.PEOPLE
+    assert len({who.name for who in world_training.people(None)}) == world_training.PEOPLE
+    for who in world.panel("snapshots"):
+        assert who.drawings.keys() == set(world.PROMPTS)
+    drawings = [who.drawings[prompt]().sha256 for who in world.panel()[:2] for prompt in world.PROMPTS]
+    assert len(set(drawings)) == 2 * len(world.PROMPTS)
 
 
 def test_every_world_prompt_asks_for_its_own_scene() -> None:

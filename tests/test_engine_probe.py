@@ -20,6 +20,10 @@ def short(**overrides: object) -> LearnSettings:
     return settings_for("paper", {}, **{**tiny.lesson(losses={"masked_mse": 1.0}), "probe_iterations": 2, **overrides})
 
 
+def reading(iou_low: float, iou_high: float, **more: object) -> LearnSettings:
+    return settings_for("paper", {}, iou_low=iou_low, iou_high=iou_high, **more)
+
+
 def falling(iou_at: dict[int, float]) -> probe.Curve:
     return tuple(sorted(iou_at.items(), reverse=True))
 
@@ -67,12 +71,12 @@ STRAIGHT = falling({t: 1 - t / 1000 for t in GRID})
 def test_bounds_are_where_the_curve_crosses_the_thresholds(
     levels: tuple[float, float], bounds: tuple[int, int]
 ) -> None:
-    assert read_bounds(STRAIGHT, *levels) == (StageBounds(*bounds), "")
+    assert read_bounds(STRAIGHT, reading(*levels)) == (StageBounds(*bounds), "")
 
 
 def test_a_curve_with_a_dent_is_read_after_smoothing() -> None:
     dented = falling({975: 0.2, 725: 0.75, 475: 0.65, 225: 0.9})  # 0.7, 0.7 once it is monotone
-    found, why = read_bounds(dented, 0.6, 0.8)
+    found, why = read_bounds(dented, reading(0.6, 0.8))
     assert (found, why) == (StageBounds(350, 775), "")
 
 
@@ -82,13 +86,26 @@ def test_a_curve_with_a_dent_is_read_after_smoothing() -> None:
         ((0.1, 0.5), "never reaches 0.7, it ends at 0.50"),
         ((0.1, 0.75), "never reaches 0.8, it ends at 0.75"),
         ((0.85, 0.9), "above 0.8 from the start, at 0.85"),
-        ((0.0, 10.0), "its own dynamic stage, 899:908, would be too short"),
+        ((0.0, 10.0), "its own dynamic stage, 899:908, is narrower than 100 timesteps"),
     ],
 )
 def test_a_curve_that_will_not_do_falls_back_and_says_why(ious: tuple[float, float], why: str) -> None:
-    bounds, told = read_bounds(falling({975: ious[0], 25: ious[1]}), 0.7, 0.8)
+    bounds, told = read_bounds(falling({975: ious[0], 25: ious[1]}), reading(0.7, 0.8))
     assert bounds == REFERENCE_BOUNDS
     assert why in told
+
+
+def test_how_narrow_a_stage_may_be_and_what_stands_instead_are_settings() -> None:
+    """A curve that reaches the threshold at t = 500 has too narrow a stage, one that begins above it is left whole."""
+    asked = reading(0.65, 1.0, narrowest=700, fallback=(0, 700))
+    late, early = falling({975: 0.175, 25: 1.125}), falling({975: 0.7, 25: 0.9})
+    bounds, why = read_bounds(late, asked)
+    assert (bounds, why) == (StageBounds(0, 700), "its own dynamic stage, 0:500, is narrower than 700 timesteps")
+    assert read_bounds(late, reading(0.65, 1.0)) == (StageBounds(0, 500), "")
+    assert read_bounds(early, asked) == (StageBounds(0, 1000), "")
+    low = falling({975: 0.3, 25: 0.5})
+    assert read_bounds(low, asked)[0] == StageBounds(0, 700)
+    assert read_bounds(low, reading(0.65, 1.0))[0] == REFERENCE_BOUNDS
 
 
 def test_on_a_base_it_finds_the_same_twice_and_leaves_nothing(tiny_base: loading.Base) -> None:

@@ -1,5 +1,7 @@
 """Recipes: the reference's values, and who may override whom."""
 
+from dataclasses import replace
+
 import pytest
 
 from pmagic.engine.recipes import REFERENCE_LOSSES, REFERENCE_NEGATIVE, LearnSettings, render_settings_for, settings_for
@@ -36,6 +38,20 @@ def test_a_base_may_want_something_of_one_recipe_alone() -> None:
     assert (reference.iterations, dict(reference.losses)) == (300, dict(REFERENCE_LOSSES))
     inversion = textual_inversion.settings_for("paper", {"learn": wanted})
     assert (inversion.iterations, dict(inversion.losses)) == (200, {"masked_mse": 1.0})
+
+
+def test_tuned_is_the_papers_until_a_base_says_more() -> None:
+    """What a base wants of `paper` holds for `tuned`, too; what it wants of `tuned` for it alone."""
+    paper, tuned = (settings_for(recipe, {}) for recipe in ("paper", "tuned"))
+    assert replace(tuned, recipe="paper") == paper
+    assert render_settings_for("tuned", {}) == render_settings_for("paper", {})
+    wanted = {"paper": {"losses": {"masked_mse": 1.0}}, "tuned": {"narrowest": 600, "fallback": [0, 600]}}
+    paper, tuned = (settings_for(recipe, {"learn": wanted}) for recipe in ("paper", "tuned"))
+    assert (paper.narrowest, paper.fallback) == (100, StageBounds(400, 800))
+    assert (tuned.narrowest, tuned.fallback, dict(tuned.losses)) == (600, StageBounds(0, 600), {"masked_mse": 1.0})
+    assert tuned.as_table()["fallback"] == [0, 600]
+    with pytest.raises(UsageProblem, match="narrowest must be at least 1"):
+        settings_for("tuned", {}, narrowest=0)
 
 
 @pytest.mark.parametrize(

@@ -1,21 +1,25 @@
 """Every metric on the shelf keeps the contract; likeness and text have known answers."""
 
+import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import packs
 import pytest
 from evaluated import eval_folder  # noqa: F401 - a fixture
+from PIL import Image
 
 from pmagic import shelf
 from pmagic.bases import card as cards
 from pmagic.datasets import Individual
 from pmagic.engine import subject
 from pmagic.errors import Incompatible, PhotoRefused, WeightsMissing
-from pmagic.evaluation import metrics, observers, prompts
-from pmagic.evaluation.metrics import Case
+from pmagic.evaluation import metrics, observers, prompts, scales
+from pmagic.evaluation.metrics import Case, Scale
 from pmagic.evaluation.observers import Observers
 from pmagic.evaluation.order import Sitter
+from pmagic.pictures import Photo
 
 pytest_plugins = ["tiny"]
 
@@ -43,6 +47,7 @@ def case(eyes: Observers) -> Case:
         prompts=PROMPTS,
         learned=known.learned,
         unseen=known.unseen,
+        photos=known.scans,
     )
 
 
@@ -61,6 +66,54 @@ def test_columns_have_names_of_their_own_and_the_chief_ones_stand_first() -> Non
     told = [column for name in shelf.names(metrics.SHELF) for column in shelf.take(metrics.SHELF, name).COLUMNS]
     assert len(set(told)) == len(told)
     assert list(metrics.columns())[:2] == metrics.chiefs() == ["t_sim", "i_pre"]
+
+
+def test_slopes_are_tabled_and_what_they_are_read_from_is_not() -> None:
+    for name, slope in metrics.slopes().items():
+        assert {slope.x, slope.y} <= metrics.columns().keys()
+        assert name in metrics.tabled() and not {slope.x, slope.y, name} & metrics.columns().keys() - {slope.x, slope.y}
+        assert not {slope.x, slope.y} & metrics.tabled().keys()
+    assert set(metrics.paired()) <= metrics.columns().keys() and metrics.paired()[:2] == metrics.chiefs()
+    assert {"one_face", "of_the_way"} <= set(metrics.paired())
+
+
+def test_one_face_is_exactly_one(eyes: Observers, case: Case) -> None:
+    two = packs.photo_of((3, 5), (11, 9))
+    counted = metrics.measured(eyes, replace(case, pictures=[*case.pictures, two]))
+    assert counted["one_face"] == [1, 0, 0, 0]  # a face, two, nobody, two
+    assert counted["detected"] == [1, 1, 0, 1]
+
+
+def test_a_copy_of_the_photo_has_the_photos_layout(eyes: Observers, case: Case) -> None:
+    """Of a face in cell (5, 5) of 16 the eyes' middle is half a cell to the right, and the mouth one cell below."""
+    counted = metrics.measured(eyes, case)
+    assert counted["x_drawn"][0] == counted["x_photo"][0] == pytest.approx(5.5 / 16, abs=1e-4)
+    assert counted["log_size_drawn"][0] == counted["log_size_photo"][0] == pytest.approx(math.log(1 / 16), abs=0.01)
+    assert counted["x_drawn"][1] - counted["x_drawn"][0] == pytest.approx(-2 / 16, abs=1e-4)  # of two alike the first
+    assert counted["x_drawn"][2] is None and counted["log_size_drawn"][2] is None
+
+
+def test_of_the_way_is_nothing_for_strangers_and_all_for_the_person(eyes: Observers, case: Case) -> None:
+    own, other = (float(case.learned[0] @ eyes.face(picture)) for picture in case.pictures[:2])
+    counted = metrics.measured(eyes, replace(case, scale=Scale(strangers=other, person=own)))
+    assert counted["of_the_way"] == pytest.approx([1, 0, 0], abs=1e-3)
+    assert metrics.measured(eyes, case)["of_the_way"] == [None] * 3
+
+
+def test_a_scale_lies_between_strangers_and_the_people_themselves(eyes: Observers) -> None:
+    def one(number: int, photo: Image.Image, drawing: Image.Image) -> Individual:
+        read = [lambda each=each: Photo(each, "", Path(str(number))) for each in (photo, drawing)]
+        return Individual(str(number), (read[0],), drawings={"{} there": read[1]})
+
+    photos = [packs.photo_of((5, 5)), packs.photo_of((9, 7))]
+    cosine = float(eyes.face(photos[0]) @ eyes.face(photos[1]))
+    panel = [one(k, photo, photo) for k, photo in enumerate(photos)]
+    scale = scales.measure(eyes, panel, "{} there", photos[0].size)
+    assert (scale.person, scale.strangers) == pytest.approx((1, cosine), abs=1e-5)
+    assert scales.measure(eyes, panel, "{} elsewhere", photos[0].size) is None
+    assert scales.measure(eyes, panel[:1], "{} there", photos[0].size) is None
+    crossed = [one(k, photo, photos[1 - k]) for k, photo in enumerate(photos)]
+    assert scales.measure(eyes, crossed, "{} there", photos[0].size) is None
 
 
 def test_identity_is_one_for_the_photo_itself_and_minus_one_for_nobody(eyes: Observers, case: Case) -> None:
@@ -121,8 +174,6 @@ def test_a_photo_without_a_face_is_refused_or_not_compared_with(eyes: Observers)
 
 
 def test_the_judge_is_never_the_network_of_the_loss(eval_folder: Path, tmp_path: Path) -> None:  # noqa: F811
-    from dataclasses import replace
-
     card = cards.find(str(eval_folder))
     with pytest.raises(Incompatible, match="same recogniser"):
         observers.observers(replace(card, judge=card.faces), "cpu")

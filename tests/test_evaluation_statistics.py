@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from pmagic.evaluation import statistics
+from pmagic.evaluation.metrics import Slope
 from pmagic.evaluation.statistics import Score
 
 
@@ -40,6 +41,30 @@ def test_differences_are_paired_over_the_people_that_have_both() -> None:
     assert apart.value == pytest.approx(0.15)
     assert apart.people == 2
     assert 0.1 - 1e-9 <= apart.low <= apart.value <= apart.high <= 0.2 + 1e-9
+
+
+def test_a_slope_is_read_over_people_and_has_its_standard_error() -> None:
+    asked = {"copied": Slope("", "y", "x", spread=0.1)}
+    xs, ys = [0.0, 1.0, 2.0, 3.0], [0.1, 0.4, 1.2, 1.5]
+    made = [
+        Score("a", person, 1, k, k, {"x": x, "y": y + side}, "")
+        for person, (x, y) in enumerate(zip(xs, ys, strict=True))
+        for k, side in enumerate((-0.3, 0.3))  # each person's mean counts, once
+    ]
+    made += [Score("a", 9, 1, 0, 0, {"x": 5.0, "y": None}, "")]  # nobody was found there
+    (slope,) = statistics.slopes(made, ["a", "b"], asked)
+    from scipy.stats import linregress
+
+    known = linregress(xs, ys)
+    assert (slope.value, slope.error) == (pytest.approx(known.slope), pytest.approx(known.stderr))
+    assert (slope.variant, slope.column, slope.people, slope.pictures) == ("a", "copied", 4, 8)
+
+
+def test_no_slope_is_read_where_the_photos_hardly_differ() -> None:
+    asked = {"copied": Slope("", "y", "x", spread=0.1)}
+    alike = [Score("a", k, 1, 0, 0, {"x": 0.5 + 0.01 * k, "y": 0.1 * k}, "") for k in range(5)]
+    two = [Score("b", k, 1, 0, 0, {"x": 0.5 * k, "y": 0.1 * k}, "") for k in range(2)]
+    assert statistics.slopes([*alike, *two], ["a", "b"], asked) == []
 
 
 def test_the_interval_covers_the_mean_as_often_as_it_says() -> None:

@@ -5,8 +5,10 @@ from dataclasses import replace
 import pytest
 
 from pmagic import shelf
-from pmagic.evaluation import published
-from pmagic.evaluation.variants import ABLATIONS, PAIRS, WHOLE, variants
+from pmagic.evaluation import ablations, published
+from pmagic.evaluation.ablations import first_stage
+from pmagic.evaluation.ablations.table2 import PAIRS
+from pmagic.evaluation.variants import WHOLE, variants
 
 
 def made(ablation: str, recipe: str = "paper", defaults: dict | None = None) -> dict:
@@ -31,6 +33,38 @@ def test_table1_of_the_reference_keeps_its_fixed_stages() -> None:
     assert rows["vanilla"].learn.losses == {"masked_mse": 1.0}
 
 
+def test_a_fixed_first_stage_stands_beside_each_row_with_stages() -> None:
+    rows, table1 = made("first_stage"), made("table1")
+    assert list(rows) == ["vanilla", "stages", "stages-fixed", "equilibrium", "both", "both-fixed"]
+    assert {key: row for key, row in rows.items() if "fixed" not in key} == table1
+    for key in ("stages", "both"):
+        fixed = rows[f"{key}-fixed"]
+        assert fixed.learn == replace(table1[key].learn, bounds=first_stage.FIXED)
+        assert fixed.title != table1[key].title and not fixed.table  # the paper has no such row
+
+
+def test_bounds_only_move_where_the_dynamic_stage_begins() -> None:
+    rows = list(made("bounds", "tuned").values())
+    whole = made("", "tuned")["tuned"].learn
+    assert rows[0].learn == replace(whole, bounds=WHOLE)
+    assert all(replace(row.learn, bounds=None) == whole and row.learn.bounds.low == 0 for row in rows)
+    highs = [row.learn.bounds.high for row in rows]
+    assert highs == sorted(set(highs), reverse=True)
+
+
+def test_stages_alone_move_nothing_but_bounds() -> None:
+    rows = made("stages", "tuned")
+    whole = made("", "tuned")["tuned"].learn
+    assert [row.learn.bounds for row in rows.values()] == [WHOLE, None, first_stage.FIXED]
+    assert all(replace(row.learn, bounds=None) == whole for row in rows.values())
+
+
+def test_a_length_that_is_asked_for_is_every_rows() -> None:
+    for ablation in shelf.names(ablations.SHELF):
+        assert {row.learn.iterations for row in variants(["paper"], ablation, {}, 1, iterations=300)} == {300}
+    assert variants(["paper"], "", {}, 1)[0].learn.iterations == 1000
+
+
 def test_table2_has_the_papers_pairs_found_by_the_probe() -> None:
     rows = list(made("table2", "reference").values())
     assert [(row.learn.iou_low, row.learn.iou_high) for row in rows] == list(PAIRS)
@@ -47,7 +81,7 @@ def test_table5_changes_only_the_identity_loss() -> None:
         assert all(name in shelf.names("losses") for name in row.learn.losses)
 
 
-@pytest.mark.parametrize("ablation", ["", *ABLATIONS])
+@pytest.mark.parametrize("ablation", ["", *shelf.names(ablations.SHELF)])
 def test_the_papers_rows_are_there(ablation: str) -> None:
     for row in made(ablation).values():
         if row.table:

@@ -33,7 +33,9 @@ def evaluate(
     context: typer.Context,
     dataset: Annotated[
         str | None,
-        typer.Option("--dataset", help="lfw, celeba-hq, ffhq, folder or world.", autocompletion=names.datasets),
+        typer.Option(
+            "--dataset", help="lfw, celeba-hq, ffhq, folder, world or world-training.", autocompletion=names.datasets
+        ),
     ] = None,
     root: Annotated[Path | None, typer.Option("--root", help="The data set's folder.")] = None,
     people: Annotated[int, typer.Option("--people", help="How many people are drawn, by the seed.")] = 100,
@@ -44,16 +46,32 @@ def evaluate(
     count: Annotated[int, typer.Option("-n", "--count", help="Pictures of each prompt.")] = 4,
     seed: Annotated[int, typer.Option("--seed", help="Of the people and of the pictures.")] = 0,
     recipe: Annotated[
-        str, typer.Option("--recipe", help="paper, reference, or both: paper,reference.", autocompletion=names.recipes)
+        str,
+        typer.Option(
+            "--recipe", help="paper, tuned, reference, or several: paper,reference.", autocompletion=names.recipes
+        ),
     ] = "paper",
+    iterations: Annotated[
+        int | None, typer.Option("--iterations", help="Optimiser steps of each learning; the recipe says how many.")
+    ] = None,
     ablation: Annotated[
-        str | None, typer.Option("--ablation", help="table1, table2 or table5 of the paper, of one recipe.")
+        str | None,
+        typer.Option(
+            "--ablation",
+            help="Of one recipe: table1, table2, table5 of the paper, first-stage, stages or bounds.",
+            autocompletion=names.ablations,
+        ),
     ] = None,
     pictures: Annotated[
         Path | None, typer.Option("--pictures", help="Score these pictures of another tool: PICTURES/NAME/01-a.png.")
     ] = None,
     photos: Annotated[
-        Path | None, typer.Option("--photos", help="With --pictures: the people's photos, NAME.jpg or NAME/*.jpg.")
+        Path | None,
+        typer.Option(
+            "--photos",
+            help="With --dataset world: learn from portraits or from snapshots. "
+            "With --pictures: the people's photos, NAME.jpg or NAME/*.jpg.",
+        ),
     ] = None,
     workers: Annotated[
         str, typer.Option("--workers", help="How many processes, or ray: a Ray cluster (RAY_ADDRESS, or a local one).")
@@ -85,8 +103,6 @@ def evaluate(
         _check_scoring(context)
         scoring.score(console, pictures, photos, prompts, base, base_options.device(device), out)
         return
-    if photos is not None:
-        raise UsageProblem("--photos goes with --pictures", "to learn from a folder use --dataset folder --root DIR")
     if dataset is None:
         raise UsageProblem("nothing is named to evaluate", "give --dataset, or --pictures with --photos and --prompts")
     _check(people, repeats, count)
@@ -98,13 +114,16 @@ def evaluate(
     from pmagic.evaluation import bench, harness, observers, order, store
 
     source = shelf.take("datasets", dataset.replace("-", "_"))
+    sort = _sort_of_photos(dataset.replace("-", "_"), photos)
     card = base_options.choose_base(base)
     quiet_libraries()
     asked = order.Order(
         base=card.name,
         dataset=dataset.replace("-", "_"),
         recipes=tuple(recipe.split(",")),
-        ablation=ablation or "",
+        ablation=(ablation or "").replace("-", "_"),
+        iterations=iterations,
+        photos=sort,
         prompts=_read_prompts(prompts, source.PROMPTS),
         pictures=count,
         seed=seed,
@@ -121,7 +140,7 @@ def evaluate(
         )
     if fetches:
         console.warn(f"this fetches {fetches}; with --root it would not")
-    everyone = source.people(root)
+    everyone = source.people(root, sort) if sort else source.people(root)
     for each in source.left_out(root):
         console.warn(f"left out: {each}")
     drawn = datasets.drawn(everyone, people, repeats, seed)
@@ -284,6 +303,23 @@ def _read_prompts(asked: str | None, own: "tuple[str, ...] | None") -> "tuple[st
     if asked is None and own is not None:
         return own
     return prompts.PAPER if asked in (None, "paper") else prompts.read(Path(asked))
+
+
+def _sort_of_photos(dataset: str, asked: Path | None) -> str:
+    """The sort of the data set's photos that is learned from, "" where it has one. Raises UsageProblem."""
+    from pmagic import datasets
+
+    sorts = datasets.sorts_of(dataset)
+    if asked is None:
+        return sorts[0] if sorts else ""
+    if not sorts:
+        raise UsageProblem(
+            "--photos goes with --pictures, or with a data set that has several sorts of photos",
+            "to learn from a folder use --dataset folder --root DIR",
+        )
+    if str(asked) not in sorts:
+        raise UsageProblem(f"{dataset} has no photos {str(asked)!r}", f"choose one of: {', '.join(sorts)}")
+    return str(asked)
 
 
 def _check_prompts(console: Console, folder: Path, asked: "Sequence[str]", tokens: int) -> None:

@@ -46,8 +46,9 @@ def learn(
         str, typer.Option("--method", help="How to learn.", autocompletion=names.methods)
     ] = "personamagic",
     recipe: Annotated[
-        str, typer.Option("--recipe", help="Named set of values: paper or reference.", autocompletion=names.recipes)
-    ] = "paper",
+        str,
+        typer.Option("--recipe", help="Named set of values: tuned, paper or reference.", autocompletion=names.recipes),
+    ] = "tuned",
     iterations: Annotated[int | None, typer.Option("--iterations", help="Optimiser steps.")] = None,
     batch: Annotated[int | None, typer.Option("--batch", help="Samples per step.")] = None,
     learning_rate: Annotated[float | None, typer.Option("--learning-rate", help="Effective learning rate.")] = None,

@@ -34,6 +34,11 @@ def datasets(incomplete: str) -> list[str]:
     return [name for name in names if name.startswith(incomplete)]
 
 
+def ablations(incomplete: str) -> list[str]:
+    names = [name.replace("_", "-") for name in shelf.names("evaluation.ablations")]
+    return [name for name in names if name.startswith(incomplete)]
+
+
 def config_keys(incomplete: str) -> list[str]:
     return [name for name in settings.VARIABLES if name.startswith(incomplete)]
 

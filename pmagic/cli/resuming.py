@@ -21,7 +21,7 @@ class Asked:
     face: int | None = None
     mask: str | None = None
     method: str = "personamagic"
-    recipe: str = "paper"
+    recipe: str = "tuned"
     iterations: int | None = None
     batch: int | None = None
     learning_rate: float | None = None

@@ -7,17 +7,22 @@ fetches() -> str                          what would be downloaded without --roo
 PROMPTS: tuple[str, ...] | None           what to draw of these people; None: the paper's prompts
 people(root: Path | None) -> list[Individual]   all of them, in an order that depends on the data alone
 left_out(root: Path | None) -> list[str]  what lies there and is nobody's photo, in words, for the person to be told
+
+A data set that can be learned from in several ways, and draws its people itself, has besides
+
+PHOTOS: tuple[str, ...]                   sorts of photos, the usual one first; `people` then takes one as `photos`
+panel(photos: str) -> list[Individual]    people of no sample, with `drawings`: what a likeness may be measured by
 """
 
 import re
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pmagic import pictures
+from pmagic import pictures, shelf
 from pmagic.errors import NotFound, UsageProblem
 from pmagic.pictures import Photo
 
@@ -44,6 +49,8 @@ class Individual:
     unseen: tuple[Source, ...] = ()
     mask: "Callable[[], Image.Image] | None" = None  # of the only photo learned from, where the data set knows it
     traits: str = ""  # what the data set says of the person, in words
+    # By prompt, where the data set draws the person itself.
+    drawings: Mapping[str, Source] = field(default_factory=dict)
 
 
 def drawn(people: Sequence[Individual], count: int, repeats: int, seed: int) -> list[list[Individual]]:
@@ -60,6 +67,17 @@ def drawn(people: Sequence[Individual], count: int, repeats: int, seed: int) -> 
         )
     order = np.random.default_rng(seed).permutation(len(people))
     return [[people[k] for k in order[first * count : (first + 1) * count]] for first in range(repeats)]
+
+
+def sorts_of(name: str) -> tuple[str, ...]:
+    """The sorts of photos that a data set has to choose from, the usual one first; () where there is one."""
+    return getattr(shelf.take("datasets", name), "PHOTOS", ())
+
+
+def panel(name: str, photos: str) -> list[Individual]:
+    """People of no sample whom the data set draws itself; [] where it draws nobody."""
+    source = shelf.take("datasets", name)
+    return source.panel(photos) if hasattr(source, "panel") else []
 
 
 def fetches_nothing() -> str:

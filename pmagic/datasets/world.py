@@ -1,12 +1,14 @@
 """The drawn world: people whom no training of the miniature has seen, with exact masks and all their traits.
 
-The portrait is learned from; another scene of the same person is kept to compare with.
+Either a portrait is learned from, and another scene of the same person is kept to compare with. Or a snapshot, as
+people's one photo of somebody often is: the person stands to one side, smaller, the head tilted, as the person's seed
+has it; then the portrait is kept to compare with.
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import cache, partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +21,7 @@ from pmagic.pictures import Photo
 
 if TYPE_CHECKING:
     from pmagic.mini.drawing import Drawing
+    from pmagic.mini.scenes import Scene
 
 WANTED = "nothing: the world is drawn"
 WHERE = "leave --root out"
@@ -36,53 +39,96 @@ SCENES: Mapping[str, Mapping[str, str]] = {
 PROMPTS = tuple(SCENES)
 fetches = datasets.fetches_nothing
 left_out = datasets.nothing_left_out
+PORTRAITS, SNAPSHOTS = "portraits", "snapshots"
+PHOTOS = (PORTRAITS, SNAPSHOTS)
 FIRST, PEOPLE = 10_000, 2_000  # seeds of its people, counted from the first that is held out of every training
+PANEL = 16  # people after them, whom no sample has
 SIDE = 256  # pixels
 _OTHER = {"x": 0.48, "turn": -4.0, "yaw": 0.05, "light": -0.6, "expression": "smile", "place": "green", "seed": 2}
+_SNAPSHOT = 8  # a stream of random numbers of its own
 
 
-def people(root: Path | None) -> list[Individual]:
+def people(root: Path | None, photos: str = PORTRAITS) -> list[Individual]:
     """Raises UsageProblem for a root, WeightsMissing where the drawing library is not installed."""
-    if root is not None:
-        raise UsageProblem("the drawn world has no folder, so no --root", WHERE)
+    return individuals(root, range(held_out() + FIRST, held_out() + FIRST + PEOPLE), photos)
+
+
+def panel(photos: str = PORTRAITS) -> list[Individual]:
+    """Raises WeightsMissing where the drawing library is not installed."""
+    first = held_out() + FIRST + PEOPLE
+    return individuals(None, range(first, first + PANEL), photos)
+
+
+def held_out() -> int:
+    """The first seed that no training has seen. Raises WeightsMissing where the drawing library is not installed."""
     try:
-        from pmagic.mini.people import HELD_OUT, person, trait_words
+        from pmagic.mini.people import HELD_OUT
     except ImportError as error:
         raise _undrawable(error) from error
+    return HELD_OUT
+
+
+def individuals(root: Path | None, seeds: Sequence[int], photos: str) -> list[Individual]:
+    """The people of these seeds, of either range. Raises as `people`."""
+    if root is not None:
+        raise UsageProblem("the drawn world has no folder, so no --root", WHERE)
+    first = held_out()
+    from pmagic.mini.people import person, trait_words
+    from pmagic.mini.scenes import PORTRAIT
+
     found = []
-    for seed in range(HELD_OUT + FIRST, HELD_OUT + FIRST + PEOPLE):
+    for seed in seeds:
         striking, _ = trait_words(person(seed))
+        other = replace(PORTRAIT, **_OTHER)
+        learned, unseen = (PORTRAIT, other) if photos == PORTRAITS else (snapshot(seed), PORTRAIT)
         found.append(
             Individual(
-                name=f"person {seed - HELD_OUT}",
-                learned=(partial(_photo, seed, False),),
-                unseen=(partial(_photo, seed, True),),
-                mask=partial(_mask, seed),
+                name=f"person {seed - first if seed >= first else seed}",
+                learned=(partial(_photo, seed, learned),),
+                unseen=(partial(_photo, seed, unseen),),
+                mask=partial(_mask, seed, learned),
                 traits=", ".join(words for _, words in striking),
+                drawings={
+                    prompt: partial(_photo, seed, replace(PORTRAIT, **asked)) for prompt, asked in SCENES.items()
+                },
             )
         )
     return found
 
 
-def _photo(seed: int, other: bool) -> Photo:
-    picture = Image.fromarray(_drawing(seed, other).image)
+def snapshot(seed: int) -> "Scene":
+    """The layout of a person's snapshot: lengths are shares of the picture's side, the tilt is at most 12 degrees."""
+    from pmagic.mini.scenes import PORTRAIT, rng_for
+
+    rng = rng_for(_SNAPSHOT, seed)
+    left = float(rng.uniform(0.22, 0.34))
+    return replace(
+        PORTRAIT,
+        x=left if rng.random() < 0.5 else 1 - left,
+        y=float(rng.uniform(0.48, 0.62)),
+        scale=float(rng.uniform(0.19, 0.26)),
+        turn=float(rng.uniform(-12, 12)),
+    )
+
+
+def _photo(seed: int, scene: "Scene") -> Photo:
+    picture = Image.fromarray(_drawing(seed, scene).image)
     return Photo(picture, hashlib.sha256(picture.tobytes()).hexdigest(), Path("world", str(seed)))
 
 
-def _mask(seed: int) -> Image.Image:
-    return Image.fromarray(_drawing(seed, False).mask)
+def _mask(seed: int, scene: "Scene") -> Image.Image:
+    return Image.fromarray(_drawing(seed, scene).mask)
 
 
-@cache
-def _drawing(seed: int, other: bool) -> "Drawing":
+@lru_cache(64)
+def _drawing(seed: int, scene: "Scene") -> "Drawing":
     try:
         from pmagic.mini.drawing import draw
     except ImportError as error:
         raise _undrawable(error) from error
     from pmagic.mini.people import person
-    from pmagic.mini.scenes import PORTRAIT
 
-    return draw([(person(seed), replace(PORTRAIT, **(_OTHER if other else {})))], side=SIDE)
+    return draw([(person(seed), scene)], side=SIDE)
 
 
 def _undrawable(error: ImportError) -> WeightsMissing:

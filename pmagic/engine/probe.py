@@ -22,12 +22,11 @@ from pmagic.engine import attention, chance, mapper, memory, sentences, training
 from pmagic.engine.conditioning import encode, fast_noise, packed_attention
 from pmagic.engine.recipes import LearnSettings
 from pmagic.engine.subject import Subject
-from pmagic.persona import REFERENCE_BOUNDS, Persona, StageBounds
+from pmagic.persona import Persona, StageBounds
 
 WHOLE = StageBounds(0, 1000)
 GRID = tuple(range(975, 0, -50))  # timesteps, falling
 NOISES = 4  # fixed ones at each timestep; several photos share them
-NARROWEST = 100  # timesteps, five of a sampler's 50 steps; in less no face is drawn
 LOSSES = {"masked_mse": 1.0}  # all it needs: where the name is looked for does not depend on the others
 
 Curve = tuple[tuple[int, float], ...]  # (t, IoU), largest t first
@@ -64,7 +63,7 @@ def probe(
         curve.append((t, float(overlap(binarised(seen), outlined(mask)).mean())))
         maps.append(seen[photo_of_row(subject) == 0].mean(dim=0))
         on_step(done, total)
-    bounds, fell_back = read_bounds(tuple(curve), settings.iou_low, settings.iou_high)
+    bounds, fell_back = read_bounds(tuple(curve), settings)
     return Probe(bounds, tuple(curve), torch.stack(maps), outlined(subject.mask[:1, 0])[0], fell_back)
 
 
@@ -150,23 +149,24 @@ def rising(curve: Curve) -> list[float]:
     return isotonic_regression([iou for _, iou in curve], increasing=True).x.tolist()
 
 
-def read_bounds(curve: Curve, iou_low: float, iou_high: float) -> tuple[StageBounds, str]:
-    """The dynamic interval: t where `iou_low` <= IoU <= `iou_high`. And "", or why it is the reference's instead.
+def read_bounds(curve: Curve, settings: LearnSettings) -> tuple[StageBounds, str]:
+    """The dynamic interval: t where `iou_low` <= IoU <= `iou_high`. And "", or why it is `fallback` instead.
 
     A curve that lies above `iou_low` from the start has no first static stage; `iou_high` = 1 asks for no second one.
     """
+    iou_low, iou_high, fallback = settings.iou_low, settings.iou_high, settings.fallback
     ious = rising(curve)
     if ious[-1] < iou_low:
-        return REFERENCE_BOUNDS, f"the IoU never reaches {iou_low:g}, it ends at {ious[-1]:.2f}"
+        return fallback, f"the IoU never reaches {iou_low:g}, it ends at {ious[-1]:.2f}"
     if iou_high < 1 and ious[-1] < iou_high:
-        return REFERENCE_BOUNDS, f"the IoU never reaches {iou_high:g}, it ends at {ious[-1]:.2f}"
+        return fallback, f"the IoU never reaches {iou_high:g}, it ends at {ious[-1]:.2f}"
     if ious[0] >= iou_high:
-        return REFERENCE_BOUNDS, f"the IoU is above {iou_high:g} from the start, at {ious[0]:.2f}"
+        return fallback, f"the IoU is above {iou_high:g} from the start, at {ious[0]:.2f}"
     times = [t for t, _ in curve]
     high = 1000 if ious[0] >= iou_low else round(_reached(times, ious, iou_low))
     low = 0 if iou_high >= 1 else round(_reached(times, ious, iou_high))
-    if high - low < NARROWEST:
-        return REFERENCE_BOUNDS, f"its own dynamic stage, {low}:{high}, would be too short to draw a face in"
+    if high - low < settings.narrowest:
+        return fallback, f"its own dynamic stage, {low}:{high}, is narrower than {settings.narrowest} timesteps"
     return StageBounds(low, high), ""
 
 

@@ -33,6 +33,10 @@ class LearnSettings:
     bounds: StageBounds | None = REFERENCE_BOUNDS  # None: found by the probe
     iou_low: float = 0.7  # lambda_1 of the probe, reached at the dynamic interval's upper end
     iou_high: float = 0.8  # lambda_2, reached at its lower end; 1 leaves out the second static stage
+    narrowest: int = 100  # timesteps that the probe's dynamic stage has at least; 100 are five of 50 steps
+    fallback: StageBounds = (
+        REFERENCE_BOUNDS  # in place of the probe's own where that is narrower, or where there is none
+    )
     probe_iterations: int = 100  # optimiser steps of the probe
     alike: float = 0.28  # cosine of two faces from which they count as one person's
     tokens: int = 4  # placeholders n
@@ -43,7 +47,7 @@ class LearnSettings:
     open_prompts: tuple[str, ...] = prompts.OPEN_PROMPTS
 
     def __post_init__(self) -> None:
-        for name in ("iterations", "batch", "tokens", "probe_iterations"):
+        for name in ("iterations", "batch", "tokens", "probe_iterations", "narrowest"):
             if getattr(self, name) < 1:
                 raise UsageProblem(f"{name} must be at least 1, not {getattr(self, name)}", "give a larger number")
         if self.tokens > MAX_TOKENS:
@@ -70,6 +74,7 @@ class LearnSettings:
         """Plain values for a persona's record."""
         table = asdict(replace(self, bounds=None, losses={}))
         table["bounds"] = [self.bounds.low, self.bounds.high] if self.bounds else []
+        table["fallback"] = [self.fallback.low, self.fallback.high]
         table["losses"] = dict(self.losses)
         return {key: list(value) if isinstance(value, tuple) else value for key, value in table.items()}
 
@@ -116,11 +121,18 @@ def _paper() -> LearnSettings:
     )
 
 
-RECIPES: Mapping[str, Callable[[], LearnSettings]] = {"paper": _paper, "reference": _reference}
-DEFAULT = "paper"
+def _tuned() -> LearnSettings:
+    return replace(_paper(), recipe="tuned")
+
+
+# `tuned` is `paper` with what was measured on a base: its pmagic.toml says it under [learn.tuned].
+RECIPES: Mapping[str, Callable[[], LearnSettings]] = {"tuned": _tuned, "paper": _paper, "reference": _reference}
+REFINES: Mapping[str, str] = {"tuned": "paper"}  # recipes for which a base's [learn.OTHER] holds, too
+DEFAULT = "tuned"
 RENDER_DEFAULTS: Mapping[str, RenderSettings] = {
     "reference": RenderSettings(scheduler="dpm++-sigma-min", negative=REFERENCE_NEGATIVE),
     "paper": RenderSettings(scheduler="ddim"),
+    "tuned": RenderSettings(scheduler="ddim"),
 }
 
 
@@ -160,9 +172,13 @@ def settings_for(recipe: str, base_defaults: Mapping[str, Any], **overrides: Any
 
 
 def of_base(recipe: str, base_defaults: Mapping[str, Any]) -> dict[str, Any]:
-    """What a base's pmagic.toml wants of learning: [learn], and over it what [learn.RECIPE] says of one recipe."""
+    """What a base's pmagic.toml wants of learning: [learn], and over it what [learn.RECIPE] says of one recipe.
+
+    Between them stands what it says of the recipe that this one refines.
+    """
     learn = base_defaults.get("learn", {})
-    return {**{key: value for key, value in learn.items() if key not in RECIPES}, **learn.get(recipe, {})}
+    general = {key: value for key, value in learn.items() if key not in RECIPES}
+    return {**general, **learn.get(REFINES.get(recipe, ""), {}), **learn.get(recipe, {})}
 
 
 @_usable("render")
@@ -188,7 +204,7 @@ def _fitting(settings: LearnSettings) -> LearnSettings:
 
 
 def _as_typed(key: str, value: Any) -> Any:
-    if key == "bounds" and not isinstance(value, StageBounds):
+    if key in ("bounds", "fallback") and not isinstance(value, StageBounds):
         low, high = value
         try:
             return StageBounds(int(low), int(high))

@@ -1,17 +1,21 @@
 """The bench: what one process needs to evaluate people, opened once and used for all of them."""
 
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 
+from pmagic import datasets
 from pmagic.bases import card as cards
 from pmagic.bases import loading
 from pmagic.bases.card import Card
 from pmagic.bases.loading import Base
+from pmagic.datasets import Individual
 from pmagic.engine import prompts, subject
 from pmagic.engine.sharing import Answers
 from pmagic.errors import Incompatible
-from pmagic.evaluation import observers
+from pmagic.evaluation import observers, scales
+from pmagic.evaluation.metrics import Scale
 from pmagic.evaluation.observers import Observers
 from pmagic.evaluation.order import FACE, Order
 from pmagic.evaluation.variants import Variant, variants
@@ -26,16 +30,27 @@ class Bench:
     observers: Observers
     variants: list[Variant]
     answers: Answers = field(default_factory=dict)
+    _scales: dict[tuple[int, tuple[int, int]], Scale | None] = field(default_factory=dict)
 
     @property
     def spoken(self) -> tuple[str, ...]:
         """The prompts with the plain word where the name stands."""
         return tuple(prompts.spoken(each, {"": FACE}) for each in self.order.prompts)
 
+    def scale(self, prompt: int, size: tuple[int, int]) -> Scale | None:
+        """How like the data set's own drawings by a prompt, counted from 0, are in this size; measured once."""
+        if (prompt, size) not in self._scales:
+            self._scales[prompt, size] = scales.measure(self.observers, self._panel, self.order.prompts[prompt], size)
+        return self._scales[prompt, size]
+
+    @cached_property
+    def _panel(self) -> list[Individual]:
+        return datasets.panel(self.order.dataset, self.order.photos)
+
 
 def compared(order: Order, card: Card) -> list[Variant]:
     """The order's variants; needs no weights. Raises UsageProblem."""
-    return variants(order.recipes, order.ablation, card.defaults, order.pictures)
+    return variants(order.recipes, order.ablation, card.defaults, order.pictures, order.iterations)
 
 
 def require_observers(card: Card, compared: list[Variant]) -> None:

@@ -10,7 +10,6 @@ from pmagic.errors import PhotoRefused
 from pmagic.evaluation import metrics
 from pmagic.evaluation.bench import Bench
 from pmagic.evaluation.harness import Failure, Task, failure
-from pmagic.evaluation.metrics import Case
 from pmagic.evaluation.order import FACE
 from pmagic.evaluation.sitting import Sitting, is_done
 from pmagic.persona import REFERENCE_BOUNDS
@@ -85,7 +84,7 @@ def _drawing(bench: Bench, sitting: Sitting, how: RenderSettings, high: int) -> 
         times.append(time.monotonic() - start)
     step = max(0.0, (times[1] - times[0]) / (LONGER - SHORT))
     start = time.monotonic()
-    metrics.measured(bench.observers, Case(drawn, 0, bench.spoken, sitting.known.learned, sitting.known.unseen))
+    metrics.measured(bench.observers, sitting.case(drawn, 0))
     rest = max(0.0, times[0] - SHORT * step) + time.monotonic() - start
     shared = sum(t >= high for t in rendering.timesteps(bench.base, how))
     return rest + step * (how.steps - shared), step * shared, max(len(encoded(each, "png", {})) for each in drawn)

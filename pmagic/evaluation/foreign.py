@@ -116,7 +116,9 @@ def measured(
             known = observers.known(who.brought())
             for prompt, files in sorted(shown[who.number - 1].files.items()):
                 drawn = [pictures.read_photo(path).image for path in files]
-                values = metrics.measured(observers, Case(drawn, prompt, spoken, known.learned, known.unseen))
+                values = metrics.measured(
+                    observers, Case(drawn, prompt, spoken, known.learned, known.unseen, known.scans)
+                )
                 names = [path.relative_to(root).as_posix() for path in files]
                 mine += scores.rows((key, who.number, prompt + 1), [None] * len(files), names, values)
         except Problem as problem:

@@ -118,6 +118,7 @@ def plan(
         **about,
         "dataset": order.dataset,
         "people": [list(each) for each in names],
+        **({"photos": order.photos} if order.photos else {}),
         "prompts": list(order.prompts),
         "pictures": order.pictures,
         "seed": order.seed,

@@ -21,12 +21,23 @@ from pmagic.vision import clip, faces
 
 
 @dataclass(frozen=True)
+class FaceScan:
+    """What the judge finds in one picture. The rest is None without a face, and of the largest where there are more."""
+
+    count: int
+    embedding: np.ndarray | None = None  # (E,), a unit row
+    x: float | None = None  # of the middle between the eyes, a share of the picture's width
+    size: float | None = None  # from the eyes to the mouth, a share of the picture's height
+
+
+@dataclass(frozen=True)
 class Known:
     """The faces in a person's photos, unit rows."""
 
     learned: np.ndarray  # (P, E)
     unseen: np.ndarray  # (U, E), of those in which a face is found; U may be 0
     faceless: tuple[str, ...]  # the files of the others
+    scans: tuple[FaceScan, ...] = ()  # of the photos learned from
 
 
 class Observers:
@@ -36,6 +47,7 @@ class Observers:
         self._clip, self._judge = eyes, judge
         self._texts: dict[str, Tensor] = {}
         self._seen: tuple[Sequence[Image.Image], Tensor] | None = None
+        self._scanned: tuple[Sequence[Image.Image], list[FaceScan]] | None = None
 
     def fits(self, pictures: Sequence[Image.Image], texts: Sequence[str]) -> Tensor:
         """The cosine of each picture with each text, with Hessel's prefix: (N, T), range [-1, 1]."""
@@ -49,24 +61,44 @@ class Observers:
 
     def face(self, picture: Image.Image) -> np.ndarray | None:
         """The unit embedding of the largest face (E,), None without a face."""
+        return self._scan(picture).embedding
+
+    def scans(self, pictures: Sequence[Image.Image]) -> list[FaceScan]:
+        """What the judge finds in each picture."""
+        if self._scanned is None or self._scanned[0] is not pictures:
+            self._scanned = (pictures, [self._scan(picture) for picture in pictures])
+        return self._scanned[1]
+
+    def _scan(self, picture: Image.Image) -> FaceScan:
         found = self._judge.find(picture)
-        return self._judge.embed(picture, found[:1])[0] if found else None
+        if not found:
+            return FaceScan(0)
+        left_eye, right_eye, _, left_mouth, right_mouth = found[0].landmarks
+        eyes, mouth = (left_eye + right_eye) / 2, (left_mouth + right_mouth) / 2
+        return FaceScan(
+            count=len(found),
+            embedding=self._judge.embed(picture, found[:1])[0],
+            x=float(eyes[0] / picture.width),
+            size=float(np.linalg.norm(mouth - eyes) / picture.height),
+        )
 
     def known(self, who: Sitter) -> Known:
         """The person's faces. Raises PhotoRefused for a photo that is learned from and in which none is found."""
-        learned, faceless = self._faces(who.photos, who.files[: who.learned])
+        scans = tuple(self._scan(photo) for photo in who.photos)
+        learned, faceless = _faces(scans, who.files[: who.learned])
         if faceless:
             raise PhotoRefused(
                 f"no face is found in {', '.join(faceless)} of {who.name}", "take the photo out of the data set"
             )
-        return Known(learned, *self._faces(who.unseen, who.files[who.learned :]))
+        unseen = [self._scan(photo) for photo in who.unseen]
+        return Known(learned, *_faces(unseen, who.files[who.learned :]), scans)
 
-    def _faces(self, photos: Sequence[Image.Image], files: Sequence[str]) -> tuple[np.ndarray, tuple[str, ...]]:
-        """The faces that are found, one a photo, and the files in which none is."""
-        found = [self.face(photo) for photo in photos]
-        rows = [row for row in found if row is not None]
-        faceless = tuple(file for file, row in zip(files, found, strict=True) if row is None)
-        return np.stack(rows) if rows else np.zeros((0, 1), np.float32), faceless
+
+def _faces(scans: Sequence[FaceScan], files: Sequence[str]) -> tuple[np.ndarray, tuple[str, ...]]:
+    """The faces that are found, one a photo, and the files in which none is."""
+    rows = [scan.embedding for scan in scans if scan.embedding is not None]
+    faceless = tuple(file for file, scan in zip(files, scans, strict=True) if scan.embedding is None)
+    return np.stack(rows) if rows else np.zeros((0, 1), np.float32), faceless
 
 
 def observers(card: Card, device: str) -> Observers:

@@ -21,6 +21,8 @@ class Order:
     recipes: tuple[str, ...]
     ablation: str  # "" for none
     prompts: tuple[str, ...]
+    iterations: int | None  # of learning, None for the recipe's own
+    photos: str  # which sort of the data set's photos is learned from, "" where there is one
     pictures: int  # of each prompt; picture k has seed + k, the same for all people
     seed: int
     device: str

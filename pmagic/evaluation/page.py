@@ -27,7 +27,7 @@ def page(report: Report, drawn: Plots) -> str:
         files("pmagic.evaluation").joinpath(_TEMPLATE).read_text()
     )
     titles = {row.key: row.title for row in report.rows}
-    columns = metrics.columns()
+    columns = metrics.tabled()
     rows = []
     for row in report.rows:
         of = {each.column: each for each in report.means if each.variant == row.key}

@@ -51,11 +51,13 @@ class Report:
 
     @cached_property
     def means(self) -> list[Mean]:
-        return statistics.means(self.scores, self.keys, list(metrics.columns()))
+        columns = [name for name in metrics.tabled() if name in metrics.columns()]
+        means = statistics.means(self.scores, self.keys, columns)
+        return means + statistics.slopes(self.scores, self.keys, metrics.slopes())
 
     @cached_property
     def differences(self) -> list[Difference]:
-        return statistics.differences(self.scores, self.keys, metrics.chiefs())
+        return statistics.differences(self.scores, self.keys, metrics.paired())
 
 
 def write(report: Report, store: Store) -> list[Path]:
@@ -74,7 +76,7 @@ def write(report: Report, store: Store) -> list[Path]:
 
 def table(report: Report) -> list[list[str]]:
     """The means as text: a line a variant, and the paper's line below it where it has one."""
-    columns = list(metrics.columns())
+    columns = list(metrics.tabled())
     lines = [["", *columns, "people"]]
     for row in report.rows:
         of = {each.column: each for each in report.means if each.variant == row.key}

@@ -12,6 +12,8 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
+from PIL import Image
+
 from pmagic import pictures, shelf
 from pmagic.engine import portraits, probe, rendering, sharing, subject
 from pmagic.engine.recipes import LearnSettings
@@ -28,7 +30,8 @@ from pmagic.persona import Persona
 
 METHOD = "personamagic"
 VARIANT, PROBE = "variant.json", "probe.json"
-OF_THE_PROBE = ("iou_low", "iou_high", "probe_iterations")  # settings that only say how the bounds are found
+OF_THE_READING = ("iou_low", "iou_high", "narrowest", "fallback")  # settings that only say how a curve is read
+OF_THE_PROBE = (*OF_THE_READING, "probe_iterations")  # and those that only say how the bounds are found
 KIND = "picture of an evaluation"  # of a persona that no library holds
 LARGEST = 1  # the face that counts in a photo of several
 
@@ -73,7 +76,7 @@ class Sitting:
         how = variant.learn
         if how.bounds is not None:
             return how, {}
-        place = f"probe-{_digest(probe.brief(how).as_table(), *OF_THE_PROBE[:2])}"
+        place = f"probe-{_digest(probe.brief(how).as_table(), *OF_THE_READING)}"
         if place not in self.kept:
             found = probe.probe(
                 self.bench.base,
@@ -83,7 +86,7 @@ class Sitting:
             )
             yield from self._finished(place, {PROBE: as_json({"curve": found.curve})})
         curve = tuple((int(t), float(iou)) for t, iou in json.loads(self.kept[place][PROBE])["curve"])
-        bounds, fell_back = probe.read_bounds(curve, how.iou_low, how.iou_high)
+        bounds, fell_back = probe.read_bounds(curve, how)
         return replace(how, bounds=bounds), {"curve": curve, "fell_back": fell_back}
 
     def _learned(self, how: LearnSettings) -> Generator[Result, None, tuple[str, Persona]]:
@@ -121,14 +124,18 @@ class Sitting:
                         f"{variant.title}: prompt {number + 1} of {len(order.prompts)}"
                     ),
                 )
-            scores = metrics.measured(
-                bench.observers, Case(drawn, number, bench.spoken, self.known.learned, self.known.unseen)
-            )
+            scores = metrics.measured(bench.observers, self.case(drawn, number))
             files = {
                 picture_name(k): pictures.encoded(picture, "png", {**self._story(variant, prompt), "seed": seeds[k]})
                 for k, picture in enumerate(drawn)
             }
             yield from self._finished(place, {**files, CELL: as_json({"seeds": seeds, "scores": scores})})
+
+    def case(self, drawn: Sequence[Image.Image], prompt: int) -> Case:
+        """Pictures of the person by a prompt, counted from 0, ready to be measured."""
+        known, bench = self.known, self.bench
+        scale = bench.scale(prompt, drawn[0].size)
+        return Case(drawn, prompt, bench.spoken, known.learned, known.unseen, known.scans, scale)
 
     def _story(self, variant: Variant, prompt: str) -> dict[str, object]:
         """What goes into every picture, besides its seed."""

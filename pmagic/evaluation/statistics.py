@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pmagic.evaluation.metrics import Slope
+
 RESAMPLES, CONFIDENCE = 9999, 0.95
 
 
@@ -26,7 +28,10 @@ class Score:
 
 @dataclass(frozen=True)
 class Mean:
-    """Of one column over the people of one variant. error: standard error over people, None for a single one."""
+    """Of one column over the people of one variant, or a slope over them.
+
+    error: standard error over people, None for a single one.
+    """
 
     variant: str
     column: str
@@ -59,6 +64,28 @@ def means(scores: Sequence[Score], variants: Sequence[str], columns: Sequence[st
                 error = float(np.std(list(each.values()), ddof=1) / math.sqrt(len(each))) if len(each) > 1 else None
                 count = sum(s.variant == variant and s.values.get(column) is not None for s in scores)
                 found.append(Mean(variant, column, float(np.mean(list(each.values()))), error, len(each), count))
+    return found
+
+
+def slopes(scores: Sequence[Score], variants: Sequence[str], asked: Mapping[str, Slope]) -> list[Mean]:
+    """Each variant's slopes over people, with their standard errors by least squares.
+
+    Left out where fewer than three people have both columns, or where they hardly differ in x.
+    """
+    found = []
+    for variant in variants:
+        for name, slope in asked.items():
+            of_y, of_x = (by_person(scores, variant, column) for column in (slope.y, slope.x))
+            both = sorted(of_y.keys() & of_x.keys())
+            x, y = (np.array([of[who] for who in both]) for of in (of_x, of_y))
+            if len(both) < 3 or np.std(x) < slope.spread:
+                continue
+            square = float(((x - x.mean()) ** 2).sum())
+            value = float(((x - x.mean()) * (y - y.mean())).sum()) / square
+            left = y - y.mean() - value * (x - x.mean())
+            error = math.sqrt(float((left**2).sum()) / (len(both) - 2) / square)
+            count = sum(s.variant == variant and s.values.get(slope.y) is not None for s in scores)
+            found.append(Mean(variant, name, value, error, len(both), count))
     return found
 
 

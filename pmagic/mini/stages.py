@@ -6,7 +6,8 @@ One table compares ways to binarise an attention map, each against the exact mas
 rises as t falls (Spearman's rank correlation of the IoU with -t), how high it gets and how far it moves. Below them
 stand the UNet's levels one by one, with the attention shared among the words or among all text positions. Another
 table shows the bounds of each person by the probe itself, with the exact mask and with CLIPSeg's. `--training` asks
-people of the training range instead: whoever chooses a base's thresholds chooses them there.
+people of the training range instead: whoever chooses a base's thresholds chooses them there. `--photos snapshots`
+shows the probe each person to one side, smaller and tilted, in place of a portrait.
 """
 
 # R rows of a UNet call . h, w of the latents
@@ -29,6 +30,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pmagic.bases import card, loading
+from pmagic.datasets import world
 from pmagic.engine import attention, probe, recipes
 from pmagic.engine.attention import Look
 from pmagic.engine.probe import GRID, Curve, read_bounds
@@ -83,11 +85,12 @@ def _base(name: str) -> loading.Base:
     return loading.load(card.find(name))
 
 
-def found(name: str, seed: int) -> Found:
+def found(name: str, seed: int, photos: str = world.PORTRAITS) -> Found:
     torch.set_num_threads(1)  # one person a core
     base = _base(name)
-    how = recipes.settings_for("paper", base.card.defaults)
-    drawing = draw([(person(seed), PORTRAIT)], side=SIDE)
+    how = recipes.settings_for(recipes.DEFAULT, base.card.defaults)
+    scene = PORTRAIT if photos == world.PORTRAITS else world.snapshot(seed)
+    drawing = draw([(person(seed), scene)], side=SIDE)
     photo, hashes = Image.fromarray(drawing.image), [f"{seed:064x}"]
     exact = observe(base, [photo], hashes, word=WORD, mask=Image.fromarray(drawing.mask))
     course, learner = probe.trained(base, exact, how)
@@ -105,7 +108,7 @@ def found(name: str, seed: int) -> Found:
     curves = {way: tuple(each) for way, each in points.items()}
     by_probe = probe.probe(base, observe(base, [photo], hashes, word=WORD), how)
     bounds = {
-        "exact": read_bounds(curves[PROBES_OWN], how.iou_low, how.iou_high),
+        "exact": read_bounds(curves[PROBES_OWN], how),
         "CLIPSeg": (by_probe.bounds, by_probe.fell_back),
     }
     return Found(seed, curves, by_probe.curve, bounds)
@@ -149,11 +152,11 @@ def _bounds_table(people: list[Found]) -> Iterator[str]:
         yield f"| {each.seed} | {' | '.join(told)} | {rise(each.own):.2f} | {ious} |"
 
 
-def report(name: str, people: int, whose: str, cores: int) -> str:
+def report(name: str, people: int, whose: str, photos: str, cores: int) -> str:
     """Both tables as Markdown."""
     seeds = [FIRST[whose] + k for k in range(people)]
     with ProcessPoolExecutor(cores, mp_context=get_context("spawn")) as pool:
-        everyone = list(pool.map(found, [name] * people, seeds))
+        everyone = list(pool.map(found, [name] * people, seeds, [photos] * people))
     return "\n".join([*_binarisation_table(everyone), "", *_bounds_table(everyone)])
 
 
@@ -162,7 +165,8 @@ if __name__ == "__main__":
     parser.add_argument("--people", type=int, default=10)
     parser.add_argument("--base", default="mini")
     parser.add_argument("--training", action="store_true", help="people of the training range")
+    parser.add_argument("--photos", choices=world.PHOTOS, default=world.PORTRAITS)
     parser.add_argument("--cores", type=int, default=os.cpu_count())
     arguments = parser.parse_args()
     whose = "training" if arguments.training else "held out"
-    print(report(arguments.base, arguments.people, whose, arguments.cores))
+    print(report(arguments.base, arguments.people, whose, arguments.photos, arguments.cores))

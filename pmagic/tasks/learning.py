@@ -190,7 +190,7 @@ def prepare(
     face: int | None = None,
     mask: "Path | Image.Image | None" = None,
     method: str = "personamagic",
-    recipe: str = "paper",
+    recipe: str = "tuned",
     iterations: int | None = None,
     batch: int | None = None,
     learning_rate: float | None = None,

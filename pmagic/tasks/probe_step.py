@@ -21,7 +21,9 @@ PROGRESS = "finding the stages"
 
 def shared_inputs(photos: "PhotoInput", base: "Base", settings: "LearnSettings") -> dict[str, object]:
     """What decides whether a probe that `pmagic probe --name` has kept serves a learning."""
-    return {**photos.inputs(), "base": base.fingerprint, "levels": [settings.iou_low, settings.iou_high]}
+    fallback = [settings.fallback.low, settings.fallback.high]
+    levels = [settings.iou_low, settings.iou_high, settings.narrowest, *fallback]
+    return {**photos.inputs(), "base": base.fingerprint, "levels": levels}
 
 
 def own_inputs(photos: "PhotoInput", base: "Base", settings: "LearnSettings") -> dict[str, object]:

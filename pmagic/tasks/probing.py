@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from pmagic.engine.recipes import LearnSettings
     from pmagic.engine.subject import Subject
 
-RECIPE = "paper"  # whose stages a probe finds
-
 
 @dataclass(frozen=True, kw_only=True)
 class Probing:
@@ -65,7 +63,7 @@ def prepare(
     base_options.quiet_libraries()
     from pmagic.engine import prompts, recipes
 
-    settings = recipes.settings_for(RECIPE, card.defaults, seed=seed, kind=given.kind)
+    settings = recipes.settings_for(recipes.DEFAULT, card.defaults, seed=seed, kind=given.kind)
     prompts.check_word(prompts.load_tokenizer(card.folder), given.word)
     faces = given.select_faces(card, settings, face)
     before_opening()

@@ -2,6 +2,8 @@
 
 COLUMNS: Mapping[str, str]     its numbers by name, each with what it says
 CHIEF: str                     the one that plots and differences are about, "" for none
+PAIRED: Sequence[str]          optional: others of its columns that differences are about
+SLOPES: Mapping[str, Slope]    optional: numbers of all people together; what they are read from is not tabled itself
 def measure(observers: Observers, case: Case) -> dict[str, list[float | None]]
                                for each column one number a picture, None where it has no meaning
 """
@@ -10,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 from pmagic import shelf
@@ -18,11 +21,29 @@ if TYPE_CHECKING:
     import numpy as np
     from PIL import Image
 
-    from pmagic.evaluation.observers import Observers
+    from pmagic.evaluation.observers import FaceScan, Observers
 
 SHELF = "evaluation.metrics"
 
 # P photos learned from . U photos not learned from . E width of the judge's embedding
+
+
+@dataclass(frozen=True)
+class Slope:
+    """How far one column follows another over people: the least-squares slope of the people's means."""
+
+    meaning: str
+    y: str  # a column
+    x: str  # a column
+    spread: float  # the standard deviation of x over people below which there is nothing to follow
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Identity with the photos learned from, by one prompt, of what the data set itself draws by it."""
+
+    strangers: float  # of other people
+    person: float  # of the person in the photos
 
 
 @dataclass(frozen=True)
@@ -34,19 +55,40 @@ class Case:
     prompts: Sequence[str]  # all of the evaluation's, the plain word where the name stands
     learned: np.ndarray  # (P, E), unit rows: the faces in the photos learned from
     unseen: np.ndarray  # (U, E), of other photos of the person; U may be 0
+    photos: Sequence[FaceScan] = ()  # where the face is in the photos learned from
+    scale: Scale | None = None  # None where the data set draws nothing itself
 
 
 def columns() -> dict[str, str]:
-    """Every number of every metric, with what it says; the chief ones first."""
-    metrics = [shelf.take(SHELF, name) for name in shelf.names(SHELF)]
-    found = {name: told for each in metrics for name, told in each.COLUMNS.items()}
+    """Every number of a picture by every metric, with what it says; the chief ones first."""
+    found = {name: meaning for each in _metrics() for name, meaning in each.COLUMNS.items()}
     return {name: found[name] for name in [*chiefs(), *(name for name in found if name not in chiefs())]}
+
+
+def slopes() -> dict[str, Slope]:
+    """Every number of all people together."""
+    return {name: slope for each in _metrics() for name, slope in getattr(each, "SLOPES", {}).items()}
+
+
+def tabled() -> dict[str, str]:
+    """What tables show, with what it says: the columns that no slope is read from, then the slopes."""
+    read = {column for slope in slopes().values() for column in (slope.y, slope.x)}
+    own = {name: meaning for name, meaning in columns().items() if name not in read}
+    return own | {name: slope.meaning for name, slope in slopes().items()}
 
 
 def chiefs() -> list[str]:
     """The columns that plots and differences are about, t_sim before i_pre as in the paper's tables."""
-    found = (shelf.take(SHELF, name).CHIEF for name in shelf.names(SHELF))
-    return sorted((each for each in found if each), reverse=True)
+    return sorted((each.CHIEF for each in _metrics() if each.CHIEF), reverse=True)
+
+
+def paired() -> list[str]:
+    """The columns that differences are about, the chief ones first."""
+    return [*chiefs(), *(column for each in _metrics() for column in getattr(each, "PAIRED", ()))]
+
+
+def _metrics() -> list[ModuleType]:
+    return [shelf.take(SHELF, name) for name in shelf.names(SHELF)]
 
 
 def measured(observers: Observers, case: Case) -> dict[str, list[float | None]]:

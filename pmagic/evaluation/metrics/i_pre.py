@@ -21,7 +21,7 @@ CHIEF = "i_pre"
 
 def measure(observers: Observers, case: Case) -> dict[str, list[float | None]]:
     """Cosines in [-1, 1], shares in [0, 1]; None where there is no face, or no photo that was not learned from."""
-    faces = [observers.face(picture) for picture in case.pictures]
+    faces = [scan.embedding for scan in observers.scans(case.pictures)]
     found = [None if face is None else _likeness(face, case.learned) for face in faces]
     return {
         "i_pre": [NOBODY if each is None else each for each in found],

@@ -1,0 +1,17 @@
+"""People of the drawn world's training range: a setting is chosen on these, and a result measured on `world`'s.
+
+The miniature has seen each of them a few times at most.
+"""
+
+from pathlib import Path
+
+from pmagic.datasets import Individual, world
+
+WANTED, WHERE, PROMPTS, PHOTOS = world.WANTED, world.WHERE, world.PROMPTS, world.PHOTOS
+fetches, panel = world.fetches, world.panel
+FIRST, PEOPLE = 30_000, 2_000  # seeds
+
+
+def people(root: Path | None, photos: str = world.PORTRAITS) -> list[Individual]:
+    """Raises as `world.people`."""
+    return world.individuals(root, range(FIRST, FIRST + PEOPLE), photos)

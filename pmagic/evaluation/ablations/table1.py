@@ -1,0 +1,19 @@
+"""The paper's Table 1: both of its parts, one, the other, none; everything else is the recipe's."""
+
+from dataclasses import replace
+
+from pmagic.evaluation.variants import WHOLE, Variant, weighted
+
+
+def rows(whole: Variant) -> list[Variant]:
+    """Four, each beside the paper's own."""
+    free = replace(whole.learn, bounds=WHOLE)
+    return [
+        replace(whole, key="vanilla", title="vanilla", learn=weighted(free, tandem_equilibrium=0.0), table=1,
+                label="Vanilla"),
+        replace(whole, key="stages", title="+ stage regulation", learn=weighted(whole.learn, tandem_equilibrium=0.0),
+                table=1, label="+Stage Regulation"),
+        replace(whole, key="equilibrium", title="+ tandem equilibrium", learn=free, table=1,
+                label="+Tandem Equilibrium"),
+        replace(whole, key="both", title="PersonaMagic (both)", table=1, label="PersonaMagic"),
+    ]  # fmt: skip

@@ -1,0 +1,47 @@
+"""Layout copied: whether the face is where, and as large as, it was in the photo learned from.
+
+Two slopes over people, by least squares with their standard error: of the drawn place on the photo's, and of the
+logarithm of the drawn size on that of the photo's. 0: the photo decides nothing of the layout; 1: it is copied. Of a
+picture with several faces the largest counts.
+"""
+
+import math
+
+import numpy as np
+
+from pmagic.evaluation.metrics import Case, Slope
+from pmagic.evaluation.observers import Observers
+
+COLUMNS = {
+    "x_drawn": "where the eyes are in the picture, a share of its width",
+    "x_photo": "where they are in the photos learned from, their mean",
+    "log_size_drawn": "logarithm of the distance from eyes to mouth, a share of the picture's height",
+    "log_size_photo": "the same of the photos learned from, their mean",
+}
+CHIEF = ""
+SLOPES = {
+    "x_copied": Slope(
+        "slope over people of the face's place on its place in the photo: 0 not copied, 1 copied", "x_drawn", "x_photo",
+        spread=0.03,
+    ),
+    "size_copied": Slope(
+        "slope over people of the face's log size on its log size in the photo: 0 not copied, 1 copied",
+        "log_size_drawn", "log_size_photo", spread=0.05,
+    ),
+}  # fmt: skip
+
+
+def measure(observers: Observers, case: Case) -> dict[str, list[float | None]]:
+    """Places are about 0 to 1, log sizes negative; None where no face is found."""
+    scans = observers.scans(case.pictures)
+    return {
+        "x_drawn": [scan.x for scan in scans],
+        "x_photo": [_mean([scan.x for scan in case.photos])] * len(scans),
+        "log_size_drawn": [None if scan.size is None else math.log(scan.size) for scan in scans],
+        "log_size_photo": [_mean([math.log(scan.size) for scan in case.photos if scan.size])] * len(scans),
+    }
+
+
+def _mean(values: list[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known else None
