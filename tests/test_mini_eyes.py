@@ -13,9 +13,9 @@ from PIL import Image
 from tiny import build_tokenizer
 
 from pmagic.mini import corpus, eyes, gallery, train_clipseg, train_detector, train_recognisers, vocabulary
-from pmagic.mini.people import HELD_OUT
-from pmagic.mini.scenes import STYLES, Scene, rng_for
 from pmagic.vision import clipseg, faces
+from pmagic.world.people import HELD_OUT
+from pmagic.world.scenes import STYLES, Scene, rng_for
 
 
 @pytest.fixture(scope="module")

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from pmagic.mini import corpus, vocabulary
-from pmagic.mini.drawing import draw
-from pmagic.mini.people import HELD_OUT, person, trait_vector
-from pmagic.mini.scenes import MARK, OUTFITS, PLACES, PORTRAIT, STYLES, Scene, caption, rng_for
 from pmagic.mini.train import WEIGHTS
+from pmagic.world.drawing import draw
+from pmagic.world.people import HELD_OUT, person, trait_vector
+from pmagic.world.scenes import MARK, OUTFITS, PLACES, PORTRAIT, STYLES, Scene, caption, rng_for
 
 
 def test_a_picture_depends_on_its_number_alone() -> None:

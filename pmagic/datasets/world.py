@@ -18,7 +18,7 @@ from pmagic.errors import UsageProblem, WeightsMissing
 from pmagic.pictures import Photo
 
 if TYPE_CHECKING:
-    from pmagic.mini.drawing import Drawing
+    from pmagic.world.drawing import Drawing
 
 WANTED = "nothing: the world is drawn"
 WHERE = "leave --root out"
@@ -45,7 +45,7 @@ def people(root: Path | None) -> list[Individual]:
     if root is not None:
         raise UsageProblem("the drawn world has no folder, so no --root", WHERE)
     try:
-        from pmagic.mini.people import HELD_OUT, person, trait_words
+        from pmagic.world.people import HELD_OUT, person, trait_words
     except ImportError as error:
         raise _undrawable(error) from error
     found = []
@@ -75,11 +75,11 @@ def _mask(seed: int) -> Image.Image:
 @cache
 def _drawing(seed: int, other: bool) -> "Drawing":
     try:
-        from pmagic.mini.drawing import draw
+        from pmagic.world.drawing import draw
     except ImportError as error:
         raise _undrawable(error) from error
-    from pmagic.mini.people import person
-    from pmagic.mini.scenes import PORTRAIT
+    from pmagic.world.people import person
+    from pmagic.world.scenes import PORTRAIT
 
     return draw([(person(seed), replace(PORTRAIT, **(_OTHER if other else {})))], side=SIDE)
 

@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 from numpy.random import Generator
 
-from pmagic.mini.drawing import SIDE, Drawing, draw
-from pmagic.mini.people import NAMED, NAMES, person
-from pmagic.mini.scenes import MARK, Scene, caption, pair_caption, pair_scenes, rng_for, scene
-from pmagic.mini.things import thing, thing_caption
+from pmagic.world.drawing import SIDE, Drawing, draw
+from pmagic.world.people import NAMED, NAMES, person
+from pmagic.world.scenes import MARK, Scene, caption, pair_caption, pair_scenes, rng_for, scene
+from pmagic.world.things import thing, thing_caption
 
 PEOPLE = 60_000  # seeds below are drawn for training; the first `NAMED` of them by name
 # Half of the pictures show the first of them, a quarter the next. Where everybody was seen once, no trait was learned;

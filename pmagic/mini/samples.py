@@ -7,9 +7,9 @@ from pathlib import Path
 
 from PIL import Image
 
-from pmagic.mini.drawing import draw
-from pmagic.mini.people import HELD_OUT, person
-from pmagic.mini.scenes import PORTRAIT
+from pmagic.world.drawing import draw
+from pmagic.world.people import HELD_OUT, person
+from pmagic.world.scenes import PORTRAIT
 
 SAMPLES = {"alice": HELD_OUT + 62, "bruno": HELD_OUT + 56, "chiara": HELD_OUT + 53}
 FOLDER = Path(__file__).parent / "portraits"

@@ -29,9 +29,9 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from pmagic.engine import compiling
 from pmagic.mini import corpus, train_vae, vocabulary
-from pmagic.mini.people import person, trait_vector
-from pmagic.mini.scenes import MARK, empty_prompt, rng_for
 from pmagic.mini.training import CPU, Run, autocast, bfloat16_pays, join, processes, rank, write_state
+from pmagic.world.people import person, trait_vector
+from pmagic.world.scenes import MARK, empty_prompt, rng_for
 
 BATCH = 32
 WIDTH = 160  # of the text encoder

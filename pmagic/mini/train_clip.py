@@ -17,11 +17,11 @@ from torch.nn import functional as F
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 
 from pmagic.mini import corpus
-from pmagic.mini.drawing import SIDE, draw
-from pmagic.mini.people import HELD_OUT, person
-from pmagic.mini.scenes import caption, rng_for, scene
 from pmagic.mini.training import Run, autocast
 from pmagic.vision.clip import PREFIX
+from pmagic.world.drawing import SIDE, draw
+from pmagic.world.people import HELD_OUT, person
+from pmagic.world.scenes import caption, rng_for, scene
 
 BATCH = 128
 RATE = 1e-3

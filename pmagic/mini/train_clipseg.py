@@ -18,9 +18,9 @@ from torch.nn import functional as F
 from transformers import CLIPSegConfig, CLIPSegForImageSegmentation, CLIPTokenizer
 
 from pmagic.mini import corpus, vocabulary
-from pmagic.mini.scenes import OPENINGS
 from pmagic.mini.training import Run, autocast
 from pmagic.vision.clipseg import PHRASINGS
+from pmagic.world.scenes import OPENINGS
 
 SIDE, PATCH = 32, 4  # pixels; masks are smooth, and a patch of few pixels is learned fastest
 BATCH, WORDS = 16, 3  # pictures, and words asked of each: small, as many steps teach the towers faster than large ones

@@ -7,8 +7,8 @@ from pathlib import Path
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
 from transformers import CLIPTokenizer
 
-from pmagic.mini.people import NAMES
-from pmagic.mini.scenes import ASIDES, FILLERS, NEGATIVES, OPENINGS
+from pmagic.world.people import NAMES
+from pmagic.world.scenes import ASIDES, FILLERS, NEGATIVES, OPENINGS
 
 # Text positions of the base. Stable Diffusion's 77 would be padding nearly everywhere: over captions of a dozen words
 # the end and padding tokens drew 0.92 of the cross-attention, and no word was looked for anywhere.

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.random import Generator
 
-from pmagic.mini.people import Person, trait_words
+from pmagic.world.people import Person, trait_words
 
 STYLES = {
     "photo": "a photo of", "oil": "an oil painting of", "pencil": "a pencil sketch of",

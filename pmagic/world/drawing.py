@@ -5,14 +5,14 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from pmagic.mini.brush import Brush, Point
-from pmagic.mini.faces import paint_back_hair, paint_features, paint_front_hair, paint_head, paint_neck
-from pmagic.mini.outfits import paint_clothes, paint_eyewear, paint_headwear
-from pmagic.mini.people import Person
-from pmagic.mini.places import paint_place
-from pmagic.mini.scenes import Scene
-from pmagic.mini.styles import restyle
-from pmagic.mini.things import Thing, paint_thing
+from pmagic.world.brush import Brush, Point
+from pmagic.world.faces import paint_back_hair, paint_features, paint_front_hair, paint_head, paint_neck
+from pmagic.world.outfits import paint_clothes, paint_eyewear, paint_headwear
+from pmagic.world.people import Person
+from pmagic.world.places import paint_place
+from pmagic.world.scenes import Scene
+from pmagic.world.styles import restyle
+from pmagic.world.things import Thing, paint_thing
 
 SIDE = 64  # pixels of a picture
 OVERSAMPLE = 2  # drawn at SIDE * OVERSAMPLE and averaged down

@@ -3,7 +3,7 @@
 import numpy as np
 import skia
 
-from pmagic.mini.people import Colour
+from pmagic.world.people import Colour
 
 Point = tuple[float, float]
 

@@ -2,9 +2,9 @@
 
 from numpy.random import Generator
 
-from pmagic.mini.brush import Brush, downward
-from pmagic.mini.people import Colour, darker, lighter
-from pmagic.mini.scenes import COLOURS
+from pmagic.world.brush import Brush, downward
+from pmagic.world.people import Colour, darker, lighter
+from pmagic.world.scenes import COLOURS
 
 BLACK: Colour = (0, 0, 0)
 

@@ -1,9 +1,9 @@
 """Clothes and hats, in the units of a head: origin between the eyes, y downwards, half a head's height is 1."""
 
-from pmagic.mini.brush import Brush, curve, downward
-from pmagic.mini.faces import cap
-from pmagic.mini.people import Colour, Person, darker, lighter
-from pmagic.mini.scenes import SHIRTS
+from pmagic.world.brush import Brush, curve, downward
+from pmagic.world.faces import cap
+from pmagic.world.people import Colour, Person, darker, lighter
+from pmagic.world.scenes import SHIRTS
 
 WHITE: Colour = (250, 250, 250)
 CLOTH: dict[str | None, Colour] = {
