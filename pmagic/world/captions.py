@@ -95,7 +95,7 @@ def pair_caption(subjects: tuple[str, str], where: Scene, rng: Generator) -> tup
     if sides < 0.4:
         named = (f"{subjects[0]} {SIDE_TAILS['left']}", f"{subjects[1]} {SIDE_TAILS['right']}")
     both = " and ".join(named[which] for which in order)
-    if sides >= 0.4 and unnamed < 0.5 and subjects == ("a face", "a face"):
+    if sides >= 0.4 and unnamed < 0.6 and subjects == ("a face", "a face"):
         both = "two people"
     return _joined(head, both, place_words(where) if rng.random() < 0.9 else "", style_tail), order
 

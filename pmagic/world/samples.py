@@ -21,6 +21,7 @@ PEOPLE = 60_000  # seeds below are drawn for training; the first `NAMED` of them
 # Half of the pictures show the first of them, a quarter the next. Where everybody was seen once, no trait was learned;
 # with faces that return strangers are learned, too (docs/miniature.md).
 FAMILIAR, KNOWN = 64, 576
+NOBODY = 0.15  # share of the pairs of world 2 who are not named
 _KEYS = {1: 1, 2: 102}  # of random numbers, by version
 _CAPTIONS = 103
 
@@ -128,6 +129,8 @@ def _pair(rng: Generator, key: int, twin: bool) -> Sample:
     """Two people; the twin has them exchanged."""
     places = snapshot_pair(rng)
     seeds, subjects = _two_people(rng)
+    if rng.random() < NOBODY:
+        subjects = ("a face", "a face")
     if twin:
         seeds, subjects = seeds[::-1], subjects[::-1]
         places = (mirrored(places[1]), mirrored(places[0]))
