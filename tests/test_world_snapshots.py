@@ -29,6 +29,11 @@ def _differing(a: Scene, b: Scene) -> set[str]:
     return {key for key, value in asdict(a).items() if asdict(b)[key] != value}
 
 
+def _swapped(text: str) -> str:
+    other_word = {"left": "right", "right": "left"}
+    return re.sub(r"\b(left|right)\b", lambda word: other_word[word[0]], text)
+
+
 def _middle(mask: np.ndarray) -> float:
     """Where a mask's middle lies from the left, 0 to 1."""
     return float(np.nonzero(mask > 127)[1].mean() / mask.shape[1])
@@ -67,9 +72,7 @@ def test_twins_differ_in_nothing_but_the_layout(samples: list[Sample]) -> None:
         else:
             sided += 1
             assert other.scene == mirrored(one.scene)
-            other_word = {"left": "right", "right": "left"}
-            swapped = re.sub(r"\b(left|right)\b", lambda word: other_word[word[0]], one.layout_caption)
-            assert swapped == other.layout_caption != one.layout_caption
+            assert _swapped(one.layout_caption) == other.layout_caption != one.layout_caption
     assert sided > 30
 
 

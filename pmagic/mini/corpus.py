@@ -41,6 +41,16 @@ class Corpus:
         """The captions for whoever reads words alone."""
         return [text.replace(MARK, "face") for text in self.captions]
 
+    @property
+    def layout_words(self) -> list[str]:
+        """The captions that surely say the layout, for whoever reads words alone."""
+        return [text.replace(MARK, "face") for text in self.layout_captions]
+
+    @property
+    def side(self) -> int:
+        """Of a picture, in pixels."""
+        return self.images.shape[1]
+
 
 def _draw_chunk(folder: Path, start: int, stop: int, version: int) -> list[dict]:
     images, masks, things = (np.load(folder / f"{name}.npy", mmap_mode="r+") for name in ARRAYS)

@@ -232,6 +232,7 @@ class Material:
     layouts: Captions | None = None  # where rows 2k and 2k + 1 are twins: captions that surely say the layout
 
 
+@torch.no_grad()
 def latents_of(work: Path, images: np.ndarray, vae: AutoencoderKL, place: torch.device = CPU) -> np.ndarray:
     """The pictures' latents (N, 4, h, w) float16; they are kept in `work`, and only new pictures are encoded."""
     file = work / "latents.npy"
