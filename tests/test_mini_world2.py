@@ -1,6 +1,7 @@
 """Training on world 2: corpora that grow, twins in one batch, what CLIP and CLIPSeg are asked, the gates of layout."""
 
 import json
+import tomllib
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,10 @@ import pytest
 import torch
 from transformers import CLIPTokenizer
 
-from pmagic.mini import corpus, layout_gates, train, train_base, train_clip, train_clipseg
+from pmagic.engine import recipes
+from pmagic.engine.probe import GRID
+from pmagic.mini import corpus, layout_gates, measuring, probe_gate, train, train_base, train_clip, train_clipseg
+from pmagic.mini.stages import rise
 from pmagic.vision.clip import PREFIX
 from pmagic.world.samples import sample
 
@@ -155,3 +159,22 @@ def test_gates_are_recorded_with_the_samples_seen(work: Path, monkeypatch: pytes
     (line,) = (work / layout_gates.FILE).read_text().splitlines()
     assert json.loads(line) == {"samples": 16_000, "framing 800": 0.0, "side 800": 0.0}
     assert "side at 800 +0.00%" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("version", "side"), [(1, 64), (2, 96)])
+def test_what_a_base_wants_is_readable_and_of_its_world(version: int, side: int) -> None:
+    learn = tomllib.loads(train_base.settings_text(version, side))["learn"]
+    settings = recipes.settings_for("paper", {"learn": learn})
+    says_layout = [text for text in settings.templates if "close-up" in text or "cropped" in text]
+    assert bool(says_layout) == (version == 1) and len(settings.templates) >= 10
+    assert f"{side} x {side} pixels" in train_base.settings_text(version, side)
+
+
+def test_the_shipped_settings_are_those_of_world_1() -> None:
+    assert (train.WEIGHTS / "base" / "pmagic.toml").read_text() == train_base.settings_text(1, 64)
+
+
+@pytest.mark.slow
+def test_the_probe_sees_a_bust_better_as_noise_falls() -> None:
+    points = probe_gate.curve(measuring.opened(), measuring.TRAINING)
+    assert [t for t, _ in points] == list(GRID) and rise(points) > 0.7

@@ -34,6 +34,7 @@ from torch.nn import functional as F
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from pmagic.engine import compiling
+from pmagic.engine.prompts import TEMPLATES
 from pmagic.mini import corpus, layout_gates, train_vae, vocabulary
 from pmagic.mini.training import (
     CPU,
@@ -74,10 +75,7 @@ BASE_SETTINGS = """\
 # What this base wants where a recipe leaves it open. It knows drawn faces only, at {side} x {side} pixels.
 [learn]
 learning_rate = 1e-3
-# The probe's thresholds: its curve begins high, as drawn faces are always in the middle, and rises little. A person
-# learned below t = 500 alone comes out less like; a second threshold would end the stage before a face is seen.
-iou_low = 0.65
-iou_high = 1.0
+{of_world}
 # Tandem equilibrium needs sentences whose words the text encoder has met.
 open_prompts = [
   "{} as a wizard in a jungle", "{} wearing headphones in a city", "a pencil sketch of {} in a desert",
@@ -106,6 +104,30 @@ judge = "../faces_b"
 what = "drawn faces"
 error = 0.2
 """
+
+OF_WORLD = {
+    1: """\
+# The probe's thresholds: its curve begins high, as drawn faces are always in the middle, and rises little. A person
+# learned below t = 500 alone comes out less like; a second threshold would end the stage before a face is seen.
+iou_low = 0.65
+iou_high = 1.0""",
+    2: """\
+# Not chosen on this base yet. A second threshold would end the stage before a face is seen.
+iou_low = 0.5
+iou_high = 1.0
+# The usual ones but for "close-up" and "cropped": these mean a layout here, which a photo may not have.
+templates = [
+{templates}
+]""",
+}
+
+
+def settings_text(version: int, side: int) -> str:
+    """The base's pmagic.toml. version: of the world it was trained on. side: of its pictures in pixels."""
+    usual = [each for each in TEMPLATES["face"] if "close-up" not in each and "cropped" not in each]
+    templates = "\n".join(f'  "{each}",' for each in usual)
+    of_world = OF_WORLD[version].replace("{templates}", templates)
+    return BASE_SETTINGS.replace("{side}", str(side)).replace("{of_world}", of_world)
 
 
 def text_network(tokenizer: CLIPTokenizer) -> CLIPTextModel:
@@ -498,7 +520,8 @@ def export(work: Path, folder: Path) -> None:
         safety_checker=None, feature_extractor=None, requires_safety_checker=False,
     )  # fmt: skip
     pipeline.to(dtype=torch.float16).save_pretrained(folder, safe_serialization=True)
-    (folder / "pmagic.toml").write_text(BASE_SETTINGS.replace("{side}", str(side)))
+    version = corpus.load(work / "corpus").version
+    (folder / "pmagic.toml").write_text(settings_text(version, side))
     names = {key: weight.half().contiguous() for key, weight in networks.names.state_dict().items()}
     (work / "names").mkdir(exist_ok=True)
     save_file(names, work / "names" / "model.safetensors")
