@@ -146,7 +146,7 @@ def test_samples_are_seeded_and_nobody_is_drawn_twice(tmp_path: Path) -> None:
 
 def test_the_world_is_held_out_and_knows_its_people() -> None:
     pytest.importorskip("skia")
-    from pmagic.mini.people import HELD_OUT
+    from pmagic.world.people import HELD_OUT
 
     people = world.people(None)
     assert world.FIRST + HELD_OUT > HELD_OUT and len(people) == world.PEOPLE

@@ -14,7 +14,7 @@ import pmagic
 ROOT = Path(pmagic.__file__).parent
 # Lowest first; a room imports only what stands before it, or itself (ARCHITECTURE, section 2).
 FLOORS = [
-    {"errors", "settings", "persona", "shelf", "bounded_toml"},
+    {"errors", "settings", "persona", "shelf", "bounded_toml", "world"},
     {"losses", "library"},
     {"pictures", "sheet"},
     {"bases", "vision", "datasets"},
@@ -61,11 +61,24 @@ def test_every_arrow_points_down() -> None:
         if room(name) in ("mini", ""):
             continue
         for imported, line in imports(tree):
-            if imported.startswith("pmagic.") and imported != "pmagic.__version__" and room(imported) != room(name):
-                if room(imported) == "mini" and name == "pmagic.datasets.world":
-                    continue
-                if room(imported) == "mini" or floor(imported) > floor(name):
-                    wrong.append(f"{name}:{line} imports {imported}")
+            inside = not imported.startswith("pmagic.") or room(imported) == room(name)
+            if inside or imported == "pmagic.__version__":
+                continue
+            if room(imported) == "mini" or floor(imported) > floor(name):
+                wrong.append(f"{name}:{line} imports {imported}")
+    assert wrong == []
+
+
+def test_the_drawn_world_stands_on_the_ground() -> None:
+    """It is drawn without a model, a library or a program around it."""
+    wrong = [
+        f"{name}:{line} imports {imported}"
+        for name, tree in modules()
+        if room(name) == "world"
+        for imported, line in imports(tree)
+        if imported.split(".")[0] in ("torch", "transformers", "diffusers")
+        or (imported.startswith("pmagic.") and room(imported) not in ("world", "errors", "settings"))
+    ]
     assert wrong == []
 
 

@@ -8,9 +8,9 @@ from safetensors.torch import load_file
 from transformers import CLIPTokenizer
 
 from pmagic.mini import naming, train_base, vocabulary
-from pmagic.mini.people import person, trait_vector
-from pmagic.mini.scenes import MARK
 from pmagic.mini.train import WEIGHTS
+from pmagic.world.people import person, trait_vector
+from pmagic.world.scenes import MARK
 
 
 @pytest.fixture(scope="module")

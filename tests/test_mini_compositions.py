@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from pmagic.mini import compositions
-from pmagic.mini.scenes import PORTRAIT
+from pmagic.world.scenes import PORTRAIT
 
 PEOPLE = 3
 STAND = [replace(PORTRAIT, scale=0.22, x=x) for x in (0.27, 0.73)]

@@ -13,9 +13,10 @@ from PIL import Image
 from tiny import build_tokenizer
 
 from pmagic.mini import corpus, eyes, gallery, train_clipseg, train_detector, train_recognisers, vocabulary
-from pmagic.mini.people import HELD_OUT
-from pmagic.mini.scenes import STYLES, Scene, rng_for
 from pmagic.vision import clipseg, faces
+from pmagic.world.people import HELD_OUT
+from pmagic.world.samples import PEOPLE
+from pmagic.world.scenes import STYLES, Scene, rng_for
 
 
 @pytest.fixture(scope="module")
@@ -247,7 +248,7 @@ def test_they_see_where_a_word_is(shipped: Path) -> None:
 
 
 def test_nobody_measured_was_ever_trained_on() -> None:
-    assert min(HELD_OUT, eyes.FIRST) > max(corpus.PEOPLE, gallery.PEOPLE)
+    assert min(HELD_OUT, eyes.FIRST) > max(PEOPLE, gallery.PEOPLE)
     assert all(seed < gallery.PEOPLE for k in range(30) for seed in gallery.sighting(rng_for(2, k), 0, 50, 64).people)
 
 

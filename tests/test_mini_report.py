@@ -4,8 +4,8 @@ from PIL import Image
 
 from pmagic import pictures
 from pmagic.mini import report
-from pmagic.mini.people import HELD_OUT, person
 from pmagic.sheet import contact_sheet
+from pmagic.world.people import HELD_OUT, person
 
 
 def cell(row: str, person: int, identities: list[float], obeyed: float = 1.0, seconds: float = 0.0) -> report.Cell:

@@ -25,6 +25,6 @@ def test_how_surely_a_curve_rises() -> None:
 
 
 def test_no_training_person_is_measured_and_no_measured_one_trained() -> None:
-    from pmagic.mini.people import HELD_OUT
+    from pmagic.world.people import HELD_OUT
 
     assert stages.FIRST["held out"] >= HELD_OUT > stages.FIRST["training"]

@@ -141,3 +141,22 @@ def test_compiled_every_block_of_the_base_learns_what_it_would_otherwise(
     own = slopes(unet)
     for name, slope in slopes(compiled(unet)).items():
         assert (slope - own[name]).norm() / own[name].norm() < 0.1
+
+
+def test_a_budget_in_steps_ends_at_the_step_whatever_the_time(tmp_path: Path) -> None:
+    run = training.Run(tmp_path, "part", _model(), minutes=0.0001, rate=1e-2, total_steps=8)
+    _steps(run, 4)
+    assert run.share == 0.5 and run.going
+    _steps(run, 4)
+    assert not run.going
+    longer = training.Run(tmp_path, "part", nn.Linear(3, 3), minutes=0.0001, rate=1e-2, total_steps=16)
+    assert (longer.steps, longer.share) == (8, 0.5)  # given more, it goes on where the longer cosine has it
+
+
+@pytest.mark.parametrize("name", training.DTYPES)
+def test_the_number_type_can_be_forced(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training, "_forced", [])
+    monkeypatch.setattr(training, "bfloat16_pays", lambda: name == "float32")  # what would be chosen otherwise
+    training.force_dtype(name)
+    with training.autocast():
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == training.DTYPES[name]

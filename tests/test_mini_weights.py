@@ -71,9 +71,9 @@ def test_sample_portraits_are_what_the_command_draws(name: str) -> None:
     from PIL import Image
 
     from pmagic.mini import samples
-    from pmagic.mini.drawing import draw
-    from pmagic.mini.people import person
-    from pmagic.mini.scenes import PORTRAIT
+    from pmagic.world.drawing import draw
+    from pmagic.world.people import person
+    from pmagic.world.scenes import PORTRAIT
 
     shipped = np.asarray(Image.open(samples.FOLDER / f"{name}.png").convert("RGB")).astype(int)
     drawn = draw([(person(samples.SAMPLES[name]), PORTRAIT)], side=samples.SIDE).image

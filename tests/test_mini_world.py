@@ -3,23 +3,24 @@
 import numpy as np
 import pytest
 
-from pmagic.mini import corpus, vocabulary
-from pmagic.mini.drawing import draw
-from pmagic.mini.people import HELD_OUT, person, trait_vector
-from pmagic.mini.scenes import MARK, OUTFITS, PLACES, PORTRAIT, STYLES, Scene, caption, rng_for
+from pmagic.mini import vocabulary
 from pmagic.mini.train import WEIGHTS
+from pmagic.world.drawing import draw
+from pmagic.world.people import HELD_OUT, person, trait_vector
+from pmagic.world.samples import PEOPLE, sample
+from pmagic.world.scenes import MARK, OUTFITS, PLACES, PORTRAIT, STYLES, Scene, caption, rng_for
 
 
 def test_a_picture_depends_on_its_number_alone() -> None:
-    first, other = corpus.sample(41), corpus.sample(42)
-    again = corpus.sample(41)
+    first, other = sample(41), sample(42)
+    again = sample(41)
     assert first.caption == again.caption and (first.drawing.image == again.drawing.image).all()
     assert (first.drawing.image != other.drawing.image).any()
 
 
 def test_nobody_who_is_held_out_is_in_the_corpus() -> None:
-    assert corpus.PEOPLE <= HELD_OUT
-    assert all(corpus.sample(k).person < HELD_OUT for k in range(200))
+    assert PEOPLE <= HELD_OUT
+    assert all(sample(k).person < HELD_OUT for k in range(200))
 
 
 def test_the_same_person_looks_alike_and_another_does_not() -> None:
@@ -60,7 +61,7 @@ def test_traits_are_numbers_of_one_length_and_tell_people_apart() -> None:
 
 
 def test_each_mark_of_a_caption_has_its_person() -> None:
-    samples = [corpus.sample(k) for k in range(300)]
+    samples = [sample(k) for k in range(300)]
     assert all(s.caption.count(MARK) == len(s.marked) for s in samples)
     marks = [len(s.marked) for s in samples]
     assert marks.count(1) > 100 and marks.count(2) > 1
@@ -72,9 +73,7 @@ def test_every_word_of_the_captions_is_one_token_of_the_shipped_tokenizer() -> N
 
     tokenizer = CLIPTokenizer.from_pretrained(WEIGHTS / "base" / "tokenizer")
     assert tokenizer.model_max_length == vocabulary.LENGTH
-    said = {
-        word for k in range(150) for word in corpus.sample(k).caption.replace(MARK, "face").replace(",", " ").split()
-    }
+    said = {word for k in range(150) for word in sample(k).caption.replace(MARK, "face").replace(",", " ").split()}
     words = {word for word in said if word.isalpha()}  # CLIP cuts "close-up" and "4k" before any vocabulary is asked
     several = [word for word in words if len(tokenizer(word, add_special_tokens=False).input_ids) != 1]
     assert not several

@@ -20,8 +20,8 @@ from pmagic.errors import UsageProblem, WeightsMissing
 from pmagic.pictures import Photo
 
 if TYPE_CHECKING:
-    from pmagic.mini.drawing import Drawing
-    from pmagic.mini.scenes import Scene
+    from pmagic.world.drawing import Drawing
+    from pmagic.world.scenes import Scene
 
 WANTED = "nothing: the world is drawn"
 WHERE = "leave --root out"
@@ -62,7 +62,7 @@ def panel(photos: str = PORTRAITS) -> list[Individual]:
 def held_out() -> int:
     """The first seed that no training has seen. Raises WeightsMissing where the drawing library is not installed."""
     try:
-        from pmagic.mini.people import HELD_OUT
+        from pmagic.world.people import HELD_OUT
     except ImportError as error:
         raise _undrawable(error) from error
     return HELD_OUT
@@ -73,8 +73,8 @@ def individuals(root: Path | None, seeds: Sequence[int], photos: str) -> list[In
     if root is not None:
         raise UsageProblem("the drawn world has no folder, so no --root", WHERE)
     first = held_out()
-    from pmagic.mini.people import person, trait_words
-    from pmagic.mini.scenes import PORTRAIT
+    from pmagic.world.people import person, trait_words
+    from pmagic.world.scenes import PORTRAIT
 
     found = []
     for seed in seeds:
@@ -98,7 +98,7 @@ def individuals(root: Path | None, seeds: Sequence[int], photos: str) -> list[In
 
 def snapshot(seed: int) -> "Scene":
     """The layout of a person's snapshot: lengths are shares of the picture's side, the tilt is at most 12 degrees."""
-    from pmagic.mini.scenes import PORTRAIT, rng_for
+    from pmagic.world.scenes import PORTRAIT, rng_for
 
     rng = rng_for(_SNAPSHOT, seed)
     left = float(rng.uniform(0.22, 0.34))
@@ -123,10 +123,10 @@ def _mask(seed: int, scene: "Scene") -> Image.Image:
 @lru_cache(64)
 def _drawing(seed: int, scene: "Scene") -> "Drawing":
     try:
-        from pmagic.mini.drawing import draw
+        from pmagic.world.drawing import draw
     except ImportError as error:
         raise _undrawable(error) from error
-    from pmagic.mini.people import person
+    from pmagic.world.people import person
 
     return draw([(person(seed), scene)], side=SIDE)
 

@@ -30,14 +30,14 @@ from pmagic.engine.regions import Box
 from pmagic.engine.rendering import compose
 from pmagic.engine.subject import observe
 from pmagic.library.store import Library
-from pmagic.mini.drawing import draw
 from pmagic.mini.measuring import FIRST, WORD, eyes, opened, portrait
-from pmagic.mini.people import NAMED, person
-from pmagic.mini.scenes import EXPRESSIONS, PLACES, PORTRAIT, STYLES, Scene
 from pmagic.persona import Persona
 from pmagic.sheet import contact_sheet
 from pmagic.vision import faces
 from pmagic.vision.faces import Face
+from pmagic.world.drawing import draw
+from pmagic.world.people import NAMED, person
+from pmagic.world.scenes import EXPRESSIONS, PLACES, PORTRAIT, STYLES, Scene
 
 SIDE = 128  # pixels of what the world itself draws
 OF_STYLE = tuple(style for style in STYLES if style != "photo")

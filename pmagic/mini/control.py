@@ -17,10 +17,10 @@ from PIL import Image
 
 from pmagic.engine.recipes import render_settings_for
 from pmagic.engine.rendering import render
-from pmagic.mini.drawing import draw
 from pmagic.mini.measuring import FIRST, SIDE, WORD, eyes, opened
-from pmagic.mini.people import person
-from pmagic.mini.scenes import OUTFITS, PLACES, PORTRAIT, STYLES, Scene
+from pmagic.world.drawing import draw
+from pmagic.world.people import person
+from pmagic.world.scenes import OUTFITS, PLACES, PORTRAIT, STYLES, Scene
 
 # Of each kind: the prompt of each of its values.
 KINDS: Mapping[str, Mapping[str, str]] = {

@@ -1,6 +1,7 @@
 """A training set of drawn pictures, kept as memory-mapped arrays outside the repository.
 
     python -m pmagic.mini.corpus WORK --pictures 60000
+    python -m pmagic.mini.corpus WORK --pictures 16000 --world 2
 
 Any picture can be drawn again from its number alone, and nobody from `HELD_OUT` on is ever in it.
 """
@@ -12,71 +13,24 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.random import Generator
 
-from pmagic.mini.drawing import SIDE, Drawing, draw
-from pmagic.mini.people import NAMED, NAMES, person
-from pmagic.mini.scenes import MARK, Scene, caption, pair_caption, pair_scenes, rng_for, scene
-from pmagic.mini.things import thing, thing_caption
+from pmagic.world.samples import SIDES, sample
+from pmagic.world.scenes import MARK
 
-PEOPLE = 60_000  # seeds below are drawn for training; the first `NAMED` of them by name
-# Half of the pictures show the first of them, a quarter the next. Where everybody was seen once, no trait was learned;
-# with faces that return strangers are learned, too (docs/miniature.md).
-FAMILIAR, KNOWN = 64, 576
 CHUNK = 500
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One picture of the corpus with what is known of it."""
-
-    drawing: Drawing
-    caption: str  # with `MARK` where a person of `marked` is named
-    marked: tuple[int, ...]  # seeds, in the caption's order
-    person: int  # seed of the one person shown, -1 for pairs and things
-    scene: Scene
-
-
-def _somebody(rng: Generator) -> int:
-    """Seed of a person without a name: mostly one that is shown often."""
-    how = rng.random()
-    low, high = (0, FAMILIAR) if how < 0.5 else (FAMILIAR, KNOWN) if how < 0.75 else (KNOWN, PEOPLE - NAMED)
-    return NAMED + int(rng.integers(low, high))
-
-
-def sample(number: int) -> Sample:
-    """Picture `number`: nine in ten show one person, the rest pairs, cats, cups and empty places."""
-    rng = rng_for(1, number)
-    kind = rng.random()
-    where = scene(rng)
-    if kind < 0.89:
-        how = rng.random()  # marked, named, told by traits, or only a face
-        named = 0.7 <= how < 0.8
-        who = int(rng.integers(0, NAMED)) if named else _somebody(rng)
-        name = NAMES[who] if named else MARK if how < 0.7 else None
-        text = caption(person(who), where, rng, name, traits=how < 0.92)
-        return Sample(draw([(person(who), where)]), text, (who,) if name == MARK else (), who, where)
-    if kind < 0.95:
-        scenes = pair_scenes(rng)
-        seeds = [int(s) for s in rng.integers(0, NAMED, 2)]
-        how = rng.random(2)
-        subjects = [MARK if h < 0.6 else NAMES[s] if h < 0.85 else "a face" for h, s in zip(how, seeds, strict=True)]
-        seeds = [_somebody(rng) if h < 0.6 else s for h, s in zip(how, seeds, strict=True)]
-        text = pair_caption((subjects[0], subjects[1]), scenes[0], rng)
-        marked = tuple(s for s, word in zip(seeds, subjects, strict=True) if word == MARK)
-        drawing = draw([(person(s), each) for s, each in zip(seeds, scenes, strict=True)])
-        return Sample(drawing, text, marked, -1, scenes[0])
-    what = thing(rng, "cat" if kind < 0.97 else "cup") if kind < 0.985 else None
-    return Sample(draw([], (what, where)), thing_caption(what, where, rng), (), -1, where)
+ARRAYS: dict[str, tuple[int, ...]] = {"images": (3,), "masks": (), "things": ()}  # channels of a pixel
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """images (N, side, side, 3) uint8; masks (N, side, side) uint8; captions, marked, people, scenes: N each."""
+    """images (N, side, side, 3) uint8; masks, things (N, side, side) uint8; all others: N each."""
 
+    version: int  # of the world
     images: np.ndarray
     masks: np.ndarray
+    things: np.ndarray  # masks of things, also of those beside people
     captions: list[str]
+    layout_captions: list[str]  # with the layout surely said, of the same people
     marked: list[list[int]]
     people: np.ndarray
     scenes: list[dict]
@@ -87,21 +41,27 @@ class Corpus:
         """The captions for whoever reads words alone."""
         return [text.replace(MARK, "face") for text in self.captions]
 
+    @property
+    def layout_words(self) -> list[str]:
+        """The captions that surely say the layout, for whoever reads words alone."""
+        return [text.replace(MARK, "face") for text in self.layout_captions]
 
-def _array(folder: Path, name: str, shape: tuple[int, ...], mode: str) -> np.ndarray:
-    return np.lib.format.open_memmap(folder / f"{name}.npy", mode=mode, dtype=np.uint8, shape=shape)
+    @property
+    def side(self) -> int:
+        """Of a picture, in pixels."""
+        return self.images.shape[1]
 
 
-def _draw_chunk(folder: Path, start: int, stop: int) -> list[dict]:
-    images = np.load(folder / "images.npy", mmap_mode="r+")
-    masks = np.load(folder / "masks.npy", mmap_mode="r+")
+def _draw_chunk(folder: Path, start: int, stop: int, version: int) -> list[dict]:
+    images, masks, things = (np.load(folder / f"{name}.npy", mmap_mode="r+") for name in ARRAYS)
     rows = []
     for k in range(start, stop):
-        s = sample(k)
-        images[k], masks[k] = s.drawing.image, s.drawing.mask
+        s = sample(k, version)
+        images[k], masks[k], things[k] = s.drawing.image, s.drawing.mask, s.drawing.thing_mask
         rows.append(
             {
                 "caption": s.caption,
+                "layout_caption": s.layout_caption,
                 "marked": s.marked,
                 "person": s.person,
                 "scene": asdict(s.scene),
@@ -111,26 +71,56 @@ def _draw_chunk(folder: Path, start: int, stop: int) -> list[dict]:
     return rows
 
 
-def make(folder: Path, pictures: int) -> None:
-    """Draw `pictures` pictures into `folder` on all cores; done before if the folder says so."""
-    if (folder / "rows.json").exists():
+def make(folder: Path, pictures: int, version: int = 1, workers: int | None = None) -> None:
+    """Draw `pictures` pictures into `folder`; what was drawn before with the same version is kept, and more follow.
+
+    workers: processes, as many as there are cores if None.
+    """
+    known = json.loads((folder / "rows.json").read_text()) if (folder / "rows.json").exists() else []
+    if known and _version(folder) != version:
+        raise SystemExit(f"{folder} holds pictures of world {_version(folder)}, not {version}: give another folder")
+    if len(known) >= pictures:
         return
     folder.mkdir(parents=True, exist_ok=True)
-    _array(folder, "images", (pictures, SIDE, SIDE, 3), "w+").flush()
-    _array(folder, "masks", (pictures, SIDE, SIDE), "w+").flush()
-    starts = range(0, pictures, CHUNK)
-    with ProcessPoolExecutor() as pool:
-        chunks = pool.map(_draw_chunk, [folder] * len(starts), starts, [min(s + CHUNK, pictures) for s in starts])
-        rows = [row for chunk in chunks for row in chunk]
-    (folder / "rows.json").write_text(json.dumps(rows))
+    side = SIDES[version]
+    for name, shape in ARRAYS.items():
+        old = np.load(folder / f"{name}.npy", mmap_mode="r") if known else None
+        fresh = np.lib.format.open_memmap(
+            folder / f"{name}.new", mode="w+", dtype=np.uint8, shape=(pictures, side, side, *shape)
+        )
+        if old is not None:
+            fresh[: len(old)] = old
+        fresh.flush()
+        (folder / f"{name}.new").replace(folder / f"{name}.npy")
+    starts = range(len(known), pictures, CHUNK)
+    stops = [min(s + CHUNK, pictures) for s in starts]
+    with ProcessPoolExecutor(workers) as pool:
+        chunks = pool.map(_draw_chunk, [folder] * len(starts), starts, stops, [version] * len(starts))
+        rows = known + [row for chunk in chunks for row in chunk]
+    (folder / "world.json").write_text(json.dumps({"version": version}))
+    write_rows(folder, rows)
+
+
+def write_rows(folder: Path, rows: list[dict]) -> None:
+    """Whole at every moment: a training may read them while more are drawn."""
+    (folder / "rows.new").write_text(json.dumps(rows))
+    (folder / "rows.new").replace(folder / "rows.json")
+
+
+def _version(folder: Path) -> int:
+    return json.loads((folder / "world.json").read_text())["version"]
 
 
 def load(folder: Path) -> Corpus:
     rows = json.loads((folder / "rows.json").read_text())
+    images, masks, things = (np.load(folder / f"{name}.npy", mmap_mode="r") for name in ARRAYS)
     return Corpus(
-        np.load(folder / "images.npy", mmap_mode="r"),
-        np.load(folder / "masks.npy", mmap_mode="r"),
+        _version(folder),
+        images,
+        masks,
+        things,
         [r["caption"] for r in rows],
+        [r["layout_caption"] for r in rows],
         [r["marked"] for r in rows],
         np.array([r["person"] for r in rows]),
         [r["scene"] for r in rows],
@@ -142,5 +132,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("work", type=Path)
     parser.add_argument("--pictures", type=int, default=60_000)
+    parser.add_argument("--world", type=int, choices=SIDES, default=1, help="the world's version")
+    parser.add_argument("--workers", type=int, help="processes that draw")
     arguments = parser.parse_args()
-    make(arguments.work / "corpus", arguments.pictures)
+    make(arguments.work / "corpus", arguments.pictures, arguments.world, arguments.workers)

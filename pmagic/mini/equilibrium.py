@@ -31,8 +31,8 @@ from pmagic.engine.subject import Subject, observe
 from pmagic.losses import tandem_equilibrium
 from pmagic.methods import personamagic
 from pmagic.mini.measuring import FIRST, WORD, eyes, opened, portrait
-from pmagic.mini.scenes import OUTFITS
 from pmagic.persona import Persona
+from pmagic.world.scenes import OUTFITS
 
 WEIGHTS = (0.0, 0.001, 0.01, 0.1, 1.0)
 PROMPTS = tuple(f"a photo of {{}} {words}" for words in OUTFITS.values())

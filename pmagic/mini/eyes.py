@@ -19,12 +19,12 @@ from diffusers import AutoencoderKL
 from PIL import Image
 
 from pmagic.mini import measuring, train_clip, train_vae
-from pmagic.mini.drawing import Drawing, draw
 from pmagic.mini.gallery import boxes
-from pmagic.mini.people import HELD_OUT, person
-from pmagic.mini.scenes import STYLES, Scene, caption, pair_scenes, rng_for, scene
-from pmagic.mini.things import thing
 from pmagic.vision import clip, clipseg, faces, recogniser
+from pmagic.world.drawing import Drawing, draw
+from pmagic.world.people import HELD_OUT, person
+from pmagic.world.scenes import STYLES, Scene, caption, pair_scenes, rng_for, scene
+from pmagic.world.things import thing
 
 WEIGHTS = Path(__file__).parent / "weights"
 FIRST = HELD_OUT + 3000

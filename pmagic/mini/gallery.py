@@ -13,10 +13,10 @@ from pathlib import Path
 
 import numpy as np
 
-from pmagic.mini.drawing import Drawing, draw
-from pmagic.mini.people import HELD_OUT, person
-from pmagic.mini.scenes import Scene, pair_scenes, rng_for, scene
-from pmagic.mini.things import thing
+from pmagic.world.drawing import Drawing, draw
+from pmagic.world.people import HELD_OUT, person
+from pmagic.world.scenes import Scene, pair_scenes, rng_for, scene
+from pmagic.world.things import thing
 
 SIDE = 128
 PEOPLE = 4500  # seeds 0..4499

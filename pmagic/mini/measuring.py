@@ -10,9 +10,9 @@ from PIL import Image
 from pmagic.bases import card
 from pmagic.bases.loading import Base, load
 from pmagic.evaluation.observers import Observers, observers
-from pmagic.mini.drawing import draw
-from pmagic.mini.people import HELD_OUT, person
-from pmagic.mini.scenes import PORTRAIT
+from pmagic.world.drawing import draw
+from pmagic.world.people import HELD_OUT, person
+from pmagic.world.scenes import PORTRAIT
 
 FIRST = HELD_OUT + 200
 TRAINING = 30_000  # the first of the training range who are asked; seen there a few times at most

@@ -20,11 +20,11 @@ from torch import Tensor
 from transformers import CLIPTokenizer
 
 from pmagic.mini import measuring, train_base, train_vae
-from pmagic.mini.drawing import draw
-from pmagic.mini.people import HELD_OUT, person, trait_vector
-from pmagic.mini.scenes import MARK, caption, rng_for, scene
 from pmagic.mini.train import WEIGHTS
 from pmagic.mini.train_base import NAME_TOKENS, NAMES_A_CAPTION, WIDTH
+from pmagic.world.drawing import draw
+from pmagic.world.people import HELD_OUT, person, trait_vector
+from pmagic.world.scenes import MARK, caption, rng_for, scene
 
 FIRST = HELD_OUT + 9000
 TIMES = (200, 400, 600, 800, 950)

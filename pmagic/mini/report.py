@@ -43,12 +43,12 @@ from pmagic.engine.recipes import RenderSettings, render_settings_for
 from pmagic.engine.rendering import render
 from pmagic.engine.subject import Subject, observe
 from pmagic.library.store import Library
-from pmagic.mini.drawing import draw
 from pmagic.mini.measuring import FIRST, SIDE, TRAINING, WORD, eyes, opened, portrait
-from pmagic.mini.people import person
-from pmagic.mini.scenes import PORTRAIT, rng_for, scene
 from pmagic.pictures import ENDINGS
 from pmagic.sheet import contact_sheet
+from pmagic.world.drawing import draw
+from pmagic.world.people import person
+from pmagic.world.scenes import PORTRAIT, rng_for, scene
 
 SHOWN = 4  # people on the sheet
 OTHERS = 9  # portraits of strangers alike that a picture is held against

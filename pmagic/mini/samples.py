@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from pmagic.mini.drawing import draw
-from pmagic.mini.people import HELD_OUT, person
-from pmagic.mini.scenes import PORTRAIT
-from pmagic.mini.things import Thing
+from pmagic.world.drawing import draw
+from pmagic.world.people import HELD_OUT, person
+from pmagic.world.scenes import PORTRAIT
+from pmagic.world.things import Thing
 
 PEOPLE = {"alice": HELD_OUT + 62, "bruno": HELD_OUT + 56, "chiara": HELD_OUT + 53}
 CAT = Thing("cat", "orange", "striped", accent=(150, 90, 50), eyes=(90, 170, 80), tall=1.0)

@@ -35,11 +35,11 @@ from pmagic.engine import attention, probe, recipes
 from pmagic.engine.attention import Look
 from pmagic.engine.probe import GRID, Curve, read_bounds
 from pmagic.engine.subject import observe
-from pmagic.mini.drawing import draw
 from pmagic.mini.measuring import TRAINING
-from pmagic.mini.people import HELD_OUT, person
-from pmagic.mini.scenes import PORTRAIT
 from pmagic.persona import StageBounds
+from pmagic.world.drawing import draw
+from pmagic.world.people import HELD_OUT, person
+from pmagic.world.scenes import PORTRAIT
 
 SIDE = 256
 WORD = "face"

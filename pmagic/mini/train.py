@@ -9,11 +9,14 @@ With --onward an empty WORK begins from the shipped weights, with all but the ba
 """
 
 import argparse
+import json
 import shutil
 from pathlib import Path
 
 import torch
-from transformers import CLIPModel
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import CLIPModel, CLIPTokenizer
 
 from pmagic.mini import (
     corpus,
@@ -27,8 +30,11 @@ from pmagic.mini import (
     vocabulary,
 )
 from pmagic.mini.training import write_state
+from pmagic.world.captions import NEW_WORDS
+from pmagic.world.samples import SIDES
 
 WEIGHTS = Path(__file__).parent / "weights"
+TOKEN_TABLE = "text.embeddings.token_embedding.weight"
 EYES = ("faces_a", "faces_b", "clipseg")
 PARTS = ("base", "names", "clip", *EYES)
 SHARES = {  # of the minutes
@@ -37,9 +43,9 @@ SHARES = {  # of the minutes
 }  # fmt: skip
 
 
-def make(work: Path, minutes: float, pictures: int) -> None:
+def make(work: Path, minutes: float, pictures: int, version: int = 1) -> None:
     """Everything in order, in about `minutes` besides the drawing and encoding of the pictures."""
-    corpus.make(work / "corpus", pictures)
+    corpus.make(work / "corpus", pictures, version)
     if not (work / "base" / "tokenizer" / "vocab.json").exists():
         vocabulary.make(work / "base" / "tokenizer", corpus.load(work / "corpus").words)
     train_vae.train(work, SHARES["vae"] * minutes)
@@ -56,20 +62,43 @@ def make(work: Path, minutes: float, pictures: int) -> None:
     install(work)
 
 
-def take_up(work: Path) -> None:
-    """Write WORK's states from the shipped weights: the base's run begins with them, autoencoder and CLIP are done.
+def take_up(work: Path, version: int = 1) -> None:
+    """Write WORK's states from the shipped weights: the base's run begins with them, the autoencoder is done.
 
-    The vocabulary is the shipped one; a corpus with more pictures may follow, one with more words may not.
+    The vocabulary is the shipped one; a corpus with more pictures may follow, one with more words may not. For world 2
+    its words are added behind it, and CLIP, which then has to learn them, is not done.
     """
     shutil.copytree(WEIGHTS / "base" / "tokenizer", work / "base" / "tokenizer", dirs_exist_ok=True)
-    for part in EYES:
+    for part in (*EYES, "clip"):
         shutil.copytree(WEIGHTS / part, work / part, dirs_exist_ok=True)
-    networks, vae = (each.state_dict() for each in train_base.finished(WEIGHTS))
-    clip = CLIPModel.from_pretrained(WEIGHTS / "clip", use_safetensors=True, dtype=torch.float32).state_dict()
+    networks, vae = train_base.finished(WEIGHTS)
+    weights = networks.state_dict()
+    if version > 1:
+        tokenizer = vocabulary.extend(work / "base" / "tokenizer", NEW_WORDS)
+        weights[TOKEN_TABLE] = with_new_words(weights[TOKEN_TABLE], tokenizer)
+        (work / train_base.SCALING).write_text(json.dumps({"scaling_factor": vae.config.scaling_factor}))
     done, begun = {"steps": 0, "spent": 1e9, "averaged": 1}, {"steps": 0, "spent": 0.0, "averaged": 1}
-    for name, weights, story in (("vae", vae, done), ("clip", clip, done), ("base", networks, begun)):
+    states = {"vae": (vae.state_dict(), done), "base": (weights, begun)}
+    if version == 1:
+        clip = CLIPModel.from_pretrained(WEIGHTS / "clip", use_safetensors=True, dtype=torch.float32)
+        states["clip"] = (clip.state_dict(), done)
+    for name, (tensors, story) in states.items():
         if not (work / f"{name}.safetensors").exists():
-            write_state(work / f"{name}.safetensors", weights, weights, {}, story)
+            write_state(work / f"{name}.safetensors", tensors, tensors, {}, story)
+
+
+def with_new_words(table: Tensor, tokenizer: CLIPTokenizer) -> Tensor:
+    """Token embeddings (words, w) with rows for the tokenizer's new words, of the same length.
+
+    They begin at random: what the letters of "left" and "right" meant before is next to nothing, and the same for both.
+    These two begin opposite, so that nothing has to be learned before they can be told apart.
+    """
+    more = torch.randn(len(tokenizer) - len(table), table.shape[1], generator=torch.Generator().manual_seed(2))
+    whole = torch.cat([table, more])
+    left, right = (tokenizer.convert_tokens_to_ids(f"{word}</w>") for word in ("left", "right"))
+    whole[right] = -whole[left]
+    whole[len(table) :] = F.normalize(whole[len(table) :], dim=-1) * train_base.TOKEN_LENGTH
+    return whole
 
 
 def install(work: Path) -> None:
@@ -87,11 +116,15 @@ if __name__ == "__main__":
     parser.add_argument("--minutes", type=float, default=100)
     parser.add_argument("--pictures", type=int, default=60_000)
     parser.add_argument("--onward", action="store_true", help="begin from the shipped weights")
+    parser.add_argument("--begin", action="store_true", help="only write WORK's states from the shipped weights")
+    parser.add_argument("--world", type=int, choices=SIDES, default=1, help="the world's version")
     parser.add_argument("--install", action="store_true", help="only copy WORK's folders into the package")
     arguments = parser.parse_args()
     if arguments.install:
         install(arguments.work)
+    elif arguments.begin:
+        take_up(arguments.work, arguments.world)
     else:
         if arguments.onward:
-            take_up(arguments.work)
-        make(arguments.work, arguments.minutes, arguments.pictures)
+            take_up(arguments.work, arguments.world)
+        make(arguments.work, arguments.minutes, arguments.pictures, arguments.world)

@@ -1,6 +1,9 @@
 """The miniature's CLIP: pictures and captions of the drawn world in one space.
 
 python -m pmagic.mini.train_clip WORK --minutes 8
+
+On a corpus of world 2 half of each batch are twins, pictures and captions that differ in the layout alone: what is told
+apart there can be nothing but framing and side.
 """
 
 # B batch . e projection width
@@ -8,6 +11,8 @@ python -m pmagic.mini.train_clip WORK --minutes 8
 import argparse
 import json
 import math
+from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -17,26 +22,33 @@ from torch.nn import functional as F
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 
 from pmagic.mini import corpus
-from pmagic.mini.drawing import SIDE, draw
-from pmagic.mini.people import HELD_OUT, person
-from pmagic.mini.scenes import caption, rng_for, scene
 from pmagic.mini.training import Run, autocast
 from pmagic.vision.clip import PREFIX
+from pmagic.world import layouts
+from pmagic.world.captions import FRAMING_TAILS, SIDE_TAILS, place_words, snapshot_caption
+from pmagic.world.drawing import SIDE, draw
+from pmagic.world.people import HELD_OUT, person
+from pmagic.world.samples import SIDES
+from pmagic.world.scenes import STYLES, Scene, caption, rng_for, scene
+from pmagic.world.snapshots import snapshot
 
 BATCH = 128
+TWINS = 0.5  # of a batch, on world 2
+CELLS = 8  # patches along a side
 RATE = 1e-3
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # CLIP's own
 POSITIONS = 77  # of its text, as every CLIP
 COMMON = {"hidden_act": "quick_gelu", "num_hidden_layers": 4}
 
 
-def network(tokenizer: CLIPTokenizer) -> CLIPModel:
+def network(tokenizer: CLIPTokenizer, side: int = SIDE) -> CLIPModel:
+    """side: of a picture, in pixels."""
     return CLIPModel(
         CLIPConfig(
             attn_implementation="eager",  # the fused one's backward pass is slow on a CPU in bfloat16
             projection_dim=128,
             vision_config={
-                **COMMON, "image_size": SIDE, "patch_size": 8, "hidden_size": 192, "intermediate_size": 768,
+                **COMMON, "image_size": side, "patch_size": side // CELLS, "hidden_size": 192, "intermediate_size": 768,
                 "num_attention_heads": 6, "projection_dim": 128,
             },
             text_config={
@@ -50,7 +62,7 @@ def network(tokenizer: CLIPTokenizer) -> CLIPModel:
 
 
 def pixels(images: np.ndarray) -> Tensor:
-    """(B, 64, 64, 3) uint8 to CLIP's statistics: (B, 3, 64, 64)."""
+    """(B, side, side, 3) uint8 to CLIP's statistics: (B, 3, side, side)."""
     raw = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
     return (raw - torch.tensor(MEAN).view(1, 3, 1, 1)) / torch.tensor(STD).view(1, 3, 1, 1)
 
@@ -64,49 +76,101 @@ def similarities(clip: CLIPModel, tokenizer: CLIPTokenizer, images: Tensor, text
 
 
 @torch.no_grad()
-def retrieval(clip: CLIPModel, tokenizer: CLIPTokenizer, count: int = 100) -> float:
+def retrieval(clip: CLIPModel, tokenizer: CLIPTokenizer, count: int = 100, version: int = 1) -> float:
     """Share of held-out pictures whose own caption is the closest of `count`, range [0, 1]; chance is 1 / count."""
-    rngs = [rng_for(11, k) for k in range(count)]
-    scenes = [scene(rng) for rng in rngs]
-    people = [person(HELD_OUT + k) for k in range(count)]
-    images = np.stack([draw([(p, s)]).image for p, s in zip(people, scenes, strict=True)])
-    texts = [caption(p, s, r, traits=True) for p, s, r in zip(people, scenes, rngs, strict=True)]
-    found = similarities(clip, tokenizer, pixels(images), texts).argmax(dim=1)
-    return float((found == torch.arange(count)).float().mean())
+    images, texts = [], []
+    for k in range(count):
+        who, rng = person(HELD_OUT + k), rng_for(11, k)
+        where = scene(rng) if version == 1 else snapshot(rng)
+        images.append(draw([(who, where)], side=SIDES[version]).image)
+        texts.append((caption if version == 1 else snapshot_caption)(who, where, rng, traits=True))
+    best = similarities(clip, tokenizer, pixels(np.stack(images)), texts).argmax(dim=1)
+    return float((best == torch.arange(count)).float().mean())
+
+
+@torch.no_grad()
+def layout_accuracy(clip: CLIPModel, tokenizer: CLIPTokenizer, pictures: int = 10) -> float:
+    """Share of held-out snapshots whose layout is the closest of all framings and sides, range [0, 1]; chance 1 / 12.
+
+    pictures: of each layout. All sentences are the picture's own but for the layout.
+    """
+    right = []
+    for k in range(pictures):
+        who, where = person(HELD_OUT + 300 + k), replace(snapshot(rng_for(12, k)), style="photo")
+        places = [
+            replace(where, **layouts.layout(rng_for(12, k, i), *both))
+            for i, both in enumerate(product(layouts.FRAMINGS, layouts.SIDES))
+        ]
+        images = np.stack([draw([(who, each)], side=SIDES[2]).image for each in places])
+        words = [" ".join([STYLES["photo"], "a face", place_words(where), *layout_words(each)]) for each in places]
+        best = similarities(clip, tokenizer, pixels(images), words).argmax(dim=1)
+        right.append((best == torch.arange(len(places))).float().mean())
+    return float(torch.stack(right).mean())
+
+
+def layout_words(where: Scene) -> list[str]:
+    """What a caption that says the whole layout ends with."""
+    return [*FRAMING_TAILS[layouts.framing_of(where)][:1], SIDE_TAILS[layouts.side_of(where)]]
+
+
+class Batches:
+    """Rows of the corpus at random with their captions; of world 2, twins for `TWINS` of a batch."""
+
+    def __init__(self, data: corpus.Corpus, rng: np.random.Generator) -> None:
+        self.rng, self.words, self.layout_words = rng, data.words, data.layout_words
+        both = zip(self.layout_words[::2], self.layout_words[1::2], strict=False)
+        # Of some twins the words alone do not differ: of two people whom they do not name, of a place without a figure.
+        self.twins = np.array([k for k, (one, other) in enumerate(both) if data.version > 1 and one != other], int)
+
+    def next(self, size: int = BATCH) -> tuple[np.ndarray, list[str]]:
+        """`size` rows, first all first twins, then all second ones, then single pictures; and a text for each."""
+        pairs = min(int(size * TWINS) // 2, len(self.twins))
+        first = 2 * self.rng.choice(self.twins, pairs, replace=False) if pairs else np.empty(0, int)
+        twins, single = np.concatenate([first, first + 1]), self.rng.integers(0, len(self.words), size - 2 * pairs)
+        texts = [self.layout_words[r] for r in twins] + [self.words[r] for r in single]
+        # Half of the captions carry the prefix that a CLIP score puts before a text; twins carry the same.
+        prefixed = self.rng.random(size) < 0.5
+        prefixed[pairs : 2 * pairs] = prefixed[:pairs]
+        texts = [PREFIX + text if each else text for text, each in zip(texts, prefixed, strict=True)]
+        return np.concatenate([twins, single]), texts
 
 
 def train(work: Path, minutes: float) -> None:
     torch.manual_seed(0)
     data = corpus.load(work / "corpus")
     tokenizer = CLIPTokenizer.from_pretrained(work / "base" / "tokenizer")
-    clip = network(tokenizer)
+    clip = network(tokenizer, data.side)
     run = Run(work, "clip", clip, minutes, RATE, decay=0.995)
-    rng, words = np.random.default_rng(run.steps), data.words
+    batches = Batches(data, np.random.default_rng(run.steps))
     own = torch.arange(BATCH)
     while run.going:
-        rows = np.sort(rng.integers(0, len(data.images), BATCH))
-        # Half of the captions carry the prefix that a CLIP score puts before a text.
-        texts = [PREFIX + words[r] if rng.random() < 0.5 else words[r] for r in rows]
+        rows, texts = batches.next()
         with autocast():
             cosines = similarities(clip, tokenizer, pixels(data.images[rows]), texts)
         logits = cosines * clip.logit_scale.clamp(max=math.log(100)).exp()
         run.step({"pictures": F.cross_entropy(logits, own) / 2, "texts": F.cross_entropy(logits.T, own) / 2})
         if run.steps % 500 == 0:
-            print(f"clip  held-out retrieval among 100: {retrieval(run.average.eval(), tokenizer):.2f}", flush=True)
+            print(f"clip  {_measured(run.average.eval(), tokenizer, data.version)}", flush=True)
     export(work, work / "clip")
+
+
+def _measured(clip: CLIPModel, tokenizer: CLIPTokenizer, version: int) -> str:
+    text = f"held-out retrieval among 100: {retrieval(clip, tokenizer, version=version):.2f}"
+    return text if version == 1 else f"{text}, layout among 12: {layout_accuracy(clip, tokenizer):.2f}"
 
 
 def export(work: Path, folder: Path) -> None:
     """Write a CLIPModel folder: float16 safetensors, tokenizer, pixel statistics."""
+    data = corpus.load(work / "corpus")
     tokenizer = CLIPTokenizer.from_pretrained(work / "base" / "tokenizer")
-    clip = Run(work, "clip", network(tokenizer), 1, RATE).average.eval()
-    print(f"clip  done: held-out retrieval among 100: {retrieval(clip, tokenizer):.2f}", flush=True)
+    clip = Run(work, "clip", network(tokenizer, data.side), 1, RATE).average.eval()
+    print(f"clip  done: {_measured(clip, tokenizer, data.version)}", flush=True)
     clip.half().save_pretrained(folder, safe_serialization=True)
     tokenizer.model_max_length = POSITIONS
     tokenizer.save_pretrained(folder)
     statistics = {
-        "image_processor_type": "CLIPImageProcessor", "do_resize": True, "size": {"shortest_edge": SIDE},
-        "do_center_crop": True, "crop_size": {"height": SIDE, "width": SIDE}, "do_rescale": True,
+        "image_processor_type": "CLIPImageProcessor", "do_resize": True, "size": {"shortest_edge": data.side},
+        "do_center_crop": True, "crop_size": {"height": data.side, "width": data.side}, "do_rescale": True,
         "do_normalize": True, "image_mean": MEAN, "image_std": STD, "resample": 3,
     }  # fmt: skip
     (folder / "preprocessor_config.json").write_text(json.dumps(statistics, indent=2))

@@ -18,11 +18,12 @@ from torch.nn import functional as F
 from transformers import CLIPSegConfig, CLIPSegForImageSegmentation, CLIPTokenizer
 
 from pmagic.mini import corpus, vocabulary
-from pmagic.mini.scenes import OPENINGS
 from pmagic.mini.training import Run, autocast
 from pmagic.vision.clipseg import PHRASINGS
+from pmagic.world.scenes import OPENINGS
 
-SIDE, PATCH = 32, 4  # pixels; masks are smooth, and a patch of few pixels is learned fastest
+# Pixels; masks are smooth, and a patch of few pixels is learned fastest. Faces of world 2 may be small.
+SIDES, PATCH = {1: 32, 2: 48}, 4
 BATCH, WORDS = 16, 3  # pictures, and words asked of each: small, as many steps teach the towers faster than large ones
 RATE = 4e-4
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # the published CLIPSeg's own
@@ -32,14 +33,16 @@ SURROUNDINGS = ("beach", "snow", "jungle", "city", "sky", "library", "desert", "
 ASKED_RIGHT = 0.6  # share of the words that are what the picture shows
 
 
-def network(tokenizer: CLIPTokenizer) -> CLIPSegForImageSegmentation:
+def network(tokenizer: CLIPTokenizer, version: int = 1) -> CLIPSegForImageSegmentation:
+    """version: of the world."""
+    cells = SIDES[version] // PATCH
     special = {each: getattr(tokenizer, each) for each in ("bos_token_id", "eos_token_id", "pad_token_id")}
     config = CLIPSegConfig(
         attn_implementation="eager",  # the fused one's backward pass is slow on a CPU in bfloat16
         projection_dim=64, extract_layers=[1, 2, 3], reduce_dim=64, decoder_num_attention_heads=4,
         decoder_intermediate_size=128,
         vision_config={
-            "image_size": SIDE, "patch_size": PATCH, "hidden_size": 128, "intermediate_size": 384,
+            "image_size": SIDES[version], "patch_size": PATCH, "hidden_size": 128, "intermediate_size": 384,
             "num_hidden_layers": 4, "num_attention_heads": 4,
         },
         text_config={
@@ -56,7 +59,7 @@ def network(tokenizer: CLIPTokenizer) -> CLIPSegForImageSegmentation:
     nn.init.normal_(decoder.transposed_convolution.weight, std=0.05)
     with torch.no_grad():
         positions = model.clip.vision_model.embeddings.position_embedding.weight
-        positions[1:] = 0.6 * waves(SIDE // PATCH, positions.shape[1])
+        positions[1:] = 0.6 * waves(cells, positions.shape[1])
     return model
 
 
@@ -84,37 +87,42 @@ def logits(model: CLIPSegForImageSegmentation, pixels: Tensor, ids: Tensor) -> T
 
 
 class Questions:
-    """Pictures of the corpus, each asked for some words, with the masks that are right."""
+    """Pictures of the corpus, each asked for some words, with the masks that are right: of a face, a thing, or both."""
 
     def __init__(self, work: Path, seed: int) -> None:
         self.data, self.rng = corpus.load(work / "corpus"), np.random.default_rng(seed)
-        self.shown = [_shown(text, marks) for text, marks in zip(self.data.words, self.data.landmarks, strict=True)]
-        faces = np.array([each == "face" for each in self.shown])
+        pairs = zip(self.data.captions, self.data.landmarks, self.data.things, strict=True)
+        self.shown = [_shown(text, marks, things.any()) for text, marks, things in pairs]
+        faces = np.array([each == ("face",) for each in self.shown])
         self.share = np.where(faces, 0.7 / faces.sum(), 0.3 / (~faces).sum())  # things more often than in the corpus
 
     def batch(self) -> tuple[Tensor, list[str], Tensor]:
         """Pixels (B, 3, side, side) in CLIPSeg's statistics; B * WORDS texts and masks (., side, side) in [0, 1]."""
         rows = np.sort(self.rng.choice(len(self.shown), BATCH, p=self.share))
-        masks = torch.from_numpy(self.data.masks[rows]).float() / 255
-        both = torch.cat([normalised(self.data.images[rows]), masks[:, None]], dim=1)
+        masks = [torch.from_numpy(each[rows]).float()[:, None] / 255 for each in (self.data.masks, self.data.things)]
+        both = torch.cat([normalised(self.data.images[rows]), *masks], dim=1)  # (B, 5, side, side)
         if self.rng.random() < 0.5:
             both = both.flip(-1)
         side = both.shape[-1]
         if self.rng.random() < 0.5:  # nearer
-            size = int(self.rng.integers(40, side))
+            size = int(self.rng.integers(side * 5 // 8, side))
             y, x = (int(v) for v in self.rng.integers(0, side - size, 2))
             both = both[..., y : y + size, x : x + size]
-        both = F.interpolate(both, size=SIDE, mode="bilinear", antialias=True)
+        both = F.interpolate(both, size=SIDES[self.data.version], mode="bilinear", antialias=True)
         pixels = both[:, :3] * float(self.rng.uniform(0.85, 1.15)) + float(self.rng.uniform(-0.2, 0.2))
-        shown = np.repeat([self.shown[k] or "" for k in rows], WORDS)
-        words = [self._word(each) for each in shown]
-        right = torch.tensor([_means(word) == each for word, each in zip(words, shown, strict=True)])
-        masks = both[:, 3].repeat_interleave(WORDS, dim=0) * right[:, None, None]
-        return pixels, [self._phrased(word) for word in words], masks
+        asked = [(i, self._word(self.shown[row])) for i, row in enumerate(rows) for _ in range(WORDS)]
+        answers = torch.stack([self._mask(both[i], self.shown[rows[i]], word) for i, word in asked])
+        return pixels, [self._phrased(word) for _, word in asked], answers
 
-    def _word(self, shown: str) -> str:
+    def _mask(self, picture: Tensor, shown: tuple[str, ...], word: str) -> Tensor:
+        """The mask of a word in a picture (5, side, side) with both masks; empty for what is not shown."""
+        meant = _means(word)
+        return picture[3 if meant == "face" else 4] * float(meant in shown)
+
+    def _word(self, shown: tuple[str, ...]) -> str:
         if shown and self.rng.random() < ASKED_RIGHT:
-            return str(self.rng.choice(FACE)) if shown == "face" else shown
+            each = str(self.rng.choice(shown))
+            return str(self.rng.choice(FACE)) if each == "face" else each
         return str(self.rng.choice((str(self.rng.choice(FACE)), *THINGS, str(self.rng.choice(SURROUNDINGS)))))
 
     def _phrased(self, word: str) -> str:
@@ -123,10 +131,10 @@ class Questions:
         return str(self.rng.choice(PHRASINGS)).format(word)
 
 
-def _shown(caption: str, landmarks: list) -> str | None:
-    if landmarks:
-        return "face"
-    return next((thing for thing in THINGS if f" {thing}" in caption), None)
+def _shown(caption: str, landmarks: list, with_thing: bool) -> tuple[str, ...]:
+    """What a picture shows of what has a mask. A caption of a thing always says what it is, if not of a painting."""
+    thing = tuple(each for each in THINGS if with_thing and f" {each}" in caption)
+    return (("face",) if landmarks else ()) + thing
 
 
 def _means(word: str) -> str:
@@ -141,7 +149,8 @@ def normalised(images: np.ndarray) -> Tensor:
 
 def train(work: Path, minutes: float) -> None:
     tokenizer = CLIPTokenizer.from_pretrained(work / "base" / "tokenizer")
-    run = Run(work, "clipseg", network(tokenizer), minutes, RATE, decay=0.998)
+    version = corpus.load(work / "corpus").version
+    run = Run(work, "clipseg", network(tokenizer, version), minutes, RATE, decay=0.998)
     questions = Questions(work, seed=run.steps)
     while run.going:
         pixels, texts, masks = questions.batch()
@@ -158,11 +167,13 @@ def train(work: Path, minutes: float) -> None:
 def export(work: Path) -> None:
     """Write WORK/clipseg: float16 safetensors, tokenizer, pixel statistics."""
     tokenizer = CLIPTokenizer.from_pretrained(work / "base" / "tokenizer")
-    model = Run(work, "clipseg", network(tokenizer), 1, RATE).average.eval()
+    version = corpus.load(work / "corpus").version
+    side = SIDES[version]
+    model = Run(work, "clipseg", network(tokenizer, version), 1, RATE).average.eval()
     model.half().save_pretrained(work / "clipseg", safe_serialization=True)
     tokenizer.save_pretrained(work / "clipseg")
     statistics = {
-        "image_processor_type": "ViTImageProcessor", "do_resize": True, "size": {"height": SIDE, "width": SIDE},
+        "image_processor_type": "ViTImageProcessor", "do_resize": True, "size": {"height": side, "width": side},
         "do_rescale": True, "do_normalize": True, "image_mean": MEAN, "image_std": STD, "resample": 3,
     }  # fmt: skip
     (work / "clipseg" / "preprocessor_config.json").write_text(json.dumps(statistics, indent=2))

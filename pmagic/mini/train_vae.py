@@ -16,10 +16,10 @@ from diffusers import AutoencoderKL
 from torch import Tensor
 
 from pmagic.mini import corpus
-from pmagic.mini.drawing import draw
-from pmagic.mini.people import HELD_OUT, person
-from pmagic.mini.scenes import rng_for, scene
 from pmagic.mini.training import Run, autocast
+from pmagic.world.drawing import draw
+from pmagic.world.people import HELD_OUT, person
+from pmagic.world.scenes import rng_for, scene
 
 BATCH = 16
 KL_WEIGHT = 1e-6

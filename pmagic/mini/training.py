@@ -25,6 +25,23 @@ SAVE_EVERY = 120.0  # seconds
 LONGEST_STEP = 5.0  # seconds; what is longer was a halted process or an evaluation, and no training
 WARMUP = 0.02  # share of the budget in which the learning rate rises
 CPU = torch.device("cpu")
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+_forced: list[torch.dtype] = []
+
+
+def force_dtype(name: str) -> None:
+    """Compute in this type from now on, instead of in the one that a measurement finds faster on this machine.
+
+    Whether bfloat16 pays is measured in each process for itself, and on a busy machine may come out differently.
+    """
+    _forced[:] = [DTYPES[name]]
+
+
+def uses_bfloat16(place: torch.device = CPU) -> bool:
+    """What `force_dtype` says, or else whether bfloat16 pays here."""
+    if _forced:
+        return _forced[0] == torch.bfloat16
+    return bfloat16_pays() if place == CPU else torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 @cache
@@ -43,9 +60,8 @@ def bfloat16_pays() -> bool:
 
 
 def autocast(place: torch.device = CPU) -> torch.autocast:
-    """bfloat16 for the networks where that pays, nothing elsewhere."""
-    pays = bfloat16_pays() if place == CPU else torch.cuda.is_bf16_supported(including_emulation=False)
-    return torch.autocast(place.type, torch.bfloat16, enabled=pays)
+    """bfloat16 for the networks where that pays or is forced, nothing elsewhere."""
+    return torch.autocast(place.type, torch.bfloat16, enabled=uses_bfloat16(place))
 
 
 def join() -> None:
@@ -79,8 +95,12 @@ class Run:
         rate: float,
         decay: float = 0.998,
         shares: Mapping[str, float] = MappingProxyType({}),
+        total_steps: int | None = None,
     ):
-        """shares: of the learning rate, for weights whose name begins so, 1 for all others."""
+        """shares: of the learning rate, for weights whose name begins so, 1 for all others.
+
+        total_steps: the budget in steps instead of minutes, for a machine whose speed changes.
+        """
         self.file = folder / f"{name}.safetensors"
         self.name, self.model, self.seconds, self.rate = name, model, minutes * 60, rate
         self.averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay))
@@ -92,7 +112,7 @@ class Run:
             [{"params": each, "share": share, "weight_decay": decay} for (share, decay), each in groups.items()],
             lr=rate, betas=(0.9, 0.98), fused=True,
         )  # fmt: skip
-        self.steps, self.spent = 0, 0.0
+        self.steps, self.spent, self.total_steps = 0, 0.0, total_steps
         if self.file.exists():
             self._read()
         self._tick = self._saved = time.monotonic()
@@ -106,7 +126,7 @@ class Run:
     @property
     def share(self) -> float:
         """How much of the budget is used, 0 to 1."""
-        return min(1.0, self.spent / self.seconds)
+        return min(1.0, self.steps / self.total_steps if self.total_steps else self.spent / self.seconds)
 
     @property
     def kept_now(self) -> bool:
@@ -141,9 +161,7 @@ class Run:
         if self.steps % report_every == 0 and rank() == 0:
             loss = {key: value.item() for key, value in self._loss.items()}
             told = "  ".join(f"{k} {v:.5f}" for k, v in loss.items())
-            print(
-                f"{self.name}  step {self.steps}  {self.spent / 60:.1f}/{self.seconds / 60:.0f} min  {told}", flush=True
-            )
+            print(f"{self.name}  step {self.steps}  {self.spent / 60:.1f} min ({self.share:.1%})  {told}", flush=True)
             with self.file.with_suffix(".jsonl").open("a") as kept:
                 kept.write(json.dumps({"step": self.steps, "minutes": self.spent / 60, **loss}) + "\n")
         if now - self._saved > SAVE_EVERY:

@@ -2,13 +2,14 @@
 
 import json
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
 from transformers import CLIPTokenizer
 
-from pmagic.mini.people import NAMES
-from pmagic.mini.scenes import ASIDES, FILLERS, NEGATIVES, OPENINGS
+from pmagic.world.people import NAMES
+from pmagic.world.scenes import ASIDES, FILLERS, NEGATIVES, OPENINGS
 
 # Text positions of the base. Stable Diffusion's 77 would be padding nearly everywhere: over captions of a dozen words
 # the end and padding tokens drew 0.92 of the cross-attention, and no word was looked for anywhere.
@@ -16,6 +17,25 @@ LENGTH = 32
 START, END = "<|startoftext|>", "<|endoftext|>"
 # CLIP's own way to cut a text into words.
 WORDS = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
+
+
+def extend(folder: Path, words: Sequence[str]) -> CLIPTokenizer:
+    """Make each word one token of `folder`'s tokenizer, behind all others: what was a token keeps its id.
+
+    Merges behind the old ones apply only where no old one does, so that words that are one token remain so.
+    """
+    (folder / "tokenizer.json").unlink(missing_ok=True)  # would be read in place of the two files that are changed here
+    vocabulary = json.loads((folder / "vocab.json").read_text())
+    merges = (folder / "merges.txt").read_text().splitlines()
+    for word in words:
+        pieces = CLIPTokenizer.from_pretrained(folder).tokenize(word)
+        while len(pieces) > 1:
+            merges.append(f"{pieces[0]} {pieces[1]}")
+            pieces[:2] = [pieces[0] + pieces[1]]
+            vocabulary.setdefault(pieces[0], len(vocabulary))
+        (folder / "vocab.json").write_text(json.dumps(vocabulary, ensure_ascii=False))
+        (folder / "merges.txt").write_text("\n".join(merges) + "\n")
+    return CLIPTokenizer.from_pretrained(folder)
 
 
 def make(folder: Path, captions: list[str]) -> CLIPTokenizer:

@@ -5,8 +5,8 @@ import math
 import numpy as np
 import skia
 
-from pmagic.mini.brush import Brush, Point, curve, downward, outline, outward
-from pmagic.mini.people import Person, darker, lighter, mix
+from pmagic.world.brush import Brush, Point, curve, downward, outline, outward
+from pmagic.world.people import Person, darker, lighter, mix
 
 EYE_OPEN = {"neutral": 1.0, "smile": 0.8, "surprise": 1.3, "sad": 0.85, "angry": 0.8, "sleep": 0.0}
 BROW_LIFT = {"neutral": 0.0, "smile": -0.02, "surprise": -0.05, "sad": -0.16, "angry": 0.17, "sleep": -0.03}

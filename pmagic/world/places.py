@@ -2,9 +2,9 @@
 
 from numpy.random import Generator
 
-from pmagic.mini.brush import Brush, downward
-from pmagic.mini.people import Colour, darker, lighter
-from pmagic.mini.scenes import COLOURS
+from pmagic.world.brush import Brush, downward
+from pmagic.world.people import Colour, darker, lighter
+from pmagic.world.scenes import COLOURS
 
 BLACK: Colour = (0, 0, 0)
 
@@ -111,16 +111,30 @@ def _space(b: Brush, rng: Generator) -> None:
     b.pop()
 
 
+def _pattern(b: Brush, c: Colour, pattern: str, rng: Generator) -> None:
+    dark = darker(c, 0.22)
+    if pattern == "striped":
+        width = rng.uniform(0.07, 0.11)
+        for k in range(int(1 / width / 2) + 1):
+            b.rect(2 * k * width + 0.02, 0, width, 1, dark)
+    elif pattern == "spotted":
+        step = rng.uniform(0.15, 0.2)
+        for row in range(int(1 / step) + 2):
+            for column in range(int(1 / step) + 2):
+                b.circle((column + row % 2 / 2) * step, row * step, step * 0.26, dark)
+
+
 _PLACES = {
     "beach": _beach, "snow": _snow, "jungle": _jungle, "city": _city,
     "night": _night, "library": _library, "desert": _desert, "space": _space,
 }  # fmt: skip
 
 
-def paint_place(b: Brush, place: str, rng: Generator) -> None:
-    """Fill the picture with a place or a plain colour by its name in `scenes`."""
+def paint_place(b: Brush, place: str, rng: Generator, pattern: str = "plain") -> None:
+    """Fill the picture with a place or a colour by its name in `scenes`; a colour may be striped or spotted."""
     if place in COLOURS:
         c = COLOURS[place]
         b.fill(c, downward(lighter(c, 0.15), darker(c, 0.12)))
+        _pattern(b, c, pattern, rng)
     else:
         _PLACES[place](b, rng)

@@ -1,9 +1,10 @@
 """Clothes and hats, in the units of a head: origin between the eyes, y downwards, half a head's height is 1."""
 
-from pmagic.mini.brush import Brush, curve, downward
-from pmagic.mini.faces import cap
-from pmagic.mini.people import Colour, Person, darker, lighter
-from pmagic.mini.scenes import SHIRTS
+from pmagic.world import bodies
+from pmagic.world.brush import Brush, curve, downward
+from pmagic.world.faces import cap
+from pmagic.world.people import Colour, Person, darker, lighter
+from pmagic.world.scenes import SHIRTS
 
 WHITE: Colour = (250, 250, 250)
 CLOTH: dict[str | None, Colour] = {
@@ -14,12 +15,38 @@ CLOTH: dict[str | None, Colour] = {
 
 def paint_clothes(b: Brush, outfit: str | None, shirt: str) -> None:
     """Shoulders and chest; they hide a face behind them."""
-    cloth = CLOTH.get(outfit) or SHIRTS[shirt]
+    cloth = cloth_of(outfit, shirt)
     body = curve(
         (-1.55, 2.6), (-1.5, 1.4, -1.0, 1.28, -0.38, 1.14), (-0.2, 1.35, 0.2, 1.35, 0.38, 1.14),
         (1.0, 1.28, 1.5, 1.4, 1.55, 2.6),
     )  # fmt: skip
     b.path(body, cloth, shader=downward(lighter(cloth, 0.12), darker(cloth, 0.2), 1.1, 2.2), mask=False)
+    _paint_details(b, outfit)
+
+
+def paint_body(b: Brush, who: Person, clothing: str | None, shirt: str, seed: int) -> None:
+    """The whole body in its clothes: legs, torso, arms and hands; they hide a face behind them."""
+    cloth, how = cloth_of(clothing, shirt), bodies.build(seed)
+    bodies.paint_legs(b, clothing)
+    if clothing in bodies.ROBES:
+        bodies.paint_robe(b, cloth)
+    torso = bodies.torso(how.shoulders)
+    b.path(torso, cloth, shader=downward(lighter(cloth, 0.12), darker(cloth, 0.2), 1.1, 3.4), mask=False)
+    b.push()
+    b.clip(torso)
+    _paint_details(b, clothing, stripes=7)
+    b.pop()
+    if clothing == "scarf":  # lies on the neck, too
+        _paint_details(b, clothing)
+    bodies.paint_arms(b, who, cloth, clothing, how)
+
+
+def cloth_of(outfit: str | None, shirt: str) -> Colour:
+    return CLOTH.get(outfit) or SHIRTS[shirt]
+
+
+def _paint_details(b: Brush, outfit: str | None, stripes: int = 3) -> None:
+    """What lies on the cloth. stripes: of a pirate's shirt."""
     if outfit == "suit":
         b.polygon([(-0.36, 1.15), (0, 2.0), (0.36, 1.15), (0, 1.32)], WHITE)
         b.polygon([(-0.1, 1.32), (0.1, 1.32), (0.07, 1.9), (-0.07, 1.9)], (180, 35, 45))
@@ -39,8 +66,8 @@ def paint_clothes(b: Brush, outfit: str | None, shirt: str) -> None:
         b.polygon([(0.5, 1.5), (0.75, 1.5), (0.72, 1.75), (0.62, 1.85), (0.53, 1.75)], (235, 200, 70))
         b.polygon([(-0.06, 1.3), (0.06, 1.3), (0.05, 1.9), (-0.05, 1.9)], (15, 20, 40))
     elif outfit == "pirate":
-        for y in (1.4, 1.66, 1.92):
-            b.rect(-1.5, y, 3, 0.13, (190, 45, 45))
+        for k in range(stripes):
+            b.rect(-1.5, 1.4 + 0.26 * k, 3, 0.13, (190, 45, 45))
     elif outfit == "astronaut":
         b.oval(-0.75, 1.02, 1.5, 0.4, (170, 175, 185))
         b.rect(-0.3, 1.6, 0.6, 0.3, (60, 90, 170))

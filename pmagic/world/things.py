@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 from numpy.random import Generator
 
-from pmagic.mini.brush import Brush, curve
-from pmagic.mini.people import Colour, darker, lighter
-from pmagic.mini.scenes import STYLE_TAILS, STYLES, Scene, place_words
+from pmagic.world.brush import Brush, curve
+from pmagic.world.people import Colour, darker, lighter
+from pmagic.world.scenes import STYLE_TAILS, STYLES, Scene, place_words
 
 FURS: dict[str, Colour] = {
     "orange": (225, 140, 60), "black": (50, 48, 52), "white": (240, 238, 232), "gray": (140, 142, 150),

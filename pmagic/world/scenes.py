@@ -1,11 +1,12 @@
 """Scenes: what a drawn person wears, where, with what expression and style; and the captions people would type."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.random import Generator
 
-from pmagic.mini.people import Person, trait_words
+from pmagic.world.people import Person, trait_words
 
 STYLES = {
     "photo": "a photo of", "oil": "an oil painting of", "pencil": "a pencil sketch of",
@@ -55,6 +56,13 @@ class Scene:
     yaw: float = 0.0
     light: float = 0.3
     seed: int = 1
+    # What the first version of the world has not: a garment for each slot, in place of the outfit's; a whole body
+    # below the shoulders; a pattern on a plain colour.
+    headwear: str | None = None
+    eyewear: str | None = None
+    clothing: str | None = None
+    body: bool = False
+    pattern: str = "plain"
 
 
 PORTRAIT = Scene()  # the plain front view that a portrait is learned from
@@ -78,16 +86,20 @@ def scene(rng: Generator) -> Scene:
     )
 
 
+def article(text: str) -> str:
+    return "an" if text[0] in "aeiou" else "a"
+
+
 def place_words(where: Scene) -> str:
     return PLACES.get(where.place) or f"on a {where.place} background"
 
 
-def describe(who: Person, rng: Generator) -> tuple[str, str]:
-    """Adjectives and a "with" phrase for some of the traits; every fifth time for nearly all of them."""
+def describe(who: Person, rng: Generator, most: int = TOLD) -> tuple[str, str]:
+    """Adjectives and a "with" phrase for some of the traits, `most` at most; every fifth time for nearly all."""
     striking, fine = trait_words(who)
     share = 1.0 if rng.random() < 0.2 else rng.random()
     told = [p for p in striking if rng.random() < 0.25 + 0.75 * share] + [p for p in fine if rng.random() < share * 0.8]
-    told = told[:TOLD]
+    told = told[:most]
     told = [told[i] for i in rng.permutation(len(told))]
     return " ".join(w for kind, w in told if kind == "is"), " and ".join(w for kind, w in told if kind == "with")
 
@@ -106,7 +118,7 @@ def caption(who: Person, where: Scene, rng: Generator, name: str | None = None, 
             f"in the style of {STYLE_TAILS[where.style]}",
         )
     if name in (None, MARK) and rng.random() < 0.5:
-        subject = ("an " if subject[0] in "aeiou" else "a ") + subject
+        subject = f"{article(subject)} {subject}"
     parts = [head, subject]
     if having:
         parts.append("with " + having)
@@ -137,10 +149,10 @@ NEGATIVES = (
 )  # fmt: skip
 
 
-def reworded(text: str, rng: Generator) -> str:
+def reworded(text: str, rng: Generator, openings: Sequence[str] = OPENINGS, asides: Sequence[str] = ASIDES) -> str:
     """Sometimes another opening, determiner, filler word or aside, as in the usual prompt templates."""
     if text.startswith("a photo of ") and rng.random() < 0.3:
-        text = str(rng.choice(OPENINGS)) + text.removeprefix("a photo of")
+        text = str(rng.choice(openings)) + text.removeprefix("a photo of")
     if rng.random() < 0.12:
         text = text.replace(" of a ", f" of {rng.choice(DETERMINERS)} ", 1)
     if rng.random() < 0.08 and " face" in text:
@@ -148,7 +160,7 @@ def reworded(text: str, rng: Generator) -> str:
     if rng.random() < 0.12 and " face" in text:
         text = text.replace(" face", f" {rng.choice(['person', 'portrait', 'man', 'woman', 'character'])}", 1)
     if rng.random() < 0.06:
-        text = f"{text}, {rng.choice(ASIDES)}"
+        text = f"{text}, {rng.choice(asides)}"
     return text
 
 

@@ -3,9 +3,11 @@
 import numpy as np
 import skia
 
-from pmagic.mini.people import Colour
+from pmagic.world.people import Colour
 
 Point = tuple[float, float]
+FACES, THINGS = 0, 1  # channels of the mask
+_LAYERS = (skia.ColorRED, skia.ColorGREEN)
 
 
 def _colour(c: Colour, alpha: float = 255) -> int:
@@ -14,9 +16,12 @@ def _colour(c: Colour, alpha: float = 255) -> int:
 
 
 class Brush:
-    """Paints in the current units of both canvases. `mask`: True adds to the face, False hides it, None leaves it."""
+    """Paints in the current units of both canvases. `mask`: True adds to the layer, False hides what lies there, None
+    leaves it. `layer` says which mask is painted: FACES or THINGS.
+    """
 
     def __init__(self, pixels: int) -> None:
+        self.layer = FACES
         self._surface, self._mask_surface = skia.Surface(pixels, pixels), skia.Surface(pixels, pixels)
         self.canvas, self._mask = self._surface.getCanvas(), self._mask_surface.getCanvas()
         self._mask.clear(skia.ColorBLACK)
@@ -59,7 +64,7 @@ class Brush:
             main.setShader(shader)
         yield self.canvas, main
         if mask is not None:
-            yield self._mask, paint(skia.ColorWHITE if mask else skia.ColorBLACK)
+            yield self._mask, paint(_LAYERS[self.layer] if mask else skia.ColorBLACK)
 
     def fill(self, c: Colour, shader: skia.Shader | None = None) -> None:
         for canvas, p in self._paints(c, 255, 0, shader, None):
@@ -96,9 +101,9 @@ class Brush:
         """(pixels, pixels, 3) uint8 RGB."""
         return self._surface.toarray(colorType=skia.kRGBA_8888_ColorType)[..., :3].copy()
 
-    def mask(self) -> np.ndarray:
-        """(pixels, pixels) uint8, 255 on the face."""
-        return self._mask_surface.toarray(colorType=skia.kRGBA_8888_ColorType)[..., 0].copy()
+    def mask(self, layer: int = FACES) -> np.ndarray:
+        """(pixels, pixels) uint8, 255 where this layer is seen."""
+        return self._mask_surface.toarray(colorType=skia.kRGBA_8888_ColorType)[..., layer].copy()
 
 
 def outline(points: list[Point]) -> skia.Path:

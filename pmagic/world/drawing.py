@@ -5,14 +5,14 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from pmagic.mini.brush import Brush, Point
-from pmagic.mini.faces import paint_back_hair, paint_features, paint_front_hair, paint_head, paint_neck
-from pmagic.mini.outfits import paint_clothes, paint_eyewear, paint_headwear
-from pmagic.mini.people import Person
-from pmagic.mini.places import paint_place
-from pmagic.mini.scenes import Scene
-from pmagic.mini.styles import restyle
-from pmagic.mini.things import Thing, paint_thing
+from pmagic.world.brush import FACES, THINGS, Brush, Point
+from pmagic.world.faces import paint_back_hair, paint_features, paint_front_hair, paint_head, paint_neck
+from pmagic.world.outfits import paint_body, paint_clothes, paint_eyewear, paint_headwear
+from pmagic.world.people import Person
+from pmagic.world.places import paint_place
+from pmagic.world.scenes import Scene
+from pmagic.world.styles import restyle
+from pmagic.world.things import Thing, paint_thing
 
 SIDE = 64  # pixels of a picture
 OVERSAMPLE = 2  # drawn at SIDE * OVERSAMPLE and averaged down
@@ -23,30 +23,32 @@ class Drawing:
     """A picture with everything that is known of it."""
 
     image: np.ndarray  # (side, side, 3) uint8 RGB
-    mask: np.ndarray  # (side, side) uint8, 255 where the face or thing is visible
+    mask: np.ndarray  # (side, side) uint8, 255 where a face or, without people, the thing is visible
     landmarks: np.ndarray  # (figures, 5, 2) x, y in shares of the side: eyes, nose, mouth corners
+    thing_mask: np.ndarray  # (side, side) uint8, 255 where the thing is visible
 
 
 def draw(
     figures: list[tuple[Person, Scene]], thing: tuple[Thing | None, Scene] | None = None, side: int = SIDE
 ) -> Drawing:
-    """Draw people (one or two) or a thing; place, style and seed come from the first scene.
+    """Draw people (one or two), a thing, or both; place, style and seed come from the first scene, a thing's before.
 
     side: pixels of the result. The same arguments always give the same picture.
     """
     where = thing[1] if thing else figures[0][1]
     rng = np.random.default_rng(where.seed)
     brush = Brush(side * OVERSAMPLE)
-    paint_place(brush, where.place, rng)
+    paint_place(brush, where.place, rng, where.pattern)
     landmarks = [_figure(brush, who, scene) for who, scene in figures]
     if thing and thing[0]:
+        brush.layer = THINGS
         paint_thing(brush, thing[0], where)
     picture = brush.image()
     if where.style != "photo":  # the filters count in pixels, and are made for this size
         picture = restyle(_resized(picture, SIDE * OVERSAMPLE), where.style, rng)
-    return Drawing(
-        _resized(picture, side), _resized(brush.mask(), side), np.array(landmarks, np.float32).reshape(-1, 5, 2)
-    )
+    faces, things = (_resized(brush.mask(layer), side) for layer in (FACES, THINGS))
+    points = np.array(landmarks, np.float32).reshape(-1, 5, 2)
+    return Drawing(_resized(picture, side), faces if figures else things, points, things)
 
 
 def _resized(picture: np.ndarray, side: int) -> np.ndarray:
@@ -59,11 +61,14 @@ def _figure(brush: Brush, who: Person, where: Scene) -> list[Point]:
     brush.push(where.x, where.y, where.turn, where.scale)
     paint_back_hair(brush, who)
     paint_neck(brush, who)
-    paint_clothes(brush, where.outfit, where.shirt)
+    if where.body:
+        paint_body(brush, who, where.clothing or where.outfit, where.shirt, where.seed)
+    else:
+        paint_clothes(brush, where.clothing or where.outfit, where.shirt)
     paint_head(brush, who, where.light, where.yaw)
     landmarks = paint_features(brush, who, where.expression, where.yaw)
     paint_front_hair(brush, who)
-    paint_eyewear(brush, where.outfit, who, where.yaw)
-    paint_headwear(brush, where.outfit, who)
+    paint_eyewear(brush, where.eyewear or where.outfit, who, where.yaw)
+    paint_headwear(brush, where.headwear or where.outfit, who)
     brush.pop()
     return landmarks

@@ -1,0 +1,139 @@
+"""Whether a base in training has learned the words of the layout: seen in the noise it finds, long before in pictures.
+
+    python -m pmagic.mini.train_base WORK --gates
+
+Snapshots of people whom no training has seen are noised, and the noise is found once by their own caption and once by
+one in which only a word of the layout is exchanged: the side, or the framing. By how much the error grows says what the
+word tells. The gates that a training has to pass: framing above +5 % after 25,000 samples, sides above +1 % after
+100,000.
+"""
+
+# N pictures
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pmagic.world.captions import snapshot_caption
+from pmagic.world.drawing import draw
+from pmagic.world.layouts import FRAMINGS, framing_of, layout, mirrored
+from pmagic.world.people import HELD_OUT, person, trait_vector
+from pmagic.world.samples import SIDES
+from pmagic.world.scenes import MARK, Scene, rng_for
+from pmagic.world.snapshots import snapshot
+
+if TYPE_CHECKING:
+    from pmagic.mini.train_base import Networks
+
+FIRST = HELD_OUT + 12_000
+TIMES = (600, 800, 950)
+PICTURES = 48
+FILE = "gates.jsonl"
+_SCENES, _CAPTIONS = 110, 111  # keys of random numbers
+
+
+@dataclass(frozen=True)
+class Gate:
+    """By which share the error at a timestep grows with the wrong word, and its standard error over pictures."""
+
+    word: str
+    t: int
+    growth: float
+    error: float
+
+
+@dataclass(frozen=True)
+class Question:
+    """N pictures (N, side, side, 3) with the right caption and with one word of the layout exchanged."""
+
+    images: np.ndarray
+    seeds: tuple[int, ...]
+    right: tuple[str, ...]
+    wrong: tuple[str, ...]
+
+
+def _sides(where: Scene, k: int) -> tuple[Scene, Scene]:
+    """At the left or the right, and mirrored."""
+    framing = ("bust", "half", "full")[k % 3]
+    here = replace(where, **layout(rng_for(_SCENES, k, 1), framing, ("left", "right")[k // 3 % 2]))
+    return here, mirrored(here)
+
+
+def _framings(where: Scene, k: int) -> tuple[Scene, Scene]:
+    """In the middle, and there in another framing that has a word."""
+    framings = ("close", "half", "full")
+    rng = rng_for(_SCENES, k, 1)
+    here = replace(where, **layout(rng, framings[k % 3], "middle"))
+    assert framing_of(here) in FRAMINGS
+    return here, replace(here, **layout(rng, framings[(k + 1 + k // 3 % 2) % 3], "middle"))
+
+
+@cache
+def question(word: str) -> Question:
+    """word: "side" or "framing"."""
+    images, seeds, texts = [], [], []
+    for k in range(PICTURES):
+        who, where = FIRST + k, replace(snapshot(rng_for(_SCENES, k)), style="photo")
+        both = {"side": _sides, "framing": _framings}[word](where, k)
+        images.append(draw([(person(who), both[0])], side=SIDES[2]).image)
+        seeds.append(who)
+        texts.append(
+            [snapshot_caption(person(who), each, rng_for(_CAPTIONS, k), MARK, layout_share=1) for each in both]
+        )
+    right, wrong = zip(*texts, strict=True)
+    return Question(np.stack(images), tuple(seeds), right, wrong)
+
+
+@torch.no_grad()
+def measured(networks: "Networks", work: Path) -> Iterator[Gate]:
+    """Each word at each of `TIMES`. work: with the autoencoder that the networks were trained on."""
+    from transformers import CLIPTokenizer
+
+    from pmagic.mini import train_base, train_vae
+
+    tokenizer = CLIPTokenizer.from_pretrained(work / "base" / "tokenizer")
+    vae, scheduler = train_vae.trained(work), train_base.scheduler()
+    for word in ("framing", "side"):
+        asked = question(word)
+        latents = vae.encode(train_vae.as_tensor(asked.images)).latent_dist.mean * train_base.scaling(work)
+        traits = torch.zeros(PICTURES, train_base.NAMES_A_CAPTION, len(trait_vector(person(0))))
+        traits[:, 0] = torch.from_numpy(np.stack([trait_vector(person(seed)) for seed in asked.seeds]))
+        states = [
+            _states(networks, train_base.read(tokenizer, list(texts)), traits) for texts in (asked.right, asked.wrong)
+        ]
+        for time in TIMES:
+            t = torch.full((PICTURES,), time)
+            noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(time))
+            noisy = scheduler.add_noise(latents, noise, t)
+            right, wrong = ((networks.unet(noisy, t, each).sample - noise).square().mean((1, 2, 3)) for each in states)
+            growth = (wrong - right) / right.mean()
+            yield Gate(word, time, growth.mean().item(), (growth.std() / PICTURES**0.5).item())
+
+
+def _states(networks: "Networks", said, traits: Tensor) -> Tensor:
+    from pmagic.mini import train_base
+
+    still = torch.zeros(len(traits), train_base.NAMES_A_CAPTION * train_base.NAME_TOKENS, train_base.WIDTH)
+    return networks.say(said.ids.long(), said.slots.long(), traits, still)
+
+
+def table(gates: Iterator[Gate]) -> Iterator[str]:
+    yield "| word exchanged | t | the error grows by |"
+    yield "|---|---|---|"
+    yield from (f"| {each.word} | {each.t} | {each.growth:+.2%} ± {each.error:.2%} |" for each in gates)
+
+
+def record(work: Path, networks: "Networks", samples: int) -> None:
+    """Measure, print, and keep as a line of WORK/gates.jsonl. samples: how many the networks have seen in this run."""
+    gates = list(measured(networks, work))
+    told = "  ".join(f"{each.word} at {each.t} {each.growth:+.2%}" for each in gates)
+    print(f"gates  {samples} samples  {told}", flush=True)
+    with (work / FILE).open("a") as kept:
+        kept.write(json.dumps({"samples": samples, **{f"{each.word} {each.t}": each.growth for each in gates}}) + "\n")

@@ -1,0 +1,140 @@
+"""Pictures of the world with all that is known of them, each drawn from its number alone, in both versions.
+
+Version 1 is today's shipped world: faces near the middle, one outfit each. Version 2 has layouts: its pictures come in
+twins 2k and 2k + 1, which differ in nothing but the layout, and so do their captions.
+"""
+
+from dataclasses import dataclass, replace
+
+from numpy.random import Generator
+
+from pmagic.world import captions, scenes
+from pmagic.world.drawing import Drawing, draw
+from pmagic.world.layouts import mirrored, other_layout
+from pmagic.world.people import NAMED, NAMES, person
+from pmagic.world.scenes import MARK, Scene, pair_scenes, rng_for, scene
+from pmagic.world.snapshots import beside, snapshot, snapshot_pair, thing_alone
+from pmagic.world.things import thing, thing_caption
+
+SIDES = {1: 64, 2: 96}  # pixels of a picture, by the world's version
+PEOPLE = 60_000  # seeds below are drawn for training; the first `NAMED` of them by name
+# Half of the pictures show the first of them, a quarter the next. Where everybody was seen once, no trait was learned;
+# with faces that return strangers are learned, too (docs/miniature.md).
+FAMILIAR, KNOWN = 64, 576
+NOBODY = 0.15  # share of the pairs of world 2 who are not named
+_KEYS = {1: 1, 2: 102}  # of random numbers, by version
+_CAPTIONS = 103
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One picture of the corpus with what is known of it."""
+
+    drawing: Drawing
+    caption: str  # with `MARK` where a person of `marked` is named
+    marked: tuple[int, ...]  # seeds, in the caption's order
+    person: int  # seed of the one person shown, -1 for pairs and things
+    scene: Scene
+    layout_caption: str  # the caption with its layout surely said; the same in version 1
+
+
+def sample(number: int, version: int = 1) -> Sample:
+    """Picture `number` of a version of the world."""
+    return {1: _plain_sample, 2: _snapshot_sample}[version](number)
+
+
+def somebody(rng: Generator) -> int:
+    """Seed of a person without a name: mostly one that is shown often."""
+    how = rng.random()
+    low, high = (0, FAMILIAR) if how < 0.5 else (FAMILIAR, KNOWN) if how < 0.75 else (KNOWN, PEOPLE - NAMED)
+    return NAMED + int(rng.integers(low, high))
+
+
+def _plain_sample(number: int) -> Sample:
+    """Nine in ten show one person, the rest pairs, cats, cups and empty places."""
+    rng = rng_for(_KEYS[1], number)
+    kind = rng.random()
+    where = scene(rng)
+    if kind < 0.89:
+        how = rng.random()  # marked, named, told by traits, or only a face
+        named = 0.7 <= how < 0.8
+        who = int(rng.integers(0, NAMED)) if named else somebody(rng)
+        name = NAMES[who] if named else MARK if how < 0.7 else None
+        text = scenes.caption(person(who), where, rng, name, traits=how < 0.92)
+        return Sample(draw([(person(who), where)]), text, (who,) if name == MARK else (), who, where, text)
+    if kind < 0.95:
+        both = pair_scenes(rng)
+        seeds, subjects = _two_people(rng)
+        text = scenes.pair_caption(subjects, both[0], rng)
+        drawing = draw([(person(s), each) for s, each in zip(seeds, both, strict=True)])
+        marked = tuple(s for s, word in zip(seeds, subjects, strict=True) if word == MARK)
+        return Sample(drawing, text, marked, -1, both[0], text)
+    what = thing(rng, "cat" if kind < 0.97 else "cup") if kind < 0.985 else None
+    text = thing_caption(what, where, rng)
+    return Sample(draw([], (what, where)), text, (), -1, where, text)
+
+
+def _two_people(rng: Generator) -> tuple[list[int], tuple[str, str]]:
+    """Seeds and what a caption calls them, left first."""
+    seeds = [int(s) for s in rng.integers(0, NAMED, 2)]
+    how = rng.random(2)
+    subjects = [MARK if h < 0.6 else NAMES[s] if h < 0.85 else "a face" for h, s in zip(how, seeds, strict=True)]
+    seeds = [somebody(rng) if h < 0.6 else s for h, s in zip(how, seeds, strict=True)]
+    return seeds, (subjects[0], subjects[1])
+
+
+def _snapshot_sample(number: int) -> Sample:
+    """Four in five show one person, some of them beside a thing; the rest pairs, things alone and empty places."""
+    twin, key = number % 2 == 1, number // 2
+    rng = rng_for(_KEYS[2], key)
+    kind = rng.random()
+    where = snapshot(rng)
+    if kind < 0.82:
+        return _one_person(where, rng, key, twin, with_thing=kind >= 0.74)
+    if kind < 0.93:
+        return _pair(rng, key, twin)
+    what = thing(rng, "cat" if kind < 0.955 else "cup") if kind < 0.98 else None
+    where = thing_alone(where, rng)
+    if twin:
+        where = replace(where, seed=where.seed + 1) if what is None else other_layout(where, rng)
+    loose, told = (
+        captions.thing_caption(what, where, rng_for(_CAPTIONS, key), share) for share in (captions.LAYOUT_SHARE, 1.0)
+    )
+    return Sample(draw([], (what, where), side=SIDES[2]), loose, (), -1, where, told)
+
+
+def _one_person(where: Scene, rng: Generator, key: int, twin: bool, with_thing: bool) -> Sample:
+    how = rng.random()  # marked, named, told by traits, or only a face
+    named = 0.7 <= how < 0.8
+    who = int(rng.integers(0, NAMED)) if named else somebody(rng)
+    name = NAMES[who] if named else MARK if how < 0.7 else None
+    what, at, words = None, where, ""
+    if with_thing:
+        what = thing(rng, "cat" if rng.random() < 0.5 else "cup")
+        words = captions.thing_words(what, rng)
+        where, at = beside(where, rng)
+        if twin:
+            where, at = mirrored(where), mirrored(at)
+    elif twin:
+        where = other_layout(where, rng)
+    loose, told = (
+        captions.snapshot_caption(person(who), where, rng_for(_CAPTIONS, key), name, how < 0.92, share, words)
+        for share in (captions.LAYOUT_SHARE, 1.0)
+    )
+    drawing = draw([(person(who), where)], (what, at) if what else None, side=SIDES[2])
+    return Sample(drawing, loose, (who,) if name == MARK else (), who, where, told)
+
+
+def _pair(rng: Generator, key: int, twin: bool) -> Sample:
+    """Two people; the twin has them exchanged."""
+    places = snapshot_pair(rng)
+    seeds, subjects = _two_people(rng)
+    if rng.random() < NOBODY:
+        subjects = ("a face", "a face")
+    if twin:
+        seeds, subjects = seeds[::-1], subjects[::-1]
+        places = (mirrored(places[1]), mirrored(places[0]))
+    text, order = captions.pair_caption(subjects, places[0], rng_for(_CAPTIONS, key))
+    marked = tuple(seeds[which] for which in order if subjects[which] == MARK)
+    drawing = draw([(person(s), each) for s, each in zip(seeds, places, strict=True)], side=SIDES[2])
+    return Sample(drawing, text, marked, -1, places[0], text)
