@@ -116,7 +116,7 @@ def warn_of_strange_photos(
         if portrait.search:
             console.warn(f"the face in {name} was found {portrait.search}, and is learned so")
     if shown.kind == "object":
-        _warn_of_faces(console, base.card, shown)
+        warn_of_faces(console, base.card, shown)
     domain = base.card.domain
     if domain is None:
         return
@@ -132,7 +132,7 @@ def warn_of_strange_photos(
         )
 
 
-def _warn_of_faces(console: Console, card: "Card", shown: Shown) -> None:
+def warn_of_faces(console: Console, card: "Card", shown: Shown) -> None:
     """A word that is taken for an object leaves faces unseen: who shows one may have meant a person."""
     console.say(f"{shown.word!r} is taken for an object: no face is looked for")
     if not isinstance(card.faces, Path):
