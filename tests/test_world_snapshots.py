@@ -13,9 +13,10 @@ from pmagic.world.garments import HEADWEAR, ROLES, dress, held_out, held_out_sty
 from pmagic.world.layouts import FRAMING_SHARES, FRAMINGS, SIDES, framing_of, layout, mirrored, other_layout, side_of
 from pmagic.world.people import HELD_OUT, person
 from pmagic.world.samples import Sample, sample
-from pmagic.world.scenes import PLACES, STYLES, Scene, rng_for
+from pmagic.world.scenes import MARK, PLACES, PORTRAIT, STYLES, Scene, rng_for
 from pmagic.world.snapshots import beside, portrait, snapshot, snapshot_pair, unseen_portrait
 from pmagic.world.things import thing
+from pmagic.world.versions import WORLDS
 
 LAYOUT = {"x", "y", "scale", "turn"}
 
@@ -175,3 +176,14 @@ def test_portraits_have_many_layouts_and_the_unseen_one_another() -> None:
         other = unseen_portrait(seed)
         assert framing_of(other) != framing_of(where) and side_of(other) != side_of(where)
     assert portrait(HELD_OUT) == learned[0]
+
+
+def test_both_versions_are_reached_by_their_number() -> None:
+    assert {number: each.side for number, each in WORLDS.items()} == {1: 64, 2: 96}
+    assert WORLDS[1].portrait(3) == PORTRAIT and WORLDS[2].portrait(3) == portrait(3) != portrait(4)
+    first, second = (each.scene(rng_for(1)) for each in WORLDS.values())
+    assert (first.body, second.body) == (False, True)
+    for each in WORLDS.values():
+        left, right = each.pair(rng_for(2))
+        assert left.x < right.x
+        assert MARK in each.caption(person(5), left, rng_for(3), MARK)
