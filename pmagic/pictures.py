@@ -9,6 +9,7 @@ import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from PIL import ExifTags, Image, ImageCms, PngImagePlugin
 
@@ -27,6 +28,7 @@ MAX_PIXELS = 64_000_000
 MIN_SIDE = 32
 DIGITAL_SOURCE = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
 _MAX_EXIF = 60_000  # bytes; a JPEG has room for 65533
+_PNG = b"\x89PNG\r\n\x1a\n"  # how every PNG begins
 _MAX_PROFILE = 16 * 1024**2  # bytes of a PNG's colour profile that is larger than Pillow reads
 _ADVICE = "give a JPEG, PNG or WEBP photo"
 _READ = "a JPEG, PNG or WEBP image, nor HEIC, AVIF, TIFF, BMP, GIF or JPEG 2000"
@@ -178,7 +180,7 @@ def read_story(path: Path) -> dict[str, object]:
     """The story that `write_picture` put into a picture, and its `format`; PhotoRefused where there is none."""
     image = _opened(_bytes(path), path)
     try:
-        told = image.info["pmagic"] if image.format == "PNG" else image.getexif()[ExifTags.Base.ImageDescription]
+        told = image.info["pmagic"] if image.format == "PNG" else _exif(image)[ExifTags.Base.ImageDescription]
         story = json.loads(told)
         json.dumps(story, allow_nan=False)  # NaN and infinity are no JSON, though Python reads them
         if not isinstance(story, dict):
@@ -199,13 +201,7 @@ def read_foreign_texts(path: Path) -> dict[str, str]:
     if image.info.get("texts_left_out"):
         raise PhotoRefused(f"the texts in {path} are too large to be shown", "look at them with a metadata viewer")
     texts = {str(key): str(value) for key, value in getattr(image, "text", {}).items()}
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)
-            exif = image.getexif()
-            tags = {**exif, **exif.get_ifd(ExifTags.IFD.Exif)}
-    except _BROKEN:
-        tags = {}
+    tags = _exif(image)
     for tag in _TEXT_TAGS:
         text = _exif_text(tags.get(tag))
         if text:
@@ -269,8 +265,9 @@ def _opened(data: bytes, path: Path) -> Image.Image:
     try:
         return _decoded(data, path)
     except PhotoRefused:
-        # Pillow gives up a PNG whose text or profile is large once unpacked, though nothing is wrong with its pixels.
-        lean, profile = _without_texts(data)
+        # Pillow gives up a PNG whose text or profile is large once unpacked and an AVIF whose EXIF is broken, though
+        # nothing is wrong with their pixels.
+        lean, profile = _without_texts(data) if data.startswith(_PNG) else (_without_exif(data), b"")
         if lean is None:
             raise
         image = _decoded(lean, path)
@@ -324,11 +321,8 @@ def _formats(data: bytes) -> tuple[str, ...]:
 
 
 def _without_texts(data: bytes) -> tuple[bytes | None, bytes]:
-    """A PNG without its text and profile chunks, and its profile; (None, b"") of what is no PNG or has none of them."""
-    signature = b"\x89PNG\r\n\x1a\n"
-    if not data.startswith(signature):
-        return None, b""
-    kept, profile, at = [signature], b"", len(signature)
+    """A PNG without its text and profile chunks, and its profile; None where it has none of them."""
+    kept, profile, at = [_PNG], b"", len(_PNG)
     while at + 12 <= len(data):
         end = at + 12 + int.from_bytes(data[at : at + 4])
         kind, content = data[at + 4 : at + 8], data[at + 8 : end - 4]
@@ -339,6 +333,12 @@ def _without_texts(data: bytes) -> tuple[bytes | None, bytes]:
         at = end
     lean = b"".join(kept)
     return (None if len(lean) >= len(data) else lean), profile
+
+
+def _without_exif(data: bytes) -> bytes | None:
+    """An AVIF whose EXIF item has a type that no reader knows, and so passes over; None of any other file."""
+    at = data.find(b"Exif") if data[4:8] == b"ftyp" else -1
+    return None if at < 0 else data[:at] + b"skip" + data[at + 4 :]
 
 
 def _unpacked_profile(content: bytes) -> bytes:
@@ -372,14 +372,23 @@ def _rgb(image: Image.Image, behind: str = "white") -> Image.Image:
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    """Turned as its EXIF or XMP asks for; what cannot be read there is passed over, as viewers do."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)
-            turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation))
-    except _BROKEN:
-        turn = None
+    """Turned as its EXIF or XMP asks for."""
+    turn = _TURNS.get(_exif(image).get(ExifTags.Base.Orientation))
     return image if turn is None else image.transpose(turn)
+
+
+def _exif(image: Image.Image) -> dict[int, Any]:
+    """The tags of a picture and of its EXIF folder; what cannot be read of them is not there."""
+    tags: dict[int, Any] = {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        try:
+            exif = image.getexif()
+            tags.update(exif)
+            tags.update(exif.get_ifd(ExifTags.IFD.Exif))
+        except _BROKEN:
+            pass
+    return tags
 
 
 def _to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:

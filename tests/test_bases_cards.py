@@ -92,6 +92,19 @@ def test_a_local_folder_is_a_base_with_its_own_defaults(tmp_path: Path) -> None:
     assert found.clip == observer.resolve()
     assert found.defaults["learn"] == {"learning_rate": 0.001}
     assert card.require_weights(found) is found
+    assert found.domain == card.Domain("drawings", 0.2, ())
+
+
+def test_a_base_of_one_domain_shows_samples_of_it_and_others_have_none(tmp_path: Path) -> None:
+    knows = '[knows]\nwhat = "drawings"\nerror = 0.2\nsamples = "shown"\n'
+    folder = base_folder(tmp_path / "base", knows)
+    (folder / "shown").mkdir()
+    (folder / "shown" / "b.png").touch()
+    assert card.find(str(folder)).domain == card.Domain("drawings", 0.2, ((folder / "shown" / "b.png").resolve(),))
+    assert card.find(str(base_folder(tmp_path / "plain"))).domain is None
+    (folder / "pmagic.toml").write_text(knows.replace('"shown"', "3"))
+    with pytest.raises(Incompatible, match="samples must be a folder"):
+        card.find(str(folder))
 
 
 def test_what_a_persona_calls_its_base_is_never_taken_for_a_folder(

@@ -159,6 +159,24 @@ def test_setup_refuses(hub: list[str], words: list[str], code: int, said: str) -
     assert hub == []
 
 
+@pytest.mark.parametrize(
+    ("answers", "printed", "count"),
+    [
+        ("1\ny\n", "pmagic learn alice.jpg --name alice\n", 4),
+        ("\nn\n", "", 0),
+        ("2\n", "pmagic sample && pmagic learn alice.png --name alice --base mini\n", 0),
+    ],
+)
+def test_somebody_at_the_keyboard_is_asked(
+    hub: list[str], monkeypatch: pytest.MonkeyPatch, answers: str, printed: str, count: int
+) -> None:
+    monkeypatch.setattr(setup, "_at_keyboard", lambda: True)
+    done = runner.invoke(app, ["setup"], input=answers)
+    assert (done.exit_code, len(hub)) == (0, count), done.stderr
+    assert done.stdout.endswith(printed) and ("pmagic learn" in done.stdout) is bool(printed)
+    assert "1  photos: people, animals and things in photographs" in done.stderr
+
+
 def test_a_full_disk_is_seen_before_the_download(hub: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(setup, "_disk_free", lambda: 3 * 10**9)
     done = runner.invoke(app, ["setup", "--for", "photos", "--yes"])

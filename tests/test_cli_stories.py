@@ -16,7 +16,7 @@ from xml.etree import ElementTree
 
 import pytest
 import tiny
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, PngImagePlugin
 from tiny import tiny_folders  # noqa: F401 - a fixture
 from typer.testing import CliRunner
 
@@ -212,3 +212,21 @@ def test_after_a_few_steps_the_time_left_is_told_once() -> None:
         " for done in range(1, 9):\n  advance(done, 104, ''); time.sleep(0.1)\n"
     )
     assert re.findall(r"about (\d+) s to go", on_terminal(code, TERM="xterm")) in (["10"], ["11"], ["12"])
+
+
+def test_info_shows_what_another_program_wrote_and_says_so(tmp_path: Path) -> None:
+    notes = PngImagePlugin.PngInfo()
+    notes.add_text("parameters", "a cowboy\nSteps: 20")
+    notes.add_text("workflow", "x" * 5000)
+    path = tmp_path / "other.png"
+    Image.new("RGB", (64, 64)).save(path, pnginfo=notes)
+    done = runner.invoke(app, ["info", str(path)])
+    assert done.exit_code == 0 and "written by another program" in done.stderr
+    assert done.stdout.splitlines()[0] == "parameters: a cowboy\\nSteps: 20"
+    assert "5000 characters" in done.stdout and len(done.stdout) < 2500
+    document = json.loads(runner.invoke(app, ["info", "--json", str(path)]).stdout)
+    assert document["texts"]["workflow"] == "x" * 5000 and document["command"] == ""
+    assert runner.invoke(app, ["info", "-q", str(path)]).stdout == ""
+    Image.new("RGB", (64, 64)).save(path)
+    refused = runner.invoke(app, ["info", str(path)])
+    assert refused.exit_code == 4 and "does not carry settings of pmagic" in refused.stderr

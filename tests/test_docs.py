@@ -168,6 +168,19 @@ def test_the_exit_codes_of_the_docs_are_those_of_the_code() -> None:
     assert drawn == codes
 
 
+@pytest.mark.skipif(importlib.util.find_spec("pmagic.api") is None, reason="pmagic.api is not here yet")
+def test_the_python_of_the_docs_uses_names_that_exist() -> None:
+    blocks = [
+        block for path in PROSE for block in re.findall(r"^```python\n(.*?)^```", read(path), re.MULTILINE | re.DOTALL)
+    ]
+    names = {name for block in blocks for name in re.findall(r"\bpmagic\.([a-z_]+)\(", block)}
+    names |= set(re.findall(r"`pmagic\.([a-z_]+)\(", read(ROOT / "docs" / "python-api.md")))
+    assert names == {"learn", "render", "save", "load", "compose", "probe"}
+    assert [name for name in (*names, "PmagicError") if not hasattr(pmagic, name)] == []
+    for block in blocks:
+        compile(block, "a page", "exec")
+
+
 def test_the_locked_versions_are_those_that_the_project_asks_for() -> None:
     lines = [line for line in read(ROOT / "constraints.txt").splitlines() if not line.startswith("#")]
     locked = dict(line.split("==") for line in lines)

@@ -1,16 +1,21 @@
 """Portraits: the one face that is learned, or a refusal that says what was found and where."""
 
 from dataclasses import replace
+from pathlib import Path
 
+import numpy as np
 import pytest
 import tiny
 from packs import photo_of
+from PIL import Image
 
+from pmagic.bases import card as bases
 from pmagic.bases import loading
 from pmagic.bases.card import Card
 from pmagic.engine.portraits import opened, portraits
 from pmagic.errors import PhotoRefused, UsageProblem, WeightsMissing
-from pmagic.vision.faces import FacePack
+from pmagic.vision import sightings
+from pmagic.vision.faces import Face, FacePack
 
 pytest_plugins = ["tiny"]
 
@@ -80,3 +85,116 @@ def test_without_a_pack_it_says_which_to_fetch(tiny_base: loading.Base) -> None:
         portraits(tiny_base.card, [tiny.photo()], ["x.jpg"])
     assert "pmagic models pull buffalo_l" in raised.value.next_step
     assert "--recipe reference" in raised.value.next_step
+
+
+MINI = bases.find("mini")
+PORTRAITS = MINI.domain.samples  # alice, bruno, chiara
+
+
+def drawn(number: int) -> Image.Image:
+    return Image.open(PORTRAITS[number]).convert("RGB")
+
+
+def beside(*pictures: Image.Image) -> Image.Image:
+    whole = Image.new("RGB", (sum(each.width for each in pictures), pictures[0].height))
+    for k, each in enumerate(pictures):
+        whole.paste(each, (sum(before.width for before in pictures[:k]), 0))
+    return whole
+
+
+@pytest.mark.parametrize("turn", [0, 90, 180, 270])
+@pytest.mark.parametrize("number", [0, 1, 2])
+def test_a_face_that_lies_is_learned_upright(turn: int, number: int) -> None:
+    upright = drawn(number)
+    (known,) = portraits(MINI, [upright], ["upright.png"])
+    (found,) = portraits(MINI, [upright.rotate(turn, expand=True)], ["turned.png"])
+    assert (found.turn, found.margin) == ((360 - turn) % 360, 0)
+    assert found.upright(upright.rotate(turn, expand=True)).tobytes() == upright.tobytes()
+    assert np.array_equal(found.face.landmarks, known.face.landmarks)
+    assert (found.search == "") is (turn == 0)
+
+
+@pytest.mark.parametrize("turn", [0, 90])
+def test_a_face_too_large_for_the_detector_is_found_with_a_margin(turn: int) -> None:
+    close = Image.open(Path(__file__).parent / "cases" / "close-0.1.png").convert("RGB")
+    assert opened(MINI).find(close) == []
+    (found,) = portraits(MINI, [close.rotate(turn, expand=True)], ["close.png"])
+    assert found.margin > 0 and found.turn == (360 - turn) % 360 and "margin" in found.search
+    left, top, right, bottom = found.face.box
+    assert left < 30 and right > close.width - 30 and bottom - top > close.height  # nearly all of the photo
+    eyes, mouth = found.face.landmarks[:2].mean(axis=0), found.face.landmarks[3:].mean(axis=0)
+    assert 230 < eyes[1] < 330 and 440 < mouth[1] < 540 and 200 < eyes[0] < 300
+
+
+def test_a_detector_that_marks_an_upside_down_face_rightly_is_believed() -> None:
+    face = Face((40, 40, 80, 90), np.float32([[70, 80], [50, 80], [60, 65], [66, 50], [54, 50]]), 0.9)
+    upright = replace(face, landmarks=np.float32([[50, 50], [70, 50], [60, 65], [54, 80], [66, 80]]))
+    seen = {0: [face], 90: [], 180: [upright], 270: []}
+
+    class Pack:
+        turn = 0
+
+        def find(self, picture: Image.Image) -> list[Face]:
+            return seen[90 * picture.getpixel((0, 0))[0]]
+
+    photo = Image.new("RGB", (128, 128))
+    for k, corner in enumerate([(0, 0), (127, 0), (127, 127), (0, 127)]):  # which turn brings it to the left and top
+        photo.putpixel(corner, (k, 0, 0))
+    found = sightings.find_upright(Pack(), photo)
+    assert found == sightings.Sighting([upright], 180, 0)
+
+
+def test_no_face_on_a_base_of_one_domain_says_what_it_knows_and_the_way_to_photographs() -> None:
+    from skimage import data
+
+    with pytest.raises(PhotoRefused) as caught:
+        portraits(MINI, [Image.fromarray(data.rocket())], ["rocket.jpg"])
+    assert "no face is found in rocket.jpg" in caught.value.what and "knows drawn faces only" in caught.value.what
+    advice = caught.value.next_step
+    assert all(str(path) in advice and path.is_file() for path in PORTRAITS) and len(PORTRAITS) == 3
+    for words in ("pmagic models pull sd14", "pmagic models pull buffalo_l", "--base sd14", "non-commercial"):
+        assert words in advice
+
+
+def test_no_face_on_a_base_for_everything_speaks_of_the_photo(card: Card) -> None:
+    with pytest.raises(PhotoRefused) as caught:
+        portraits(card, [photo_of()], ["wall.jpg"])
+    assert "turned by 90, 180 or 270" in caught.value.what and "knows" not in caught.value.what
+    assert "from the front" in caught.value.next_step and "larger" not in caught.value.next_step
+
+
+@pytest.mark.parametrize("first", [0, 1])
+@pytest.mark.parametrize("group_first", [False, True])
+def test_the_face_in_common_is_taken_from_a_group(first: int, group_first: bool) -> None:
+    photos, names = [drawn(first), beside(drawn(1), drawn(0))], ["alone.png", "group.png"]
+    if group_first:
+        photos, names = photos[::-1], names[::-1]
+    found = portraits(MINI, photos, names)
+    in_group = found[0 if group_first else 1]
+    assert (in_group.face.box[0] > 256) is (first == 0) and len(in_group.others) == 1
+
+
+def test_two_groups_with_one_person_in_common_need_no_photo_of_that_person_alone() -> None:
+    photos, names = [beside(drawn(1), drawn(0)), beside(drawn(0), drawn(2))], ["one.png", "two.png"]
+    one, two = portraits(MINI, photos, names)
+    assert one.face.box[0] > 256 > two.face.box[0]
+    with pytest.raises(PhotoRefused, match="several people, and not exactly one") as caught:
+        portraits(MINI, [photos[0], beside(drawn(0), drawn(1))], names)
+    assert "alone" in caught.value.next_step
+
+
+def test_a_number_says_which_face_of_the_group_and_the_single_photo_needs_none() -> None:
+    group = beside(drawn(1), drawn(0))
+    numbers = [face.box[0] > 256 for face in opened(MINI).find(group)]
+    right, wrong = numbers.index(True) + 1, numbers.index(False) + 1
+    found = portraits(MINI, [drawn(0), group], ["alice.png", "group.png"], pick=right)
+    assert found[1].face.box[0] > 256
+    with pytest.raises(PhotoRefused, match="two different people"):
+        portraits(MINI, [drawn(0), group], ["alice.png", "group.png"], pick=wrong)
+    with pytest.raises(UsageProblem, match="there is no face 3 in"):
+        portraits(MINI, [drawn(0), group], ["alice.png", "group.png"], pick=3)
+
+
+def test_a_group_without_the_person_is_refused() -> None:
+    with pytest.raises(PhotoRefused, match="two different people"):
+        portraits(MINI, [drawn(0), beside(drawn(1), drawn(2))], ["alice.png", "group.png"])

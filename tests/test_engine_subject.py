@@ -126,6 +126,21 @@ def test_a_face_is_known_by_its_landmarks_and_likeness_in_the_square(faced_base:
     np.testing.assert_allclose(moved.landmarks[0].numpy(), shifted, rtol=1e-4)
 
 
+def test_a_photo_and_its_mask_are_turned_as_the_face_stands(faced_base: loading.Base) -> None:
+    photo, mask = photo_of((5, 3)), Image.new("L", (128, 128))
+    mask.paste(255, (0, 0, 64, 128))
+    (known,) = portraits.portraits(faced_base.card, [photo], ["photo"])
+    seen = [
+        subject.observe(faced_base, [picture], ["a" * 64], word="face", mask=marked, known=[each])
+        for picture, marked, each in (
+            (photo, mask, known),
+            (photo.rotate(90), mask.rotate(90), replace(known, turn=270)),
+        )
+    ]
+    for name in ("mean", "mask", "image_embedding", "landmarks", "likeness"):
+        assert torch.equal(getattr(seen[0], name), getattr(seen[1], name)), name
+
+
 def test_another_face_is_left_out_of_the_mask(faced_base: loading.Base, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ClipSeg, "mask", lambda self, picture, word: torch.ones(picture.size[::-1]))
     photo = photo_of((2, 3), (11, 3))  # their centres are 72 pixels apart, 60 the middle between them

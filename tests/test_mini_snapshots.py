@@ -8,8 +8,9 @@ from PIL import Image
 
 pytest.importorskip("skia")
 
+from pmagic import sheet
 from pmagic.datasets import world
-from pmagic.mini import sheet, snapshots
+from pmagic.mini import snapshots
 
 COLOURS = {"whole": (200, 30, 30), "stages": (30, 30, 200)}
 

@@ -164,7 +164,7 @@ def test_nothing_of_the_photo_or_the_machine_is_in_a_bundle_an_archive_or_a_pict
     exif.get_ifd(ExifTags.IFD.GPSInfo)[ExifTags.GPS.GPSLatitudeRef] = "N"
     photo = tmp_path / "holiday-of-jane" / "jane.jpg"
     photo.parent.mkdir()
-    with Image.open(next(samples.FOLDER.glob("*.png"))) as sample:
+    with Image.open(next(samples.PORTRAITS.glob("*.png"))) as sample:
         sample.convert("RGB").save(photo, exif=exif)
     out = tmp_path / "out"
     words = ["--name", "x", "--base", "mini", "--recipe", "reference", "--iterations", "1"]

@@ -110,12 +110,17 @@ def _purpose(given: str | None) -> str:
         return given
     if given is not None:
         raise UsageProblem(f"--for cannot be {given[:80]!r}", f"choose one of: {', '.join(PURPOSES)}")
-    if not sys.stdin.isatty():
+    if not _at_keyboard():
         raise UsageProblem("what pmagic is for is not said, and there is no keyboard to ask", "add --for photos")
     for number, (name, text) in enumerate(PURPOSES.items(), start=1):
         print(f"  {number}  {name}: {text}", file=sys.stderr)
     answer = typer.prompt("what do you want to draw? 1 or 2", default="1", err=True).strip()
     return _purpose(dict(zip("12", PURPOSES, strict=True)).get(answer, answer))
+
+
+def _at_keyboard() -> bool:
+    """Whether somebody can answer a question."""
+    return sys.stdin.isatty()
 
 
 def _card(name: str) -> "Card":
@@ -193,7 +198,7 @@ def _ask(missing: Sequence[Item], yes: bool) -> None:
     if yes:
         return
     names_of = ", ".join(each.name for each in missing)
-    if not sys.stdin.isatty():
+    if not _at_keyboard():
         raise UsageProblem(f"{names_of}: a download is not begun without a yes", "add --yes, or --dry-run")
     if not typer.confirm("download them under these licences?", err=True):
         raise typer.Exit(0)

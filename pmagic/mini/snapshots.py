@@ -14,7 +14,7 @@ from pathlib import Path
 from PIL import Image
 
 from pmagic.datasets import world
-from pmagic.mini.sheet import contact_sheet
+from pmagic.sheet import contact_sheet
 
 WITHOUT, WITH = "whole", "stages"  # rows of the evaluation
 PEOPLE, PROMPTS = 3, (0, 2, 3, 4, 6)  # prompts by number, counted from 0
