@@ -6,9 +6,9 @@ import pytest
 from PIL import Image
 
 from pmagic.bases import card as bases
-from pmagic.cli import photos
 from pmagic.cli.console import Console
 from pmagic.errors import NotFound, UsageProblem
+from pmagic.tasks import photo_input
 
 MINI = bases.find("mini")
 ALICE, BRUNO, _ = MINI.domain.samples
@@ -16,19 +16,19 @@ ALICE, BRUNO, _ = MINI.domain.samples
 
 @pytest.mark.parametrize("word", ["Woman", "FACE", " man ", "lady", "Baby", "people"])
 def test_a_word_for_people_asks_for_a_face_however_it_is_written(word: str) -> None:
-    shown = photos.shown(Console(), [ALICE], None, word, False)
+    shown = photo_input.read(Console(), [ALICE], None, word, False)
     assert (shown.kind, shown.word) == ("face", word.strip().lower())
 
 
 @pytest.mark.parametrize("word", ["Cat", "zebra", "womanizer"])
 def test_any_other_word_is_an_object(word: str) -> None:
-    shown = photos.shown(Console(), [ALICE], None, word, False)
+    shown = photo_input.read(Console(), [ALICE], None, word, False)
     assert (shown.kind, shown.word) == ("object", word.lower())
 
 
 def test_a_face_that_is_taken_for_an_object_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     console = Console()
-    photos.warn_of_faces(console, MINI, photos.shown(console, [ALICE], None, "cup", False))
+    photo_input.warn_of_faces(console, MINI, photo_input.read(console, [ALICE], None, "cup", False))
     assert "'cup' is taken for an object, so the face is not looked at" in capsys.readouterr().err
     assert len(console.warnings) == 1
 
@@ -36,7 +36,7 @@ def test_a_face_that_is_taken_for_an_object_is_told(capsys: pytest.CaptureFixtur
 def test_an_object_without_a_face_is_no_reason_for_a_warning(tmp_path: Path) -> None:
     Image.new("RGB", (128, 128), "green").save(tmp_path / "cup.png")
     console = Console()
-    photos.warn_of_faces(console, MINI, photos.shown(console, [tmp_path / "cup.png"], None, "cup", False))
+    photo_input.warn_of_faces(console, MINI, photo_input.read(console, [tmp_path / "cup.png"], None, "cup", False))
     assert console.warnings == []
 
 
@@ -44,22 +44,22 @@ def test_a_folder_gives_its_photos(tmp_path: Path) -> None:
     for number in (10, 2):
         Image.new("RGB", (64, 64), (number, 0, 0)).save(tmp_path / f"{number}.png")
     (tmp_path / "notes.txt").write_text("x")
-    shown = photos.shown(Console(), [tmp_path, BRUNO], None, None, False)
+    shown = photo_input.read(Console(), [tmp_path, BRUNO], None, None, False)
     assert shown.names == [str(tmp_path / "2.png"), str(tmp_path / "10.png"), str(BRUNO)]
     with pytest.raises(UsageProblem, match="one --mask cannot serve several"):
-        photos.shown(Console(), [tmp_path], ALICE, None, False)
+        photo_input.read(Console(), [tmp_path], ALICE, None, False)
 
 
 def test_a_folder_without_photos_is_told(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("x")
     with pytest.raises(NotFound, match="holds no photo"):
-        photos.shown(Console(), [tmp_path], None, None, False)
+        photo_input.read(Console(), [tmp_path], None, None, False)
 
 
 def test_the_square_is_cut_from_the_upright_photo(tmp_path: Path) -> None:
     from pmagic.engine.portraits import portraits
 
     Image.open(ALICE).rotate(180).save(tmp_path / "down.png")
-    shown = photos.shown(Console(), [tmp_path / "down.png"], None, None, False)
+    shown = photo_input.read(Console(), [tmp_path / "down.png"], None, None, False)
     known = portraits(MINI, shown.images, shown.names)
     assert shown.square(256, known).tobytes() == Image.open(ALICE).convert("RGB").tobytes()
