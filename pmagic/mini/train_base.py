@@ -92,12 +92,12 @@ open_prompts = [
 losses = { masked_mse = 1.0, tandem_equilibrium = 0.001, identity = 0.2 }
 
 [learn.tuned]
-# Of a snapshot, a person to one side and smaller, the probe's curve begins low and rises late: its own stage would be
-# too short to be like, and with the whole schedule a second stranger is drawn. Such a photo is learned below this t.
-# Chosen on training people: pmagic eval --dataset world-training --photos snapshots --ablation bounds --recipe tuned
-# --people 5 --iterations 300 -n 1
-narrowest = 700
-fallback = [0, 700]
+# Of a snapshot, a person to one side and smaller, the probe's curve begins low and rises late: its own stage is too
+# narrow to learn a face in, and with the whole schedule a stranger is drawn beside the person. Such a photo is learned
+# below t = 550, a centred portrait with the whole schedule as before. Chosen on training people:
+# pmagic eval --dataset world-training --photos snapshots --base mini --people 3 --iterations 300 -n 1 --ablation bounds
+narrowest = 550
+fallback = [0, 550]
 
 [render]
 guidance = 3.0
