@@ -32,11 +32,11 @@ def write_grid(files: Sequence[str], columns: int, target: Path, story: Mapping[
     """The pictures side by side, `columns` to a row, as one more picture with a story of its own."""
     from PIL import Image
 
-    from pmagic import pictures
+    from pmagic import decoding, pictures
 
     shown = [Image.open(each).convert("RGB") for each in files]
     width, height = shown[0].size
-    if columns * width * height * (len(shown) // columns) > pictures.MAX_PIXELS:
+    if columns * width * height * (len(shown) // columns) > decoding.MAX_PIXELS:
         raise UsageProblem(
             f"a grid of {len(shown)} pictures would be too large", "draw fewer for one grid", kept=", ".join(files)
         )
