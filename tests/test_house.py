@@ -15,7 +15,7 @@ ROOT = Path(pmagic.__file__).parent
 # Lowest first; a room imports only what stands before it, or itself (ARCHITECTURE, section 2).
 FLOORS = [
     {"errors", "settings", "persona", "shelf", "bounded_toml", "world"},
-    {"losses", "library"},
+    {"losses", "library", "decoding"},
     {"pictures", "sheet"},
     {"bases", "vision", "datasets"},
     {"engine"},
@@ -25,7 +25,9 @@ FLOORS = [
     {"evaluation"},
     {"cli", "__main__"},
 ]
-WITHOUT_TORCH = ["pmagic.cli.app", "pmagic.library.store", "pmagic.persona", "pmagic.settings", "pmagic.pictures"]
+WITHOUT_TORCH = [
+    f"pmagic.{each}" for each in ("cli.app", "library.store", "persona", "settings", "decoding", "pictures")
+]
 HEAVY = {"torch", "transformers", "diffusers", "insightface", "huggingface_hub", "safetensors", "numpy", "PIL", "rich"}
 
 
@@ -105,7 +107,7 @@ def test_rooms_on_one_floor_do_not_import_each_other_in_a_circle() -> None:
 
 @pytest.mark.parametrize("name", WITHOUT_TORCH)
 def test_these_start_without_torch(name: str) -> None:
-    allowed = {"PIL"} if name == "pmagic.pictures" else set()
+    allowed = {"PIL"} if name in ("pmagic.pictures", "pmagic.decoding") else set()
     code = f"import sys, {name}; print(*sorted({HEAVY - allowed!r} & set(sys.modules)))"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == ""

@@ -169,6 +169,8 @@ def test_sixteen_bit_tiffs_are_scaled_and_floats_are_refused(tmp_path: Path) -> 
     assert image.getpixel((5, 5)) == (156, 156, 156)
     with pytest.raises(PhotoRefused, match="floating-point"):
         pictures.read_photo(saved(tmp_path / "f.tiff", Image.new("F", SIZE, 0.5)))
+    with pytest.raises(PhotoRefused, match="Lab"):
+        pictures.read_photo(saved(tmp_path / "l.tiff", Image.new("LAB", SIZE)))
 
 
 def test_a_raw_file_is_not_learned_from_its_thumbnail(tmp_path: Path) -> None:

@@ -37,12 +37,12 @@ def write_grid(
     """
     from PIL import Image
 
-    from pmagic import pictures, sheet
+    from pmagic import decoding, pictures, sheet
 
     shown = [Image.open(each) for each in files]
     width, height = shown[0].size
     cell = max(height, sheet.CELL)
-    if len(shown) * cell * max(cell * width // height, 1) > pictures.MAX_PIXELS:
+    if len(shown) * cell * max(cell * width // height, 1) > decoding.MAX_PIXELS:
         raise UsageProblem(
             f"a grid of {len(shown)} pictures would be too large", "draw fewer for one grid", kept=", ".join(files)
         )

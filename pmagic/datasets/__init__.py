@@ -22,7 +22,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pmagic import pictures, shelf
+from pmagic import decoding, pictures, shelf
 from pmagic.errors import NotFound, UsageProblem
 from pmagic.pictures import Photo
 
@@ -223,7 +223,7 @@ def _is_photo(path: Path) -> bool:
     if path.name.startswith("."):
         return False
     suffix = path.suffix.lower()
-    return path.is_file() and (pictures.looks_like_photo(path) if not suffix else suffix in pictures.PHOTO_ENDINGS)
+    return path.is_file() and (decoding.looks_like_photo(path) if not suffix else suffix in decoding.PHOTO_ENDINGS)
 
 
 def _natural(path: Path) -> list[tuple[int, str]]:
