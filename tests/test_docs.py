@@ -188,7 +188,8 @@ def test_the_locked_versions_are_those_that_the_project_asks_for() -> None:
     extras = project["optional-dependencies"]
     for wanted in (*project["dependencies"], *extras["test"], *extras["world"]):
         name, floor = wanted.lower().split(">=")
-        version = next(locked[each] for each in (name, name.replace("-", "_")) if each in locked)
+        version = locked.get(name) or locked.get(name.replace("-", "_"))
+        assert version is not None, f"{name} is not in constraints.txt: run `make constraints`"
         assert [int(part) for part in version.split(".")[:2]] >= [int(part) for part in floor.split(".")], wanted
     assert f"torch=={locked['torch']}" in read(ROOT / "Makefile")
 
