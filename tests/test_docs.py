@@ -132,6 +132,17 @@ def test_links_lead_somewhere(path: Path) -> None:
         assert not anchor or anchor in anchors(target), f"{link}: no such heading"
 
 
+def test_every_file_that_the_pages_name_is_there() -> None:
+    named = {
+        (path.name, file)
+        for path in PROSE
+        for file in re.findall(r"`((?:pmagic|tests)/[\w/.-]+\.\w+)`", FENCE.sub("", read(path)))
+        if "NAME" not in file
+    }
+    assert len(named) > 20
+    assert [each for each in sorted(named) if not (ROOT / each[1]).exists()] == []
+
+
 def test_the_readme_is_short_and_leads_to_every_page() -> None:
     text = read(ROOT / "README.md")
     assert len(text.splitlines()) <= 170
