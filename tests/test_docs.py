@@ -132,6 +132,17 @@ def test_links_lead_somewhere(path: Path) -> None:
         assert not anchor or anchor in anchors(target), f"{link}: no such heading"
 
 
+def test_every_file_that_the_pages_name_is_there() -> None:
+    named = {
+        (path.name, file)
+        for path in PROSE
+        for file in re.findall(r"`((?:pmagic|tests)/[\w/.-]+\.\w+)`", FENCE.sub("", read(path)))
+        if "NAME" not in file
+    }
+    assert len(named) > 20
+    assert [each for each in sorted(named) if not (ROOT / each[1]).exists()] == []
+
+
 def test_the_readme_is_short_and_leads_to_every_page() -> None:
     text = read(ROOT / "README.md")
     assert len(text.splitlines()) <= 170
@@ -188,7 +199,8 @@ def test_the_locked_versions_are_those_that_the_project_asks_for() -> None:
     extras = project["optional-dependencies"]
     for wanted in (*project["dependencies"], *extras["test"], *extras["world"]):
         name, floor = wanted.lower().split(">=")
-        version = next(locked[each] for each in (name, name.replace("-", "_")) if each in locked)
+        version = locked.get(name) or locked.get(name.replace("-", "_"))
+        assert version is not None, f"{name} is not in constraints.txt: run `make constraints`"
         assert [int(part) for part in version.split(".")[:2]] >= [int(part) for part in floor.split(".")], wanted
     assert f"torch=={locked['torch']}" in read(ROOT / "Makefile")
 
