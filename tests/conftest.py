@@ -1,6 +1,7 @@
 """Every test has a library of its own and no network."""
 
 import os
+import signal
 
 # Before anything imports torch: threads that spin while they wait make a step on a busy machine much slower.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
@@ -79,3 +80,11 @@ def persona() -> Callable[..., Persona]:
         return Persona(**{**values, **fields})
 
     return make
+
+
+@pytest.fixture(autouse=True, scope="session")
+def signals_as_on_a_terminal() -> None:
+    """A shell starts what runs in the background with Ctrl-C ignored, and every child would inherit that."""
+    for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(each) == signal.SIG_IGN:
+            signal.signal(each, signal.default_int_handler if each == signal.SIGINT else signal.SIG_DFL)

@@ -166,7 +166,9 @@ def _logged(error: Exception) -> str:
     text = "".join(traceback.format_exception(error))
     name = f"{datetime.now(UTC):%Y%m%d-%H%M%S}.log"
     try:
-        path: Path = durable.publish_file(f"pmagic {pmagic.__version__}\n{text}".encode(), settings.log_dir() / name)
+        path: Path = durable.publish_file(
+            f"pmagic {pmagic.__version__}\n{text}".encode(errors="backslashreplace"), settings.log_dir() / name
+        )
     except (OSError, Problem) as failure:
         return f"its log could not be written ({failure}); run the command again to see it"
     return f"please report it with the log {path}"

@@ -53,7 +53,7 @@ def import_persona(
     pmagic import alice.pmagic
     pmagic import alice.pmagic --as alice-from-bob
     """
-    chosen = name or file.name.removesuffix(archive.SUFFIX)
+    chosen = file.name.removesuffix(archive.SUFFIX) if name is None else name
     try:
         address = Library(settings.library_dir()).take_in(file, chosen)
     except UsageProblem as problem:

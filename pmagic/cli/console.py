@@ -30,16 +30,16 @@ class Console:
 
     def say(self, text: str) -> None:
         if self.talks:
-            print(clean(text), file=sys.stderr, flush=True)
+            print(on_one_line(text), file=sys.stderr, flush=True)
 
     def warn(self, text: str) -> None:
         """Said in every case: silence would make the result look better than it is."""
         self.warnings.append(text)
-        print(f"warning: {clean(text)}", file=sys.stderr, flush=True)
+        print(f"warning: {on_one_line(text)}", file=sys.stderr, flush=True)
 
     def result(self, lines: Sequence[str], document: object) -> None:
         """What the command was asked for, as lines or as the JSON document."""
-        text = "\n".join(clean(line) for line in lines)
+        text = "\n".join(on_one_line(line) for line in lines)
         if self.as_json:
             text = _as_json(document)
         try:
@@ -89,7 +89,7 @@ def show_problem(problem: Problem, *, as_json: bool) -> None:
         lines.append(f"  kept: {problem.kept}")
     if problem.next_step:
         lines.append(f"  next: {problem.next_step}")
-    print("\n".join(clean(line) for line in lines), file=sys.stderr, flush=True)
+    print("\n".join(on_one_line(line) for line in lines), file=sys.stderr, flush=True)
 
 
 def unwritable(error: OSError) -> StorageFailed:

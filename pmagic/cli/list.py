@@ -1,5 +1,7 @@
 """`pmagic list`: every kept version, the damaged ones too."""
 
+import typer
+
 from pmagic import settings
 from pmagic.cli.console import Console, table
 from pmagic.cli.options import AsJson, Quiet
@@ -23,14 +25,26 @@ def list_personas(
     library = Library(settings.library_dir())
     if quiet and not as_json:
         console.result([str(address) for address in library.addresses()], None)
+        end_unreadable(console, library)
         return
     found = library.glances()
     if not found:
         console.say("no persona is kept yet: pmagic learn PHOTO --name NAME")
         console.result([], [])
+        end_unreadable(console, library)
         return
     lines = table([_row(*each) for each in found], ("PERSONA", "BASE", "WORD", "METHOD", "ITERATIONS"))
     console.result(lines, [_document(*each) for each in found])
+    end_unreadable(console, library)
+
+
+def end_unreadable(console: Console, library: Library) -> None:
+    """Warns of each folder that could not be listed, and ends with the code of the first."""
+    problems = library.unreadable()
+    for problem in problems:
+        console.warn(f"{problem.what}; {problem.next_step}")
+    if problems:
+        raise typer.Exit(problems[0].exit_code)
 
 
 def _row(address: Address, about: Glance | Problem) -> tuple[str, ...]:

@@ -4,6 +4,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 from pmagic.errors import BundleDamaged, NotFound, UsageProblem
 from pmagic.library import naming, unfinished
@@ -66,10 +67,25 @@ def recall(root: Path, name: str | None, given: Asked) -> tuple[str, Asked]:
         others = f"there is one of: {', '.join(started)}" if started else "start it with `pmagic learn PHOTO --name`"
         raise NotFound(f"no learning of {chosen!r} was stopped", others)
     try:
-        words = json.loads(unfinished.read_order(root, chosen))
-        return chosen, Asked(**words)
+        return chosen, _asked(json.loads(unfinished.read_order(root, chosen)))
     except (ValueError, TypeError, RecursionError) as error:
         raise BundleDamaged(
             f"what was asked for when learning {chosen!r} cannot be read: {error}",
             f"remove it with `pmagic rm {chosen}`, or learn with the photo again",
         ) from error
+
+
+def _asked(words: object) -> Asked:
+    """The options in what was kept; TypeError where one is of another type than its own."""
+    if not isinstance(words, dict):
+        raise TypeError("it is no table")
+    asked = Asked(**words)
+    for name, kind in get_type_hints(Asked).items():
+        value = getattr(asked, name)
+        wanted = (list, tuple) if name == "photos" else get_args(kind) or (kind,)
+        whole = type(value) is int and float in wanted
+        if not (type(value) in wanted or whole):
+            raise TypeError(f"its {name} cannot be {value!r}"[:200])
+    if not all(isinstance(each, str) and each for each in asked.photos):
+        raise TypeError("its photos are no paths")
+    return asked

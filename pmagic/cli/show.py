@@ -34,7 +34,7 @@ def show(
         "persona": str(address),
         "versions": [f"{address.name}@{version}" for version in library.versions(address.name)],
         "folder": str(folder),
-        "bytes": sum(each.stat().st_size for each in folder.iterdir()),
+        "bytes": library.size(address),
         "method": about.method,
         "recipe": about.settings.get("recipe", ""),
         "base": about.base,

@@ -7,8 +7,9 @@ import typer
 from pmagic import settings
 from pmagic.cli import names
 from pmagic.cli.console import Console
+from pmagic.cli.list import end_unreadable
 from pmagic.cli.options import AsJson, Quiet
-from pmagic.errors import BundleDamaged, Incompatible, UsageProblem
+from pmagic.errors import BundleDamaged, Incompatible, NotFound, StorageFailed, UsageProblem
 from pmagic.library.store import Library
 
 
@@ -38,10 +39,16 @@ def verify(
             library.verify(text)
             found.append({"persona": text, "verified": True})
             lines += [] if quiet else [f"{text}  verified"]
-        except (BundleDamaged, Incompatible) as problem:
+        except NotFound:
+            if name is not None:
+                raise
+        except (BundleDamaged, Incompatible, StorageFailed) as problem:
             code = max(code, problem.exit_code) if code != BundleDamaged.exit_code else code
             found.append({"persona": text, "verified": False, **problem.as_dict()})
             lines.append(text if quiet else f"{text}  {problem.what}")
-    Console(quiet=quiet, as_json=as_json).result(lines, found)
+    console = Console(quiet=quiet, as_json=as_json)
+    console.result(lines, found)
+    if not code and name is None:
+        end_unreadable(console, library)
     if code:
         raise typer.Exit(code)

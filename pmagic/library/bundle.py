@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pmagic import bounded_toml
-from pmagic.errors import BundleDamaged, UsageProblem
+from pmagic.errors import BundleDamaged, StorageFailed, UsageProblem
 from pmagic.library import migrations
 from pmagic.library.naming import base_name
 from pmagic.persona import MAX_TOKENS, Persona, StageBounds
@@ -231,6 +231,10 @@ def _read(folder: Path, name: str) -> bytes:
         descriptor = os.open(os.path.join(folder, name), flags)
     except FileNotFoundError as error:
         raise _damaged(name, f"it is missing from {folder}") from error
+    except PermissionError as error:
+        raise StorageFailed(
+            f"{os.path.join(folder, name)} cannot be read: {error.strerror}", "correct the permissions of its folder"
+        ) from error
     except OSError as error:
         raise _damaged(name, f"it cannot be opened: {error.strerror}") from error
     try:

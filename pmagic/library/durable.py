@@ -36,8 +36,19 @@ def storing(what: str) -> Iterator[None]:
         raise StorageFailed(
             f"cannot store {what}: {error.strerror or error}",
             advice.get(error.errno or 0, "check the disk and run the command again"),
-            kept="nothing that was stored before has changed",
+            kept=getattr(error, "kept", "nothing that was stored before has changed"),
         ) from error
+
+
+@contextmanager
+def already(kept: str) -> Iterator[None]:
+    """While inside, a change is visible that a failure cannot take back; `storing` then says `kept` of it."""
+    try:
+        yield
+    except OSError as error:
+        if not hasattr(error, "kept"):
+            error.kept = kept
+        raise
 
 
 def make_folder(path: Path) -> None:
@@ -90,12 +101,17 @@ def rename_new(source: Path, target: Path) -> None:
 
 def publish_folder(files: Mapping[str, bytes], staging: Path, target: Path) -> None:
     """Writes `files` into the new folder `staging`, then makes it visible as `target`, all or nothing."""
-    make_folder(staging)
-    for name, data in files.items():
-        write_file(staging / name, data)
-    sync_folder(staging)
-    rename_new(staging, target)
-    sync_folder(target.parent)
+    try:
+        make_folder(staging)
+        for name, data in files.items():
+            write_file(staging / name, data)
+        sync_folder(staging)
+        rename_new(staging, target)
+    except OSError:
+        shutil.rmtree(staging, ignore_errors=True)  # on a full disk a part of a copy must not take what is left
+        raise
+    with already(f"{target} is there, but a loss of power may still undo it"):
+        sync_folder(target.parent)
 
 
 def publish_file(data: bytes, target: Path) -> Path:
@@ -120,28 +136,52 @@ def publish_file(data: bytes, target: Path) -> Path:
 
 def replace_file(path: Path, data: bytes) -> None:
     """Writes `data` as `path`, in place of what was there: a reader finds the old bytes or the new ones."""
+    _erase_parts(path)
     aside = path.with_name(f".{path.name[:100]}.{os.getpid()}.part")
-    aside.unlink(missing_ok=True)  # of a killed process that had this process's number
     try:
         write_file(aside, data)
         os.replace(aside, path)
     finally:
         aside.unlink(missing_ok=True)
-    sync_folder(path.parent)
+    with already(f"{path} has its new content, but a loss of power may still undo it"):
+        sync_folder(path.parent)
 
 
 def withdraw(path: Path, staging: Path) -> None:
     """Takes a published folder out of sight in one step, then erases it."""
     make_folder(staging.parent)
     rename_new(path, staging)
-    sync_folder(path.parent)
-    erase(staging)
+    with already(f"{path} is removed; what is left of its files, in {staging}, is erased by the next change"):
+        sync_folder(path.parent)
+        erase(staging)
 
 
 def erase(path: Path) -> None:
     """Unlinks a folder and everything in it (links are unlinked, never followed). No secure erase."""
     shutil.rmtree(path)
     sync_folder(path.parent)
+
+
+def _erase_parts(path: Path) -> None:
+    """Unlinks what killed processes have left of a `replace_file` of this path."""
+    prefix = f".{path.name[:100]}."
+    for each in path.parent.iterdir():
+        number = each.name.removeprefix(prefix).removesuffix(".part")
+        if each.name == f"{prefix}{number}.part" and number.isdecimal() and not _is_running(int(number)):
+            each.unlink(missing_ok=True)
+
+
+def _is_running(number: int) -> bool:
+    """Whether another process of this number is there; this process itself has no part yet."""
+    if number == os.getpid():
+        return False
+    try:
+        os.kill(number, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:
+        return True
+    return True
 
 
 def _write(descriptor: int, data: bytes) -> None:

@@ -4,17 +4,21 @@ One lock (flock: a killed process leaves none behind) guards every change; readi
 becomes visible in one rename. Nothing depends on clocks.
 """
 
+import contextlib
 import difflib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
-from pmagic.errors import BundleDamaged, Busy, Incompatible, NotFound, Problem, UsageProblem
+from pmagic.errors import BundleDamaged, Busy, Incompatible, NotFound, Problem, StorageFailed, UsageProblem
 from pmagic.library import archive, bundle, durable
 from pmagic.library.naming import Address, checked_name, folder_of, parse, version_of
 from pmagic.persona import Persona
+
+Value = TypeVar("Value")
 
 STAGING = ".staging"
 LOCK = ".lock"
@@ -38,16 +42,35 @@ class Library:
         self.root = root
 
     def names(self, prefix: str = "") -> list[str]:
-        """Every persona that has a version and begins so, sorted."""
-        return sorted(name for name in _folders(self.root) if name.startswith(prefix) and self.versions(name))
+        """Every persona that can be read, has a version and begins so, sorted."""
+        return sorted({each.name for each in self.addresses() if each.name.startswith(prefix)})
 
     def versions(self, name: str) -> list[int]:
+        """The versions of a name, [] without any. Raises StorageFailed where its folder cannot be read."""
+        if os.path.islink(self.root / name):
+            return []  # a link is never followed, or what is removed and written would lie elsewhere
         found = (version_of(each) for each in _folders(os.path.join(self.root, name)))
         return sorted(version for version in found if version is not None)
 
     def addresses(self) -> list[Address]:
-        """Every version of every persona."""
-        return [Address(name, version) for name in sorted(_folders(self.root)) for version in self.versions(name)]
+        """Every version of every persona whose folder can be read; `unreadable` has the others."""
+        found = []
+        for name in sorted(_folders(self.root)):
+            with contextlib.suppress(StorageFailed):
+                found += [Address(name, version) for version in self.versions(name)]
+        return found
+
+    def unreadable(self) -> list[Problem]:
+        """Why folders of the library are not listed: no permission, or a link in the place of a folder."""
+        problems: list[Problem] = []
+        for name in sorted(_folders(self.root)):
+            try:
+                self.versions(name)
+            except StorageFailed as problem:
+                problems.append(problem)
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError), os.scandir(self.root) as found:
+            problems += [_linked(Path(each.path)) for each in found if each.name[0] != "." and each.is_symlink()]
+        return problems
 
     def entries(self) -> list[Entry]:
         """Every version of every persona; a damaged one is an entry too, so that one never hides the others."""
@@ -55,25 +78,30 @@ class Library:
 
     def glances(self) -> list[tuple[Address, bundle.Glance | Problem]]:
         """As `entries`, with what a list shows and no more: a thousand of them take a tenth of a second."""
-        return [(address, self._glance(address)) for address in self.addresses()]
+        found = [(address, self._glance(address)) for address in self.addresses()]
+        return [each for each in found if not isinstance(each[1], NotFound)]
 
     def _glance(self, address: Address) -> bundle.Glance | Problem:
         try:
-            return bundle.glance(folder_of(self.root, address))
-        except (BundleDamaged, Incompatible) as problem:
+            with self._reading(address) as folder:
+                return bundle.glance(folder)
+        except (BundleDamaged, Incompatible, StorageFailed, NotFound) as problem:
             return problem
 
     def entry(self, address: Address) -> Entry:
         folder = folder_of(self.root, address)
         try:
-            return Entry(address, folder, bundle.read_manifest(folder))
-        except (BundleDamaged, Incompatible) as problem:
+            with self._reading(address):
+                return Entry(address, folder, bundle.read_manifest(folder))
+        except (BundleDamaged, Incompatible, StorageFailed, NotFound) as problem:
             return Entry(address, folder, None, problem)
 
     def find(self, text: str) -> Address:
         """`alice` -> its newest version, `alice@1` -> that one; NotFound with a proposal."""
         name, version = parse(text)
         versions = self.versions(name)
+        if os.path.islink(self.root / name):
+            raise _linked(self.root / name)
         if not versions:
             known = self.names()
             close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
@@ -86,13 +114,25 @@ class Library:
 
     def load(self, text: str) -> tuple[Address, Persona]:
         """Raises NotFound, BundleDamaged or Incompatible; a persona that is returned has verified."""
-        address = self.find(text)
-        return address, bundle.read(self._real_folder(address))
+        return self._read(text, bundle.read)
 
     def verify(self, text: str) -> tuple[Address, bundle.Manifest]:
         """As `load`, without the arrays and without numpy."""
-        address = self.find(text)
-        return address, bundle.verify(self._real_folder(address))
+        return self._read(text, bundle.verify)
+
+    def size(self, address: Address) -> int:
+        """Bytes of a version's files. Raises NotFound where it has just been removed."""
+        with self._reading(address) as folder:
+            return sum(each.stat().st_size for each in folder.iterdir())
+
+    def find_same(self, name: str, persona: Persona) -> Address | None:
+        """The version of `name` that draws as this persona does, to the last bit; None where there is none."""
+        digest = bundle.digest(persona)
+        for version in reversed(self.versions(name)):
+            with contextlib.suppress(BundleDamaged, Incompatible, NotFound, StorageFailed):
+                if bundle.digest(self.load(f"{name}@{version}")[1]) == digest:
+                    return Address(name, version)
+        return None
 
     def save(self, name: str, persona: Persona) -> Address:
         """Keeps the persona as the next version of `name`; once this returns it survives a power loss.
@@ -111,6 +151,8 @@ class Library:
 
     def require_free(self, name: str) -> None:
         """Refuses a name that differs from a kept one by case only: on some disks both would be one folder."""
+        if os.path.islink(self.root / name):
+            raise _linked(self.root / name)
         for known in _folders(self.root):
             if known != name and known.casefold() == name.casefold() and self.versions(known):
                 raise UsageProblem(f"{name!r} is too close to the persona {known!r}", f"use {known!r} or another name")
@@ -142,7 +184,8 @@ class Library:
             if (self.root / new).is_dir() and not (self.root / new).samefile(self.root / old):
                 durable.erase(self.root / new)  # an empty folder that a stopped process has left
             durable.rename_new(self.root / old, self.root / new)
-            durable.sync_folder(self.root)
+            with durable.already(f"{old!r} is called {new!r} now, but a loss of power may still undo it"):
+                durable.sync_folder(self.root)
             return [Address(new, version) for version in self.versions(new)]
 
     def copy(self, text: str, name: str) -> Address:
@@ -183,12 +226,27 @@ class Library:
         except FileNotFoundError:
             return False
 
-    def _real_folder(self, address: Address) -> Path:
-        """The version's folder; NotFound where another process has just removed it."""
+    def _read(self, text: str, read: Callable[[Path], Value]) -> tuple[Address, Value]:
+        """What `read` makes of a version's folder; looks again where another process removes that version."""
+        address = self.find(text)
+        try:
+            with self._reading(address) as folder:
+                return address, read(folder)
+        except NotFound:
+            address = self.find(text)  # another version of the name, or its own NotFound
+            with self._reading(address) as folder:
+                return address, read(folder)
+
+    @contextmanager
+    def _reading(self, address: Address) -> Iterator[Path]:
+        """The version's folder; what fails inside because another process removes it ends in NotFound."""
         folder = folder_of(self.root, address)
-        if not folder.is_dir():
-            raise NotFound(f"{address} was removed by another process", "see `pmagic list`")
-        return folder
+        try:
+            yield folder
+        except (BundleDamaged, FileNotFoundError) as error:
+            if folder.is_dir():
+                raise
+            raise NotFound(f"{address} was removed by another process", "see `pmagic list`") from error
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
@@ -219,6 +277,14 @@ def _folders(path: str | Path) -> list[str]:
             return [each.name for each in found if each.name[0] != "." and each.is_dir(follow_symlinks=False)]
     except (FileNotFoundError, NotADirectoryError):
         return []
+    except OSError as error:
+        raise StorageFailed(f"{path} cannot be read: {error.strerror}", "correct its permissions") from error
+
+
+def _linked(path: Path) -> UsageProblem:
+    return UsageProblem(
+        f"{path} is a link, which the library never follows", "put the folder itself there, or set PMAGIC_HOME"
+    )
 
 
 def _others(known: list[str]) -> str:

@@ -3,6 +3,7 @@
 It holds checkpoints, what a probe has found (see probes), and the order: the words the learning was started with.
 """
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
@@ -44,8 +45,9 @@ def alone(root: Path, name: str) -> Iterator[Path]:
             nothing = {_LOCK}
         raise
     finally:
-        if {each.name for each in folder.iterdir()} <= nothing:
-            durable.erase(folder)
+        with contextlib.suppress(OSError):  # on a disk that cannot be changed an empty folder may stay
+            if {each.name for each in folder.iterdir()} <= nothing:
+                durable.erase(folder)
         lock.release()
 
 
@@ -59,7 +61,9 @@ def clear(folder: Path) -> None:
     """Erases every checkpoint in a folder given by `alone`."""
     with durable.storing("the removal of checkpoints"):
         for each in folder.iterdir():
-            if each.name != _LOCK:
+            if each.is_dir() and not each.is_symlink():
+                durable.erase(each)
+            elif each.name != _LOCK:
                 each.unlink()
         durable.sync_folder(folder)
 

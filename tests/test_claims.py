@@ -1,0 +1,219 @@
+"""What a message claims is compared with the disk, at every step at which a disk can fail; and links, and readers."""
+
+import errno
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from test_library_crashes import FaultyDisk
+from typer.testing import CliRunner
+
+from pmagic.cli.app import app
+from pmagic.cli.resuming import Asked, recall
+from pmagic.errors import BundleDamaged, NotFound, Problem, StorageFailed, UsageProblem
+from pmagic.library import bundle, durable, unfinished
+from pmagic.library.store import STAGING, Library
+from pmagic.persona import Persona
+
+Make = Callable[..., Persona]
+runner = CliRunner()
+
+
+def contents(library: Library) -> dict[str, bytes]:
+    """Every file that a reader of the library can see."""
+    return {
+        f"{address}/{name}": data
+        for address in library.addresses()
+        for name, data in bundle.files(library.entry(address).folder).items()
+    }
+
+
+VERBS: dict[str, Callable[[Library, Make], object]] = {
+    "save": lambda library, persona: library.save("alice", persona(word="cat3")),
+    "save-first": lambda library, persona: library.save("carl", persona(word="cat3")),
+    "mv": lambda library, persona: library.rename("alice", "anna"),
+    "rm": lambda library, persona: library.remove("alice"),
+    "rm-version": lambda library, persona: library.remove("alice@1"),
+}
+
+
+@pytest.mark.parametrize("once", [True, False])
+@pytest.mark.parametrize("verb", VERBS)
+def test_after_each_fault_the_claim_agrees_with_the_disk(
+    verb: str, once: bool, tmp_path: Path, persona: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = set()
+    for step in range(1, 60):
+        library = Library(tmp_path / f"{step}")
+        library.save("alice", persona(word="cat1"))
+        library.save("alice", persona(word="cat2"))
+        before = contents(library)
+        with monkeypatch.context() as patch:
+            disk = FaultyDisk(patch, step, OSError(errno.EIO, os.strerror(errno.EIO)), once)
+            try:
+                VERBS[verb](library, persona)
+            except StorageFailed as problem:
+                claim = problem.kept
+            except Problem as problem:  # as NotFound of a name that cannot be listed
+                claim = problem.kept or "nothing that was stored before has changed"
+            else:
+                claim = ""
+        if disk.steps < step:
+            break
+        after = contents(library)
+        if claim == "nothing that was stored before has changed":
+            assert {name: after.get(name) for name in before} == before, (step, claim)
+            seen.add("unchanged")
+        elif claim:
+            assert after != before, (step, claim)
+            seen.add("changed")
+    assert disk.steps < step  # every step was tried
+    assert seen == {"unchanged", "changed"}
+
+
+def test_a_save_that_fails_leaves_no_part_of_a_copy(
+    tmp_path: Path, persona: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    library = Library(tmp_path)
+    library.save("alice", persona(word="cat1"))
+
+    def full(path: Path, data: bytes) -> None:
+        path.write_bytes(data[: len(data) // 2])
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(durable, "write_file", full)
+    with pytest.raises(StorageFailed, match="No space"):
+        library.save("alice", persona(word="cat2"))
+    assert list((tmp_path / STAGING).iterdir()) == []
+
+
+@pytest.fixture
+def linked(library: Library, persona: Make, tmp_path: Path) -> Path:
+    """alice's folder is elsewhere, a link in its place; bob's is where it should be."""
+    library.save("alice", persona(word="cat1"))
+    library.save("bob", persona(word="cat2"))
+    runner.invoke(app, ["export", "bob", str(tmp_path / "bob.pmagic")])
+    elsewhere = tmp_path / "elsewhere"
+    (library.root / "alice").rename(elsewhere)
+    (library.root / "alice").symlink_to(elsewhere)
+    return elsewhere
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["show", "alice"], ["verify", "alice"], ["rm", "alice"], ["rm", "alice@1"], ["mv", "alice", "x"],
+        ["cp", "alice", "x"], ["export", "alice"], ["cp", "bob", "alice"], ["mv", "bob", "alice"],
+        ["import", "bob.pmagic", "--as", "alice"],
+    ],
+)  # fmt: skip
+def test_every_verb_refuses_a_link_in_the_same_words(
+    linked: Path, library: Library, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    before = {each: each.read_bytes() for each in linked.rglob("*") if each.is_file()}
+    done = runner.invoke(app, words)
+    assert done.exit_code == 2, done.output
+    assert f"{library.root / 'alice'} is a link, which the library never follows" in done.stderr
+    assert {each: each.read_bytes() for each in linked.rglob("*") if each.is_file()} == before
+    assert (library.root / "alice").is_symlink() and library.versions("bob") == [1]
+
+
+@pytest.mark.parametrize("words", [["list"], ["list", "-q"], ["verify", "--all"]])
+def test_what_shows_all_names_the_link_and_shows_the_others(linked: Path, words: list[str]) -> None:
+    done = runner.invoke(app, words)
+    assert done.exit_code == 2 and "bob@1" in done.stdout and "alice" not in done.stdout
+    assert "is a link" in done.stderr
+
+
+@pytest.mark.parametrize("words", [["list"], ["list", "-q"], ["verify", "--all"], ["show", "alice"], ["rm", "alice"]])
+def test_one_folder_that_cannot_be_read_does_not_hide_the_others(
+    library: Library, persona: Make, monkeypatch: pytest.MonkeyPatch, words: list[str]
+) -> None:
+    library.save("alice", persona(word="cat1"))
+    library.save("bob", persona(word="cat2"))
+    real = os.scandir
+
+    def scandir(path: str | Path) -> object:
+        if Path(path).name == "alice":
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    done = runner.invoke(app, words)
+    assert done.exit_code == 8 and "cannot be read: Permission denied" in done.stderr, done.output
+    assert ("bob@1" in done.stdout) is (len(words) == 1 or words[1] in ("-q", "--all"))
+
+
+@pytest.mark.parametrize("verb", ["show", "verify", "export", "cp"])
+def test_a_persona_that_is_removed_while_it_is_read_is_not_called_damaged(
+    library: Library, persona: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verb: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    library.save("alice", persona(word="cat1"))
+    real = bundle._read
+
+    def removed_meanwhile(folder: Path, name: str) -> bytes:
+        if name != bundle.TOML:
+            Library(library.root).remove("alice")
+        return real(folder, name)
+
+    monkeypatch.setattr(bundle, "_read", removed_meanwhile)
+    done = runner.invoke(app, [verb, "alice", *(["bob"] if verb == "cp" else [])])
+    assert done.exit_code == 3 and "there is no persona 'alice'" in done.stderr, done.output
+
+
+def test_a_newer_version_that_is_removed_meanwhile_gives_the_one_before(
+    library: Library, persona: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    library.save("alice", persona(word="cat1"))
+    library.save("alice", persona(word="cat2"))
+    real = bundle._read
+
+    def removed_meanwhile(folder: Path, name: str) -> bytes:
+        if folder.name == "v0002" and folder.is_dir():
+            Library(library.root).remove("alice@2")
+        return real(folder, name)
+
+    monkeypatch.setattr(bundle, "_read", removed_meanwhile)
+    assert str(library.load("alice")[0]) == "alice@1"
+
+
+@pytest.mark.parametrize(
+    "entries",
+    [{"photos": 5}, {"photos": [5]}, {"seed": "x"}, {"seed": True}, {"style": "yes"}, {"base": 3}, {"batch": 1.5}],
+)
+def test_kept_options_of_other_types_are_refused(library: Library, entries: dict[str, object]) -> None:
+    import json
+
+    with unfinished.alone(library.root, "alice") as folder:
+        (folder / "x.checkpoint").touch()
+        unfinished.keep_order(folder, json.dumps({"photos": ["a.png"], **entries}).encode())
+    with pytest.raises(BundleDamaged, match="cannot be read"):
+        recall(library.root, "alice", Asked())
+
+
+def test_small_leftovers_are_cleared(library: Library, tmp_path: Path) -> None:
+    with unfinished.alone(library.root, "alice") as folder:
+        (folder / "x.checkpoint").mkdir()
+        unfinished.clear(folder)
+    assert unfinished.names(library.root) == []
+    (tmp_path / ".config.toml.999999999.part").write_text("half")
+    durable.replace_file(tmp_path / "config.toml", b"whole")
+    assert [each.name for each in tmp_path.glob(".*")] == [] or not list(tmp_path.glob(".*.part"))
+    assert runner.invoke(app, ["import", str(tmp_path / "a.pmagic"), "--as", ""]).exit_code in (2, 3)
+
+
+def test_a_line_in_a_path_forges_no_message() -> None:
+    done = runner.invoke(app, ["learn", "a\nerror: forged", "--name", "x", "--base", "mini"])
+    assert done.exit_code == 3 and "\nerror: forged" not in done.stderr and "\\nerror: forged" in done.stderr
+
+
+def test_the_same_persona_is_found_again(library: Library, persona: Make) -> None:
+    library.save("alice", persona(word="cat1"))
+    library.save("alice", persona(word="cat2"))
+    assert str(library.find_same("alice", persona(word="cat1"))) == "alice@1"
+    assert library.find_same("alice", persona(word="cat3")) is None
+    with pytest.raises((NotFound, UsageProblem)):
+        library.find("bob")
