@@ -136,6 +136,9 @@ def hush_libraries() -> None:
     """Keeps the model libraries' own bars and advice off the terminal; to be called before they are used."""
     for name in ("TRANSFORMERS_VERBOSITY", "DIFFUSERS_VERBOSITY"):
         os.environ.setdefault(name, "error")  # read when they are imported
+    from pmagic.bases import offline
+
+    offline.import_http_client()
     import diffusers.utils.logging
     import transformers.utils.logging
 
