@@ -1,6 +1,6 @@
 """TOML from outside, read within bounds: the standard parser takes quadratic time for keys of many parts.
 
-What a parser need not accept is refused before it runs: long dotted keys, long lines, strings over several lines.
+What a parser need not accept is refused before it runs: long keys, numbers and lines, strings over several lines.
 """
 
 import re
@@ -9,18 +9,25 @@ from typing import Any
 
 MAX_KEY_PARTS = 8
 MAX_LINE = 64 * 1024  # characters
+MAX_WORD = 1000  # characters of a bare key or a number: a longer number could not even be shown
 # In the parser's own order, so that no key can hide in what only looks like a string. After them what is left are
-# keys, numbers and punctuation, with `""` in the place of each string.
-_TOKENS = re.compile(r'"""|\'\'\'|"(?:[^"\\\n]|\\[^\n])*"|\'[^\'\n]*\'|#[^\n]*')
-_LONG_KEY = re.compile(rf'(?:[\w-]+|"")(?:[ \t]*\.[ \t]*(?:[\w-]+|"")){{{MAX_KEY_PARTS}}}', re.ASCII)
+# keys, numbers and punctuation, with `""` in the place of each string. Every repeat is possessive and an open string
+# ends with its line, so that both expressions pass over each character a few times at most.
+_TOKENS = re.compile(r'"""|\'\'\'|"(?:[^"\\\n]|\\[^\n])*+"?|\'[^\'\n]*+\'?|#[^\n]*+')
+_PART = r'(?:[\w-]++|"")'
+_LONG_WORD = re.compile(rf"(?<![\w-])[\w-]{{{MAX_WORD + 1}}}", re.ASCII)
+_LONG_KEY = re.compile(rf"(?<![\w-]){_PART}(?:[ \t]*+\.[ \t]*+{_PART}){{{MAX_KEY_PARTS}}}", re.ASCII)
 
 
 def loads(data: bytes) -> dict[str, Any]:
     """The table in UTF-8 bytes; ValueError, whatever it is that does not parse or is out of bounds."""
     text = data.decode()
-    if max(map(len, text.splitlines()), default=0) > MAX_LINE:
+    if max(map(len, text.split("\n"))) > MAX_LINE:
         raise ValueError(f"a line has more than {MAX_LINE} characters")
-    if _LONG_KEY.search(_TOKENS.sub(_placeholder, text)):
+    bare = _TOKENS.sub(_placeholder, text)
+    if _LONG_WORD.search(bare):
+        raise ValueError(f"a key or a number has more than {MAX_WORD} characters")
+    if _LONG_KEY.search(bare):
         raise ValueError(f"a key has more than {MAX_KEY_PARTS} parts")
     try:
         return tomllib.loads(text)

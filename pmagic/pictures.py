@@ -138,12 +138,14 @@ def read_story(path: Path) -> dict[str, object]:
 def read_foreign_texts(path: Path) -> dict[str, str]:
     """What a picture of another program carries, by name: a PNG's texts, or EXIF's descriptions, comment and software.
 
-    Empty where there is nothing. Raises NotFound or PhotoRefused.
+    Empty where there is nothing, and where it says that pmagic has written it. Raises NotFound or PhotoRefused.
     """
     image = open_image(read_bytes(path), path)
     if image.info.get("texts_left_out"):
         raise PhotoRefused(f"the texts in {path} are too large to be shown", "look at them with a metadata viewer")
     texts = {str(key): str(value) for key, value in getattr(image, "text", {}).items()}
+    if "pmagic" in texts:
+        return {}
     tags = exif_tags(image)
     for tag in _TEXT_TAGS:
         text = _exif_text(tags.get(tag))

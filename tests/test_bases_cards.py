@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from pmagic import settings, shelf
-from pmagic.bases import card, fetching, needs, places
+from pmagic.bases import card, checksums, fetching, needs, places
 from pmagic.errors import Incompatible, NotFound, StorageFailed, UsageProblem, WeightsMissing
 from pmagic.library import naming
 
@@ -309,7 +309,7 @@ def archive(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     """insightface's download, played by a double that leaves `inside` in an archive where the real one would."""
     from insightface.utils import storage
 
-    double = SimpleNamespace(inside=["det_10g.onnx", "w600k_r50.onnx"], error=None)
+    double = SimpleNamespace(inside=["det_10g.onnx", "w600k_r50.onnx"], error=None, digest=None)
 
     def download(url: str, path: str, overwrite: bool) -> str:
         print("Downloading", url)
@@ -319,6 +319,7 @@ def archive(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
         with zipfile.ZipFile(path, "w") as made:
             for file in double.inside:
                 made.writestr(file, b"onnx")
+        monkeypatch.setitem(checksums.PACKS, Path(path).stem, double.digest or checksums.sha256(Path(path)))
         return path
 
     monkeypatch.setattr(storage, "download_file", download)
@@ -335,7 +336,8 @@ def test_a_pack_is_told_with_its_licence_and_published_whole(
     assert order.size > 300_000_000
     place = fetching.fetch(order, show=False)
     assert place == card.place_of("buffalo_l") == card.find("sd14").faces
-    assert sorted(path.name for path in place.iterdir()) == ["det_10g.onnx", "w600k_r50.onnx"]
+    assert sorted(path.name for path in place.iterdir()) == ["SHA256SUMS", "det_10g.onnx", "w600k_r50.onnx"]
+    assert checksums.faults(place) == []
     assert [path.name for path in place.parent.iterdir()] == ["buffalo_l"]
     assert capsys.readouterr().out == ""  # stdout is for results
     assert fetching.orders("buffalo_l") == []
@@ -363,6 +365,15 @@ def test_a_pack_that_unpacks_to_too_much_is_not_unpacked(archive: SimpleNamespac
     (order,) = fetching.orders("buffalo_l")
     with pytest.raises(WeightsMissing, match="is not unpacked"):
         fetching._fetch_pack(replace(order, size=3), order.place.with_suffix(".part"), show=False)
+
+
+def test_a_pack_of_another_sha256_is_not_unpacked(archive: SimpleNamespace) -> None:
+    archive.digest = "0" * 64
+    (order,) = fetching.orders("buffalo_l")
+    with pytest.raises(WeightsMissing, match="its SHA-256 is not the one that is known"):
+        fetching.fetch(order, show=False)
+    assert [path for path in order.place.parent.rglob("*") if path.is_file()] == []
+    assert all(len(each) == 64 for each in checksums.PACKS.values()) and checksums.PACKS.keys() == fetching.PACKS.keys()
 
 
 def test_a_pack_without_onnx_files_is_told(archive: SimpleNamespace) -> None:

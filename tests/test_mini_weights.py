@@ -4,7 +4,7 @@ import json
 import struct
 from pathlib import Path
 
-from pmagic.bases import card
+from pmagic.bases import card, checksums
 from pmagic.mini import train_vae
 from pmagic.mini.train import WEIGHTS
 
@@ -20,7 +20,15 @@ def test_files_are_small_and_hold_no_code_and_no_pickle() -> None:
     assert files
     assert sum(path.stat().st_size for path in files) <= 40 * MEGABYTE
     assert all(path.stat().st_size <= 15 * MEGABYTE for path in files)
-    assert {path.suffix for path in files} <= {".safetensors", ".onnx", ".json", ".txt", ".toml"}
+    assert {path.suffix for path in files} <= {".safetensors", ".onnx", ".json", ".txt", ".toml", ""}
+    assert {path.name for path in files if not path.suffix} == {checksums.FILE}
+
+
+def test_every_file_has_the_sha256_that_is_shipped_with_it() -> None:
+    """After a training: `python -m pmagic.bases.checksums pmagic/mini/weights/*`."""
+    folders = [path for path in WEIGHTS.iterdir() if path.is_dir()]
+    assert len(folders) >= 6
+    assert {path.name: checksums.faults(path) for path in folders} == {path.name: [] for path in folders}
 
 
 def test_safetensors_are_float16() -> None:

@@ -1,6 +1,7 @@
 """A folder's configuration chooses sizes, never code."""
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -57,3 +58,61 @@ def test_the_parts_of_a_clip_are_read_by_the_same_list(tmp_path: Path) -> None:
     assert (whole.projection_dim, whole.text_config.hidden_size) == (32, 64)
     assert not hasattr(whole, "auto_map") and whole.text_config._attn_implementation in (None, model_config.ATTENTION)
     assert model_config.read_config(tmp_path, CLIPTextConfig).hidden_size == 64
+
+
+def test_model_index_names_no_module_to_import(own_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    """Opened as a whole, a pipeline imports the modules that its model_index.json names."""
+    (own_folder / "hostile.txt").write_text("raise SystemExit('ran')")
+    (own_folder / "hostile.txt").rename(own_folder.parent / "hostile_module.py")
+    monkeypatch.syspath_prepend(str(own_folder.parent))
+    path = own_folder / "model_index.json"
+    index = json.loads(path.read_text())
+    for part in ("scheduler", "tokenizer"):
+        path.write_text(json.dumps({**index, part: ["hostile_module", "Anything"]}))
+        assert loading.load(card.find(str(own_folder)), device="cpu", dtype="float32").pipeline.tokenizer
+    assert "hostile_module" not in sys.modules
+
+
+@pytest.mark.parametrize("part", ["unet", "vae"])
+def test_keys_that_no_network_has_may_hold_numbers_alone(own_folder: Path, part: str) -> None:  # noqa: F811
+    change(own_folder, part, decay=0.9999, use_ema_warmup=False, _name_or_path="somewhere")
+    assert loading.load(card.find(str(own_folder)), device="cpu", dtype="float32")
+    change(own_folder, part, kernel="owner/kernel")
+    with pytest.raises(Incompatible, match="asks for kernel, which is not read"):
+        loading.load(card.find(str(own_folder)), device="cpu", dtype="float32")
+
+
+@pytest.mark.parametrize(
+    ("entries", "said"),
+    [
+        ({"_class_name": "os"}, "names no scheduler of diffusers: 'os'"),
+        ({"_class_name": ["a", "b"]}, "names no scheduler of diffusers"),
+        ({"_class_name": "NoSuchScheduler"}, "names no scheduler of diffusers"),
+        ({"num_train_timesteps": 10**12}, "was not trained on 1000 timesteps"),
+        ({"beta_schedule": "none such"}, "cannot be opened"),
+    ],
+)
+def test_a_scheduler_is_one_of_the_librarys_own(own_folder: Path, entries: dict[str, object], said: str) -> None:  # noqa: F811
+    path = own_folder / "scheduler" / "scheduler_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **entries}))
+    with pytest.raises(Incompatible, match=said):
+        loading.load(card.find(str(own_folder)), device="cpu", dtype="float32")
+
+
+def test_a_scheduler_keeps_what_others_of_its_family_ask_for(own_folder: Path) -> None:  # noqa: F811
+    path = own_folder / "scheduler" / "scheduler_config.json"
+    entries = {"_class_name": "PNDMScheduler", "algorithm_type": "dpmsolver++", "hook": {"module": "x"}}
+    path.write_text(json.dumps({**json.loads(path.read_text()), **entries}))
+    config = loading.load(card.find(str(own_folder)), device="cpu", dtype="float32").pipeline.scheduler.config
+    assert config["algorithm_type"] == "dpmsolver++" and "hook" not in config
+
+
+def test_the_hub_answers_nothing_while_a_model_is_opened(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also in a process that was started without HF_HUB_OFFLINE; afterwards it is as it was."""
+    from huggingface_hub import HfApi, constants
+    from huggingface_hub.errors import OfflineModeIsEnabled
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    with loading.quietly(), pytest.raises(OfflineModeIsEnabled):
+        HfApi().model_info("owner/kernel")
+    assert constants.HF_HUB_OFFLINE is False

@@ -18,9 +18,9 @@ from pmagic.library import bundle
 NETWORK = {"socket", "http", "urllib", "ssl", "requests", "httpx", "huggingface_hub", "ftplib", "smtplib"}
 
 
-def test_only_fetching_knows_the_network() -> None:
+def test_only_fetching_and_what_bars_it_know_the_network() -> None:
     users = {name for name, tree in modules() for each, _ in imports(tree) if each.split(".")[0] in NETWORK}
-    assert users <= {"pmagic.bases.fetching"}
+    assert users <= {"pmagic.bases.fetching", "pmagic.bases.offline"}
 
 
 def test_no_pickles_and_no_remote_code() -> None:

@@ -1,73 +1,118 @@
-"""No verb sends a packet: seen from outside, by the system calls of the process and all its threads and children."""
+"""No verb but `models pull` sends a packet or starts a program, with every native library in the process.
+
+Seen from outside: by the system calls of the process, its threads and its children (strace), or by the kernel's own
+counters in a network namespace (unshare), which count what a program tries to send, too. No hook of Python's sees what
+native code does.
+"""
+
+# ruff: noqa: F811 - the arguments of a test have the names of its fixtures
 
 import os
 import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-
-from pmagic.library.store import Library
+from evaluated import eval_folder, face, people, prompts_file  # noqa: F401 - fixtures
+from tiny import faced_folder, tiny_folders  # noqa: F401 - fixtures
 
 ROOT = Path(__file__).parent.parent
-PORTRAITS = ROOT / "pmagic" / "mini" / "portraits"
-# A connection or a datagram over IP. Binding to ::1, by which urllib3 asks whether IPv6 is here, sends nothing.
-_SENDS = re.compile(
-    r"(?:connect|sendto|sendmsg|sendmmsg)\(.*(?:AF_INET6?|sin6?_addr)|sendto\(\d+, .*MSG_NOSIGNAL, NULL"
-)
-FAST = ("--base", "mini", "--stages", "300:700", "--iterations", "2", "--recipe")
-
-pytestmark = pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not on this machine")
+Watch = Callable[[list[str], Path], list[str]]
+EVERY_VERB = ROOT / "tests" / "every_verb.py"
+# A socket of IP is enough: nothing here has a use for one. A program is whatever is executed after the first.
+_SEEN = re.compile(r"socket\(AF_INET|\b(?:execve|execveat)\(")
+_MARK = re.compile(r'sun_path=@"verb ([^"]*)"')
 
 
-def traced(home: Path, *words: str, python: bool = False) -> list[str]:
-    """The system calls of one command that send something over IP; the command must succeed."""
-    log = home / "calls.txt"
-    program = [sys.executable, *(["-c"] if python else ["-m", "pmagic"])]
-    command = ["strace", "-f", "-qq", "-e", "trace=network", "-o", str(log), *program, *words]
-    variables = {
-        key: value for key, value in os.environ.items() if key not in ("HF_HUB_OFFLINE", "ORT_DISABLE_TELEMETRY")
-    }
-    done = subprocess.run(
-        command, cwd=home, env={**variables, "PMAGIC_HOME": str(home), "PYTHONPATH": str(ROOT)}, capture_output=True,
-        text=True, timeout=300, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    return [line for line in log.read_text(errors="replace").splitlines() if _SENDS.search(line)]
+def run(words: list[str], folder: Path) -> None:
+    """Runs a command that must succeed, as a person's own terminal would: without the switches that tests set."""
+    left_out = ("HF_HUB_OFFLINE", "HF_HOME", "ORT_DISABLE_TELEMETRY", "RAY_ADDRESS")
+    variables = {key: value for key, value in os.environ.items() if key not in left_out}
+    variables |= {"PYTHONPATH": str(ROOT), "HOME": str(folder), "MPLCONFIGDIR": str(folder / "matplotlib")}
+    done = subprocess.run(words, cwd=folder, env=variables, capture_output=True, text=True, timeout=900, check=False)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
 
 
-def test_the_trace_sees_a_packet(tmp_path: Path) -> None:
-    code = "import socket; s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.sendto(b'x', ('127.0.0.1', 9))"
-    assert traced(tmp_path, code, python=True)
+def traced(words: list[str], folder: Path) -> list[str]:
+    """What the command did on the network or started, by strace: each line under the verb that was tried before it."""
+    log, lines, verb = folder / "calls.txt", [], "the start"
+    run(["strace", "-f", "-qq", "-s", "200", "-e", "trace=network,execve,execveat", "-o", str(log), *words], folder)
+    for line in log.read_text(errors="replace").splitlines()[1:]:  # the first is the command itself
+        if found := _MARK.search(line):
+            verb = found[1]
+        elif _SEEN.search(line) and not _is_python(line):
+            lines.append(f"{verb}: {line}")
+    return lines
 
 
-def test_learning_and_drawing_with_the_face_pack_send_nothing(tmp_path: Path) -> None:
-    """Long enough for onnxruntime's telemetry, which looks its host up seconds after a model was opened."""
-    assert traced(tmp_path, "learn", str(PORTRAITS / "alice.png"), "--name", "alice", *FAST, "paper") == []
-    assert Library(tmp_path / "library").load("alice")
-    assert traced(tmp_path, "render", "alice", "as a cowboy", "--steps", "2") == []
-    code = (
-        "import time, pmagic; from pmagic.bases import card; from pmagic.engine import portraits\n"
-        f"from PIL import Image; photo = Image.open({str(PORTRAITS / 'alice.png')!r}).convert('RGB')\n"
-        "portraits.opened(card.find('mini')).find(photo)\n"
-        "time.sleep(6)"
-    )
-    assert traced(tmp_path, code, python=True) == []
+def counted(words: list[str], folder: Path) -> list[str]:
+    """What the command sent or tried to send over IP, by the counters of a network namespace that it has to itself."""
+    counters = folder / "counters.txt"
+    script = f'"$@" && cat /proc/net/snmp /proc/net/snmp6 > {counters}'
+    run(["unshare", "--user", "--map-root-user", "--net", "sh", "-c", script, "sh", *words], folder)
+    lines = counters.read_text().splitlines()
+    names, values = (line.split() for line in lines if line.startswith("Ip: "))
+    found = dict(zip(names, values, strict=True)) | dict(line.split() for line in lines if line.startswith("Ip6"))
+    return [f"{name} {found[name]}" for name in ("OutRequests", "OutNoRoutes", "Ip6OutNoRoutes") if found[name] != "0"]
 
 
-@pytest.mark.slow
-def test_no_other_verb_sends_anything(tmp_path: Path) -> None:
-    photo = str(PORTRAITS / "alice.png")
-    assert traced(tmp_path, "learn", photo, "--name", "alice", *FAST, "reference") == []
-    boxed = ("--background", photo, "--box", "0,0,64,64")
-    for words in (
-        ("probe", photo, "--base", "mini"),
-        ("compose", "{alice} at sea", *boxed, "--steps", "2", "--out", "c.png"),
-        ("list",), ("show", "alice"), ("verify", "--all"), ("path",), ("info", "c.png"), ("gallery",),
-        ("export", "alice"), ("cp", "alice", "bob"), ("mv", "bob", "carl"), ("rm", "carl"),
-        ("import", "alice.pmagic", "--as", "dora"), ("models", "list"), ("config", "path"), ("--help",),
-        ("eval", "--dataset", "world", "--base", "mini", "--people", "1", "-n", "1", "--dry-run"),
-    ):  # fmt: skip
-        assert traced(tmp_path, *words) == [], words
+def _is_python(line: str) -> bool:
+    """`eval --workers` starts this very Python, by its whole path."""
+    return f'execve("{sys.executable}"' in line
+
+
+def _no_namespaces() -> bool:
+    words = ["unshare", "--user", "--map-root-user", "--net", "true"]
+    return shutil.which("unshare") is None or subprocess.run(words, capture_output=True, check=False).returncode != 0
+
+
+WATCHERS = [
+    pytest.param(
+        traced,
+        marks=pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not here: apt-get install strace"),
+        id="strace",
+    ),
+    pytest.param(
+        counted, marks=pytest.mark.skipif(_no_namespaces(), reason="no network namespaces here"), id="namespace"
+    ),
+]
+LOOKS_UP = "import socket\ntry: socket.getaddrinfo('example.invalid', 80)\nexcept OSError: pass"
+OPENS_A_MODEL = """
+import sys, time, onnxruntime
+onnxruntime.InferenceSession(sys.argv[1], providers=["CPUExecutionProvider"])
+time.sleep(6)
+"""
+
+
+@pytest.mark.parametrize("watched", WATCHERS)
+def test_what_watches_sees_a_name_that_is_looked_up(watched: Watch, tmp_path: Path) -> None:
+    assert watched([sys.executable, "-c", LOOKS_UP], tmp_path)
+
+
+@pytest.mark.parametrize("watched", WATCHERS)
+def test_onnxruntime_looks_nothing_up_once_pmagic_is_imported(
+    watched: Watch,
+    eval_folder: Path,
+    tmp_path: Path,
+) -> None:
+    model = str(next(eval_folder.with_name("evaluated-judge").glob("*.onnx")))
+    assert watched([sys.executable, "-c", f"import pmagic\n{OPENS_A_MODEL}", model], tmp_path) == []
+
+
+@pytest.mark.parametrize("watched", WATCHERS[:1] if shutil.which("strace") else WATCHERS)
+def test_no_verb_sends_a_packet_or_starts_a_program(
+    watched: Watch,
+    home: Path,
+    eval_folder: Path,
+    people: Path,
+    prompts_file: Path,
+    tmp_path: Path,
+) -> None:
+    face(5, 5).save(tmp_path / "photo.png")
+    words = [str(eval_folder), str(tmp_path / "photo.png"), str(people), str(prompts_file)]
+    assert watched([sys.executable, str(EVERY_VERB), *words], tmp_path) == []
+    assert list((tmp_path / "matplotlib").glob("*")) == []  # and its fonts' list is not kept for other programs
+    assert (home / "library" / "alice").is_dir()

@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from pmagic.bases import checksums
 from pmagic.bases.card import CLIP_REPO, CLIPSEG_REPO, FACES_PACK, JUDGE_PACK, PARTS, find, place_of
 from pmagic.errors import Incompatible, NotFound, StorageFailed, UsageProblem, WeightsMissing
 from pmagic.library import durable
@@ -83,6 +84,7 @@ def fetch(order: Order, *, show: bool = True) -> Path:
         )
     arrived = _fetch_pack(order, part, show=show) if order.repo in PACKS else _fetch_snapshot(order, part, show=show)
     with durable.storing(order.repo):
+        checksums.write(arrived, order.digests)
         durable.rename_new(arrived, order.place)
         durable.sync_folder(order.place.parent)
         shutil.rmtree(part, ignore_errors=True)
@@ -140,8 +142,14 @@ def _fetch_pack(order: Order, part: Path, *, show: bool) -> Path:
 def _unpacked(order: Order, path: Path) -> Path:
     """The folder with the ONNX files of a pack's archive, each under its plain name; nothing else is unpacked.
 
-    insightface states no SHA-256 of its packs, so a zip's own CRCs are all that is compared.
+    Its SHA-256 must be the one that is known of it (see checksums.PACKS).
     """
+    if checksums.sha256(path) != checksums.PACKS[order.repo]:
+        path.unlink()
+        raise WeightsMissing(
+            f"the archive of {order.repo} arrived damaged, or is another one: its SHA-256 is not the one that is known",
+            "run the command again; where that does not help, a newer pmagic may know the new archive",
+        )
     folder = path.with_suffix("")
     shutil.rmtree(folder, ignore_errors=True)  # of a pull that was interrupted here
     folder.mkdir()

@@ -1,6 +1,7 @@
 """Loading: an unmodified diffusers Stable Diffusion folder, opened strictly and frozen. It uses no network."""
 
 import hashlib
+import inspect
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from torch import nn
 
 from pmagic.bases import model_config
 from pmagic.bases.card import Card, require_weights
+from pmagic.bases.offline import import_http_client, offline
 from pmagic.errors import Incompatible, UsageProblem
 
 if TYPE_CHECKING:
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 DTYPES = {"float64": torch.float64, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 MODELS = ("text_encoder", "unet", "vae")
 VARIANT = "fp16"
+TIMESTEPS = 1000
 
 
 @dataclass(frozen=True)
@@ -175,7 +178,11 @@ def keep_in(network: nn.Module, fast: torch.dtype, *, mixed: bool) -> None:
 
 @contextmanager
 def quietly() -> Iterator[None]:
-    """While inside, the libraries show no bars and say nothing below an error; what matters of it is checked here."""
+    """While inside, the libraries show no bars, say nothing below an error and use no network.
+
+    What matters of what they would say is checked here.
+    """
+    import_http_client()
     from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging as transformers_logging
 
@@ -184,7 +191,7 @@ def quietly() -> Iterator[None]:
         library.set_verbosity_error()
         library.disable_progress_bar()
     try:
-        with warnings.catch_warnings():
+        with offline(), warnings.catch_warnings():
             # The pipeline corrects an old scheduler configuration, as engine.schedulers does.
             warnings.filterwarnings("ignore", "The configuration file of this scheduler", FutureWarning)
             yield
@@ -196,24 +203,41 @@ def quietly() -> Iterator[None]:
 
 def _pipeline(folder: Path, dtype: torch.dtype) -> "StableDiffusionPipeline":
     from diffusers import StableDiffusionPipeline
+    from transformers import CLIPTokenizer
 
-    # The three models are opened one by one: a pipeline says nothing of weights that a file lacks.
+    # Each part is opened by a class that is named here. A pipeline opened as a whole imports what model_index.json
+    # names, and says nothing of weights that a file lacks.
     models = {name: _open(folder, name, dtype) for name in MODELS}
     try:
-        return StableDiffusionPipeline.from_pretrained(
-            folder,
+        return StableDiffusionPipeline(
             **models,
+            tokenizer=CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True),
+            scheduler=_scheduler(folder),
             safety_checker=None,
             feature_extractor=None,
             image_encoder=None,
             requires_safety_checker=False,
-            local_files_only=True,
-            use_safetensors=True,
-            low_cpu_mem_usage=False,
-            dtype=dtype,
         )
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, RuntimeError, TypeError, LookupError, ArithmeticError, AttributeError) as error:
         raise Incompatible(f"the base in {folder} cannot be opened: {error}", "check it, or pull it again") from error
+
+
+def _scheduler(folder: Path) -> Any:
+    """The base's own scheduler, one of diffusers', of the noise that all of Stable Diffusion is trained with."""
+    import diffusers
+
+    path = folder / "scheduler" / "scheduler_config.json"
+    config = model_config.read_json(path)
+    if config.get("num_train_timesteps") != TIMESTEPS:  # before tables of as many entries are made
+        raise Incompatible(f"the base in {folder} was not trained on {TIMESTEPS} timesteps", "use another base")
+    name = config.get("_class_name")
+    kind = getattr(diffusers, name, None) if isinstance(name, str) and name.endswith("Scheduler") else None
+    if kind is None:
+        raise Incompatible(f"{path} names no scheduler of diffusers: {str(name)[:80]!r}", "use another base")
+    # A configuration also keeps what schedulers of other kinds asked for: rendering makes those of it.
+    kinds = (kind, *(getattr(diffusers, each.name) for each in diffusers.schedulers.KarrasDiffusionSchedulers))
+    known = {key for each in kinds for key in inspect.signature(each.__init__).parameters}
+    return kind.from_config({key: value for key, value in config.items() if key in known or key == "_class_name"})
 
 
 def _open(folder: Path, part: str, dtype: torch.dtype) -> Any:
@@ -227,7 +251,7 @@ def _open(folder: Path, part: str, dtype: torch.dtype) -> Any:
         config = model_config.read_config(folder / part, transformers.CLIPTextConfig)
         own = {"config": config, "attn_implementation": model_config.ATTENTION}
     else:
-        model_config.require_plain(folder / part)
+        model_config.require_plain(folder / part / "config.json", kind)
         own = {}
     names = {path.name for path in (folder / part).glob("*.safetensors")}
     half_only = all(f".{VARIANT}." in name for name in names)
@@ -242,7 +266,7 @@ def _open(folder: Path, part: str, dtype: torch.dtype) -> Any:
             low_cpu_mem_usage=False,
             **own,
         )
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, TypeError, LookupError, ArithmeticError, AttributeError) as error:
         raise Incompatible(f"{folder / part} cannot be opened: {error}", "check it, or pull the base again") from error
     missing = [key for key in report["missing_keys"] if not key.endswith("position_ids")]
     if missing:
@@ -266,7 +290,5 @@ def _check(pipeline: "StableDiffusionPipeline", folder: Path) -> None:
     kind = pipeline.scheduler.config.get("prediction_type", "epsilon")
     if kind not in ("epsilon", "v_prediction"):
         raise Incompatible(f"the base in {folder} predicts {kind!r}, neither noise nor velocity", "use another base")
-    if pipeline.scheduler.config.get("num_train_timesteps") != 1000:
-        raise Incompatible(f"the base in {folder} was not trained on 1000 timesteps", "use another base")
     if pipeline.unet.config.in_channels != pipeline.vae.config.latent_channels:
         raise Incompatible(f"the UNet in {folder} reads more than latents (an inpainting model?)", "use another base")

@@ -5,6 +5,7 @@ config.json of any model. Here a configuration is made of the keys that its own 
 nothing is looked up on a network.
 """
 
+import inspect
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 MAX_BYTES = 256 * 1024
 ATTENTION = "sdpa"
 _CODE = {"attn_implementation", "_attn_implementation", "quantization_config", "auto_map", "custom_pipelines"}
+_NOTES = {"_class_name", "_diffusers_version", "_name_or_path", "_use_default_values"}  # diffusers' own, of the past
 _OUTPUTS = {"output_attentions", "output_hidden_states", "return_dict"}  # what the callers here decide themselves
 
 
@@ -37,12 +39,17 @@ def read_config(folder: Path, kind: "type[PretrainedConfig]") -> "PretrainedConf
     return config
 
 
-def require_plain(folder: Path) -> None:
-    """Raises Incompatible where a diffusers config.json asks for more than a network's own shape."""
-    wrong = _CODE & read_json(folder / "config.json").keys()
+def require_plain(path: Path, kind: type) -> None:
+    """Raises Incompatible where a diffusers class `kind` would find in its configuration what it has no argument for.
+
+    Under such a key a number may stand, which names no code: old bases keep the settings of their average there.
+    """
+    known = inspect.signature(kind.__init__).parameters.keys() - _CODE | _NOTES
+    table = read_json(path)
+    wrong = [key for key in table if key not in known and not isinstance(table[key], int | float | None)]
     if wrong:
         raise Incompatible(
-            f"{folder / 'config.json'} asks for {', '.join(sorted(wrong))}, which is not read",
+            f"{path} asks for {', '.join(wrong[:5])[:200]}, which is not read",
             "use the base without it: weights in float32, float16 or bfloat16",
         )
 

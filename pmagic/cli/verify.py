@@ -1,15 +1,16 @@
 """`pmagic verify`: whether every file of the kept personas is as it was written."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from pmagic import settings
 from pmagic.cli import names
-from pmagic.cli.console import Console
+from pmagic.cli.console import Console, on_one_line
 from pmagic.cli.list import end_unreadable
 from pmagic.cli.options import AsJson, Quiet
-from pmagic.errors import BundleDamaged, Incompatible, NotFound, StorageFailed, UsageProblem
+from pmagic.errors import BundleDamaged, Incompatible, NotFound, StorageFailed, UsageProblem, WeightsMissing
 from pmagic.library.store import Library
 
 
@@ -19,6 +20,10 @@ def verify(
         typer.Argument(help="alice (the newest version) or alice@1; all without it.", autocompletion=names.personas),
     ] = None,
     everything: Annotated[bool, typer.Option("--all", help="All of them, as without a name.")] = False,
+    base: Annotated[
+        str | None,
+        typer.Option("--base", help="Instead: the weights of a base and its observers.", autocompletion=names.bases),
+    ] = None,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
@@ -27,7 +32,13 @@ def verify(
     \b
     pmagic verify alice
     pmagic verify --all -q    (only the names of damaged ones)
+    pmagic verify --base mini
     """
+    if base is not None:
+        if everything or name is not None:
+            raise UsageProblem("--base is given with a persona or --all", "run the command once for each")
+        _verify_weights(Console(quiet=quiet, as_json=as_json), base)
+        return
     if everything and name is not None:
         raise UsageProblem(f"both {name!r} and --all are given", "leave one of them out")
     library = Library(settings.library_dir())
@@ -52,3 +63,28 @@ def verify(
         end_unreadable(console, library)
     if code:
         raise typer.Exit(code)
+
+
+def _verify_weights(console: Console, name: str) -> None:
+    """Compares each folder of a base with its SHA256SUMS. Ends with code 5 for a fault, else 7 where there are none."""
+    from pmagic.bases import card, checksums
+
+    base = card.require_weights(card.find(name))
+    places = (base.folder, *(getattr(base, observer) for observer in card.OBSERVERS))
+    found: list[dict[str, object]] = []
+    lines: list[str] = []
+    for folder in dict.fromkeys(each for each in places if isinstance(each, Path)):
+        try:
+            faults = checksums.faults(folder)
+        except OSError as error:
+            raise StorageFailed(f"{folder} cannot be read: {error.strerror}", "correct its permissions") from error
+        if faults is None:
+            faults = [(checksums.FILE, "it is missing, so there is nothing to compare with")]
+        found.append({"folder": str(folder), "verified": not faults, "faults": dict(faults)})
+        lines += [str(folder / file) if console.quiet else f"{folder / file}  {what}" for file, what in faults]
+        lines += [] if faults or console.quiet else [f"{folder}  verified"]
+    console.result([on_one_line(line) for line in lines], found)
+    named = {file for each in found for file in each["faults"]}
+    if named:
+        console.say("`pmagic models rm` and `pmagic models pull` fetch a model anew; the shipped one comes with pmagic")
+        raise typer.Exit(WeightsMissing.exit_code if named == {checksums.FILE} else BundleDamaged.exit_code)

@@ -2,7 +2,11 @@
 
 # T timesteps . h, w of the latents
 
+import importlib
 import io
+import os
+import sys
+import tempfile
 from typing import Any
 
 import torch
@@ -13,6 +17,7 @@ from pmagic.engine.probe import Probe, rising
 INK = "#22577a"
 _STAGES = ("first static", "dynamic", "second static")
 _SHADES = ("#e8e8e8", "#cfe8d5", "#e8e8e8")
+_IGNORE_FONTS = "MPL_IGNORE_SYSTEM_FONTS"  # read by matplotlib when it lists fonts
 _EVERY = 2  # of the curve's timesteps, one map is shown
 
 
@@ -68,12 +73,35 @@ def _centres(shape: torch.Size, side: int) -> tuple[Any, Any]:
 
 def figure(width: float, height: float) -> Any:
     """A figure of its own (inches), without pyplot's list of open ones and without a window."""
+    _import_font_manager()
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     drawing = Figure(figsize=(width, height), dpi=150, layout="constrained")
     FigureCanvasAgg(drawing)
     return drawing
+
+
+def _import_font_manager() -> None:
+    """Import matplotlib's fonts, of which its own are all that is drawn with here, without a search for others.
+
+    For that it would run `fc-list`, and keep the list in the person's home. The list without them is not kept: other
+    programs would read it.
+    """
+    if "matplotlib.font_manager" in sys.modules:
+        return
+    import matplotlib
+
+    place, ignored = matplotlib.get_cachedir, os.environ.get(_IGNORE_FONTS)
+    with tempfile.TemporaryDirectory() as folder:
+        matplotlib.get_cachedir = lambda: folder
+        os.environ[_IGNORE_FONTS] = "1"
+        try:
+            importlib.import_module("matplotlib.font_manager")
+        finally:
+            matplotlib.get_cachedir = place
+            if ignored is None:
+                del os.environ[_IGNORE_FONTS]
 
 
 def png(drawing: Any) -> bytes:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pmagic.bases.offline import offline
 from pmagic.errors import Incompatible, UsageProblem
 
 NAME = "{}"
@@ -150,7 +151,8 @@ def load_tokenizer(folder: Path) -> Any:
     if not any((own / name).is_file() for name in ("vocab.json", "tokenizer.json")):
         # Without its files transformers returns a tokenizer of two tokens and says nothing.
         raise Incompatible(f"{own} holds no tokenizer (vocab.json or tokenizer.json)", "restore the base's folder")
-    return CLIPTokenizer.from_pretrained(own, local_files_only=True)
+    with offline():
+        return CLIPTokenizer.from_pretrained(own, local_files_only=True)
 
 
 def check_word(tokenizer: Any, word: str) -> int:

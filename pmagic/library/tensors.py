@@ -48,7 +48,9 @@ def read(data: bytes, expected: Layout) -> dict[str, np.ndarray]:
     for name, entry in sorted(stated.items(), key=lambda item: item[1]["data_offsets"]):
         code, shape = wanted[name]
         if entry["dtype"] != code or entry["shape"] != shape:
-            raise _damaged(f"{name} is {entry['dtype']} {entry['shape']}, persona.toml says {code} {shape}")
+            raise _damaged(
+                f"{name} is {entry['dtype'][:9]} {str(entry['shape'])[:80]}, persona.toml says {code} {shape}"
+            )
         size = DTYPES[code].itemsize
         for side in shape:
             size *= side

@@ -74,6 +74,9 @@ def quiet_libraries() -> None:
     """Turns off the model libraries' own bars and advice; to be called before they are used."""
     for name in ("TRANSFORMERS_VERBOSITY", "DIFFUSERS_VERBOSITY"):
         os.environ.setdefault(name, "error")  # read when they are imported
+    from pmagic.bases import offline
+
+    offline.import_http_client()
     import diffusers.utils.logging
     import transformers.utils.logging
 

@@ -85,7 +85,8 @@ def load(folder: Path, *, device: str = "cpu") -> Clip:
         raise WeightsMissing(f"the CLIP in {folder} cannot be opened: {error}", "fetch it again") from error
     if report["missing_keys"]:
         raise Incompatible(f"the CLIP in {folder} lacks {len(report['missing_keys'])} weights", "fetch it again")
-    tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+    with quietly():
+        tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
     if len(tokenizer) < model.config.text_config.vocab_size:
         raise Incompatible(f"the CLIP in {folder} holds no usable tokenizer", "fetch it again")
     statistics = model_config.read_json(folder / "preprocessor_config.json")

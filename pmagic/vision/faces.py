@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from pmagic.bases import offline
 from pmagic.errors import Incompatible, WeightsMissing
 
 
@@ -69,6 +70,7 @@ def load(folder: Path) -> FacePack:
         raise WeightsMissing(
             f"there is no face pack in {folder}", "fetch one with `pmagic models pull buffalo_l`, or restore the folder"
         )
+    offline.import_http_client()
     from insightface.app import FaceAnalysis
 
     try:

@@ -1,0 +1,39 @@
+"""Models are opened without a network: their libraries look nothing up, and try no socket when they are imported."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+
+
+@contextmanager
+def offline() -> Iterator[None]:
+    """While inside, the hub's client refuses every request , as HF_HUB_OFFLINE has it do from the start."""
+    import_http_client()
+    from huggingface_hub import constants
+
+    before = constants.HF_HUB_OFFLINE
+    constants.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
+
+
+def import_http_client() -> None:
+    """Import urllib3, which diffusers and insightface bring, without the socket that it binds to ::1 meanwhile.
+
+    By that it asks whether this machine has IPv6. Here it takes Python's own word; a connection to an address that
+    cannot be reached goes on to the next one in any case.
+    """
+    if "urllib3" in sys.modules or find_spec("urllib3") is None:
+        return
+    import socket
+
+    has_ipv6 = socket.has_ipv6
+    socket.has_ipv6 = False
+    try:
+        from urllib3.util import connection
+    finally:
+        socket.has_ipv6 = has_ipv6
+    connection.HAS_IPV6 = has_ipv6

@@ -1,0 +1,90 @@
+"""Runs every verb but `models pull` in one process, with every native library in it: to be watched from outside.
+
+python -m tests.every_verb BASE PHOTO PEOPLE PROMPTS        (in an empty folder, with PMAGIC_HOME)
+"""
+
+import os
+import socket
+import sys
+import time
+
+from pmagic.cli.app import app, main
+
+SECONDS = 6  # onnxruntime's telemetry looks its host up some seconds after a model was opened
+NATIVE = (
+    "cv2",
+    "insightface",
+    "matplotlib",
+    "numpy",
+    "onnx",
+    "onnxruntime",
+    "PIL",
+    "safetensors",
+    "tokenizers",
+    "torch",
+)
+WITHOUT = {("models", "pull")}  # the one that may use the network
+
+
+def commands(base: str, photo: str, people: str, prompts: str) -> list[list[str]]:
+    fast = ["--base", base, "--iterations", "2"]
+    drawn = ["--steps", "2", "--seed", "1"]
+    return [
+        ["config", "set", "base", base], ["config", "get", "base"], ["config", "path"],
+        ["config", "set", "base", "mini"],
+        ["models", "list"], ["models", "path", "mini"], ["models", "rm", "owner/model"],
+        ["learn", photo, "--name", "alice", *fast, "--recipe", "paper"],
+        ["learn", photo, "--name", "bob", *fast, "--recipe", "reference", "--stages", "300:700"],
+        ["probe", photo, "--base", base, "--out", "plots"],
+        ["render", "alice", "as a cowboy", *drawn, "--out", "out"],
+        ["compose", "{alice} at sea", "--background", photo, "--box", "0,0,32,32", *drawn, "--out", "c.png"],
+        ["eval", "--dataset", "folder", "--root", people, "--base", base, "--people", "2", "-n", "1",
+         "--prompts", prompts, "--recipe", "paper", "--out", "eval", "--workers", "2"],
+        ["list"], ["show", "alice"], ["verify", "--all"], ["path"], ["info", "c.png"], ["gallery"],
+        ["export", "alice"], ["cp", "alice", "carl"], ["mv", "carl", "dora"], ["rm", "dora"],
+        ["import", "alice.pmagic", "--as", "emil"], ["doctor"],
+    ]  # fmt: skip
+
+
+def registered() -> set[tuple[str, ...]]:
+    """Every command that the program has, but what stands in WITHOUT."""
+    plain = {(each.name,) for each in app.registered_commands}
+    return (
+        plain
+        | {
+            (group.name, each.name)
+            for group in app.registered_groups
+            for each in group.typer_instance.registered_commands
+        }
+        - WITHOUT
+    )
+
+
+def run(words: list[str]) -> int:
+    sys.argv = ["pmagic", *words]
+    try:
+        main()
+    except SystemExit as done:
+        return int(done.code or 0)
+    return 0
+
+
+def mark(text: str) -> None:
+    """A line of the trace that says which command is next: a connection to a local socket that is not there."""
+    with socket.socket(socket.AF_UNIX) as local:
+        local.connect_ex(f"\0verb {text}")
+
+
+if __name__ == "__main__":
+    every = commands(*sys.argv[1:])
+    groups = {group.name for group in app.registered_groups}
+    tried = {tuple(words[: 1 + (words[0] in groups)]) for words in every}
+    assert tried == registered(), tried ^ registered()
+    for each in every:
+        mark(" ".join(each[:2]))
+        print(*each[:2], run(each), flush=True)
+    mark("the end")
+    time.sleep(SECONDS)
+    missing = [name for name in NATIVE if name not in sys.modules]
+    assert not missing, missing
+    print("all native libraries were there", os.environ.get("ORT_DISABLE_TELEMETRY"))
