@@ -7,12 +7,24 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from transformers import CLIPTokenizer
 
 from pmagic.engine import recipes
 from pmagic.engine.probe import GRID
-from pmagic.mini import corpus, layout_gates, measuring, probe_gate, train, train_base, train_clip, train_clipseg
+from pmagic.mini import (
+    corpus,
+    layout_control,
+    layout_gates,
+    measuring,
+    probe_gate,
+    train,
+    train_base,
+    train_clip,
+    train_clipseg,
+)
 from pmagic.mini.stages import rise
+from pmagic.vision import faces
 from pmagic.vision.clip import PREFIX
 from pmagic.world.samples import sample
 
@@ -178,3 +190,14 @@ def test_the_shipped_settings_are_those_of_world_1() -> None:
 def test_the_probe_sees_a_bust_better_as_noise_falls() -> None:
     points = probe_gate.curve(measuring.opened(), measuring.TRAINING)
     assert [t for t, _ in points] == list(GRID) and rise(points) > 0.7
+
+
+def test_layouts_are_read_from_the_detectors_face() -> None:
+    pack = faces.load(train.WEIGHTS / "faces_a")
+    for asked in ("close", "half", "left", "middle", "right"):
+        found = layout_control.shares(pack, layout_control.drawings(asked, 8), asked)
+        assert found.one_face >= 0.85 and found.obeyed >= 0.85, asked
+    left = layout_control.drawings("left", 8)
+    assert layout_control.shares(pack, left, "right").obeyed == 0
+    blank = [Image.new("RGB", (96, 96), "gray")]
+    assert layout_control.shares(pack, blank, "left") == layout_control.Shares(0.0, 0.0)
