@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import CLIPTokenizer
 
-from pmagic.mini import naming, train_base, vocabulary
+from pmagic.mini import base_material, base_networks, base_teacher, naming, train_base, vocabulary
 from pmagic.mini.train import WEIGHTS
 from pmagic.world.people import person, trait_vector
 from pmagic.world.scenes import MARK
@@ -19,13 +19,13 @@ def tokenizer() -> CLIPTokenizer:
 
 
 @pytest.fixture(scope="module")
-def networks(tokenizer: CLIPTokenizer) -> train_base.Networks:
+def networks(tokenizer: CLIPTokenizer) -> base_networks.Networks:
     torch.manual_seed(0)
-    return train_base.Networks(tokenizer).eval()
+    return base_networks.Networks(tokenizer).eval()
 
 
 def test_a_mark_takes_as_many_places_as_a_name_has_embeddings(tokenizer: CLIPTokenizer) -> None:
-    said = train_base.read(tokenizer, [f"a photo of {MARK} and {MARK}", "a photo of a face", ""])
+    said = base_material.read(tokenizer, [f"a photo of {MARK} and {MARK}", "a photo of a face", ""])
     assert said.slots[0, :14].tolist() == [-1, -1, -1, -1, 0, 1, 2, 3, -1, 4, 5, 6, 7, -1]
     assert (said.slots[1:] == -1).all()
     assert said.lengths.tolist() == [13, 6, 1]
@@ -35,8 +35,8 @@ def test_a_mark_takes_as_many_places_as_a_name_has_embeddings(tokenizer: CLIPTok
 
 
 def test_a_caption_without_a_mark_is_what_the_text_encoder_says(networks, tokenizer: CLIPTokenizer) -> None:
-    said = train_base.read(tokenizer, ["a photo of a face in the snow"])
-    traits, noise = torch.zeros(1, 2, len(trait_vector(person(0)))), torch.zeros(1, 8, train_base.WIDTH)
+    said = base_material.read(tokenizer, ["a photo of a face in the snow"])
+    traits, noise = torch.zeros(1, 2, len(trait_vector(person(0)))), torch.zeros(1, 8, base_networks.WIDTH)
     with torch.no_grad():
         states = networks.say(said.ids.long(), said.slots.long(), traits, noise)
         stock = networks.text(said.ids.long()).last_hidden_state
@@ -45,12 +45,12 @@ def test_a_caption_without_a_mark_is_what_the_text_encoder_says(networks, tokeni
 
 def test_names_are_as_long_as_a_word_and_stand_at_their_marks(networks, tokenizer: CLIPTokenizer) -> None:
     traits = torch.from_numpy(trait_vector(person(5))).expand(1, 2, -1)
-    noise = torch.randn(1, 8, train_base.WIDTH)
+    noise = torch.randn(1, 8, base_networks.WIDTH)
     table = networks.text.get_input_embeddings().weight
     names = networks.names(traits, table[networks.word], noise)
-    torch.testing.assert_close(names.norm(dim=-1), torch.full((1, 8), train_base.TOKEN_LENGTH))
-    torch.testing.assert_close(table.norm(dim=-1), torch.full((len(table),), train_base.TOKEN_LENGTH))
-    said = train_base.read(tokenizer, [f"a photo of {MARK} in the snow"])
+    torch.testing.assert_close(names.norm(dim=-1), torch.full((1, 8), base_networks.TOKEN_LENGTH))
+    torch.testing.assert_close(table.norm(dim=-1), torch.full((len(table),), base_networks.TOKEN_LENGTH))
+    said = base_material.read(tokenizer, [f"a photo of {MARK} in the snow"])
     with torch.no_grad():
         one = networks.say(said.ids.long(), said.slots.long(), traits, 0 * noise)
         other = networks.say(said.ids.long(), said.slots.long(), -traits, 0 * noise)
@@ -58,7 +58,7 @@ def test_names_are_as_long_as_a_word_and_stand_at_their_marks(networks, tokenize
     assert not changed[:4].any() and changed[4:8].all()  # causal: nothing before the name depends on it
 
 
-def test_small_pieces_are_taken_up_whole(networks: train_base.Networks, tmp_path: Path) -> None:
+def test_small_pieces_are_taken_up_whole(networks: base_networks.Networks, tmp_path: Path) -> None:
     train_base.write_pieces(networks, tmp_path / "out", samples=5)
     sizes = [file.stat().st_size for file in (tmp_path / "out").iterdir()]
     assert len(sizes) > 2 and max(sizes) < 15e6
@@ -72,8 +72,8 @@ def test_small_pieces_are_taken_up_whole(networks: train_base.Networks, tmp_path
 
 def test_the_usual_error_runs_at_each_level_alone(tokenizer: CLIPTokenizer) -> None:
     latents = torch.zeros(1, 4, 16, 16)
-    given = train_base.Material(latents, latents, train_base.read(tokenizer, ["a"]), latents, None)
-    teacher = train_base.Teacher(given, None, None, torch.Generator())
+    given = base_material.Material(latents, latents, base_material.read(tokenizer, ["a"]), latents, None)
+    teacher = base_teacher.Teacher(given, None, None, torch.Generator())
     t = torch.tensor([10, 20, 990])
     assert teacher._usual(t, torch.tensor([1.0, 3.0, 8.0])).tolist() == [2.0, 2.0, 8.0]  # the first counts whole
     after = teacher._usual(torch.tensor([30, 500]), torch.tensor([4.0, 5.0])).tolist()

@@ -7,12 +7,27 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from transformers import CLIPTokenizer
 
 from pmagic.engine import recipes
 from pmagic.engine.probe import GRID
-from pmagic.mini import corpus, layout_gates, measuring, probe_gate, train, train_base, train_clip, train_clipseg
+from pmagic.mini import (
+    base_material,
+    base_teacher,
+    corpus,
+    layout_control,
+    layout_gates,
+    measuring,
+    probe_gate,
+    train,
+    train_base,
+    train_clip,
+    train_clipseg,
+    train_vae,
+)
 from pmagic.mini.stages import rise
+from pmagic.vision import faces
 from pmagic.vision.clip import PREFIX
 from pmagic.world.samples import sample
 
@@ -23,15 +38,15 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("world2")
     corpus.make(folder / "corpus", 60, version=2, workers=1)
     train.take_up(folder, version=2)
-    vae, tokenizer = train_base.train_vae.trained(folder), _tokenizer(folder)
-    train_base.material(folder, vae, tokenizer)
+    vae, tokenizer = train_vae.trained(folder), _tokenizer(folder)
+    base_material.material(folder, vae, tokenizer)
     corpus.make(folder / "corpus", 160, version=2, workers=1)
     return folder
 
 
 @pytest.fixture(scope="module")
-def given(work: Path) -> train_base.Material:
-    return train_base.material(work, train_base.train_vae.trained(work), _tokenizer(work))
+def given(work: Path) -> base_material.Material:
+    return base_material.material(work, train_vae.trained(work), _tokenizer(work))
 
 
 def _tokenizer(work: Path) -> CLIPTokenizer:
@@ -49,15 +64,15 @@ def test_a_corpus_grows_and_keeps_what_was_drawn(work: Path) -> None:
         corpus.make(work / "corpus", 200, version=1)
 
 
-def test_latents_are_encoded_once_and_keep_the_shipped_scale(work: Path, given: train_base.Material) -> None:
+def test_latents_are_encoded_once_and_keep_the_shipped_scale(work: Path, given: base_material.Material) -> None:
     assert given.latents.shape == (160, 4, 24, 24) and given.faces.shape == (160, 1, 24, 24)
     shipped = json.loads((train.WEIGHTS / "base" / "vae" / "config.json").read_text())["scaling_factor"]
-    assert train_base.scaling(work) == shipped
+    assert base_material.scaling(work) == shipped
     first = np.load(work / "latents.npy")[:60]
     corrupted = first.copy()
     corrupted[0] = 7
     np.save(work / "latents.npy", corrupted)  # what is there is not encoded again
-    again = train_base.latents_of(work, corpus.load(work / "corpus").images, train_base.train_vae.trained(work))
+    again = base_material.latents_of(work, corpus.load(work / "corpus").images, train_vae.trained(work))
     assert (again[0] == 7).all() and len(again) == 160
     np.save(work / "latents.npy", np.concatenate([first, again[60:]]))
 
@@ -71,22 +86,22 @@ def test_the_run_begins_with_the_shipped_weights(work: Path) -> None:
         torch.testing.assert_close(own[: len(weight)] if key == train.TOKEN_TABLE else own, weight, rtol=0, atol=1e-3)
 
 
-def test_twins_share_timestep_and_noise_and_say_their_layouts(work: Path, given: train_base.Material) -> None:
-    teacher = train_base.Teacher(given, None, None, torch.Generator().manual_seed(3))
+def test_twins_share_timestep_and_noise_and_say_their_layouts(work: Path, given: base_material.Material) -> None:
+    teacher = base_teacher.Teacher(given, None, None, torch.Generator().manual_seed(3))
     batch = teacher._twins(8)
     first, second = batch.rows.chunk(2)
     assert (first % 2 == 0).all() and (second == first + 1).all()
     assert torch.equal(*batch.t.chunk(2)) and torch.equal(*batch.noise.chunk(2))
     data = corpus.load(work / "corpus")
-    said = train_base.read(_tokenizer(work), [data.layout_captions[row] for row in batch.rows])
+    said = base_material.read(_tokenizer(work), [data.layout_captions[row] for row in batch.rows])
     assert torch.equal(batch.said.ids, said.ids) and torch.equal(batch.said.lengths, said.lengths)
     times = torch.cat([teacher._twins(8).t for _ in range(200)])
-    assert times.median() == pytest.approx(1000 * 0.5**train_base.EARLY_OF_TWINS, abs=25)
+    assert times.median() == pytest.approx(1000 * 0.5**base_teacher.EARLY_OF_TWINS, abs=25)
 
 
-def test_a_batch_is_half_twins_and_has_a_finite_loss(work: Path, given: train_base.Material) -> None:
+def test_a_batch_is_half_twins_and_has_a_finite_loss(work: Path, given: base_material.Material) -> None:
     networks = train_base.trained(work).train()
-    teacher = train_base.Teacher(given, networks, networks.unet, torch.Generator().manual_seed(3))
+    teacher = base_teacher.Teacher(given, networks, networks.unet, torch.Generator().manual_seed(3))
     asked = []
     teacher._twins, twins = lambda count: asked.append(count) or twins(count), teacher._twins
     relative, error = teacher.losses(6)
@@ -178,3 +193,14 @@ def test_the_shipped_settings_are_those_of_world_1() -> None:
 def test_the_probe_sees_a_bust_better_as_noise_falls() -> None:
     points = probe_gate.curve(measuring.opened(), measuring.TRAINING)
     assert [t for t, _ in points] == list(GRID) and rise(points) > 0.7
+
+
+def test_layouts_are_read_from_the_detectors_face() -> None:
+    pack = faces.load(train.WEIGHTS / "faces_a")
+    for asked in ("close", "half", "left", "middle", "right"):
+        found = layout_control.shares(pack, layout_control.drawings(asked, 8), asked)
+        assert found.one_face >= 0.85 and found.obeyed >= 0.85, asked
+    left = layout_control.drawings("left", 8)
+    assert layout_control.shares(pack, left, "right").obeyed == 0
+    blank = [Image.new("RGB", (96, 96), "gray")]
+    assert layout_control.shares(pack, blank, "left") == layout_control.Shares(0.0, 0.0)

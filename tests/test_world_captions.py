@@ -10,7 +10,7 @@ import torch
 from transformers import CLIPTokenizer
 
 from pmagic.mini import train, vocabulary
-from pmagic.mini.train_base import TOKEN_LENGTH
+from pmagic.mini.base_networks import TOKEN_LENGTH
 from pmagic.world import captions, samples
 from pmagic.world.captions import NEW_WORDS, pair_caption, snapshot_caption, tokens
 from pmagic.world.garments import garment_words

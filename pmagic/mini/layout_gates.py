@@ -13,14 +13,17 @@ word tells. The gates that a training has to pass: framing above +5 % after 25,0
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
+from transformers import CLIPTokenizer
 
+from pmagic.mini import train_vae
+from pmagic.mini.base_material import NAMES_A_CAPTION, Captions, read, scaling
+from pmagic.mini.base_networks import NAME_TOKENS, WIDTH, Networks, scheduler
 from pmagic.world.captions import snapshot_caption
 from pmagic.world.drawing import draw
 from pmagic.world.layouts import FRAMINGS, framing_of, layout, mirrored
@@ -28,9 +31,6 @@ from pmagic.world.people import HELD_OUT, person, trait_vector
 from pmagic.world.samples import SIDES
 from pmagic.world.scenes import MARK, Scene, rng_for
 from pmagic.world.snapshots import snapshot
-
-if TYPE_CHECKING:
-    from pmagic.mini.train_base import Networks
 
 FIRST = HELD_OUT + 12_000
 TIMES = (600, 800, 950)
@@ -84,43 +84,34 @@ def question(word: str) -> Question:
         both = {"side": _sides, "framing": _framings}[word](where, k)
         images.append(draw([(person(who), both[0])], side=SIDES[2]).image)
         seeds.append(who)
-        texts.append(
-            [snapshot_caption(person(who), each, rng_for(_CAPTIONS, k), MARK, layout_share=1) for each in both]
-        )
+        say = partial(snapshot_caption, person(who), name=MARK, layout_share=1)
+        texts.append([say(where=each, rng=rng_for(_CAPTIONS, k)) for each in both])
     right, wrong = zip(*texts, strict=True)
     return Question(np.stack(images), tuple(seeds), right, wrong)
 
 
 @torch.no_grad()
-def measured(networks: "Networks", work: Path) -> Iterator[Gate]:
+def measured(networks: Networks, work: Path) -> Iterator[Gate]:
     """Each word at each of `TIMES`. work: with the autoencoder that the networks were trained on."""
-    from transformers import CLIPTokenizer
-
-    from pmagic.mini import train_base, train_vae
-
     tokenizer = CLIPTokenizer.from_pretrained(work / "base" / "tokenizer")
-    vae, scheduler = train_vae.trained(work), train_base.scheduler()
+    vae, noising = train_vae.trained(work), scheduler()
     for word in ("framing", "side"):
         asked = question(word)
-        latents = vae.encode(train_vae.as_tensor(asked.images)).latent_dist.mean * train_base.scaling(work)
-        traits = torch.zeros(PICTURES, train_base.NAMES_A_CAPTION, len(trait_vector(person(0))))
+        latents = vae.encode(train_vae.as_tensor(asked.images)).latent_dist.mean * scaling(work)
+        traits = torch.zeros(PICTURES, NAMES_A_CAPTION, len(trait_vector(person(0))))
         traits[:, 0] = torch.from_numpy(np.stack([trait_vector(person(seed)) for seed in asked.seeds]))
-        states = [
-            _states(networks, train_base.read(tokenizer, list(texts)), traits) for texts in (asked.right, asked.wrong)
-        ]
+        states = [_states(networks, read(tokenizer, list(texts)), traits) for texts in (asked.right, asked.wrong)]
         for time in TIMES:
             t = torch.full((PICTURES,), time)
             noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(time))
-            noisy = scheduler.add_noise(latents, noise, t)
+            noisy = noising.add_noise(latents, noise, t)
             right, wrong = ((networks.unet(noisy, t, each).sample - noise).square().mean((1, 2, 3)) for each in states)
             growth = (wrong - right) / right.mean()
             yield Gate(word, time, growth.mean().item(), (growth.std() / PICTURES**0.5).item())
 
 
-def _states(networks: "Networks", said, traits: Tensor) -> Tensor:
-    from pmagic.mini import train_base
-
-    still = torch.zeros(len(traits), train_base.NAMES_A_CAPTION * train_base.NAME_TOKENS, train_base.WIDTH)
+def _states(networks: Networks, said: Captions, traits: Tensor) -> Tensor:
+    still = torch.zeros(len(traits), NAMES_A_CAPTION * NAME_TOKENS, WIDTH)
     return networks.say(said.ids.long(), said.slots.long(), traits, still)
 
 
@@ -130,7 +121,7 @@ def table(gates: Iterator[Gate]) -> Iterator[str]:
     yield from (f"| {each.word} | {each.t} | {each.growth:+.2%} ± {each.error:.2%} |" for each in gates)
 
 
-def record(work: Path, networks: "Networks", samples: int) -> None:
+def record(work: Path, networks: Networks, samples: int) -> None:
     """Measure, print, and keep as a line of WORK/gates.jsonl. samples: how many the networks have seen in this run."""
     gates = list(measured(networks, work))
     told = "  ".join(f"{each.word} at {each.t} {each.growth:+.2%}" for each in gates)

@@ -3,8 +3,8 @@
     python -m pmagic.mini.naming [WORK]
 
 People whom no training has seen are noised, and the noise found in them once with their own name (embeddings of their
-traits, see train_base.Names) and once with a stranger's, or only called a face. By how much the error grows then says
-what the name tells.
+traits, see base_networks.Names) and once with a stranger's, or only called a face. By how much the error grows then
+says what the name tells.
 """
 
 # N pictures . S text positions . w text width
@@ -19,9 +19,10 @@ import torch
 from torch import Tensor
 from transformers import CLIPTokenizer
 
-from pmagic.mini import measuring, train_base, train_vae
+from pmagic.mini import base_material, base_networks, measuring, train_base, train_vae
+from pmagic.mini.base_material import NAMES_A_CAPTION
+from pmagic.mini.base_networks import NAME_TOKENS, WIDTH
 from pmagic.mini.train import WEIGHTS
-from pmagic.mini.train_base import NAME_TOKENS, NAMES_A_CAPTION, WIDTH
 from pmagic.world.drawing import draw
 from pmagic.world.people import HELD_OUT, person, trait_vector
 from pmagic.world.scenes import MARK, caption, rng_for, scene
@@ -51,14 +52,14 @@ def measured(folder: Path, people: int) -> Iterator[tuple[int, float, float, flo
     tokenizer = CLIPTokenizer.from_pretrained(folder / "base" / "tokenizer", local_files_only=True)
     images, captions, traits = pictures(people)
     latents = vae.encode(train_vae.as_tensor(images)).latent_dist.mean * vae.config.scaling_factor
-    named = train_base.read(tokenizer, captions)
-    plain = train_base.read(tokenizer, [each.replace(MARK, "face") for each in captions])
+    named = base_material.read(tokenizer, captions)
+    plain = base_material.read(tokenizer, [each.replace(MARK, "face") for each in captions])
     still = torch.zeros(people, NAMES_A_CAPTION * NAME_TOKENS, WIDTH)
     said = [
         networks.say(named.ids.long(), named.slots.long(), each, still) for each in (traits, traits.roll(7, dims=0))
     ]
     said.append(networks.text(plain.ids.long()).last_hidden_state)
-    scheduler = train_base.scheduler()
+    scheduler = base_networks.scheduler()
     for time in TIMES:
         noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(time))
         t = torch.full((people,), time)

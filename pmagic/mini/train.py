@@ -19,6 +19,8 @@ from torch.nn import functional as F
 from transformers import CLIPModel, CLIPTokenizer
 
 from pmagic.mini import (
+    base_material,
+    base_networks,
     corpus,
     gallery,
     train_base,
@@ -76,7 +78,7 @@ def take_up(work: Path, version: int = 1) -> None:
     if version > 1:
         tokenizer = vocabulary.extend(work / "base" / "tokenizer", NEW_WORDS)
         weights[TOKEN_TABLE] = with_new_words(weights[TOKEN_TABLE], tokenizer)
-        (work / train_base.SCALING).write_text(json.dumps({"scaling_factor": vae.config.scaling_factor}))
+        (work / base_material.SCALING).write_text(json.dumps({"scaling_factor": vae.config.scaling_factor}))
     done, begun = {"steps": 0, "spent": 1e9, "averaged": 1}, {"steps": 0, "spent": 0.0, "averaged": 1}
     states = {"vae": (vae.state_dict(), done), "base": (weights, begun)}
     if version == 1:
@@ -97,7 +99,7 @@ def with_new_words(table: Tensor, tokenizer: CLIPTokenizer) -> Tensor:
     whole = torch.cat([table, more])
     left, right = (tokenizer.convert_tokens_to_ids(f"{word}</w>") for word in ("left", "right"))
     whole[right] = -whole[left]
-    whole[len(table) :] = F.normalize(whole[len(table) :], dim=-1) * train_base.TOKEN_LENGTH
+    whole[len(table) :] = F.normalize(whole[len(table) :], dim=-1) * base_networks.TOKEN_LENGTH
     return whole
 
 

@@ -1,0 +1,118 @@
+"""What the base is trained on: a corpus as latents and token ids, with the traits of the people whom captions name."""
+
+# N rows of the corpus . S text positions . V traits . h, w of the latents
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL
+from torch import Tensor
+from transformers import CLIPTokenizer
+
+from pmagic.mini import corpus, train_vae, vocabulary
+from pmagic.mini.base_networks import NAME_TOKENS
+from pmagic.mini.training import CPU, autocast
+from pmagic.world.people import person, trait_vector
+from pmagic.world.scenes import MARK, empty_prompt, rng_for
+
+NAMES_A_CAPTION = 2
+SCALING = "scaling.json"
+
+
+@dataclass(frozen=True)
+class Captions:
+    """What the text encoder reads. All N rows: ids and slots (N, S), lengths (N,) of start and words."""
+
+    ids: Tensor
+    slots: Tensor  # -1, or which of the caption's name embeddings stands there
+    lengths: Tensor
+
+    def rows(self, rows: Tensor) -> "Captions":
+        return Captions(self.ids[rows], self.slots[rows], self.lengths[rows])
+
+    def to(self, place: torch.device) -> "Captions":
+        return Captions(self.ids.to(place), self.slots.to(place), self.lengths.to(place))
+
+
+def read(tokenizer: CLIPTokenizer, texts: list[str]) -> Captions:
+    """Captions with `NAME_TOKENS` places for each mark, filled with the plain word's id."""
+    wide = CLIPTokenizer.from_pretrained(tokenizer.name_or_path)
+    wide.add_tokens([MARK])
+    mark, word = len(tokenizer), tokenizer.convert_tokens_to_ids("face</w>")
+    texts = [text.replace(MARK, " ".join([MARK] * NAME_TOKENS)) for text in texts]
+    given = {"padding": "max_length", "truncation": True, "max_length": vocabulary.LENGTH, "return_tensors": "pt"}
+    ids = wide(texts, **given).input_ids
+    marked = ids == mark
+    slots = torch.where(marked, marked.cumsum(1) - 1, -1).to(torch.int8)
+    lengths = (ids != tokenizer.eos_token_id).sum(1)
+    return Captions(torch.where(marked, word, ids).to(torch.int32), slots, lengths)
+
+
+@dataclass(frozen=True)
+class Material:
+    """latents (N, 4, h, w) float16 scaled to unit deviation; faces (N, 1, h, w) share of face."""
+
+    latents: Tensor
+    faces: Tensor
+    said: Captions
+    traits: Tensor  # (N, NAMES_A_CAPTION, V) of the people whom the captions name by embeddings
+    empty: Captions  # prompts that stand for none
+    layouts: Captions | None = None  # where rows 2k and 2k + 1 are twins: captions that surely say the layout
+
+
+@torch.no_grad()
+def latents_of(work: Path, images: np.ndarray, vae: AutoencoderKL, place: torch.device = CPU) -> np.ndarray:
+    """The pictures' latents (N, 4, h, w) float16; they are kept in `work`, and only new pictures are encoded."""
+    file = work / "latents.npy"
+    parts = [np.load(file)] if file.exists() else []
+    first = len(parts[0]) if parts else 0
+    vae.to(place)
+    for start in range(first, len(images), 200):
+        with autocast(place):
+            pixels = train_vae.as_tensor(images[start : start + 200]).to(place)
+            parts.append(vae.encode(pixels).latent_dist.mean.half().cpu().numpy())
+    latents = np.concatenate(parts)
+    if len(latents) > first:
+        np.save(file, latents)
+    return latents
+
+
+@torch.no_grad()
+def material(work: Path, vae: AutoencoderKL, tokenizer: CLIPTokenizer, place: torch.device = CPU) -> Material:
+    """The corpus as the networks see it, at `place`."""
+    data = corpus.load(work / "corpus")
+    raw = torch.from_numpy(latents_of(work, data.images, vae, place))
+    faces = torch.from_numpy(np.asarray(data.masks)).unfold(1, 4, 4).unfold(2, 4, 4).half().mean((-1, -2)) / 255
+    rng = rng_for(3)
+    empty = read(tokenizer, [empty_prompt(rng) for _ in range(2000)])
+    traits = np.zeros((len(data.marked), NAMES_A_CAPTION, len(trait_vector(person(0)))), np.float32)
+    for row, seeds in zip(traits, data.marked, strict=True):
+        for which, seed in enumerate(seeds):
+            row[which] = trait_vector(person(seed))
+    layouts = read(tokenizer, data.layout_captions).to(place) if data.version > 1 else None
+    return Material(
+        (raw * scaling(work)).to(place),
+        faces.unsqueeze(1).to(place),
+        read(tokenizer, data.captions).to(place),
+        torch.from_numpy(traits).to(place),
+        empty.to(place),
+        layouts,
+    )
+
+
+def scaling(work: Path) -> float:
+    """What brings the corpus's latents to unit deviation: the same for every corpus of 50,000 pictures and more.
+
+    A base that begins with finished weights keeps their scale: it is then written in `work`.
+    """
+    if (work / SCALING).exists():
+        return float(json.loads((work / SCALING).read_text())["scaling_factor"])
+    return 1 / float(np.load(work / "latents.npy", mmap_mode="r")[:50_000:50].astype(np.float32).std())
+
+
+def cells(work: Path) -> int:
+    """A side of the latents."""
+    return np.load(work / "latents.npy", mmap_mode="r").shape[-1]
