@@ -17,7 +17,8 @@ from pmagic.library.store import Library
 from pmagic.persona import REFERENCE_BOUNDS, Persona
 
 THREADS = torch.get_num_threads()
-os.environ["HF_HUB_OFFLINE"] = "1"  # read when the hub's client is imported, which a test file may do at its top
+os.environ["HF_HUB_OFFLINE"] = "1"
+import huggingface_hub.constants  # noqa: E402, F401 - reads it now, or the first test that asks the hub would decide
 
 
 @pytest.fixture(autouse=True)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 import pmagic
-from pmagic import settings, shelf
+from pmagic import network, settings, shelf
 from pmagic.cli import choosing
 from pmagic.cli.console import Console
 from pmagic.errors import Problem, WeightsMissing
@@ -60,7 +60,7 @@ def doctor(
         "memory free": "unknown" if free is None else f"{free / 1e9:.1f} GB",
         "disk free": f"{shutil.disk_usage(_existing(library.root)).free / 1e9:.1f} GB",
         "models": {name: _state(name) for name in shelf.names("bases.known")},
-        "offline": bool(os.environ.get("HF_HUB_OFFLINE")),
+        "offline": network.offline(),
         "personas": len(library.addresses()),
         "unfinished": len(unfinished.names(library.root)),
         "places": {
