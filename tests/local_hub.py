@@ -48,6 +48,8 @@ def serve(repositories: Repositories) -> Iterator[LocalHub]:
                 if repo not in hub.repositories:
                     return self.send(b"", 404, {"X-Error-Code": "RepoNotFound"}, body)
                 described = self.tree(repo) if "/tree/" in path else self.about(repo)
+                if path.endswith("/discussions"):
+                    described = {"discussions": [], "count": 0, "start": 0}
                 return self.send(json.dumps(described).encode(), 200, {"Content-Type": "application/json"}, body)
             repo, _, rest = path.partition("/resolve/")
             name = rest.partition("/")[2]

@@ -12,7 +12,7 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 from pmagic import errors, settings
-from pmagic.bases import card, fetching
+from pmagic.bases import card, fetching, kinds
 from pmagic.cli import stopping
 from pmagic.cli.app import app
 from pmagic.errors import WeightsMissing
@@ -108,10 +108,10 @@ def test_the_sums_that_the_hub_states_are_asked_for(monkeypatch: pytest.MonkeyPa
 def test_doctor_asks_for_what_learning_asks_for(home: Path) -> None:
     """With the base and CLIP here, but neither the face pack nor CLIPSeg, learning would end with code 7."""
     folder = home / "models" / "CompVis--stable-diffusion-v1-4"
-    for part in (*card.PARTS, "../openai--clip-vit-base-patch32"):
+    for part in (*kinds.PARTS, "../openai--clip-vit-base-patch32"):
         (folder / part).mkdir(parents=True)
-        (folder / part / "x.safetensors").touch()
-    (folder / "model_index.json").write_text("{}")
+        (folder / part / f"{kinds.stem_of(part)}.safetensors").touch()
+    (folder / "model_index.json").write_text('{"_class_name": "StableDiffusionPipeline"}')
     assert card.missing_parts(card.find("sd14")) == []
     sick = runner.invoke(app, ["doctor"])
     assert sick.exit_code == 1

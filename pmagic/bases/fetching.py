@@ -9,22 +9,28 @@ import io
 import re
 import shutil
 import stat
+import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pmagic import network
-from pmagic.bases.card import CLIP_REPO, CLIPSEG_REPO, FACES_PACK, JUDGE_PACK, PARTS, find, place_of
+from pmagic.bases import card as cards
+from pmagic.bases import kinds
+from pmagic.bases.card import CLIP_REPO, CLIPSEG_REPO, HUB_OBSERVERS, PACKS, find, place_of
+from pmagic.bases.kinds import PARTS
 from pmagic.errors import Incompatible, NotFound, Problem, StorageFailed, UsageProblem, WeightsMissing
 from pmagic.library import durable
 
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
+    from huggingface_hub.hf_api import ModelInfo
+
 _TEXTS = (".json", ".txt")
 HUB, PACKS_HOST = "the hub", "insightface's server"  # who is asked, as messages call them
-# What is fetched besides bases, in bytes: the hub's observers, and what the archives of insightface's packs hold.
-HUB_OBSERVERS = {CLIP_REPO: 605_000_000, CLIPSEG_REPO: 603_000_000}
-PACKS = {FACES_PACK: 326_000_000, JUDGE_PACK: 407_000_000}
 PACK_LICENCE = "non-commercial research only (insightface's packs of pretrained models)"
 LICENCES = {CLIP_REPO: "MIT", CLIPSEG_REPO: "Apache-2.0"} | dict.fromkeys(PACKS, PACK_LICENCE)
 _IN_PACK = re.compile(r"([\w-]+/)?[\w-]+\.onnx", re.ASCII)  # in one folder at most
@@ -47,11 +53,11 @@ class Order:
 def orders(name: str) -> list[Order]:
     """What is missing of a base and its two hub observers, of one such observer, or of a face pack.
 
-    Asks the hub, downloads nothing. A base does not order the packs: their licence forbids more than its own.
+    Asks the hub, downloads no weights. A base does not order the packs: their licence forbids more than its own
+    (`besides` names them). Raises Incompatible for a repository that is no Stable Diffusion in safetensors.
     """
     if name in PACKS:
-        place = place_of(name)
-        return [] if place.is_dir() else [Order(name, "model-zoo", PACK_LICENCE, ("*.onnx",), PACKS[name], place)]
+        return _pack(name)
     if name in HUB_OBSERVERS:
         return [] if place_of(name).is_dir() else [_order(name, _observer_files, LICENCES[name])]
     card = find(name)
@@ -65,7 +71,17 @@ def orders(name: str) -> list[Order]:
     for observer in (card.clip, card.clipseg):
         if not isinstance(observer, Path):
             wanted.append(_order(observer, _observer_files, LICENCES.get(observer, "see its page")))
+    if not wanted:
+        cards.require_weights(card)  # what was pulled and damaged since is not fetched over what is there
     return wanted
+
+
+def besides(name: str) -> list[Order]:
+    """What learning people on a base needs and `orders` of the base leaves to the person: its face pack."""
+    if name in PACKS or name in HUB_OBSERVERS:
+        return []
+    faces = find(name).faces
+    return _pack(faces) if isinstance(faces, str) else []
 
 
 def fetch(order: Order, *, show: bool = True) -> Path:
@@ -164,19 +180,30 @@ def _strange_pack(order: Order, what: str) -> WeightsMissing:
     return WeightsMissing(f"the archive of {order.repo} holds {what}, and is not unpacked", "try again another day")
 
 
+def _pack(name: str) -> list[Order]:
+    place = place_of(name)
+    return [] if place.is_dir() else [Order(name, "model-zoo", PACK_LICENCE, ("*.onnx",), PACKS[name], place)]
+
+
 def _order(repo: str, choose: Callable[[Sequence[str]], list[str]], licence: str) -> Order:
+    """choose: the files to fetch of a repository's. Raises Incompatible where there are none of use."""
     import huggingface_hub
 
     hub = huggingface_hub.HfApi()
     with _asking(HUB, repo):
         info = hub.model_info(repo, files_metadata=True)
-    chosen = choose([file.rfilename for file in info.siblings or ()])
+    if choose is _base_files:
+        _require_stable_diffusion(repo, info)
+    names = [file.rfilename for file in info.siblings or ()]
+    chosen = choose(names)
     if not chosen:
         with _asking(HUB, repo):
             info = hub.model_info(repo, files_metadata=True, revision=_converted(hub, repo))
         chosen = choose([file.rfilename for file in info.siblings or ()])
     if not chosen:
-        raise Incompatible(f"{repo} offers no safetensors weights in diffusers' layout", "choose another base")
+        lacks = kinds.lacks({part: kinds.lack(_inside(names, part), part) for part in PARTS})
+        why = lacks if choose is _base_files else "it has no model.safetensors"
+        raise Incompatible(f"{repo} offers no weights that can be read: {why}", "choose another base")
     sizes = {file.rfilename: file.size or 0 for file in info.siblings or ()}
     stated = getattr(info.card_data, "license", None) or licence
     size = sum(sizes[name] for name in chosen)
@@ -185,7 +212,22 @@ def _order(repo: str, choose: Callable[[Sequence[str]], list[str]], licence: str
     return Order(repo, info.sha or "main", str(stated), tuple(chosen), size, place_of(repo), digests)
 
 
-def _converted(hub: object, repo: str) -> str:
+def _require_stable_diffusion(repo: str, info: "ModelInfo") -> None:
+    """Incompatible, before gigabytes are fetched, for a repository that is something else."""
+    import huggingface_hub
+
+    names = [file.rfilename for file in info.siblings or ()]
+    if kinds.INDEX not in names:
+        single = next((name for name in names if "/" not in name and name.endswith(kinds.WEIGHT_ENDINGS)), "")
+        why = f"it holds {single}, and no {kinds.INDEX}" if single else f"it has no {kinds.INDEX}"
+        raise Incompatible(f"{repo} is not a base in diffusers' layout: {why}", "choose another base")
+    with tempfile.TemporaryDirectory() as folder:
+        with _asking(HUB, repo):
+            huggingface_hub.hf_hub_download(repo, kinds.INDEX, revision=info.sha or "main", local_dir=folder)
+        kinds.require_stable_diffusion(kinds.read_index(Path(folder)), repo)
+
+
+def _converted(hub: "HfApi", repo: str) -> str:
     """The revision of the robot's pull request with safetensors, or `main`."""
     for each in hub.get_repo_discussions(repo, author=_CONVERTER, discussion_type="pull_request"):
         return each.git_reference or "main"
@@ -194,20 +236,24 @@ def _converted(hub: object, repo: str) -> str:
 
 def _base_files(names: Sequence[str]) -> list[str]:
     """One set of weights for each part (full precision before fp16) and the texts; [] where a part has none."""
-    weights = [_one_of(names, part) for part in PARTS]
-    if not all(weights) or "model_index.json" not in names:
-        return []
+    weights: list[str] = []
+    for part in PARTS:
+        inside = _inside(names, part)
+        if kinds.lack(inside, part):
+            return []
+        weights += [f"{part}/{name}" for name in kinds.weight_files(inside, part)]
     folders = (*PARTS, "tokenizer", "scheduler", "feature_extractor")
-    texts = [name for name in names if name.endswith(_TEXTS) and name.count("/") == 1 and name.split("/")[0] in folders]
-    return sorted({"model_index.json", *weights, *texts})
+    texts = [
+        name
+        for name in names
+        if name.endswith(_TEXTS) and ".index." not in name and name.count("/") == 1 and name.split("/")[0] in folders
+    ]
+    return sorted({kinds.INDEX, *weights, *texts})
 
 
-def _one_of(names: Sequence[str], part: str) -> str:
-    stem = "model" if part == "text_encoder" else "diffusion_pytorch_model"
-    for candidate in (f"{part}/{stem}.safetensors", f"{part}/{stem}.fp16.safetensors"):
-        if candidate in names:
-            return candidate
-    return ""
+def _inside(names: Sequence[str], part: str) -> list[str]:
+    """The files of a part's folder, by their plain names."""
+    return [name.removeprefix(f"{part}/") for name in names if name.startswith(f"{part}/") and name.count("/") == 1]
 
 
 def _observer_files(names: Sequence[str]) -> list[str]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from pmagic.bases import kinds
 from pmagic.bases.card import Card, require_weights
 from pmagic.errors import Incompatible, UsageProblem
 
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 
 DTYPES = {"float64": torch.float64, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 MODELS = ("text_encoder", "unet", "vae")
-VARIANT = "fp16"
 
 
 @dataclass(frozen=True)
@@ -211,7 +211,7 @@ def _pipeline(folder: Path, dtype: torch.dtype) -> "StableDiffusionPipeline":
             low_cpu_mem_usage=False,
             dtype=dtype,
         )
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, RuntimeError, TypeError, LookupError, ArithmeticError, AttributeError) as error:
         raise Incompatible(f"the base in {folder} cannot be opened: {error}", "check it, or pull it again") from error
 
 
@@ -221,19 +221,18 @@ def _open(folder: Path, part: str, dtype: torch.dtype) -> Any:
     import transformers
 
     kind = {"text_encoder": transformers.CLIPTextModel, "unet": diffusers.UNet2DConditionModel}
-    names = {path.name for path in (folder / part).glob("*.safetensors")}
-    half_only = all(f".{VARIANT}." in name for name in names)
+    names = [path.name for path in (folder / part).iterdir() if path.is_file()]
     try:
         model, report = kind.get(part, diffusers.AutoencoderKL).from_pretrained(
             folder / part,
             dtype=dtype,
-            variant=VARIANT if half_only else None,
+            variant=kinds.variant_of(names, part),
             use_safetensors=True,
             local_files_only=True,
             output_loading_info=True,
             low_cpu_mem_usage=False,
         )
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, TypeError, LookupError, ArithmeticError, AttributeError) as error:
         raise Incompatible(f"{folder / part} cannot be opened: {error}", "check it, or pull the base again") from error
     missing = [key for key in report["missing_keys"] if not key.endswith("position_ids")]
     if missing:

@@ -29,12 +29,14 @@ def choose_base(asked: str | None) -> "Card":
     if name is not None:
         return card.require_weights(card.find(name))
     found = card.find(DEFAULT)
-    if not card.missing_parts(found):
-        return found
+    if found.folder is not None:
+        return card.require_weights(found)
+    faces = f" and `pmagic models pull {found.faces}`" if isinstance(found.faces, str) else ""
     raise WeightsMissing(
-        f"no base is chosen, and the default {DEFAULT} ({found.repo}, {found.size_gb} GB) is not on this machine",
-        f"for photographs fetch it with `pmagic models pull {DEFAULT}`; to try pmagic at once, on drawn faces only, "
-        f"add `--base {DEMO}`",
+        f"no base is chosen, and the default {DEFAULT} is not on this machine; with what learning needs besides it is "
+        f"{found.download_gb:.1f} GB",
+        f"for photographs fetch it with `pmagic models pull {DEFAULT}`{faces}; to try pmagic at once, on drawn faces "
+        f"only, add `--base {DEMO}`",
     )
 
 

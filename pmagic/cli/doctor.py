@@ -16,7 +16,7 @@ import pmagic
 from pmagic import network, settings, shelf
 from pmagic.cli import choosing
 from pmagic.cli.console import Console
-from pmagic.errors import Problem, WeightsMissing
+from pmagic.errors import Problem
 from pmagic.library import unfinished
 from pmagic.library.store import Library
 
@@ -146,9 +146,9 @@ def _state(name: str) -> str:
 
 def _models() -> Iterator[dict[str, str]]:
     """Bases that are here without what learning needs beside them, and downloads that were interrupted."""
-    from pmagic.bases import fetching
+    from pmagic.bases import card, fetching
 
-    needs = (_files, _faces, _masks)
+    needs = (card.require_weights, _faces, _masks)
     told = {problem.what: problem.next_step for name in shelf.names("bases.known") for problem in _lacking(name, needs)}
     for what, next_step in told.items():  # what several bases lack is told once
         yield {"what": what, "next": next_step}
@@ -161,7 +161,7 @@ def _models() -> Iterator[dict[str, str]]:
         }
 
 
-def _lacking(name: str, needs: Sequence[Callable[["Card"], None]]) -> Iterator[Problem]:
+def _lacking(name: str, needs: Sequence[Callable[["Card"], object]]) -> Iterator[Problem]:
     """Which of its needs a base that is here does not meet."""
     from pmagic.bases import card
 
@@ -177,14 +177,6 @@ def _lacking(name: str, needs: Sequence[Callable[["Card"], None]]) -> Iterator[P
             need(found)
         except Problem as problem:
             yield problem
-
-
-def _files(found: "Card") -> None:
-    from pmagic.bases import card
-
-    lacking = card.missing_parts(found)
-    if lacking:
-        raise WeightsMissing(f"the base {found.name} lacks {', '.join(lacking)}", f"pmagic models pull {found.name}")
 
 
 def _faces(found: "Card") -> None:

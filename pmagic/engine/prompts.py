@@ -144,7 +144,10 @@ def load_tokenizer(folder: Path) -> Any:
     if not any((own / name).is_file() for name in ("vocab.json", "tokenizer.json")):
         # Without its files transformers returns a tokenizer of two tokens and says nothing.
         raise Incompatible(f"{own} holds no tokenizer (vocab.json or tokenizer.json)", "restore the base's folder")
-    return CLIPTokenizer.from_pretrained(own, local_files_only=True)
+    try:
+        return CLIPTokenizer.from_pretrained(own, local_files_only=True)
+    except Exception as error:  # the tokenizers library raises bare ones of its own
+        raise Incompatible(f"the tokenizer in {own} cannot be read: {error}", "restore the base's folder") from error
 
 
 def check_word(tokenizer: Any, word: str) -> int:

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from pmagic.bases import card
 from pmagic.bases.loading import quietly
 from pmagic.errors import Incompatible, WeightsMissing
 
@@ -69,20 +70,23 @@ def load(folder: Path, *, device: str = "cpu") -> Clip:
     from transformers import CLIPModel, CLIPTokenizer
 
     if not (folder / "config.json").is_file():
-        raise WeightsMissing(f"there is no CLIP in {folder}", "fetch the base's observer with `pmagic models pull`")
+        raise WeightsMissing(f"there is no CLIP in {folder}", card.restoring(folder))
     try:
         with quietly():
             model, report = CLIPModel.from_pretrained(
                 folder, dtype=torch.float32, use_safetensors=True, local_files_only=True, output_loading_info=True
             )
     except (OSError, ValueError) as error:
-        raise WeightsMissing(f"the CLIP in {folder} cannot be opened: {error}", "fetch it again") from error
+        raise WeightsMissing(f"the CLIP in {folder} cannot be opened: {error}", card.restoring(folder)) from error
     if report["missing_keys"]:
-        raise Incompatible(f"the CLIP in {folder} lacks {len(report['missing_keys'])} weights", "fetch it again")
-    tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+        raise Incompatible(f"the CLIP in {folder} lacks {len(report['missing_keys'])} weights", card.restoring(folder))
+    try:
+        tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+        statistics = json.loads((folder / "preprocessor_config.json").read_text())
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise Incompatible(f"the CLIP in {folder} is damaged: {error}", card.restoring(folder)) from error
     if len(tokenizer) < model.config.text_config.vocab_size:
-        raise Incompatible(f"the CLIP in {folder} holds no usable tokenizer", "fetch it again")
-    statistics = json.loads((folder / "preprocessor_config.json").read_text())
+        raise Incompatible(f"the CLIP in {folder} holds no usable tokenizer", card.restoring(folder))
     return Clip(
         model=model.requires_grad_(False).eval().to(device),
         tokenizer=tokenizer,

@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+from pmagic.bases import card
 from pmagic.bases.loading import quietly
 from pmagic.errors import Incompatible, WeightsMissing
 
@@ -51,20 +52,25 @@ def load(folder: Path, *, device: torch.device | str = "cpu") -> ClipSeg:
     from transformers import CLIPSegForImageSegmentation, CLIPTokenizer
 
     if not (folder / "config.json").is_file():
-        raise WeightsMissing(f"there is no CLIPSeg in {folder}", "fetch the base's observers with `pmagic models pull`")
+        raise WeightsMissing(f"there is no CLIPSeg in {folder}", card.restoring(folder))
     try:
         with quietly():
             model, report = CLIPSegForImageSegmentation.from_pretrained(
                 folder, dtype=torch.float32, use_safetensors=True, local_files_only=True, output_loading_info=True
             )
     except (OSError, ValueError) as error:
-        raise WeightsMissing(f"the CLIPSeg in {folder} cannot be opened: {error}", "fetch it again") from error
+        raise WeightsMissing(f"the CLIPSeg in {folder} cannot be opened: {error}", card.restoring(folder)) from error
     if report["missing_keys"]:
-        raise Incompatible(f"the CLIPSeg in {folder} lacks {len(report['missing_keys'])} weights", "fetch it again")
-    tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+        raise Incompatible(
+            f"the CLIPSeg in {folder} lacks {len(report['missing_keys'])} weights", card.restoring(folder)
+        )
+    try:
+        tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+        statistics = json.loads((folder / "preprocessor_config.json").read_text())
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise Incompatible(f"the CLIPSeg in {folder} is damaged: {error}", card.restoring(folder)) from error
     if len(tokenizer) < model.config.text_config.vocab_size:
-        raise Incompatible(f"the CLIPSeg in {folder} holds no usable tokenizer", "fetch it again")
-    statistics = json.loads((folder / "preprocessor_config.json").read_text())
+        raise Incompatible(f"the CLIPSeg in {folder} holds no usable tokenizer", card.restoring(folder))
     size = statistics["size"]
     return ClipSeg(
         model=model.requires_grad_(False).eval().to(device),
