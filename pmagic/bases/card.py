@@ -120,7 +120,7 @@ def require_weights(card: Card) -> Card:
     if not isinstance(card.clip, Path):
         raise WeightsMissing(
             f"the observer {card.clip}, which reads the photo, is not on this machine",
-            f"fetch it with `pmagic models pull {card.name if card.repo else card.clip}`",
+            f"fetch what learning needs: {pulls(card)}",
         )
     if not _holds_weights(card.clip):
         raise WeightsMissing(f"the observer in {card.clip} holds no safetensors weights", restoring(card.clip))
@@ -171,15 +171,22 @@ def _holds_weights(folder: Path) -> bool:
 def _not_here(card: Card) -> WeightsMissing:
     """Names everything that learning needs and that is not here, so that nobody comes back for the next part."""
     size = f"{card.download_gb:.1f} GB" if card.download_gb is not None else "a size that only the hub knows"
-    besides = f" and `pmagic models pull {card.faces}`" if isinstance(card.faces, str) else ""
     called = card.name if card.name == card.repo else f"{card.name!r} ({card.repo})"
     near = ""
     if card.name == card.repo and Path(card.name).parent.is_dir():  # owner/repo, and here is a folder `owner`
         near = f"for a folder of yours: {_nearby(Path(card.name))}; from the hub "
     return WeightsMissing(
         f"the base {called} is not on this machine; with what learning needs besides it is {size}",
-        f"{near}fetch it with `pmagic models pull {card.name}`{besides}, or use `--base mini`, which works at once",
+        f"{near}fetch it with {pulls(card)}, or use `--base mini`, which works at once",
     )
+
+
+def pulls(card: Card) -> str:
+    """The commands that fetch what is missing of a base and of what learning people on it needs."""
+    names = (
+        [card.name] if card.repo is not None else [each for each in (card.clip, card.clipseg) if each in HUB_OBSERVERS]
+    )
+    return " and ".join(f"`pmagic models pull {name}`" for name in (*names, card.faces) if isinstance(name, str))
 
 
 def _pull_again(name: str) -> str:

@@ -31,11 +31,10 @@ def choose_base(asked: str | None) -> "Card":
     found = card.find(DEFAULT)
     if found.folder is not None:
         return card.require_weights(found)
-    faces = f" and `pmagic models pull {found.faces}`" if isinstance(found.faces, str) else ""
     raise WeightsMissing(
         f"no base is chosen, and the default {DEFAULT} is not on this machine; with what learning needs besides it is "
         f"{found.download_gb:.1f} GB",
-        f"for photographs fetch it with `pmagic models pull {DEFAULT}`{faces}; to try pmagic at once, on drawn faces "
+        f"for photographs fetch it with {card.pulls(found)}; to try pmagic at once, on drawn faces "
         f"only, add `--base {DEMO}`",
     )
 
