@@ -146,6 +146,11 @@ def draw(console: Console, order: Order, card: "Card", how: "RenderSettings", sk
     cuts = [prompts.check_names(tokenizer, each.prompt, tokens).cut for each in sketches]
     for cut in filter(None, cuts):
         console.warn(f"the prompt is too long; the base does not read: {cut!r}")
+    cut_negative = prompts.unread(tokenizer, how.negative)
+    if cut_negative:
+        console.warn(f"the negative prompt is too long; the base does not read: {cut_negative!r}")
+        cuts = ["; ".join(filter(None, (cut, cut_negative))) for cut in cuts]
+    warn_of_instructions(console, [*(each.prompt for each in sketches), how.negative])
     folder, file_name, ending = parse_out(order.out, order.kind)
     with durable.storing(f"pictures in {folder}"):
         durable.make_folder(folder)  # now, or a picture would be drawn that has no place
@@ -193,6 +198,18 @@ def draw(console: Console, order: Order, card: "Card", how: "RenderSettings", sk
     if order.show:
         terminal.show_pictures(console, paths)
     console.result(paths, {**document, "warnings": console.warnings})
+
+
+def warn_of_instructions(console: Console, texts: Sequence[str]) -> None:
+    """Tells once what in the prompts another tool would obey."""
+    from pmagic.engine import prompts
+
+    found = list(dict.fromkeys(each for text in texts for each in prompts.instructions(text)))
+    if found:
+        more = f" and {len(found) - 3} more" if len(found) > 3 else ""
+        console.warn(
+            f"{', '.join(found[:3])}{more}: other tools obey this in a prompt; here it is read as text, weights and all"
+        )
 
 
 def base_of(cast: Sequence[tuple[Address, "Persona"]], moved_to: str | None) -> "Card":

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pmagic.cli import choosing, names, scoring
+from pmagic.cli import choosing, drawing, names, scoring
 from pmagic.cli.console import Console, duration, hush_libraries
 from pmagic.cli.learn import check_seed
 from pmagic.cli.options import AsJson, Quiet, number
@@ -290,6 +290,7 @@ def _check_prompts(console: Console, folder: Path, asked: "Sequence[str]", token
         placed = prompts.check_prompt(tokenizer, prompt, tokens)
         if placed.cut:
             console.warn(f"the prompt {prompt!r} is too long; the base does not read: {placed.cut!r}")
+    drawing.warn_of_instructions(console, asked)
 
 
 def _check_scoring(context: typer.Context) -> None:

@@ -10,12 +10,12 @@ from pmagic import settings
 from pmagic.cli import drawing, names, scenes
 from pmagic.cli.console import Console
 from pmagic.cli.options import AsJson, Quiet
-from pmagic.engine.prompts import NAME, check_text
+from pmagic.engine.prompts import NAME, bare_names, check_text
 from pmagic.errors import UsageProblem
 from pmagic.library.naming import Address
 from pmagic.library.store import Library
 
-_OTHER_NAME = re.compile(r"<([^<>\s]+)>|\{([^{}]+)\}")
+_OTHER_NAME = re.compile(r"<([^<>\s:]+)>|\{([^{}]+)\}")  # no persona's name holds a colon, as <lora:x:1> does
 
 
 def render(
@@ -25,7 +25,8 @@ def render(
         typer.Argument(help='"as a cowboy", or a whole prompt with {} where the name stands; - reads one a line.'),
     ] = None,
     prompts: Annotated[
-        Path | None, typer.Option("--prompts", help="File with one prompt a line, instead of PROMPT.")
+        Path | None,
+        typer.Option("--prompts", help="File with one prompt a line, instead of PROMPT; # begins a comment."),
     ] = None,
     count: drawing.Count = 1,
     seed: drawing.Seed = 0,
@@ -59,6 +60,11 @@ def render(
     )
     address, persona = Library(settings.library_dir()).load(name)
     wholes = [whole_prompt(text, address) for text in texts]
+    if any(bare_names(whole, [address.name]) for whole in wholes):
+        console.warn(
+            f"{address.name} is an ordinary word where it stands without brackets in a prompt: for the persona write "
+            f"{NAME} or <{address.name}>"
+        )
     card = drawing.base_of([(address, persona)], base)
     sketches = [
         drawing.Sketch(
