@@ -71,3 +71,21 @@ def test_a_file_of_prompts_is_read_as_an_evaluation_reads_it(drawn: Path) -> Non
             "a photo of <alice> as a cowboy",
             "a photo of <alice> in \u2028 snow",
         ]
+
+
+def test_a_random_seed_is_one_that_can_be_given_again() -> None:
+    first, second = (json.loads(draw("render", "alice", "x", "--seed", "random").stdout) for _ in range(2))
+    seeds = [each["pictures"][0]["seed"] for each in (first, second)]
+    assert seeds[0] != seeds[1] and all(0 <= seed < 2**31 for seed in seeds)
+    again = json.loads(draw("render", "alice", "x", "--seed", str(seeds[0])).stdout)
+    files = [Path(each["pictures"][0]["file"]) for each in (first, again)]
+    assert files[0].read_bytes() == files[1].read_bytes()
+
+
+@pytest.mark.parametrize("device", ["mps", "xpu", "hpu", "mtia", "xla", "cuda:99", "meta", "gpu", "MPS"])
+def test_a_device_that_is_not_here_is_one_line(device: str) -> None:
+    done = runner.invoke(app, ["render", "alice", "x", "--device", device])
+    assert done.exit_code == 2
+    assert len(done.stderr.splitlines()) == 2 and len(done.stderr) < 300, done.stderr
+    assert f"the device {device.lower()!r} is not" in done.stderr.lower()
+    assert runner.invoke(app, ["render", "alice", "x", "--device", "CPU", "--steps", "1"]).exit_code == 0

@@ -40,7 +40,33 @@ def choose_base(asked: str | None) -> "Card":
 
 
 def device(asked: str | None) -> str:
-    return asked if asked is not None else settings.config().device
+    """--device, or what the settings say; it is on this machine. UsageProblem names the place that says it."""
+    from pmagic.bases import loading
+
+    if asked is not None:
+        loading.device_named(asked)
+        return asked
+    name = settings.config().device
+    try:
+        loading.device_named(name)
+    except UsageProblem as problem:
+        place = settings.origin("device")
+        raise UsageProblem(
+            f"{place}: {problem.what}", f"{settings.mending('device', place)}, or add --device cpu"
+        ) from problem
+    return name
+
+
+def check_numbers(device: str | None, dtype: str) -> None:
+    """UsageProblem for a --device or a --dtype that can be none; needs no torch."""
+    if device is not None:
+        settings.check_device(device)
+    else:
+        settings.config()  # names the file or the variable
+    if dtype not in ("auto", *settings.NUMBER_TYPES):
+        raise UsageProblem(
+            f"there is no number type {dtype!r}", f"choose one of: auto, {', '.join(settings.NUMBER_TYPES)}"
+        )
 
 
 def check_memory(asked: str) -> None:

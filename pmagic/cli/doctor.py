@@ -118,8 +118,6 @@ def _settings() -> dict[str, str]:
 
 
 def _configuration() -> Iterator[dict[str, str]]:
-    from pmagic.bases import loading
-
     try:
         config = settings.config()
     except Problem as problem:
@@ -127,7 +125,7 @@ def _configuration() -> Iterator[dict[str, str]]:
         return
     for check in (
         lambda: None if config.base is None else choosing.choose_base(config.base),
-        lambda: loading.device_named(config.device),
+        lambda: choosing.device(None),
     ):
         try:
             check()

@@ -14,8 +14,7 @@ import typer
 from pmagic import settings
 from pmagic.cli import choosing, names, scenes, stories, terminal
 from pmagic.cli.console import Console, duration, hush_libraries
-from pmagic.cli.learn import check_seed
-from pmagic.cli.options import number
+from pmagic.cli.options import number, parse_seed
 from pmagic.cli.stopping import Stopped, stop_at_step
 from pmagic.engine.prompts import check_text
 from pmagic.errors import Incompatible, NotFound, OutOfMemory, UsageProblem
@@ -32,7 +31,12 @@ if TYPE_CHECKING:
     from pmagic.persona import Persona
 
 Count = Annotated[int, typer.Option("-n", "--count", help="How many pictures of each prompt.")]
-Seed = Annotated[int, typer.Option("--seed", help="Picture k, counted from 0, is drawn with seed + k.")]
+Seed = Annotated[
+    int,
+    typer.Option(
+        "--seed", help="A number, or random. Picture k, counted from 0, is drawn with seed + k.", parser=parse_seed
+    ),
+]
 Steps = Annotated[int | None, typer.Option("--steps", help="Sampler steps.")]
 Guidance = Annotated[float | None, typer.Option("--guidance", help="How strictly the prompt is followed.")]
 Scheduler = Annotated[str | None, typer.Option("--scheduler", help="ddim, dpm++, unipc, euler or pndm.")]
@@ -58,6 +62,7 @@ Memory = Annotated[
 
 Look = Callable[["Image.Image"], Mapping[str, int]]  # how many faces a picture shows in the place of each name
 
+SEEDS = 2**32  # different ones that a picture can have
 AT_ONCE = 4  # pictures, with --memory normal
 ENDINGS = {"png": ".png", "jpeg": ".jpg", "webp": ".webp"}
 _MAX_PICTURES = 10_000
@@ -86,8 +91,9 @@ class Order:
     def __post_init__(self) -> None:
         if not 1 <= self.count <= _MAX_PICTURES:
             raise UsageProblem(f"-n must be 1 to {_MAX_PICTURES}, not {self.count}", "give for example -n 4")
-        check_seed(self.seed, self.count)
+        check_seeds(self.seed, self.count)
         choosing.check_memory(self.memory)
+        choosing.check_numbers(self.device, self.dtype)
         check_text(self.negative or "", "--negative")
         parse_size(self.size)
         parse_out(self.out, self.kind)
@@ -263,6 +269,15 @@ def parse_out(out: Path, kind: str | None) -> tuple[Path, str, str]:
             "give a folder, or a name that ends in .png, .jpg or .webp",
         )
     return out, "", ENDINGS[kind or settings.config().format]
+
+
+def check_seeds(first: int, count: int) -> None:
+    """UsageProblem for seeds that pictures cannot have: torch reads 32 bits of one on a CPU, where noise is drawn."""
+    if first < 0 or first + count > SEEDS:
+        same = f"give --seed {first % SEEDS}, which draws the same" if first >= SEEDS else "give for example --seed 1"
+        raise UsageProblem(
+            f"--seed must be 0 or more, and with the number of pictures at most 2^32, not {first} for {count}", same
+        )
 
 
 def parse_size(text: str | None) -> tuple[int, int] | None:

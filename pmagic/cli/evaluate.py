@@ -7,9 +7,9 @@ import typer
 
 from pmagic.cli import choosing, drawing, names, scoring
 from pmagic.cli.console import Console, duration, hush_libraries
-from pmagic.cli.learn import check_seed
-from pmagic.cli.options import AsJson, Quiet, number
+from pmagic.cli.options import AsJson, Quiet, number, parse_seed
 from pmagic.cli.stopping import Stopped, stop_at_step
+from pmagic.engine import recipes
 from pmagic.errors import UsageProblem
 
 if TYPE_CHECKING:
@@ -40,7 +40,9 @@ def evaluate(
         str | None, typer.Option("--prompts", help="paper, or a file with one prompt a line; {} is the person.")
     ] = None,
     count: Annotated[int, typer.Option("-n", "--count", help="Pictures of each prompt.")] = 4,
-    seed: Annotated[int, typer.Option("--seed", help="Of the people and of the pictures.")] = 0,
+    seed: Annotated[
+        int, typer.Option("--seed", help="A number, or random: of the people and of the pictures.", parser=parse_seed)
+    ] = 0,
     recipe: Annotated[
         str, typer.Option("--recipe", help="paper, reference, or both: paper,reference.", autocompletion=names.recipes)
     ] = "paper",
@@ -88,7 +90,10 @@ def evaluate(
     if dataset is None:
         raise UsageProblem("nothing is named to evaluate", "give --dataset, or --pictures with --photos and --prompts")
     _check(people, repeats, count)
-    check_seed(seed, count)
+    drawing.check_seeds(seed, count)
+    choosing.check_numbers(device, dtype)
+    for each in recipe.split(","):
+        recipes.settings_for(each, {})
     hands = _hands(workers)
 
     from pmagic import datasets, shelf

@@ -14,7 +14,7 @@ import typer
 from pmagic import settings
 from pmagic.cli import choosing, names, photos, resuming, staging
 from pmagic.cli.console import Console, duration, hush_libraries
-from pmagic.cli.options import AsJson, Quiet
+from pmagic.cli.options import AsJson, Quiet, parse_seed
 from pmagic.cli.previews import Previews, with_preview
 from pmagic.cli.resuming import Asked
 from pmagic.cli.stopping import LeftAtOnce, Stopped, stop_at_step
@@ -64,7 +64,10 @@ def learn(
         str | None,
         typer.Option("--stages", help="Dynamic interval in timesteps, LOW:HIGH, as in 400:800, instead of a probe."),
     ] = None,
-    seed: Annotated[int, typer.Option("--seed", help="The same seed learns the same persona.")] = 0,
+    seed: Annotated[
+        int,
+        typer.Option("--seed", help="A number, or random. The same one learns the same persona.", parser=parse_seed),
+    ] = 0,
     device: Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda or mps.")] = None,
     dtype: Annotated[str, typer.Option("--dtype", help="Number type: auto, float32, bfloat16, ...")] = "auto",
     memory: Annotated[
@@ -107,7 +110,7 @@ def learn(
 
 def _learn(console: Console, name: str, asked: Asked, *, memory: str, resumed: bool, preview_every: int | None) -> None:
     from pmagic import shelf
-    from pmagic.engine import prompts
+    from pmagic.engine import prompts, recipes
 
     # What needs no model first: a wrong name or photo must not cost the person a minute.
     library = Library(settings.library_dir())
@@ -115,6 +118,15 @@ def _learn(console: Console, name: str, asked: Asked, *, memory: str, resumed: b
     interval = staging.parse(asked.stages)
     check_seed(asked.seed)
     choosing.check_memory(memory)
+    choosing.check_numbers(asked.device, asked.dtype)
+    recipes.settings_for(
+        asked.recipe,
+        {},
+        iterations=asked.iterations,
+        batch=asked.batch,
+        learning_rate=asked.learning_rate,
+        bounds=interval,
+    )  # once more below, with what the base's own file says
     mask = None if asked.mask is None else Path(asked.mask)
     shown = photos.shown(console, [Path(each) for each in asked.photos], mask, asked.word, asked.style)
     _require_method(asked.method)
@@ -313,8 +325,9 @@ def _train(
             ) from problem
 
 
-def check_seed(seed: int, pictures: int = 1) -> None:
-    if not 0 <= seed <= 2**63 - pictures:
+def check_seed(seed: int) -> None:
+    """UsageProblem for a seed that no learning can have."""
+    if not 0 <= seed < 2**63:
         raise UsageProblem(f"--seed must be 0 or more and below 2^63, not {seed}", "give for example --seed 1")
 
 

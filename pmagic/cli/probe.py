@@ -10,7 +10,7 @@ from pmagic import settings
 from pmagic.cli import choosing, curves, names, photos, staging
 from pmagic.cli.console import Console, duration, hush_libraries
 from pmagic.cli.learn import check_seed
-from pmagic.cli.options import AsJson, Quiet
+from pmagic.cli.options import AsJson, Quiet, parse_seed
 from pmagic.errors import UsageProblem
 from pmagic.library import durable, naming, probes, unfinished
 
@@ -34,7 +34,10 @@ def probe(
     ] = None,
     face: Annotated[int | None, typer.Option("--face", help="Which face of the photo, 1 being the largest.")] = None,
     mask: Annotated[Path | None, typer.Option("--mask", help="Picture that is white where the subject is.")] = None,
-    seed: Annotated[int, typer.Option("--seed", help="The same seed finds the same stages.")] = 0,
+    seed: Annotated[
+        int,
+        typer.Option("--seed", help="A number, or random. The same one finds the same stages.", parser=parse_seed),
+    ] = 0,
     out: Annotated[Path, typer.Option("--out", help="Folder for the plot and the attention maps.")] = Path(),
     device: Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda or mps.")] = None,
     dtype: Annotated[str, typer.Option("--dtype", help="Number type: auto, float32, bfloat16, ...")] = "auto",
@@ -52,6 +55,7 @@ def probe(
     console = Console(quiet=quiet, as_json=as_json)
     name = None if name is None else naming.checked_name(name)
     check_seed(seed)
+    choosing.check_numbers(device, dtype)
     if out.exists() and not out.is_dir():
         raise UsageProblem(f"--out cannot be {out}: it is a file", "give a folder")
     shown = photos.shown(console, photo, mask, word, style=False)
