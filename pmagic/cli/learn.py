@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+import pmagic
 from pmagic import settings
 from pmagic.cli import choosing, names, photos, resuming, staging
 from pmagic.cli.console import Console, duration, hush_libraries
@@ -169,7 +170,17 @@ def _learn(console: Console, name: str, asked: Asked, *, memory: str, resumed: b
     start = time.monotonic()
     previews = Previews(console, opened, name, preview_every)
     with unfinished.alone(library.root, name) as folder, _memory_told(card, how.batch, needed):
+        start_inputs = {
+            **shown.inputs(),
+            "method": asked.method,
+            "base": opened.fingerprint,
+            "settings": how.as_table(),
+            "pmagic": pmagic.__version__,
+        }
+        if resumed:
+            resuming.require_same_inputs(folder, name, asked, start_inputs)
         resuming.keep(folder, asked.on(card.name))
+        unfinished.keep_inputs(folder, start_inputs)
         if asked.compile:
             opened = _compiled(console, name, opened, subject, how)
         found = None
@@ -178,10 +189,11 @@ def _learn(console: Console, name: str, asked: Asked, *, memory: str, resumed: b
             how = replace(how, bounds=found.bounds)
         inputs = {**shown.inputs(), "method": asked.method, "base": opened.fingerprint, "settings": how.as_table()}
         checkpoint = unfinished.file_for(folder, inputs)
-        if resumed and not checkpoint.exists() and any(folder.glob("*.checkpoint")):
-            raise Incompatible(
-                f"the photo or the base of {name!r} is not the one that its learning was started with",
-                "put the old one back, or learn anew without --resume",
+        if resumed and not checkpoint.exists() and unfinished.has_checkpoint(folder):
+            raise Incompatible(  # an earlier version kept no inputs, or the probe finds other stages now
+                f"the photo, the base, its stages or pmagic's own default values are not those that the learning of "
+                f"{name!r} was started with",
+                f"put the old ones back, or begin anew with `{resuming.command(name, asked)}`",
                 kept="what was learned so far",
             )
         learn_with = partial(chosen.learn, opened, subject, how)
