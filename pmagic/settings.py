@@ -4,6 +4,7 @@ Knows nothing of flags: a command lets its own outweigh what it finds here.
 """
 
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,10 @@ from pmagic.errors import UsageProblem
 
 MAX_TOML_BYTES = 64 * 1024
 VARIABLES = {"base": "PMAGIC_BASE", "device": "PMAGIC_DEVICE", "format": "PMAGIC_FORMAT"}
-CHOICES = {"format": ("png", "jpeg", "webp")}  # a base or a device can be any, and is looked for when it is used
+CHOICES = {"format": ("png", "jpeg", "webp")}  # a base can be any, and is looked for when it is used
+NUMBER_TYPES = ("float64", "float32", "bfloat16", "float16")
+# Names that a device can have anywhere; whether it is on this machine is seen when it is used.
+_DEVICE = re.compile(r"auto|cpu|mps|(cuda|xpu|hpu|npu|mtia|xla)(:\d{1,3})?")
 
 
 @dataclass(frozen=True)
@@ -81,42 +85,82 @@ def config() -> Config:
 
 def config_table() -> dict[str, str]:
     """What config.toml alone says, checked; empty without one."""
+    return {key: _checked(key, value, str(config_file())) for key, value in _raw_table().items()}
+
+
+def with_value(key: str, value: str) -> bytes:
+    """config.toml as it is to be written once `key` has `value`; an empty value takes the key out.
+
+    The other keys stay as they are, also those that cannot be used: one by one they can be mended.
+    """
+    import tomli_w
+
+    table = _raw_table()
+    if value:
+        table[key] = _checked(key, value, "config.toml")
+    else:
+        if key not in table:
+            checked_key(key)
+        table.pop(key, None)
+    return tomli_w.dumps(table).encode()
+
+
+def origin(key: str) -> str:
+    """Where a value comes from: the variable or the file that states it, "" for what pmagic comes with."""
+    if os.environ.get(VARIABLES[key]):
+        return VARIABLES[key]
+    return str(config_file()) if key in _raw_table() else ""
+
+
+def mending(key: str, place: str) -> str:
+    """What to do about a value that cannot be used, where `place` (see origin) states it."""
+    return f"unset {place}" if place == VARIABLES.get(key) else f"take it out with `pmagic config unset {key}`"
+
+
+def check_device(name: str, place: str = "") -> None:
+    """UsageProblem for what no device is called; whether it is on this machine is `bases.loading`'s to say.
+
+    place: what states it, where that is not the command line.
+    """
+    if not _DEVICE.fullmatch(name.lower()):
+        raise UsageProblem(
+            f"{place}: the device {name!r} is not known" if place else f"the device {name!r} is not known",
+            mending("device", place) if place else "use auto, cpu, cuda, cuda:1, mps, ...",
+        )
+
+
+def checked_key(key: str, place: str = "config.toml") -> str:
+    if key not in VARIABLES:
+        raise UsageProblem(
+            f"{place} has an unknown key {key!r}",
+            f"use only: {', '.join(sorted(VARIABLES))}; `pmagic config unset KEY` takes a key out",
+        )
+    return key
+
+
+def _raw_table() -> dict[str, Any]:
     path = config_file()
     try:
-        found = parsed_toml(path)
+        return parsed_toml(path)
     except FileNotFoundError:
         return {}
     except ValueError as error:
         raise UsageProblem(f"{path} is not valid TOML: {error}", "correct the file, or remove it") from error
     except OSError as error:
         raise UsageProblem(f"{path} cannot be read: {error.strerror}", "correct its permissions") from error
-    return {key: _checked(key, value, str(path)) for key, value in found.items()}
-
-
-def with_value(key: str, value: str) -> bytes:
-    """config.toml as it is to be written once `key` has `value`; an empty value takes the key out."""
-    import tomli_w
-
-    table = config_table()
-    if value:
-        table[key] = _checked(key, value, "config.toml")
-    else:
-        table.pop(checked_key(key), None)
-    return tomli_w.dumps(table).encode()
-
-
-def checked_key(key: str, place: str = "config.toml") -> str:
-    if key not in VARIABLES:
-        raise UsageProblem(f"{place} has an unknown key {key!r}", f"use only: {', '.join(sorted(VARIABLES))}")
-    return key
 
 
 def _checked(key: str, value: object, place: str) -> str:
     checked_key(key, place)
     if not isinstance(value, str) or not value:
-        raise UsageProblem(f"{place}: {key} must be a text, not {value!r}", f'write for example: {key} = "mini"')
+        raise UsageProblem(
+            f"{place}: {key} must be a text, not {value!r}",
+            f"{mending(key, place)}, then set it with `pmagic config set`",
+        )
     if key in CHOICES and value not in CHOICES[key]:
         raise UsageProblem(f"{place}: {key} cannot be {value!r}", f"choose one of: {', '.join(CHOICES[key])}")
+    if key == "device":
+        check_device(value, place)
     return value
 
 

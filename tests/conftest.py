@@ -6,9 +6,11 @@ import signal
 # Before anything imports torch: threads that spin while they wait make a step on a busy machine much slower.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
+import contextlib
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -17,8 +19,13 @@ import torch
 from pmagic.library.store import Library
 from pmagic.persona import REFERENCE_BOUNDS, Persona
 
+if TYPE_CHECKING:
+    from local_hub import LocalHub, Repositories
+
+ORIGINAL_CONNECT, ORIGINAL_LOOK_UP = socket.socket.connect, socket.getaddrinfo
 THREADS = torch.get_num_threads()
-os.environ["HF_HUB_OFFLINE"] = "1"  # read when the hub's client is imported, which a test file may do at its top
+os.environ["HF_HUB_OFFLINE"] = "1"
+import huggingface_hub.constants  # noqa: E402, F401 - reads it now, or the first test that asks the hub would decide
 
 
 @pytest.fixture(autouse=True)
@@ -50,6 +57,39 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     original = socket.socket.connect
     monkeypatch.setattr(socket.socket, "connect", refuse)
     monkeypatch.setattr(socket, "getaddrinfo", lambda host, *rest, **more: pytest.fail(f"a test looked up {host}"))
+
+
+@pytest.fixture
+def hub_here(monkeypatch: pytest.MonkeyPatch) -> "Iterator[Callable[[Repositories], LocalHub]]":
+    """Serves repositories on this machine to the hub's client in this process; nothing but the loopback is reached."""
+    import local_hub
+    from huggingface_hub import constants
+
+    connect, look_up = ORIGINAL_CONNECT, ORIGINAL_LOOK_UP
+
+    def local(self: socket.socket, address: object) -> None:
+        if self.family != getattr(socket, "AF_UNIX", None) and address[0] != "127.0.0.1":
+            pytest.fail(f"a test tried to connect to {address}")
+        connect(self, address)
+
+    def nowhere(host: str, *rest: object, **more: object) -> object:
+        return look_up(host, *rest, **more) if host == "127.0.0.1" else pytest.fail(f"a test looked up {host}")
+
+    with contextlib.ExitStack() as stack:
+
+        def serve(repositories: "Repositories") -> "LocalHub":
+            hub = stack.enter_context(local_hub.serve(repositories))
+            monkeypatch.setattr(socket.socket, "connect", local)
+            monkeypatch.setattr(socket, "getaddrinfo", nowhere)
+            monkeypatch.delenv("HF_HUB_OFFLINE")
+            monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+            monkeypatch.setattr(constants, "ENDPOINT", hub.url)
+            monkeypatch.setattr(
+                constants, "HUGGINGFACE_CO_URL_TEMPLATE", hub.url + "/{repo_id}/resolve/{revision}/{filename}"
+            )
+            return hub
+
+        yield serve
 
 
 @pytest.fixture

@@ -30,7 +30,7 @@ else:
 
 with traced:
     from pmagic import pictures, settings
-    from pmagic.bases import card, needs
+    from pmagic.bases import card, kinds, needs
     from pmagic.cli import compose, drawing, gallery, options, resuming, scenes, stories
     from pmagic.cli.console import clean
     from pmagic.engine import checkpoint, recipes
@@ -106,11 +106,11 @@ def base_defaults(data: bytes) -> None:
 
 def weights_header(data: bytes) -> None:
     """A base's weights and, behind the first line, its network's configuration."""
-    for part in card.PARTS:
+    for part in kinds.PARTS:
         (_FOLDER / part).mkdir(exist_ok=True)
     configuration, _, weights = data.partition(b"\n")
     (_FOLDER / "unet" / "config.json").write_bytes(configuration)
-    (_FOLDER / "unet" / "model.safetensors").write_bytes(weights)
+    (_FOLDER / "unet" / "diffusion_pytorch_model.safetensors").write_bytes(weights)
     assert needs.memory_to_learn(card.Card("x", _FOLDER, None, "", None, ""), batch=2) >= 0
 
 

@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,7 +13,7 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 from pmagic import settings
-from pmagic.bases import card, fetching
+from pmagic.bases import card, fetching, kinds
 from pmagic.cli.app import app
 from pmagic.errors import WeightsMissing
 from pmagic.library.store import Library
@@ -105,10 +107,10 @@ def test_the_sums_that_the_hub_states_are_asked_for(monkeypatch: pytest.MonkeyPa
 def test_doctor_asks_for_what_learning_asks_for(home: Path) -> None:
     """With the base and CLIP here, but neither the face pack nor CLIPSeg, learning would end with code 7."""
     folder = home / "models" / "CompVis--stable-diffusion-v1-4"
-    for part in (*card.PARTS, "../openai--clip-vit-base-patch32"):
+    for part in (*kinds.PARTS, "../openai--clip-vit-base-patch32"):
         (folder / part).mkdir(parents=True)
-        (folder / part / "x.safetensors").touch()
-    (folder / "model_index.json").write_text("{}")
+        (folder / part / f"{kinds.stem_of(part)}.safetensors").touch()
+    (folder / "model_index.json").write_text('{"_class_name": "StableDiffusionPipeline"}')
     assert card.missing_parts(card.find("sd14")) == []
     sick = runner.invoke(app, ["doctor"])
     assert sick.exit_code == 1
@@ -157,3 +159,82 @@ def test_quiet_prints_only_names_or_paths(library: Library, persona: Make, tmp_p
     (library.root / "alice" / "v0001" / "tensors.safetensors").write_bytes(b"x")
     assert runner.invoke(app, ["verify", "-q"]).stdout == "alice@1\n"
     assert runner.invoke(app, ["verify", "alice", "--all"]).exit_code == 2
+
+
+REFUSED = {
+    "recipe": (["learn", "p.png", "--name", "a", "--recipe", "best"], "there is no recipe 'best'"),
+    "iterations": (["learn", "p.png", "--name", "a", "--iterations", "0"], "iterations must be at least 1"),
+    "batch": (["learn", "p.png", "--name", "a", "--batch", "0"], "batch must be at least 1"),
+    "rate": (["learn", "p.png", "--name", "a", "--learning-rate", "-1"], "the learning rate must be above 0"),
+    "dtype": (["learn", "p.png", "--name", "a", "--dtype", "float8"], "there is no number type 'float8'"),
+    "device": (["learn", "p.png", "--name", "a", "--device", "gpu"], "the device 'gpu' is not known"),
+    "probe": (["probe", "p.png", "--dtype", "float8"], "there is no number type 'float8'"),
+    "render": (["render", "alice", "x", "--device", "gpu"], "the device 'gpu' is not known"),
+    "compose": (["compose", "{alice}", "--dtype", "float8"], "there is no number type 'float8'"),
+    "eval": (["eval", "--dataset", "folder", "--device", "gpu"], "the device 'gpu' is not known"),
+    "eval recipe": (["eval", "--dataset", "folder", "--recipe", "paper,best"], "there is no recipe 'best'"),
+    "config": (["config", "set", "device", "tpu"], "the device 'tpu' is not known"),
+}
+
+
+@pytest.mark.parametrize(("words", "said"), REFUSED.values(), ids=REFUSED)
+def test_values_that_cannot_be_are_refused_before_torch_is_imported(words: list[str], said: str) -> None:
+    code = (
+        "import sys\nfrom pmagic.cli.app import app\ntry:\n    app(sys.argv[1:])\n"
+        "except SystemExit as end:\n    print(end.code, 'torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True)
+    assert (done.stdout, said in done.stderr) == ("2 False\n", True), done.stderr
+
+
+def test_list_says_where_each_default_comes_from_and_unset_takes_one_out(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert runner.invoke(app, ["config", "set", "format", "webp"]).exit_code == 0
+    monkeypatch.setenv("PMAGIC_BASE", "mini")
+    found = json.loads(runner.invoke(app, ["config", "list", "--json"]).stdout)
+    assert found == {
+        "base": {"value": "mini", "from": "PMAGIC_BASE"},
+        "device": {"value": "auto", "from": ""},
+        "format": {"value": "webp", "from": str(home / "config.toml")},
+    }
+    assert "comes with pmagic" in runner.invoke(app, ["config", "list"]).stdout
+    assert runner.invoke(app, ["config", "unset", "format"]).exit_code == 0
+    assert (home / "config.toml").read_text() == ""
+    assert runner.invoke(app, ["config", "unset", "colour"]).exit_code == 2
+
+
+def test_a_device_that_is_not_here_cannot_be_made_the_default(home: Path) -> None:
+    done = runner.invoke(app, ["config", "set", "device", "hpu"])
+    assert done.exit_code == 2 and "the device 'hpu' is not on this machine" in done.stderr
+    assert not (home / "config.toml").exists()
+
+
+@pytest.mark.parametrize("line", ['device = "tpu"', 'device = "hpu"', "device = 3", 'colour = "red"'])
+def test_what_a_configuration_breaks_its_advice_mends(
+    home: Path, line: str, monkeypatch: pytest.MonkeyPatch, library: Library, persona: Make
+) -> None:
+    """Written by hand or by an earlier version, or brought from another machine."""
+    library.save("alice", persona(settings={"recipe": "paper", "tokens": 4}, fingerprint="a" * 64))
+    home.mkdir(exist_ok=True)
+    (home / "config.toml").write_text(f'format = "webp"\n{line}\n')
+    draw = ["render", "alice", "x", "--base", "mini"]
+    done = runner.invoke(app, draw)
+    assert done.exit_code == 2 and str(home / "config.toml") in done.stderr, done.stderr
+    key = line.partition(" ")[0]
+    assert "`pmagic config unset KEY`" in done.stderr or f"`pmagic config unset {key}`" in done.stderr
+    assert runner.invoke(app, ["config", "unset", key]).exit_code == 0
+    assert (home / "config.toml").read_text() == 'format = "webp"\n'
+    assert runner.invoke(app, draw).exit_code == 6  # the persona is of other weights, and nothing else is wrong
+    monkeypatch.setenv("PMAGIC_DEVICE", "tpu")
+    done = runner.invoke(app, draw)
+    assert done.exit_code == 2 and "PMAGIC_DEVICE: the device 'tpu'" in done.stderr
+    assert "unset PMAGIC_DEVICE" in done.stderr
+
+
+def test_a_base_folder_is_kept_by_its_whole_path(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "model_index.json").write_text("{}")
+    monkeypatch.chdir(tmp_path)
+    assert runner.invoke(app, ["config", "set", "base", "own"]).exit_code == 0
+    assert settings.config().base == str(tmp_path / "own")

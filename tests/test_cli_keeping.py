@@ -218,6 +218,7 @@ def test_size_and_licence_are_told_before_a_download_starts(monkeypatch: pytest.
     order = fetching.Order("owner/repo", "c0ffee", "openrail", ("model_index.json",), 4_300_000_000, tmp_path / "x")
     monkeypatch.setattr(fetching, "orders", lambda name: [order])
     monkeypatch.setattr(fetching, "fetch", lambda order, show: print("fetched", file=sys.stderr) or order.place)
+    monkeypatch.setattr(fetching, "besides", lambda name: [])
     told = f"owner/repo: 4.30 GB to {tmp_path / 'x'}, licence: openrail"
     done = runner.invoke(app, ["models", "pull", "owner/repo", "--json", "-q"])  # and without a terminal
     assert done.stderr.splitlines() == [f"warning: {told}", "fetched"]

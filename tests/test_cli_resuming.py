@@ -2,17 +2,21 @@
 
 import json
 import random
+import re
+import shlex
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import tiny
 import torch
-from tiny import tiny_folders  # noqa: F401 - a fixture
-from typer.testing import CliRunner
+from tiny import own_folder, tiny_folders  # noqa: F401 - fixtures
+from typer.testing import CliRunner, Result
 
+import pmagic
 from pmagic.cli import resuming
 from pmagic.cli.app import app
-from pmagic.engine import checkpoint, memory, training
+from pmagic.engine import checkpoint, memory, recipes, training
 from pmagic.errors import Incompatible, NotFound, OutOfMemory, UsageProblem
 from pmagic.library import unfinished
 from pmagic.library.store import Library
@@ -168,3 +172,89 @@ def test_what_is_kept_is_absolute_and_names_the_base(tmp_path: Path, monkeypatch
         resuming.recall(tmp_path, None, resuming.Asked())
     with pytest.raises(UsageProblem, match="--learning-rate"):
         resuming.recall(tmp_path, None, resuming.Asked(learning_rate=1.0))
+
+
+@pytest.fixture
+def stopped(library: Library, photo: Path, own_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:  # noqa: F811
+    """A learning of alice that was killed with a checkpoint; its base's folder."""
+    left = [4]
+    real = training.advance
+
+    class Killed(BaseException):
+        pass
+
+    def dying(*given: object) -> object:
+        left[0] -= 1
+        if left[0] == 0:
+            raise Killed
+        return real(*given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "SAVE_EVERY", 1)
+        patch.setattr(training, "advance", dying)
+        with pytest.raises(Killed):
+            runner.invoke(app, ["learn", str(photo), "--base", str(own_folder), *FAST, "5", "--name", "alice"])
+    return own_folder
+
+
+def resume() -> Result:
+    return runner.invoke(app, ["learn", "--resume"])
+
+
+def begin_anew(done: Result, library: Library) -> None:
+    """Runs the command that the message names."""
+    (command,) = re.findall(r"`pmagic (learn [^`]+)`", done.stderr)
+    assert runner.invoke(app, shlex.split(command)).exit_code == 0, command
+    assert library.versions("alice") == [1]
+    assert unfinished.names(library.root) == []
+
+
+def test_resuming_after_an_update_names_the_values_that_changed(
+    stopped: Path, library: Library, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    newer = replace(recipes.RECIPES["reference"](), learning_rate=3e-5, weight_decay=0.02)
+    monkeypatch.setattr(recipes, "RECIPES", {"reference": lambda: newer})
+    version = pmagic.__version__
+    monkeypatch.setattr(pmagic, "__version__", "99.0")
+    done = resume()
+    assert done.exit_code == 6
+    assert "learning_rate was 0.0001 and is 3e-05; weight_decay was 0.01 and is 0.02" in done.stderr
+    assert "the photo" not in done.stderr and "the base" not in done.stderr
+    assert f"next: go on with pmagic {version}, which it was started with, or begin anew with" in done.stderr
+    assert "kept: what was learned so far" in done.stderr
+    begin_anew(done, library)
+
+
+def test_resuming_with_another_file_of_the_base_names_it(stopped: Path, library: Library) -> None:
+    with (stopped / "pmagic.toml").open("a") as file:
+        file.write("[learn]\ntokens = 3\n")
+    done = resume()
+    assert done.exit_code == 6 and "tokens was 4 and is 3" in done.stderr
+    assert "put the values in the base's pmagic.toml back as before" in done.stderr
+    begin_anew(done, library)
+
+
+def test_resuming_with_another_photo_names_it(stopped: Path, photo: Path, library: Library) -> None:
+    before = photo.read_bytes()
+    tiny.photo(5).save(photo)
+    done = resume()
+    assert done.exit_code == 6 and "started with another input: the photo\n" in done.stderr
+    assert "put the photo back as before, or begin anew" in done.stderr
+    photo.write_bytes(before)
+    assert resume().stdout == "alice@1\n"
+
+
+def test_resuming_what_an_earlier_version_left_says_all_that_may_be(
+    stopped: Path, photo: Path, library: Library
+) -> None:
+    (library.root / unfinished.FOLDER / "alice" / "inputs.json").unlink()
+    tiny.photo(5).save(photo)
+    done = resume()
+    assert done.exit_code == 6 and "the photo, the base, its stages or pmagic's own default values" in done.stderr
+    begin_anew(done, library)
+
+
+def test_a_command_asks_for_the_same_once_more() -> None:
+    asked = resuming.Asked(photos=("a b.png",), word="cat", learning_rate=0.5, compile=True, stages="1:2")
+    words = "pmagic learn 'a b.png' --name tom --class cat --learning-rate 0.5 --stages 1:2 --compile"
+    assert resuming.command("tom", asked) == words

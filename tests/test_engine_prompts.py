@@ -84,3 +84,46 @@ def test_every_prompt_of_learning_has_a_name_and_another_word() -> None:
     ):
         assert text.count("{}") == 1 and len(text.split()) > 1
     assert len(set(prompts.OPEN_PROMPTS)) == 20
+
+
+def test_a_text_of_prompts_is_read_in_one_way() -> None:
+    text = "﻿# a comment\r\n as a cowboy \r\rin \u2028 snow\n\n#another\n{} # a hash later is text"
+    assert prompts.read_prompts(text.encode(), "p") == [
+        (2, "as a cowboy"),
+        (4, "in \u2028 snow"),
+        (7, "{} # a hash later is text"),
+    ]
+    for control in "\x0b\x0c\x1c\x85":  # at which `splitlines` would split
+        with pytest.raises(UsageProblem, match=r"p, line 2: holds the control character"):
+            prompts.read_prompts(f"fine\nin{control}two".encode(), "p")
+    for empty in ("", "\n \n", "# nothing else"):
+        with pytest.raises(UsageProblem, match="p holds no prompt"):
+            prompts.read_prompts(empty.encode(), "p")
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("(as a cowboy:1.3) in snow", ["(as a cowboy:1.3)"]),
+        ("a ((red)) hat, [blue], [a:b:0.5], [a|b]", ["((red))", "[blue]", "[a:b:0.5]", "[a|b]"]),
+        ("a hat BREAK snow AND rain", ["BREAK", "AND"]),
+        ("<lora:detail:0.8> a hat, embedding:bad-hands", ["<lora:detail:0.8>", "embedding:bad-hands"]),
+        ("a hat++ in (deep snow)--", ["t++", ")--"]),
+        ("a __colour__ hat", ["__colour__"]),
+        ("(a:1.1) and (a:1.1)", ["(a:1.1)"]),
+        ("a photo (black and white) at 10:30, break and bread - a C-3PO; don't {alice}!", []),
+    ],
+)
+def test_what_other_tools_obey_is_noticed(text: str, found: list[str]) -> None:
+    assert prompts.instructions(text) == found
+
+
+def test_a_name_without_braces_is_an_ordinary_word() -> None:
+    assert prompts.bare_names("a photo of {} Alice as a cowboy", ["alice", "bob"]) == ["alice"]
+    assert prompts.bare_names("{alice} and bob", ["alice", "bob"]) == ["bob"]
+    assert prompts.bare_names("alices bobby a.b", ["alice", "bob", "aXb"]) == []
+
+
+def test_the_end_of_a_text_that_is_not_read(tokenizer: Any) -> None:
+    assert prompts.unread(tokenizer, "snow " * (tiny.LENGTH - 2)) == ""
+    assert prompts.unread(tokenizer, "snow " * (tiny.LENGTH - 2) + "a dog") == "a dog"

@@ -8,6 +8,7 @@ import torch
 from packs import BOX, LANDMARKS, RedBlocks, _export, build_pack, photo_of
 from PIL import Image
 
+from pmagic.bases import card
 from pmagic.errors import Incompatible, WeightsMissing
 from pmagic.vision import faces
 
@@ -67,7 +68,10 @@ def test_embeddings_are_unit_rows_and_of_the_face_alone(pack: faces.FacePack) ->
 def test_a_folder_without_a_pack_names_the_command(tmp_path: Path) -> None:
     with pytest.raises(WeightsMissing, match="no face pack in") as caught:
         faces.load(tmp_path / "nowhere")
-    assert "pmagic models pull buffalo_l" in caught.value.next_step
+    assert caught.value.next_step == f"restore the files in {tmp_path / 'nowhere'}"
+    with pytest.raises(WeightsMissing) as caught:
+        faces.load(card.place_of("buffalo_l"))
+    assert caught.value.next_step == "fetch it with `pmagic models pull buffalo_l`"
     assert not (tmp_path / "nowhere").exists()
 
 

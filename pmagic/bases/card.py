@@ -4,6 +4,7 @@ Knows nothing about the network (that is `fetching`) nor about torch (that is `l
 """
 
 import difflib
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -11,6 +12,7 @@ from types import MappingProxyType
 from typing import Any
 
 from pmagic import settings, shelf
+from pmagic.bases import kinds
 from pmagic.errors import Incompatible, NotFound, WeightsMissing
 from pmagic.library import naming
 
@@ -20,7 +22,9 @@ CLIPSEG_REPO = "CIDAS/clipseg-rd64-refined"  # masks for a word
 FACES_PACK, JUDGE_PACK = "buffalo_l", "antelopev2"
 FOR_PHOTOGRAPHS = "sd14"  # the base that the paper uses
 OBSERVERS = ("clip", "clipseg", "faces", "judge")
-PARTS = ("unet", "vae", "text_encoder")  # each must hold weights; the tokenizer and the scheduler hold only texts
+# What is fetched besides bases, in bytes: the hub's observers, and what the archives of insightface's packs hold.
+HUB_OBSERVERS = {CLIP_REPO: 605_000_000, CLIPSEG_REPO: 603_000_000}
+PACKS = {FACES_PACK: 326_000_000, JUDGE_PACK: 407_000_000}
 
 
 @dataclass(frozen=True)
@@ -66,6 +70,15 @@ class Card:
         """What personas and pictures call it: they may travel, so a folder without its path."""
         return naming.base_name(self.name) or "folder"
 
+    @property
+    def download_gb(self) -> float | None:
+        """Of everything that is not here and that learning people needs; None where only the hub can say."""
+        if self.folder is None and self.size_gb is None:
+            return None
+        observers = (each for each in (self.clip, self.clipseg, self.faces) if isinstance(each, str))
+        besides = sum((HUB_OBSERVERS | PACKS).get(each, 0) for each in observers) / 1e9
+        return besides + (self.size_gb or 0 if self.folder is None else 0)
+
 
 def known() -> list[Card]:
     """The bases with a short name, each as found on this machine."""
@@ -75,12 +88,19 @@ def known() -> list[Card]:
 def find(name: str) -> Card:
     """The card of a short name, a hub id (owner/repo) or a local diffusers folder; never asks the network.
 
-    Raises NotFound, with a proposal where a known name is close.
+    Raises NotFound, with a proposal where a known name is close, and Incompatible for a file.
     """
     if name and name not in shelf.names("bases.known"):
-        folder = settings.expanded(name)
-        if folder.is_dir():
-            return _of_folder(folder.resolve())
+        path = settings.expanded(name)
+        if _is_folder(path):
+            return _of_folder(path.resolve())
+        if os.path.lexists(path):
+            raise Incompatible(
+                f"{name} is {kinds.file_kind(path)}, and a base is a diffusers folder",
+                f"give the folder that holds {kinds.INDEX}; `pmagic models list` shows bases with a short name",
+            )
+        if "/" in name and not naming.HUB_ID.fullmatch(name):
+            raise NotFound(f"there is no base {name!r}: there is no such folder", _nearby(path))
     return named(name)
 
 
@@ -113,38 +133,48 @@ def way_to_photographs() -> str:
 
 def require_weights(card: Card) -> Card:
     """The same card, once all that learning and rendering open is on this machine; else WeightsMissing."""
-    missing = missing_parts(card)
-    if not missing:
-        return card
-    if card.repo is None:
+    if card.folder is None:
+        raise _not_here(card)
+    lacks = _lacks(card)
+    if lacks:
+        damaged = f"the base {card.name!r} cannot be opened: {lacks}"
+        if card.repo is None:
+            raise WeightsMissing(
+                damaged,
+                "restore its files, let diffusers save it as safetensors, or use another base: `pmagic models list` "
+                "shows which are here",
+            )
+        raise WeightsMissing(damaged, _pull_again(card.name))
+    if not isinstance(card.clip, Path):
         raise WeightsMissing(
-            f"the base {card.name!r} is not complete: {', '.join(missing)} missing",
-            "restore its files, or use another base: `pmagic models list` shows which are here",
+            f"the observer {card.clip}, which reads the photo, is not on this machine",
+            f"fetch what learning needs: {pulls(card)}",
         )
-    size = f"{card.size_gb:.1f} GB" if card.size_gb is not None else "a size that only the hub knows"
-    raise WeightsMissing(
-        f"the base {card.name!r} ({card.repo}) is not on this machine: {', '.join(missing)} missing ({size})",
-        f"fetch it with `pmagic models pull {card.name}`, or use `--base mini`, which works at once",
-    )
+    if not _holds_weights(card.clip):
+        raise WeightsMissing(f"the observer in {card.clip} holds no safetensors weights", restoring(card.clip))
+    return card
 
 
 def missing_parts(card: Card) -> list[str]:
     """What of the base and its observer is not on this machine, in words; empty when it can be loaded.
 
-    Raises Incompatible for a folder that holds Python code: a base is data.
+    Raises Incompatible for a folder that holds Python code, for a base is data, and for another kind of model.
     """
-    if card.folder is None:
-        missing = ["the weights"]
-    else:
-        code = next(card.folder.rglob("*.py"), None)
-        if code is not None:
-            raise Incompatible(f"the base folder {card.folder} holds Python code ({code.name})", "remove it first")
-        missing = [f"{part}/*.safetensors" for part in PARTS if not any((card.folder / part).glob("*.safetensors"))]
+    lacks = "the weights" if card.folder is None else _lacks(card)
+    missing = [lacks] if lacks else []
     if not isinstance(card.clip, Path):
         missing.append(f"the observer {card.clip}")
-    elif not any(card.clip.glob("*.safetensors")):
+    elif not _holds_weights(card.clip):
         missing.append(f"the observer in {card.clip}")
     return missing
+
+
+def restoring(folder: Path) -> str:
+    """What to do about an observer or a pack that is damaged: pulled ones are pulled again."""
+    if folder.parent != settings.models_dir():
+        return f"restore the files in {folder}"
+    name = folder.name.replace("--", "/", 1)
+    return _pull_again(name) if folder.is_dir() else f"fetch it with `pmagic models pull {name}`"
 
 
 def place_of(repo: str) -> Path:
@@ -152,19 +182,78 @@ def place_of(repo: str) -> Path:
     return settings.models_dir() / repo.replace("/", "--")
 
 
+def _lacks(card: Card) -> str:
+    """As kinds.lacks_of, of the base's folder. Raises Incompatible for what is no Stable Diffusion, and for code."""
+    assert card.folder is not None  # asked only of a base that is here
+    code = next(card.folder.rglob("*.py"), None)
+    if code is not None:
+        raise Incompatible(f"the base folder {card.folder} holds Python code ({code.name})", "remove it first")
+    kinds.require_stable_diffusion(kinds.read_index(card.folder), f"the base {card.name!r}")
+    return kinds.lacks_of(card.folder)
+
+
+def _holds_weights(folder: Path) -> bool:
+    return any(each.is_file() for each in folder.glob("*.safetensors"))
+
+
+def _not_here(card: Card) -> WeightsMissing:
+    """Names everything that learning needs and that is not here, so that nobody comes back for the next part."""
+    size = f"{card.download_gb:.1f} GB" if card.download_gb is not None else "a size that only the hub knows"
+    called = card.name if card.name == card.repo else f"{card.name!r} ({card.repo})"
+    near = ""
+    if card.name == card.repo and Path(card.name).parent.is_dir():  # owner/repo, and here is a folder `owner`
+        near = f"for a folder of yours: {_nearby(Path(card.name))}; from the hub "
+    return WeightsMissing(
+        f"the base {called} is not on this machine; with what learning needs besides it is {size}",
+        f"{near}fetch it with {pulls(card)}, or use `--base mini`, which works at once",
+    )
+
+
+def pulls(card: Card) -> str:
+    """The commands that fetch what is missing of a base and of what learning people on it needs."""
+    names = (
+        [card.name] if card.repo is not None else [each for each in (card.clip, card.clipseg) if each in HUB_OBSERVERS]
+    )
+    return " and ".join(f"`pmagic models pull {name}`" for name in (*names, card.faces) if isinstance(name, str))
+
+
+def _pull_again(name: str) -> str:
+    return f"remove it with `pmagic models rm {name}`, then fetch it with `pmagic models pull {name}`"
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except PermissionError as error:
+        raise NotFound(f"{path} cannot be looked at: {error.strerror}", "correct the permissions above it") from error
+
+
+def _nearby(path: Path) -> str:
+    """What of a similar name lies beside a folder that is not there, or else how far its path can be followed."""
+    parent = next(each for each in path.absolute().parents if each.is_dir())
+    try:
+        names = sorted(each.name for each in parent.iterdir() if (each / kinds.INDEX).is_file())
+    except OSError:
+        names = []
+    close = difflib.get_close_matches(path.name, names, n=1, cutoff=0.5)
+    if close:
+        return f"did you mean {str(parent / close[0])!r}?"
+    return f"{parent} holds " + (f"the diffusers folders {', '.join(names[:6])}" if names else "no diffusers folder")
+
+
 def _located(card: Card) -> Card:
     """The card as this machine has it: folder, observer and defaults filled in."""
     folder = card.folder if card.repo is None else place_of(card.repo)
-    if folder is None or not (folder / "model_index.json").is_file():
+    if folder is None or not (folder / kinds.INDEX).is_file():
         folder = None
     defaults = _read_defaults(folder)
     return replace(card, folder=folder, defaults=defaults, **_observers(card, folder, defaults))
 
 
 def _of_folder(folder: Path) -> Card:
-    if not (folder / "model_index.json").is_file():
+    if not (folder / kinds.INDEX).is_file():
         raise NotFound(
-            f"{folder} is not a diffusers folder: it has no model_index.json",
+            f"{folder} is not a diffusers folder: {kinds.folder_kind(folder)}",
             "give the folder that holds model_index.json, unet, vae, text_encoder and tokenizer",
         )
     defaults = _read_defaults(folder)

@@ -6,24 +6,31 @@ The only module that uses the network, and only when `pmagic models pull` asks f
 import contextlib
 import hashlib
 import io
-import os
 import re
 import shutil
 import stat
+import tempfile
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from pmagic.bases import checksums
-from pmagic.bases.card import CLIP_REPO, CLIPSEG_REPO, FACES_PACK, JUDGE_PACK, PARTS, find, place_of
-from pmagic.errors import Incompatible, NotFound, StorageFailed, UsageProblem, WeightsMissing
+from pmagic import network
+from pmagic.bases import card as cards
+from pmagic.bases import checksums, kinds
+from pmagic.bases.card import CLIP_REPO, CLIPSEG_REPO, HUB_OBSERVERS, PACKS, find, place_of
+from pmagic.bases.kinds import PARTS
+from pmagic.errors import Incompatible, NotFound, Problem, StorageFailed, UsageProblem, WeightsMissing
 from pmagic.library import durable
 
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
+    from huggingface_hub.hf_api import ModelInfo
+
 _TEXTS = (".json", ".txt")
-# What is fetched besides bases, in bytes: the hub's observers, and what the archives of insightface's packs hold.
-HUB_OBSERVERS = {CLIP_REPO: 605_000_000, CLIPSEG_REPO: 603_000_000}
-PACKS = {FACES_PACK: 326_000_000, JUDGE_PACK: 407_000_000}
+HUB, PACKS_HOST = "the hub", "insightface's server"  # who is asked, as messages call them
 PACK_LICENCE = "non-commercial research only (insightface's packs of pretrained models)"
 LICENCES = {CLIP_REPO: "MIT", CLIPSEG_REPO: "Apache-2.0"} | dict.fromkeys(PACKS, PACK_LICENCE)
 _IN_PACK = re.compile(r"([\w-]+/)?[\w-]+\.onnx", re.ASCII)  # in one folder at most
@@ -46,11 +53,11 @@ class Order:
 def orders(name: str) -> list[Order]:
     """What is missing of a base and its two hub observers, of one such observer, or of a face pack.
 
-    Asks the hub, downloads nothing. A base does not order the packs: their licence forbids more than its own.
+    Asks the hub, downloads no weights. A base does not order the packs: their licence forbids more than its own
+    (`besides` names them). Raises Incompatible for a repository that is no Stable Diffusion in safetensors.
     """
     if name in PACKS:
-        place = place_of(name)
-        return [] if place.is_dir() else [Order(name, "model-zoo", PACK_LICENCE, ("*.onnx",), PACKS[name], place)]
+        return _pack(name)
     if name in HUB_OBSERVERS:
         return [] if place_of(name).is_dir() else [_order(name, _observer_files, LICENCES[name])]
     card = find(name)
@@ -64,7 +71,17 @@ def orders(name: str) -> list[Order]:
     for observer in (card.clip, card.clipseg):
         if not isinstance(observer, Path):
             wanted.append(_order(observer, _observer_files, LICENCES.get(observer, "see its page")))
+    if not wanted:
+        cards.require_weights(card)  # what was pulled and damaged since is not fetched over what is there
     return wanted
+
+
+def besides(name: str) -> list[Order]:
+    """What learning people on a base needs and `orders` of the base leaves to the person: its face pack."""
+    if name in PACKS or name in HUB_OBSERVERS:
+        return []
+    faces = find(name).faces
+    return _pack(faces) if isinstance(faces, str) else []
 
 
 def fetch(order: Order, *, show: bool = True) -> Path:
@@ -96,12 +113,11 @@ def _fetch_snapshot(order: Order, part: Path, *, show: bool) -> Path:
 
     if not show:
         huggingface_hub.utils.disable_progress_bars()
-    try:
+        huggingface_hub.utils.logging.set_verbosity_error()
+    with _asking(HUB, order.repo, kept="what has arrived of it; the same command goes on with it"):
         huggingface_hub.snapshot_download(
             order.repo, revision=order.revision, local_dir=part, allow_patterns=list(order.files)
         )
-    except Exception as error:
-        raise _in_words(error, order.repo) from error
     for name in order.files:
         if not (part / name).is_file():
             raise WeightsMissing(f"{order.repo}: {name} did not arrive", "run the command again: it resumes")
@@ -123,20 +139,19 @@ def _require_digest(path: Path, stated: str | None, what: str) -> None:
 
 def _fetch_pack(order: Order, part: Path, *, show: bool) -> Path:
     """By insightface's own means, which begin anew each time; the folder with the ONNX files."""
+    if network.offline():
+        raise _offline(PACKS_HOST, order.repo)
     from insightface.utils import storage
 
     path = part / f"{order.repo}.zip"
     hush = contextlib.nullcontext() if show else contextlib.redirect_stderr(io.StringIO())
+    with _asking(PACKS_HOST, order.repo), contextlib.redirect_stdout(io.StringIO()), hush:  # stdout is for results
+        storage.download_file(storage.model_zoo_download_url(path.name), path=str(path), overwrite=True)
     try:
-        with contextlib.redirect_stdout(io.StringIO()), hush:  # stdout is for results
-            storage.download_file(storage.model_zoo_download_url(path.name), path=str(path), overwrite=True)
-        return _unpacked(order, path)
-    except (RuntimeError, zipfile.BadZipFile) as error:
+        with durable.storing(order.repo):
+            return _unpacked(order, path)
+    except (RuntimeError, NotImplementedError, zlib.error, zipfile.BadZipFile, EOFError) as error:
         raise WeightsMissing(f"{order.repo} did not arrive whole: {error}", "run the command again") from error
-    except WeightsMissing:
-        raise
-    except Exception as error:
-        raise _in_words(error, order.repo) from error
 
 
 def _unpacked(order: Order, path: Path) -> Path:
@@ -172,20 +187,30 @@ def _strange_pack(order: Order, what: str) -> WeightsMissing:
     return WeightsMissing(f"the archive of {order.repo} holds {what}, and is not unpacked", "try again another day")
 
 
+def _pack(name: str) -> list[Order]:
+    place = place_of(name)
+    return [] if place.is_dir() else [Order(name, "model-zoo", PACK_LICENCE, ("*.onnx",), PACKS[name], place)]
+
+
 def _order(repo: str, choose: Callable[[Sequence[str]], list[str]], licence: str) -> Order:
+    """choose: the files to fetch of a repository's. Raises Incompatible where there are none of use."""
     import huggingface_hub
 
-    try:
-        hub = huggingface_hub.HfApi()
+    hub = huggingface_hub.HfApi()
+    with _asking(HUB, repo):
         info = hub.model_info(repo, files_metadata=True)
-        chosen = choose([file.rfilename for file in info.siblings or ()])
-        if not chosen:
-            info = hub.model_info(repo, files_metadata=True, revision=_converted(hub, repo))
-            chosen = choose([file.rfilename for file in info.siblings or ()])
-    except Exception as error:
-        raise _in_words(error, repo) from error
+    if choose is _base_files:
+        _require_stable_diffusion(repo, info)
+    names = [file.rfilename for file in info.siblings or ()]
+    chosen = choose(names)
     if not chosen:
-        raise Incompatible(f"{repo} offers no safetensors weights in diffusers' layout", "choose another base")
+        with _asking(HUB, repo):
+            info = hub.model_info(repo, files_metadata=True, revision=_converted(hub, repo))
+        chosen = choose([file.rfilename for file in info.siblings or ()])
+    if not chosen:
+        lacks = kinds.lacks({part: kinds.lack(_inside(names, part), part) for part in PARTS})
+        why = lacks if choose is _base_files else "it has no model.safetensors"
+        raise Incompatible(f"{repo} offers no weights that can be read: {why}", "choose another base")
     sizes = {file.rfilename: file.size or 0 for file in info.siblings or ()}
     stated = getattr(info.card_data, "license", None) or licence
     size = sum(sizes[name] for name in chosen)
@@ -194,7 +219,22 @@ def _order(repo: str, choose: Callable[[Sequence[str]], list[str]], licence: str
     return Order(repo, info.sha or "main", str(stated), tuple(chosen), size, place_of(repo), digests)
 
 
-def _converted(hub: object, repo: str) -> str:
+def _require_stable_diffusion(repo: str, info: "ModelInfo") -> None:
+    """Incompatible, before gigabytes are fetched, for a repository that is something else."""
+    import huggingface_hub
+
+    names = [file.rfilename for file in info.siblings or ()]
+    if kinds.INDEX not in names:
+        single = next((name for name in names if "/" not in name and name.endswith(kinds.WEIGHT_ENDINGS)), "")
+        why = f"it holds {single}, and no {kinds.INDEX}" if single else f"it has no {kinds.INDEX}"
+        raise Incompatible(f"{repo} is not a base in diffusers' layout: {why}", "choose another base")
+    with tempfile.TemporaryDirectory() as folder:
+        with _asking(HUB, repo):
+            huggingface_hub.hf_hub_download(repo, kinds.INDEX, revision=info.sha or "main", local_dir=folder)
+        kinds.require_stable_diffusion(kinds.read_index(Path(folder)), repo)
+
+
+def _converted(hub: "HfApi", repo: str) -> str:
     """The revision of the robot's pull request with safetensors, or `main`."""
     for each in hub.get_repo_discussions(repo, author=_CONVERTER, discussion_type="pull_request"):
         return each.git_reference or "main"
@@ -203,20 +243,24 @@ def _converted(hub: object, repo: str) -> str:
 
 def _base_files(names: Sequence[str]) -> list[str]:
     """One set of weights for each part (full precision before fp16) and the texts; [] where a part has none."""
-    weights = [_one_of(names, part) for part in PARTS]
-    if not all(weights) or "model_index.json" not in names:
-        return []
+    weights: list[str] = []
+    for part in PARTS:
+        inside = _inside(names, part)
+        if kinds.lack(inside, part):
+            return []
+        weights += [f"{part}/{name}" for name in kinds.weight_files(inside, part)]
     folders = (*PARTS, "tokenizer", "scheduler", "feature_extractor")
-    texts = [name for name in names if name.endswith(_TEXTS) and name.count("/") == 1 and name.split("/")[0] in folders]
-    return sorted({"model_index.json", *weights, *texts})
+    texts = [
+        name
+        for name in names
+        if name.endswith(_TEXTS) and ".index." not in name and name.count("/") == 1 and name.split("/")[0] in folders
+    ]
+    return sorted({kinds.INDEX, *weights, *texts})
 
 
-def _one_of(names: Sequence[str], part: str) -> str:
-    stem = "model" if part == "text_encoder" else "diffusion_pytorch_model"
-    for candidate in (f"{part}/{stem}.safetensors", f"{part}/{stem}.fp16.safetensors"):
-        if candidate in names:
-            return candidate
-    return ""
+def _inside(names: Sequence[str], part: str) -> list[str]:
+    """The files of a part's folder, by their plain names."""
+    return [name.removeprefix(f"{part}/") for name in names if name.startswith(f"{part}/") and name.count("/") == 1]
 
 
 def _observer_files(names: Sequence[str]) -> list[str]:
@@ -225,37 +269,62 @@ def _observer_files(names: Sequence[str]) -> list[str]:
     return sorted(name for name in names if name == "model.safetensors" or ("/" not in name and name.endswith(_TEXTS)))
 
 
-def _in_words(error: Exception, repo: str) -> Exception:
-    """The hub client's many exceptions as the few things a person can act on; a defect stays what it is."""
+@contextlib.contextmanager
+def _asking(host: str, what: str, kept: str = "") -> Iterator[None]:
+    """What a client raises while it asks `host` for `what`, as the few things a person can act on.
+
+    kept: of a download that breaks off.
+    Raises WeightsMissing, NotFound, or StorageFailed for a disk that is full or cannot be written.
+    """
+    try:
+        yield
+    except Problem:
+        raise
+    except Exception as error:
+        local = network.local_failure(error, _families())
+        if local is not None:
+            with durable.storing(what):
+                raise local from error
+        raise _in_words(error, host, what, kept) from error
+
+
+def _in_words(error: Exception, host: str, what: str, kept: str) -> Problem:
     from huggingface_hub import errors as hub
 
     if isinstance(error, hub.GatedRepoError):
         return WeightsMissing(
-            f"{repo} asks for consent first", f"accept its terms at https://huggingface.co/{repo}, then `hf auth login`"
+            f"{what} asks for consent first", f"accept its terms at https://huggingface.co/{what}, then `hf auth login`"
         )
-    if isinstance(error, hub.RepositoryNotFoundError):
-        return NotFound(f"the hub has no public repository {repo!r}", "check the spelling of owner/repo")
-    if isinstance(error, (hub.HfHubHTTPError, ConnectionError, TimeoutError)) or _of_the_net(error):
-        if os.environ.get("HF_HUB_OFFLINE"):
-            return WeightsMissing(
-                f"the hub cannot be reached: --offline is given or HF_HUB_OFFLINE is set, {repo} is not here",
-                "run the command again without them, or use `--base mini`, which works at once",
-            )
-        return WeightsMissing(
-            f"the hub cannot be reached, {repo} is not on this machine",
-            "check the connection and run the command again, or use `--base mini`, which works at once",
-        )
-    return error
+    if isinstance(error, (hub.RepositoryNotFoundError, hub.HFValidationError)):
+        return NotFound(f"the hub has no public repository {what!r}", "check the spelling of owner/repo")
+    if network.offline():
+        return _offline(host, what)
+    variables = "".join(f" and {name}" for name in network.variables())
+    again = f"check the connection{variables} and run the command again, or use `--base mini`, which works at once"
+    response = getattr(error, "response", None)
+    if response is not None:
+        answer = f"{response.status_code} {getattr(response, 'reason_phrase', '')}".strip()
+        return WeightsMissing(f"{host} answered {answer} when asked for {what}", again, kept)
+    failure = network.failure(error, _families())
+    if failure:
+        return WeightsMissing(f"{host} cannot be reached ({failure}), {what} is not on this machine", again, kept)
+    # A login page of the network's in the hub's place, a proxy that the client does not know, ...
+    return WeightsMissing(
+        f"{what} was not fetched from {host}: its client failed with {type(error).__name__}: {error}", again, kept
+    )
 
 
-def _of_the_net(error: BaseException | None) -> bool:
-    """Whether the error, or what caused it, comes from the HTTP client or says that nothing is cached."""
+def _offline(host: str, what: str) -> WeightsMissing:
+    return WeightsMissing(
+        f"{host} cannot be reached: --offline is given or HF_HUB_OFFLINE is set, {what} is not here",
+        "run the command again without them, or use `--base mini`, which works at once",
+    )
+
+
+def _families() -> network.Families:
+    """The errors of the hub's client, and of the HTTP client that it is built on, whichever that is."""
     from huggingface_hub import errors as hub
 
-    while error is not None:
-        if isinstance(error, (hub.LocalEntryNotFoundError, hub.OfflineModeIsEnabled)):
-            return True
-        if type(error).__module__.split(".")[0] in ("httpx", "httpcore", "requests", "urllib3"):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
+    usual = (object, BaseException, Exception, OSError)
+    own = (getattr(hub, name, None) for name in ("LocalEntryNotFoundError", "RevisionResolutionError"))
+    return (*(each for each in hub.HfHubHTTPError.__mro__ if each not in usual), *filter(None, own))

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from pmagic.bases import model_config
+from pmagic import settings
+from pmagic.bases import kinds, model_config
 from pmagic.bases.card import Card, require_weights
 from pmagic.bases.offline import import_http_client, offline
 from pmagic.errors import Incompatible, UsageProblem
@@ -20,9 +21,8 @@ from pmagic.errors import Incompatible, UsageProblem
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
 
-DTYPES = {"float64": torch.float64, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+DTYPES = {name: getattr(torch, name) for name in settings.NUMBER_TYPES}
 MODELS = ("text_encoder", "unet", "vae")
-VARIANT = "fp16"
 TIMESTEPS = 1000
 
 
@@ -140,16 +140,26 @@ def _identity_files(folder: Path) -> list[Path]:
 
 def device_named(name: str) -> torch.device:
     """The device of that name, or for "auto" the fastest that is here. Raises UsageProblem."""
+    name = name.lower()
     if name == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda")
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    settings.check_device(name)
     try:
         place = torch.device(name)
-        torch.empty(0, device=place)
-    except (RuntimeError, AssertionError) as error:
-        raise UsageProblem(f"the device {name!r} is not here: {error}", "use --device cpu, or leave it out") from error
+        torch.ones(1, device=place).item()  # "meta", say, is a device that holds no numbers
+    except Exception as error:  # each backend raises its own
+        raise UsageProblem(
+            f"the device {name!r} is not on this machine{_in_short(error)}", "use --device cpu"
+        ) from error
     return place
+
+
+def _in_short(error: Exception) -> str:
+    """torch's reason where it is one short line; where a backend is missing it lists all that there are, in 50."""
+    text = str(error).strip()
+    return f": {text}" if text and len(text) <= 120 and "\n" not in text else ""
 
 
 def fast_type(device: torch.device) -> torch.dtype | None:
@@ -245,21 +255,20 @@ def _open(folder: Path, part: str, dtype: torch.dtype) -> Any:
     import diffusers
     import transformers
 
-    kinds = {"text_encoder": transformers.CLIPTextModel, "unet": diffusers.UNet2DConditionModel}
-    kind = kinds.get(part, diffusers.AutoencoderKL)
+    classes = {"text_encoder": transformers.CLIPTextModel, "unet": diffusers.UNet2DConditionModel}
+    kind = classes.get(part, diffusers.AutoencoderKL)
     if kind is transformers.CLIPTextModel:
         config = model_config.read_config(folder / part, transformers.CLIPTextConfig)
         own = {"config": config, "attn_implementation": model_config.ATTENTION}
     else:
         model_config.require_plain(folder / part / "config.json", kind)
         own = {}
-    names = {path.name for path in (folder / part).glob("*.safetensors")}
-    half_only = all(f".{VARIANT}." in name for name in names)
+    names = [path.name for path in (folder / part).iterdir() if path.is_file()]
     try:
         model, report = kind.from_pretrained(
             folder / part,
             dtype=dtype,
-            variant=VARIANT if half_only else None,
+            variant=kinds.variant_of(names, part),
             use_safetensors=True,
             local_files_only=True,
             output_loading_info=True,

@@ -4,7 +4,8 @@ import json
 import math
 from pathlib import Path
 
-from pmagic.bases.card import PARTS, Card
+from pmagic.bases.card import Card
+from pmagic.bases.kinds import PARTS
 from pmagic.errors import Incompatible
 
 _FLOAT32, _HALF = 4, 2  # bytes
@@ -48,7 +49,9 @@ def _shape(configuration: Path) -> tuple[int, int, int]:
         widths = read["block_out_channels"]
         return _count(read["sample_size"]), _count(widths[0]), min(len(widths), _LEVELS)
     except (OSError, ValueError, RecursionError, KeyError, TypeError, IndexError) as error:
-        raise Incompatible(f"{configuration} cannot be used: {error}", "pull the base again") from error
+        raise Incompatible(
+            f"{configuration} cannot be used: {error}", "restore the file, or pull the base again"
+        ) from error
 
 
 def memory_free() -> int | None:
@@ -74,22 +77,39 @@ def _counts(part: Path) -> list[int]:
     """The sum over a part's files of each precision: shards of one set belong together."""
     sums: dict[bool, int] = {}
     for path in part.glob("*.safetensors"):
-        half = ".fp16" in path.name
-        sums[half] = sums.get(half, 0) + _numbers(path)
+        if path.is_file():  # a link to nothing, a folder
+            half = ".fp16" in path.name
+            sums[half] = sums.get(half, 0) + _numbers(path)
     return list(sums.values())
 
 
 def _numbers(path: Path) -> int:
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        if length > _MAX_HEADER:
-            raise Incompatible(f"{path} is not a safetensors file", "pull the base again")
-        try:
+    try:
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            if length > _MAX_HEADER:
+                raise Incompatible(
+                    f"{path} is not a safetensors file{_pointer(path)}", "restore the file, or pull the base again"
+                )
             header = json.loads(file.read(length))
-            shapes = [entry["shape"] for name, entry in header.items() if name != "__metadata__"]
-            return sum(math.prod(map(_count, shape)) for shape in shapes)
-        except (ValueError, RecursionError, AttributeError, KeyError, TypeError) as error:
-            raise Incompatible(f"{path} is not a safetensors file: {error!r}", "pull the base again") from error
+        shapes = [entry["shape"] for name, entry in header.items() if name != "__metadata__"]
+        return sum(math.prod(map(_count, shape)) for shape in shapes)
+    except OSError as error:
+        raise Incompatible(f"{path} cannot be read: {error.strerror}", "correct its permissions") from error
+    except (ValueError, RecursionError, AttributeError, KeyError, TypeError) as error:
+        raise Incompatible(
+            f"{path} is not a safetensors file: {error!r}", "restore the file, or pull the base again"
+        ) from error
+
+
+def _pointer(path: Path) -> str:
+    """What a file of a repository that was cloned without its large files is instead."""
+    with path.open("rb") as file:
+        return (
+            ": it is a Git LFS pointer, fetch its content with `git lfs pull`"
+            if file.read(12) == b"version http"
+            else ""
+        )
 
 
 def _count(value: object) -> int:

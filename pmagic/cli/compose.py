@@ -104,6 +104,12 @@ def compose(
     _check_place(background, marks, fit_mask, preview or soft_edge != 0)
     library = Library(settings.library_dir())
     personas = {name: library.load(name) for name in named}
+    plain = prompts.bare_names(prompt, library.names())
+    if plain:
+        console.warn(
+            f"ordinary words where they stand without braces in the prompt: {', '.join(plain)}; for the persona write "
+            f"{prompts.braced(plain[0])}"
+        )
     card = find_base(list(personas.values()), base)
     style = options.settings([persona for _, persona in personas.values()], card)
     if len({persona.settings["recipe"] for _, persona in personas.values()}) > 1:

@@ -1,5 +1,6 @@
 """`pmagic config`: the person's own defaults, in config.toml."""
 
+import os
 from dataclasses import asdict
 from typing import Annotated
 
@@ -7,7 +8,7 @@ import typer
 
 from pmagic import settings
 from pmagic.cli import names
-from pmagic.cli.console import Console
+from pmagic.cli.console import Console, table
 from pmagic.cli.options import AsJson, Quiet
 from pmagic.library import durable
 
@@ -56,20 +57,46 @@ def set_value(
     pmagic config set base ""
     """
     console = Console(quiet=quiet, as_json=as_json)
+    value = _usable(key, value) if value else value
     data = settings.with_value(key, value)
-    if key == "base" and value:
-        from pmagic.bases import card
-
-        card.find(value)  # NotFound with a proposal, before anything is written
     path = settings.config_file()
     with durable.storing(str(path)):
         durable.make_folder(path.parent)
         durable.replace_file(path, data)
     variable = settings.VARIABLES[key]
-    now = asdict(settings.config())[key] or ""
-    if value and now != value:
+    now = os.environ.get(variable)
+    if value and now and now != value:
         console.warn(f"{variable} is set to {now!r}, which counts more than config.toml")
     console.result([] if quiet else [f"{key} = {value}"], {"key": key, "value": value, "file": str(path)})
+
+
+@app.command("list")
+def list_values(quiet: Quiet = False, as_json: AsJson = False) -> None:
+    """List all defaults, and where each comes from.
+
+    \b
+    pmagic config list
+    """
+    values = asdict(settings.config())
+    document = {name: {"value": value or "", "from": settings.origin(name)} for name, value in values.items()}
+    rows = [(name, each["value"], each["from"] or "comes with pmagic") for name, each in document.items()]
+    lines = list(values) if quiet else table(rows, ("KEY", "VALUE", "FROM"))
+    Console(quiet=quiet, as_json=as_json).result(lines, document)
+
+
+@app.command("unset")
+def unset(key: Key, quiet: Quiet = False, as_json: AsJson = False) -> None:
+    """Take a default out of config.toml, also one that cannot be used.
+
+    \b
+    pmagic config unset device
+    """
+    data = settings.with_value(key, "")
+    path = settings.config_file()
+    if path.exists():
+        with durable.storing(str(path)):
+            durable.replace_file(path, data)
+    Console(quiet=quiet, as_json=as_json).result([] if quiet else [f"{key} ="], {"key": key, "file": str(path)})
 
 
 @app.command("path")
@@ -81,3 +108,22 @@ def path(quiet: Quiet = False, as_json: AsJson = False) -> None:
     """
     file = str(settings.config_file())
     Console(quiet=quiet, as_json=as_json).result([file], {"path": file})
+
+
+def _usable(key: str, value: str) -> str:
+    """The value as it is to be kept, checked as a command would that uses it, before anything is written.
+
+    Raises UsageProblem, and NotFound or Incompatible for a base that is none.
+    """
+    settings.checked_key(key)
+    if key == "base":
+        from pmagic.bases import card
+
+        return card.find(value).name  # a folder by its whole path: commands are given in other folders, too
+    if key == "device":
+        settings.check_device(value)  # without torch
+
+        from pmagic.bases import loading
+
+        loading.device_named(value)
+    return value

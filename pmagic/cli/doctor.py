@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 import pmagic
-from pmagic import settings, shelf
+from pmagic import network, settings, shelf
 from pmagic.cli.console import Console
-from pmagic.errors import Problem, WeightsMissing
+from pmagic.errors import Problem
 from pmagic.library import unfinished
 from pmagic.library.store import Library
 from pmagic.tasks import base_options
@@ -60,7 +60,7 @@ def doctor(
         "memory free": "unknown" if free is None else f"{free / 1e9:.1f} GB",
         "disk free": f"{shutil.disk_usage(_existing(library.root)).free / 1e9:.1f} GB",
         "models": {name: _state(name) for name in shelf.names("bases.known")},
-        "offline": bool(os.environ.get("HF_HUB_OFFLINE")),
+        "offline": network.offline(),
         "personas": len(library.addresses()),
         "unfinished": len(unfinished.names(library.root)),
         "places": {
@@ -118,8 +118,6 @@ def _settings() -> dict[str, str]:
 
 
 def _configuration() -> Iterator[dict[str, str]]:
-    from pmagic.bases import loading
-
     try:
         config = settings.config()
     except Problem as problem:
@@ -127,7 +125,7 @@ def _configuration() -> Iterator[dict[str, str]]:
         return
     for check in (
         lambda: None if config.base is None else base_options.choose_base(config.base),
-        lambda: loading.device_named(config.device),
+        lambda: base_options.device(None),
     ):
         try:
             check()
@@ -146,9 +144,9 @@ def _state(name: str) -> str:
 
 def _models() -> Iterator[dict[str, str]]:
     """Bases that are here without what learning needs beside them, and downloads that were interrupted."""
-    from pmagic.bases import fetching
+    from pmagic.bases import card, fetching
 
-    needs = (_files, _faces, _masks)
+    needs = (card.require_weights, _faces, _masks)
     told = {problem.what: problem.next_step for name in shelf.names("bases.known") for problem in _lacking(name, needs)}
     for what, next_step in told.items():  # what several bases lack is told once
         yield {"what": what, "next": next_step}
@@ -161,7 +159,7 @@ def _models() -> Iterator[dict[str, str]]:
         }
 
 
-def _lacking(name: str, needs: Sequence[Callable[["Card"], None]]) -> Iterator[Problem]:
+def _lacking(name: str, needs: Sequence[Callable[["Card"], object]]) -> Iterator[Problem]:
     """Which of its needs a base that is here does not meet."""
     from pmagic.bases import card
 
@@ -177,14 +175,6 @@ def _lacking(name: str, needs: Sequence[Callable[["Card"], None]]) -> Iterator[P
             need(found)
         except Problem as problem:
             yield problem
-
-
-def _files(found: "Card") -> None:
-    from pmagic.bases import card
-
-    lacking = card.missing_parts(found)
-    if lacking:
-        raise WeightsMissing(f"the base {found.name} lacks {', '.join(lacking)}", f"pmagic models pull {found.name}")
 
 
 def _faces(found: "Card") -> None:

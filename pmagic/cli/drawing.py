@@ -12,7 +12,7 @@ import typer
 from pmagic import settings
 from pmagic.cli import names, scenes, terminal
 from pmagic.cli.console import Console
-from pmagic.cli.options import number
+from pmagic.cli.options import number, parse_seed
 from pmagic.cli.stopping import StopAtStep, Stopped
 from pmagic.errors import UsageProblem
 from pmagic.library import durable
@@ -20,7 +20,12 @@ from pmagic.tasks.drawing import Drawing
 from pmagic.tasks.reporting import duration
 
 Count = Annotated[int, typer.Option("-n", "--count", help="How many pictures of each prompt.")]
-Seed = Annotated[int, typer.Option("--seed", help="Picture k, counted from 0, is drawn with seed + k.")]
+Seed = Annotated[
+    int,
+    typer.Option(
+        "--seed", help="A number, or random. Picture k, counted from 0, is drawn with seed + k.", parser=parse_seed
+    ),
+]
 Steps = Annotated[int | None, typer.Option("--steps", help="Sampler steps.")]
 Guidance = Annotated[float | None, typer.Option("--guidance", help="How strictly the prompt is followed.")]
 Scheduler = Annotated[str | None, typer.Option("--scheduler", help="ddim, dpm++, dpm++-sigma-min, unipc, euler, pndm.")]

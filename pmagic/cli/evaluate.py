@@ -7,11 +7,13 @@ import typer
 
 from pmagic.cli import names, scoring
 from pmagic.cli.console import Console
-from pmagic.cli.options import AsJson, Quiet, number
+from pmagic.cli.options import AsJson, Quiet, number, parse_seed
 from pmagic.cli.stopping import Stopped, stop_at_step
+from pmagic.engine import recipes
 from pmagic.errors import UsageProblem
 from pmagic.tasks import base_options
-from pmagic.tasks.base_options import check_seed, quiet_libraries
+from pmagic.tasks.base_options import quiet_libraries
+from pmagic.tasks.drawing import warn_of_instructions
 from pmagic.tasks.reporting import duration
 
 if TYPE_CHECKING:
@@ -44,7 +46,9 @@ def evaluate(
         str | None, typer.Option("--prompts", help="paper, or a file with one prompt a line; {} is the person.")
     ] = None,
     count: Annotated[int, typer.Option("-n", "--count", help="Pictures of each prompt.")] = 4,
-    seed: Annotated[int, typer.Option("--seed", help="Of the people and of the pictures.")] = 0,
+    seed: Annotated[
+        int, typer.Option("--seed", help="A number, or random: of the people and of the pictures.", parser=parse_seed)
+    ] = 0,
     recipe: Annotated[
         str,
         typer.Option(
@@ -106,7 +110,10 @@ def evaluate(
     if dataset is None:
         raise UsageProblem("nothing is named to evaluate", "give --dataset, or --pictures with --photos and --prompts")
     _check(people, repeats, count)
-    check_seed(seed, count)
+    base_options.check_seeds(seed, count)
+    base_options.check_numbers(device, dtype)
+    for each in recipe.split(","):
+        recipes.settings_for(each, {})
     hands = _hands(workers)
 
     from pmagic import datasets, shelf
@@ -331,6 +338,7 @@ def _check_prompts(console: Console, folder: Path, asked: "Sequence[str]", token
         placed = prompts.check_prompt(tokenizer, prompt, tokens)
         if placed.cut:
             console.warn(f"the prompt {prompt!r} is too long; the base does not read: {placed.cut!r}")
+    warn_of_instructions(console, asked)
 
 
 def _check_scoring(context: typer.Context) -> None:

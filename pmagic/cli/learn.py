@@ -7,10 +7,11 @@ from typing import Annotated
 
 import typer
 
+import pmagic
 from pmagic import settings
 from pmagic.cli import names, resuming
 from pmagic.cli.console import Console
-from pmagic.cli.options import AsJson, Quiet, parse_stages
+from pmagic.cli.options import AsJson, Quiet, parse_seed, parse_stages
 from pmagic.cli.previews import Previews
 from pmagic.cli.resuming import Asked
 from pmagic.cli.stopping import LeftAtOnce, StopAtStep, Stopped
@@ -56,7 +57,10 @@ def learn(
         str | None,
         typer.Option("--stages", help="Dynamic interval in timesteps, LOW:HIGH, as in 400:800, instead of a probe."),
     ] = None,
-    seed: Annotated[int, typer.Option("--seed", help="The same seed learns the same persona.")] = 0,
+    seed: Annotated[
+        int,
+        typer.Option("--seed", help="A number, or random. The same one learns the same persona.", parser=parse_seed),
+    ] = 0,
     device: Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda or mps.")] = None,
     dtype: Annotated[str, typer.Option("--dtype", help="Number type: auto, float32, bfloat16, ...")] = "auto",
     memory: Annotated[
@@ -129,7 +133,11 @@ def _learn(console: Console, name: str, asked: Asked, *, memory: str, resumed: b
     start = time.monotonic()
     previews = Previews(console, task, name, preview_every)
     with unfinished.alone(library.root, name) as folder:
+        inputs = {**task.inputs(), "pmagic": pmagic.__version__}
+        if resumed:
+            resuming.require_same_inputs(folder, name, asked, inputs)
         resuming.keep(folder, asked.on(base.card.name))
+        unfinished.keep_inputs(folder, inputs)
         try:
             persona = task.run(
                 StopAtStep(console), name=name, folder=folder, resumed=resumed, on_step=previews.after_step

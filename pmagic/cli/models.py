@@ -1,6 +1,7 @@
 """`pmagic models`: which bases, observers and face packs are on this machine, fetching one and removing it."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,6 +16,7 @@ from pmagic.library import durable
 from pmagic.library.store import Library
 
 if TYPE_CHECKING:
+    from pmagic.bases.fetching import Order
     from pmagic.library.store import Entry
 
 app = typer.Typer(
@@ -87,6 +89,9 @@ def pull(
         str,
         typer.Argument(help="sd14, sd15, dreamlike, a hub id, buffalo_l or antelopev2", autocompletion=names.pullable),
     ],
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say what would be fetched, its size and its licence.")
+    ] = False,
     offline: Annotated[
         bool, typer.Option("--offline", help="Ask no network: only tell whether all of it is here already.")
     ] = False,
@@ -95,12 +100,14 @@ def pull(
 ) -> None:
     """Fetch a base with CLIP and CLIPSeg, or a face pack: never a pickle; size and licence are told first.
 
+    Learning people needs a face pack besides; its licence allows less, so it is named here and pulled by its own name.
     Interrupted, the same command goes on with what is there; a face pack begins anew. SHA-256 sums are compared
     where the hub states them.
 
     \b
     pmagic models pull sd14
     pmagic models pull buffalo_l
+    pmagic models pull sd14 --dry-run
     """
     if offline:
         os.environ["HF_HUB_OFFLINE"] = "1"  # read by the hub's client when it is imported, which is now
@@ -108,23 +115,32 @@ def pull(
     from pmagic.bases import fetching
 
     console = Console(quiet=quiet, as_json=as_json)
-    orders = fetching.orders(name)
+    orders, besides = fetching.orders(name), fetching.besides(name)
+    if dry_run:
+        _tell_plan(console, name, orders, besides)
+        return
     for order in orders:
         # Not only on a terminal: whoever fetches it must have been told.
         console.warn(f"{order.repo}: {order.size / 1e9:.2f} GB to {order.place}, licence: {order.licence}")
-    fetched = [
-        {
-            "repo": order.repo,
-            "bytes": order.size,
-            "licence": order.licence,
-            "folder": str(fetching.fetch(order, show=console.talks)),
-        }
-        for order in orders
-    ]
+    for order in besides:
+        console.warn(
+            f"learning people needs {order.repo}, too, {order.size / 1e9:.2f} GB, licence: {order.licence}; this does "
+            f"not fetch it. Fetch it with `pmagic models pull {order.repo}`, or learn without it: `--recipe reference`"
+        )
+    fetched = []
+    for order in orders:
+        fetching.fetch(order, show=console.talks)
+        fetched.append(_about_order(order))
     if not orders:
         console.say(f"{name} is here already")
     console.result(
-        [str(each["folder"]) for each in fetched], {"base": name, "fetched": fetched, "warnings": console.warnings}
+        [str(each["folder"]) for each in fetched],
+        {
+            "base": name,
+            "fetched": fetched,
+            "besides": [order.repo for order in besides],
+            "warnings": console.warnings,
+        },
     )
 
 
@@ -169,6 +185,30 @@ def remove(
         durable.withdraw(folder, folder.with_name(f".{folder.name}.removed"))
     console.say(f"{freed / 1e9:.2f} GB are free again")
     console.result([name], {"removed": name, "folder": str(folder), "bytes": freed, "warnings": console.warnings})
+
+
+def _tell_plan(console: Console, name: str, orders: "Sequence[Order]", besides: "Sequence[Order]") -> None:
+    """What a pull would fetch, and what learning needs that another pull fetches."""
+    whole = sum(order.size for order in (*orders, *besides))
+    document = {
+        "base": name,
+        "would_fetch": [_about_order(order) for order in orders],
+        "besides": [_about_order(order) for order in besides],
+        "bytes": sum(order.size for order in orders),
+        "bytes_with_besides": whole,
+    }
+    rows = [
+        (order.repo, f"{order.size / 1e9:.2f} GB", order.licence, f"pmagic models pull {command}")
+        for command, several in ((name, orders), *((each.repo, [each]) for each in besides))
+        for order in several
+    ]
+    lines = table(rows, ("MODEL", "SIZE", "LICENCE", "FETCHED BY")) if rows else []
+    lines.append(f"{whole / 1e9:.2f} GB in all" if rows else f"{name} is here already")
+    console.result(lines, document)
+
+
+def _about_order(order: "Order") -> dict[str, object]:
+    return {"repo": order.repo, "bytes": order.size, "licence": order.licence, "folder": str(order.place)}
 
 
 def _folder(name: str) -> Path:

@@ -1,6 +1,7 @@
 """Options that mean the same in every command that has them, and the numbers written inside of others."""
 
 import re
+import secrets
 from typing import Annotated
 
 import typer
@@ -9,6 +10,18 @@ from pmagic.errors import UsageProblem
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No talk; only names or paths.")]
+
+
+def parse_seed(text: str) -> int:
+    """--seed: a whole number, or `random` for one that is drawn now. UsageProblem for anything else."""
+    if str(text).strip().lower() == "random":
+        return secrets.randbelow(2**31)  # with room above for one picture after the other
+    try:
+        return int(text)
+    except ValueError as error:
+        raise UsageProblem(
+            f"--seed must be a whole number, or random, not {text[:80]!r}", "give for example --seed 1"
+        ) from error
 
 
 def number(text: str) -> int | None:

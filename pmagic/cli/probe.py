@@ -9,7 +9,7 @@ import typer
 from pmagic import settings
 from pmagic.cli import curves, names
 from pmagic.cli.console import Console
-from pmagic.cli.options import AsJson, Quiet
+from pmagic.cli.options import AsJson, Quiet, parse_seed
 from pmagic.cli.stopping import StopAtStep, Stopped
 from pmagic.errors import UsageProblem
 from pmagic.library import durable, naming, probes, unfinished
@@ -36,7 +36,10 @@ def probe(
     ] = None,
     face: Annotated[int | None, typer.Option("--face", help="Which face of the photo, 1 being the largest.")] = None,
     mask: Annotated[Path | None, typer.Option("--mask", help="Picture that is white where the subject is.")] = None,
-    seed: Annotated[int, typer.Option("--seed", help="The same seed finds the same stages.")] = 0,
+    seed: Annotated[
+        int,
+        typer.Option("--seed", help="A number, or random. The same one finds the same stages.", parser=parse_seed),
+    ] = 0,
     out: Annotated[Path, typer.Option("--out", help="Folder for the plot and the attention maps.")] = Path(),
     device: Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda or mps.")] = None,
     dtype: Annotated[str, typer.Option("--dtype", help="Number type: auto, float32, bfloat16, ...")] = "auto",

@@ -10,7 +10,7 @@ from pmagic import settings
 from pmagic.cli import drawing, names, scenes
 from pmagic.cli.console import Console
 from pmagic.cli.options import AsJson, Quiet
-from pmagic.engine.prompts import NAME
+from pmagic.engine.prompts import NAME, bare_names
 from pmagic.library.store import Library
 from pmagic.tasks.drawing import RenderOptions, Scene, find_base, prepare
 from pmagic.tasks.prompt_text import render_prompt, title_of
@@ -23,7 +23,8 @@ def render(
         typer.Argument(help='"as a cowboy", or a whole prompt with {} where the name stands; - reads one a line.'),
     ] = None,
     prompts: Annotated[
-        Path | None, typer.Option("--prompts", help="File with one prompt a line, instead of PROMPT.")
+        Path | None,
+        typer.Option("--prompts", help="File with one prompt a line, instead of PROMPT; # begins a comment."),
     ] = None,
     count: drawing.Count = 1,
     seed: drawing.Seed = 0,
@@ -68,6 +69,11 @@ def render(
     )
     address, persona = Library(settings.library_dir()).load(name)
     wholes = [render_prompt(text, str(address)) for text in texts]
+    if any(bare_names(whole, [address.name]) for whole in wholes):
+        console.warn(
+            f"{address.name} is an ordinary word where it stands without brackets in a prompt: for the persona write "
+            f"{NAME} or <{address.name}>"
+        )
     card = find_base([(address, persona)], base)
     prepared = partial(
         prepare,

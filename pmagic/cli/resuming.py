@@ -1,13 +1,24 @@
 """What `pmagic learn --resume` goes on with: the words of a stopped learning, kept beside its checkpoint."""
 
 import json
-from collections.abc import Sequence
+import shlex
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import get_args, get_type_hints
 
-from pmagic.errors import BundleDamaged, NotFound, UsageProblem
+from pmagic.errors import BundleDamaged, Incompatible, NotFound, UsageProblem
 from pmagic.library import naming, unfinished
+
+# What the person gives, by its key among a learning's inputs.
+_GIVEN = {
+    "photos": "the photo",
+    "mask": "the mask",
+    "word": "the word for the subject",
+    "kind": "the kind of subject",
+    "method": "the method",
+    "base": "the base's weights",
+}
 
 
 @dataclass(frozen=True)
@@ -40,6 +51,57 @@ class Asked:
 def keep(folder: Path, asked: Asked) -> None:
     """Into a folder given by `unfinished.alone`."""
     unfinished.keep_order(folder, json.dumps(asdict(asked), sort_keys=True).encode())
+
+
+def command(name: str, asked: Asked) -> str:
+    """The command line that asks for the same once more, from the start."""
+    flags = {"word": "--class"}
+    words = ["pmagic", "learn", *asked.photos, "--name", name]
+    for each in fields(Asked):
+        value = getattr(asked, each.name)
+        if each.name == "photos" or value == getattr(Asked(), each.name):
+            continue
+        words.append(flags.get(each.name, f"--{each.name}".replace("_", "-")))
+        words += [] if value is True else [str(value)]
+    return shlex.join(words)
+
+
+def require_same_inputs(folder: Path, name: str, asked: Asked, inputs: Mapping[str, object]) -> None:
+    """Incompatible, naming what changed, where a checkpoint in the folder was made from other inputs.
+
+    inputs: of the learning as it would go on now; JSON values. A folder of an earlier version, which kept none, passes.
+    """
+    before = unfinished.kept_inputs(folder)
+    if before is None or not unfinished.has_checkpoint(folder):
+        return
+    now = json.loads(json.dumps(dict(inputs), default=str))
+    given = [said for key, said in _GIVEN.items() if before.get(key) != now[key]]
+    old, new = before.get("settings"), now["settings"]
+    old = old if isinstance(old, dict) else {}
+    defaults = [
+        _difference(key, old.get(key), new.get(key)) for key in sorted(old | new) if old.get(key) != new.get(key)
+    ]
+    if not given and not defaults:
+        return
+    anew = f"begin anew with `{command(name, asked)}`"
+    if given:
+        advice = f"put {' and '.join(given)} back as before, or {anew}"
+    elif before.get("pmagic") != now["pmagic"]:
+        advice = f"go on with pmagic {before.get('pmagic')}, which it was started with, or {anew}"
+    else:
+        advice = f"put the values in the base's pmagic.toml back as before, or {anew}"
+    raise Incompatible(
+        f"the learning of {name!r} cannot go on, for it was started with another input: {'; '.join(given + defaults)}",
+        advice,
+        kept="what was learned so far",
+    )
+
+
+def _difference(key: str, old: object, new: object) -> str:
+    """`learning_rate was 0.0001 and is 5e-05`; of lists only that they differ."""
+    if isinstance(old, list | dict) or isinstance(new, list | dict):
+        return f"{key} is another one"
+    return f"{key} was {old} and is {new}"
 
 
 def recall(root: Path, name: str | None, given: Asked) -> tuple[str, Asked]:

@@ -4,28 +4,28 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from pmagic.engine.prompts import MAX_BYTES, read_prompts
 from pmagic.errors import NotFound, UsageProblem
 
 STANDARD_INPUT = "-"
-_MAX_BYTES = 1024**2
 
 
 def prompts(text: str | None, file: Path | None) -> list[str]:
-    """The prompt that was typed, or one for each line of a file or of standard input; empty lines do not count.
+    """The prompt that was typed, or those of a file or of standard input (engine.prompts.read_prompts).
 
     Raises UsageProblem, NotFound.
     """
     if text is not None and file is not None:
         raise UsageProblem("both a prompt and --prompts are given", "leave one of them out")
     if file is not None:
-        return _lines(_read(file), str(file))
+        return [prompt for _, prompt in read_prompts(_read(file), str(file))]
     if text is None:
         raise UsageProblem("Missing argument 'prompt'", 'say what to draw, as in "as a cowboy", or give --prompts FILE')
     if text != STANDARD_INPUT:
         return [text]
     if sys.stdin.isatty():
         raise UsageProblem("standard input is the keyboard", "pipe prompts in: pmagic render alice - < prompts.txt")
-    return _lines(sys.stdin.buffer.read(_MAX_BYTES + 1), "standard input")
+    return [prompt for _, prompt in read_prompts(sys.stdin.buffer.read(MAX_BYTES + 1), "standard input")]
 
 
 def write_grid(
@@ -72,21 +72,8 @@ def write_enlarged(file: str, times: int) -> str:
 def _read(file: Path) -> bytes:
     try:
         with file.open("rb") as opened:
-            return opened.read(_MAX_BYTES + 1)
+            return opened.read(MAX_BYTES + 1)
     except FileNotFoundError as error:
         raise NotFound(f"there is no file {file}", "check the path of the prompts") from error
     except OSError as error:
         raise UsageProblem(f"{file} cannot be read: {error.strerror}", "check its permissions") from error
-
-
-def _lines(data: bytes, source: str) -> list[str]:
-    if len(data) > _MAX_BYTES:
-        raise UsageProblem(f"{source} holds more than 1 MB", "give one prompt a line")
-    try:
-        lines = [line.strip() for line in data.decode("utf-8-sig").splitlines()]
-    except UnicodeDecodeError as error:
-        raise UsageProblem(f"{source} is not UTF-8 text: {error.reason}", "save it as UTF-8") from error
-    found = [line for line in lines if line]
-    if not found:
-        raise UsageProblem(f"{source} holds no prompt", "write one a line")
-    return found

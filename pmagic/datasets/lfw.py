@@ -3,14 +3,17 @@
 Three photos are learned from, as many as the paper's few-shot people have at least; a fourth is compared with.
 """
 
-import os
 import re
 import shutil
+import tarfile
+import zlib
+from http.client import HTTPException
 from pathlib import Path
 
-from pmagic import datasets, settings
+from pmagic import datasets, network, settings
 from pmagic.datasets import Individual
 from pmagic.errors import UsageProblem, WeightsMissing
+from pmagic.library import durable
 
 WANTED = "a folder of LFW's people, Name_Surname/Name_Surname_0001.jpg (or one that holds lfw/ or lfw_funneled/)"
 WHERE = "without --root it is fetched: `pip install 'pmagic[lfw]'`, then the same command without --root"
@@ -52,7 +55,7 @@ def fetches() -> str:
     """Raises WeightsMissing where LFW is not here, and scikit-learn is not installed or HF_HUB_OFFLINE is set."""
     if _photos().is_dir() and not _archive().exists():
         return ""
-    if os.environ.get("HF_HUB_OFFLINE"):
+    if network.offline():
         raise WeightsMissing(
             "LFW is not on this machine, and HF_HUB_OFFLINE is set", f"unset it to fetch LFW, or give --root, {WANTED}"
         )
@@ -73,16 +76,24 @@ def fetched() -> Path:
         return photos
     from sklearn.datasets import fetch_lfw_people
 
-    home.mkdir(parents=True, exist_ok=True)
-    if photos.is_dir():  # a part of it: scikit-learn would take it for the whole
-        shutil.rmtree(photos)
+    with durable.storing("LFW"):
+        durable.make_folder(home)
+        if photos.is_dir():  # a part of it: scikit-learn would take it for the whole
+            shutil.rmtree(photos)
     try:
         # One corner of the photos of the person with most of them: all that is wanted are the files.
         corner = (slice(0, 8), slice(0, 8))
         fetch_lfw_people(data_home=str(home), min_faces_per_person=500, resize=None, slice_=corner)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, EOFError, HTTPException, tarfile.TarError, zlib.error) as error:
+        local = network.local_failure(error)
+        if local is not None:
+            with durable.storing("LFW"):
+                raise local from error
+        why = network.failure(error)
+        what = f"the server of LFW cannot be reached ({why})" if why else f"LFW did not arrive whole: {error}"
+        variables = "".join(f" and {name}" for name in network.variables())
         raise WeightsMissing(
-            f"LFW cannot be fetched: {error}", f"try again online, or give --root, {WANTED}"
+            what, f"check the connection{variables} and run the command again, or give --root, {WANTED}"
         ) from error
     shutil.rmtree(photos.with_name("joblib"), ignore_errors=True)  # its cache of decoded photos, a pickle
     return photos

@@ -91,9 +91,10 @@ def opened(card: Card) -> FacePack:
 def folder_of(card: Card) -> Path:
     """Where the base's face pack lies. Raises WeightsMissing where it is not on this machine."""
     if not isinstance(card.faces, Path):
+        mask = "" if isinstance(card.clipseg, Path) else " --mask MASK"  # which CLIPSeg would make
         raise WeightsMissing(
             f"faces are found and recognised with the pack {card.faces}, which is not on this machine",
-            f"fetch it with `pmagic models pull {card.faces}`, or learn without it: `--recipe reference --mask MASK`",
+            f"fetch it with `pmagic models pull {card.faces}`, or learn without it: `--recipe reference{mask}`",
         )
     return card.faces
 

@@ -8,7 +8,7 @@ with a persona.
 import difflib
 import re
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,19 @@ from pmagic.errors import Incompatible, UsageProblem
 
 NAME = "{}"
 _IN_BRACES = re.compile(r"\{([^{}]*)\}")
+MAX_BYTES = 1024**2  # of a file of prompts
+# What other tools read as an instruction in a prompt. Here it is text, as in the stock pipeline.
+_INSTRUCTIONS = re.compile(
+    r"\([^()]*:\s*-?\d+(?:\.\d*)?\s*\)"  # (word:1.3)
+    r"|\(\([^()]*\)+"  # ((word))
+    r"|\[[^\[\]]+\]"  # [word], [from:to:0.5], [this|that]
+    r"|<(?:lora|lyco|hypernet|embedding):[^<>]*>"
+    r"|\bembedding:[\w.-]+"
+    r"|\b(?:BREAK|AND)\b"
+    r"|\w(?:\+\+|--)(?!\w)"  # word++
+    r"|\)(?:\++|-+)"
+    r"|__[\w/-]+__"  # a wildcard's file
+)
 _SHOWN = 8  # tokens that are quoted to show where a prompt ends for the model
 
 # The usual textual-inversion templates (Gal et al. 2023), by kind of subject.
@@ -151,8 +164,11 @@ def load_tokenizer(folder: Path) -> Any:
     if not any((own / name).is_file() for name in ("vocab.json", "tokenizer.json")):
         # Without its files transformers returns a tokenizer of two tokens and says nothing.
         raise Incompatible(f"{own} holds no tokenizer (vocab.json or tokenizer.json)", "restore the base's folder")
-    with offline():
-        return CLIPTokenizer.from_pretrained(own, local_files_only=True)
+    try:
+        with offline():
+            return CLIPTokenizer.from_pretrained(own, local_files_only=True)
+    except Exception as error:  # the tokenizers library raises bare ones of its own
+        raise Incompatible(f"the tokenizer in {own} cannot be read: {error}", "restore the base's folder") from error
 
 
 def check_word(tokenizer: Any, word: str) -> int:
@@ -176,6 +192,47 @@ def check_text(text: str, what: str = "the prompt") -> None:
     for each in text:
         if unicodedata.category(each) == "Cc" and each not in "\t\n\r":
             raise UsageProblem(f"{what} holds the control character U+{ord(each):04X}", "leave it out")
+
+
+def read_prompts(data: bytes, source: str) -> list[tuple[int, str]]:
+    """(line, prompt) of a text with one prompt a line; empty lines and lines that begin with # do not count.
+
+    A line ends with LF, CR or both and nowhere else. source: as messages call it. Raises UsageProblem, which names the
+    line.
+    """
+    if len(data) > MAX_BYTES:
+        raise UsageProblem(f"{source} holds more than {MAX_BYTES // 1024**2} MB", "give one prompt a line")
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UsageProblem(f"{source} is not UTF-8 text: {error.reason}", "save it as UTF-8") from error
+    found = []
+    for number, line in enumerate(re.split(r"\r\n|\r|\n", text), 1):
+        prompt = line.strip(" \t")
+        if not prompt or prompt.startswith("#"):
+            continue
+        check_text(prompt, f"{source}, line {number}:")
+        found.append((number, prompt))
+    if not found:
+        raise UsageProblem(f"{source} holds no prompt", "write one a line; lines that begin with # do not count")
+    return found
+
+
+def instructions(text: str) -> list[str]:
+    """What other tools would obey in a prompt, such as `(word:1.3)`, `[word]`, `BREAK`, `<lora:x:1>`; each once."""
+    return list(dict.fromkeys(found[0] for found in _INSTRUCTIONS.finditer(text)))
+
+
+def bare_names(prompt: str, personas: Collection[str]) -> list[str]:
+    """The personas whose names stand in a prompt as ordinary words, without braces."""
+    plain = _IN_BRACES.sub(" ", prompt)
+    return [each for each in personas if re.search(rf"(?<!\w){re.escape(each)}(?!\w)", plain, re.IGNORECASE)]
+
+
+def unread(tokenizer: Any, text: str) -> str:
+    """The end of a text without names that the model does not read, "" where it reads all."""
+    ids = tokenizer(text, add_special_tokens=False, verbose=False).input_ids
+    return tokenizer.decode(ids[tokenizer.model_max_length - 2 :]).strip()
 
 
 def names(prompt: str) -> list[str]:

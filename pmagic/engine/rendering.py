@@ -28,7 +28,7 @@ from pmagic.persona import Persona
 
 __all__ = ["SCHEDULERS", "Script", "compose", "initial_noise", "render", "sample", "script"]
 
-MAX_SEED = 2**63 - 1
+MAX_SEED = 2**32 - 1  # torch reads no more bits of it on a CPU, where noise is drawn
 
 
 @dataclass(frozen=True)

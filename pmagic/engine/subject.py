@@ -121,7 +121,7 @@ def clip_folder(card: Card) -> Path:
     """Where the base's CLIP lies. Raises WeightsMissing where it is not on this machine."""
     if not isinstance(card.clip, Path):
         raise WeightsMissing(
-            f"the observer {card.clip} is not on this machine", f"fetch it with `pmagic models pull {card.name}`"
+            f"the observer {card.clip} is not on this machine", f"fetch it with `pmagic models pull {card.clip}`"
         )
     return card.clip
 

@@ -2,10 +2,8 @@
 
 from pathlib import Path
 
-from pmagic.engine.prompts import NAME, check_text
+from pmagic.engine.prompts import MAX_BYTES, NAME, read_prompts
 from pmagic.errors import NotFound, UsageProblem
-
-MAX_BYTES = 1024**2
 
 # The evaluation prompts of the paper's Figure 16, left column then right. Its text evaluates by 17 prompts and does not
 # say which of these 25: `paper` is the first 17.
@@ -40,28 +38,19 @@ PAPER = FIGURE_16[:17]
 
 
 def read(path: Path) -> tuple[str, ...]:
-    """One prompt a line, `{}` where the name stands; empty lines and lines that begin with # do not count.
+    """Prompts as engine.prompts.read_prompts has them, `{}` where the name stands, none twice.
 
     Raises NotFound, or UsageProblem which names the line.
     """
     try:
-        data = path.read_bytes()
+        with path.open("rb") as file:
+            data = file.read(MAX_BYTES + 1)
     except OSError as error:
         raise NotFound(
             f"the prompts {path} cannot be read: {error.strerror}", "give a text file, or `paper`"
         ) from error
-    try:
-        text = data[: MAX_BYTES + 1].decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UsageProblem(f"{path} is not a text file in UTF-8", "write one prompt a line") from error
-    if len(data) > MAX_BYTES:
-        raise UsageProblem(f"{path} has more than {MAX_BYTES // 1024} KB", "write one prompt a line")
     found: dict[str, int] = {}
-    for number, line in enumerate(text.splitlines(), 1):
-        prompt = line.strip()
-        if not prompt or prompt.startswith("#"):
-            continue
-        check_text(prompt, f"{path}, line {number}:")
+    for number, prompt in read_prompts(data, str(path)):
         if NAME not in prompt:
             raise UsageProblem(
                 f"{path}, line {number}: {prompt!r} has no {NAME}", f"write {NAME} where the name stands"
@@ -69,6 +58,4 @@ def read(path: Path) -> tuple[str, ...]:
         if prompt in found:
             raise UsageProblem(f"{path}, line {number}: {prompt!r} is line {found[prompt]} again", "leave it out")
         found[prompt] = number
-    if not found:
-        raise UsageProblem(f"{path} holds no prompt", f"write one a line, {NAME} where the name stands")
     return tuple(found)

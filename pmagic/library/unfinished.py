@@ -17,6 +17,7 @@ from pmagic.library.naming import checked_name
 FOLDER = ".unfinished"
 _LOCK = ".lock"
 _ORDER = "order.json"
+_INPUTS = "inputs.json"  # what the order came to: hashes and values
 _MAX_ORDER = 1024**2
 
 
@@ -37,7 +38,7 @@ def alone(root: Path, name: str) -> Iterator[Path]:
             lock.acquire()
         except filelock.Timeout as error:
             raise Busy(f"another pmagic is learning {name!r}", "wait for it to end, or use another name") from error
-    nothing = {_LOCK, _ORDER}
+    nothing = {_LOCK, _ORDER, _INPUTS}
     try:
         yield folder
     except (KeyboardInterrupt, Problem) as stop:
@@ -105,6 +106,26 @@ def read_order(root: Path, name: str) -> bytes:
     except OSError:
         return b""
     return data if len(data) <= _MAX_ORDER else b""
+
+
+def keep_inputs(folder: Path, inputs: Mapping[str, object]) -> None:
+    """All that decides what the learning under way learns, in a folder given by `alone`: plain values."""
+    with durable.storing("what is learned from"):
+        durable.replace_file(folder / _INPUTS, json.dumps(dict(inputs), sort_keys=True, default=str).encode())
+
+
+def kept_inputs(folder: Path) -> Mapping[str, object] | None:
+    """What `keep_inputs` kept; None where there is nothing that can be read, as an earlier version leaves it."""
+    try:
+        with (folder / _INPUTS).open("rb") as file:
+            found = json.loads(file.read(_MAX_ORDER))
+    except (OSError, ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def has_checkpoint(folder: Path) -> bool:
+    return any(folder.glob("*.checkpoint"))
 
 
 def orders(root: Path) -> list[str]:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 DEFAULT = "sd14"
 DEMO = "mini"
+SEEDS = 2**32  # different ones that a picture can have
 MEMORY = ("auto", "low", "normal")
 LOW = ", with less kept and more computed again"
 
@@ -46,17 +47,44 @@ def choose_base(asked: str | None) -> "Card":
     if name is not None:
         return card.require_weights(card.find(name))
     found = card.find(DEFAULT)
-    if not card.missing_parts(found):
-        return found
+    if found.folder is not None:
+        return card.require_weights(found)
     raise WeightsMissing(
-        f"no base is chosen, and the default {DEFAULT} ({found.repo}, {found.size_gb} GB) is not on this machine",
-        f"for photographs fetch it with `pmagic models pull {DEFAULT}`; to try pmagic at once, on drawn faces only, "
-        f"add `--base {DEMO}`",
+        f"no base is chosen, and the default {DEFAULT} is not on this machine; with what learning needs besides it is "
+        f"{found.download_gb:.1f} GB",
+        f"for photographs fetch it with {card.pulls(found)}; to try pmagic at once, on drawn faces "
+        f"only, add `--base {DEMO}`",
     )
 
 
 def device(asked: str | None) -> str:
-    return asked if asked is not None else settings.config().device
+    """--device, or what the settings say; it is on this machine. UsageProblem names the place that says it."""
+    from pmagic.bases import loading
+
+    if asked is not None:
+        loading.device_named(asked)
+        return asked
+    name = settings.config().device
+    try:
+        loading.device_named(name)
+    except UsageProblem as problem:
+        place = settings.origin("device")
+        raise UsageProblem(
+            f"{place}: {problem.what}", f"{settings.mending('device', place)}, or add --device cpu"
+        ) from problem
+    return name
+
+
+def check_numbers(device: str | None, dtype: str) -> None:
+    """UsageProblem for a --device or a --dtype that can be none; needs no torch."""
+    if device is not None:
+        settings.check_device(device)
+    else:
+        settings.config()  # names the file or the variable
+    if dtype not in ("auto", *settings.NUMBER_TYPES):
+        raise UsageProblem(
+            f"there is no number type {dtype!r}", f"choose one of: auto, {', '.join(settings.NUMBER_TYPES)}"
+        )
 
 
 def check_memory(asked: str) -> None:
@@ -64,10 +92,19 @@ def check_memory(asked: str) -> None:
         raise UsageProblem(f"--memory cannot be {asked!r}", f"choose one of: {', '.join(MEMORY)}")
 
 
-def check_seed(seed: int, pictures: int = 1) -> None:
-    """Raises UsageProblem for a seed that, counted up by `pictures`, does not fit in 63 bits."""
-    if not 0 <= seed <= 2**63 - pictures:
+def check_seed(seed: int) -> None:
+    """UsageProblem for a seed that no learning can have."""
+    if not 0 <= seed < 2**63:
         raise UsageProblem(f"--seed must be 0 or more and below 2^63, not {seed}", "give for example --seed 1")
+
+
+def check_seeds(first: int, count: int) -> None:
+    """UsageProblem for seeds that pictures cannot have: torch reads 32 bits of one on a CPU, where noise is drawn."""
+    if first < 0 or first + count > SEEDS:
+        same = f"give --seed {first % SEEDS}, which draws the same" if first >= SEEDS else "give for example --seed 1"
+        raise UsageProblem(
+            f"--seed must be 0 or more, and with the number of pictures at most 2^32, not {first} for {count}", same
+        )
 
 
 def quiet_libraries() -> None:

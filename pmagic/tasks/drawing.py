@@ -53,8 +53,9 @@ class RenderOptions:
     def __post_init__(self) -> None:
         if not 1 <= self.count <= MAX_PICTURES:
             raise UsageProblem(f"-n must be 1 to {MAX_PICTURES}, not {self.count}", "give for example -n 4")
-        base_options.check_seed(self.seed, self.count)
+        base_options.check_seeds(self.seed, self.count)
         base_options.check_memory(self.memory)
+        base_options.check_numbers(self.device, self.dtype)
         check_text(self.negative or "", "--negative")
 
     @property
@@ -218,6 +219,11 @@ def prepare(
     cut = [prompts.check_names(tokenizer, each.prompt, tokens).cut for each in scenes]
     for text in filter(None, cut):
         reporter.warn(f"the prompt is too long; the base does not read: {text!r}")
+    cut_negative = prompts.unread(tokenizer, settings.negative)
+    if cut_negative:
+        reporter.warn(f"the negative prompt is too long; the base does not read: {cut_negative!r}")
+        cut = ["; ".join(filter(None, (each, cut_negative))) for each in cut]
+    warn_of_instructions(reporter, [*(each.prompt for each in scenes), settings.negative])
     before_opening()
 
     from pmagic.bases import loading
@@ -239,6 +245,18 @@ def prepare(
         scenes=scenes,
         cut=cut,
     )
+
+
+def warn_of_instructions(reporter: Reporter, texts: Sequence[str]) -> None:
+    """Warns once of what in the prompts another tool would obey."""
+    from pmagic.engine import prompts
+
+    found = list(dict.fromkeys(each for text in texts for each in prompts.instructions(text)))
+    if found:
+        more = f" and {len(found) - 3} more" if len(found) > 3 else ""
+        reporter.warn(
+            f"{', '.join(found[:3])}{more}: other tools obey this in a prompt; here it is read as text, weights and all"
+        )
 
 
 def find_base(personas: "Sequence[tuple[Address | str, Persona]]", moved_to: str | None = None) -> "Card":

@@ -95,10 +95,11 @@ class Learning:
 
     def _checkpoint(self, folder: Path, name: str, resumed: bool) -> Path:
         checkpoint = unfinished.file_for(folder, self.inputs())
-        if resumed and not checkpoint.exists() and any(folder.glob("*.checkpoint")):
-            raise Incompatible(
-                f"the photo or the base of {name!r} is not the one that its learning was started with",
-                "put the old one back, or learn anew without --resume",
+        if resumed and not checkpoint.exists() and unfinished.has_checkpoint(folder):
+            raise Incompatible(  # an earlier version kept no inputs, or the probe finds other stages now
+                f"the photo, the base, its stages or pmagic's own default values are not those that the learning of "
+                f"{name!r} was started with",
+                "put the old ones back, or learn anew without --resume",
                 kept="what was learned so far",
             )
         return checkpoint
@@ -208,11 +209,15 @@ def prepare(
     Raises NotFound, PhotoRefused, UsageProblem, WeightsMissing, Incompatible.
     """
     from pmagic import shelf
-    from pmagic.engine import prompts
+    from pmagic.engine import prompts, recipes
 
     # What needs no model first: a wrong photo must not cost the person a minute.
     base_options.check_seed(seed)
     base_options.check_memory(memory)
+    base_options.check_numbers(device, dtype)
+    recipes.settings_for(
+        recipe, {}, iterations=iterations, batch=batch, learning_rate=learning_rate, bounds=bounds
+    )  # once more below, with what the base's own file says
     given = photo_input.read(reporter, photos, mask, word, style)
     require_method(method)
     card = base_options.card_of(base)

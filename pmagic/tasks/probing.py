@@ -58,6 +58,7 @@ def prepare(
     Raises NotFound, PhotoRefused, UsageProblem, WeightsMissing, Incompatible.
     """
     base_options.check_seed(seed)
+    base_options.check_numbers(device, dtype)
     given = photo_input.read(reporter, photos, mask, word, style=False)
     card = base_options.card_of(base)
     base_options.quiet_libraries()

@@ -5,7 +5,7 @@ import re
 from pmagic.engine.prompts import NAME, check_text
 from pmagic.errors import UsageProblem
 
-_OTHER_NAME = re.compile(r"<([^<>\s]+)>|\{([^{}]+)\}")
+_OTHER_NAME = re.compile(r"<([^<>\s:]+)>|\{([^{}]+)\}")  # no persona's name holds a colon, as <lora:x:1> does
 
 
 def render_prompt(prompt: str, address: str) -> str:

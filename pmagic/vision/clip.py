@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from pmagic.bases import model_config
+from pmagic.bases import card, model_config
 from pmagic.bases.loading import quietly
 from pmagic.errors import Incompatible, WeightsMissing
 
@@ -69,7 +69,7 @@ def load(folder: Path, *, device: str = "cpu") -> Clip:
     from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 
     if not (folder / "config.json").is_file():
-        raise WeightsMissing(f"there is no CLIP in {folder}", "fetch the base's observer with `pmagic models pull`")
+        raise WeightsMissing(f"there is no CLIP in {folder}", card.restoring(folder))
     try:
         with quietly():
             model, report = CLIPModel.from_pretrained(
@@ -82,14 +82,17 @@ def load(folder: Path, *, device: str = "cpu") -> Clip:
                 output_loading_info=True,
             )
     except (OSError, ValueError) as error:
-        raise WeightsMissing(f"the CLIP in {folder} cannot be opened: {error}", "fetch it again") from error
+        raise WeightsMissing(f"the CLIP in {folder} cannot be opened: {error}", card.restoring(folder)) from error
     if report["missing_keys"]:
-        raise Incompatible(f"the CLIP in {folder} lacks {len(report['missing_keys'])} weights", "fetch it again")
-    with quietly():
-        tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+        raise Incompatible(f"the CLIP in {folder} lacks {len(report['missing_keys'])} weights", card.restoring(folder))
+    try:
+        with quietly():
+            tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+        statistics = model_config.read_json(folder / "preprocessor_config.json")
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise Incompatible(f"the CLIP in {folder} is damaged: {error}", card.restoring(folder)) from error
     if len(tokenizer) < model.config.text_config.vocab_size:
-        raise Incompatible(f"the CLIP in {folder} holds no usable tokenizer", "fetch it again")
-    statistics = model_config.read_json(folder / "preprocessor_config.json")
+        raise Incompatible(f"the CLIP in {folder} holds no usable tokenizer", card.restoring(folder))
     return Clip(
         model=model.requires_grad_(False).eval().to(device),
         tokenizer=tokenizer,

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from pmagic.bases import model_config
+from pmagic.bases import card, model_config
 from pmagic.bases.loading import quietly
 from pmagic.errors import Incompatible, WeightsMissing
 
@@ -51,7 +51,7 @@ def load(folder: Path, *, device: torch.device | str = "cpu") -> ClipSeg:
     from transformers import CLIPSegConfig, CLIPSegForImageSegmentation, CLIPTokenizer
 
     if not (folder / "config.json").is_file():
-        raise WeightsMissing(f"there is no CLIPSeg in {folder}", "fetch the base's observers with `pmagic models pull`")
+        raise WeightsMissing(f"there is no CLIPSeg in {folder}", card.restoring(folder))
     try:
         with quietly():
             model, report = CLIPSegForImageSegmentation.from_pretrained(
@@ -64,14 +64,19 @@ def load(folder: Path, *, device: torch.device | str = "cpu") -> ClipSeg:
                 output_loading_info=True,
             )
     except (OSError, ValueError) as error:
-        raise WeightsMissing(f"the CLIPSeg in {folder} cannot be opened: {error}", "fetch it again") from error
+        raise WeightsMissing(f"the CLIPSeg in {folder} cannot be opened: {error}", card.restoring(folder)) from error
     if report["missing_keys"]:
-        raise Incompatible(f"the CLIPSeg in {folder} lacks {len(report['missing_keys'])} weights", "fetch it again")
-    with quietly():
-        tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+        raise Incompatible(
+            f"the CLIPSeg in {folder} lacks {len(report['missing_keys'])} weights", card.restoring(folder)
+        )
+    try:
+        with quietly():
+            tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+        statistics = model_config.read_json(folder / "preprocessor_config.json")
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise Incompatible(f"the CLIPSeg in {folder} is damaged: {error}", card.restoring(folder)) from error
     if len(tokenizer) < model.config.text_config.vocab_size:
-        raise Incompatible(f"the CLIPSeg in {folder} holds no usable tokenizer", "fetch it again")
-    statistics = model_config.read_json(folder / "preprocessor_config.json")
+        raise Incompatible(f"the CLIPSeg in {folder} holds no usable tokenizer", card.restoring(folder))
     size = statistics["size"]
     return ClipSeg(
         model=model.requires_grad_(False).eval().to(device),

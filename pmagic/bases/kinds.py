@@ -1,0 +1,248 @@
+"""What a folder, a repository or a file is, by the names in it and what it says of itself. Opens no weights.
+
+The same rules judge a local folder and, before anything is fetched, a repository's list of files.
+"""
+
+import json
+import os
+import re
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+from pmagic.errors import Incompatible
+
+INDEX = "model_index.json"
+PARTS = ("unet", "vae", "text_encoder")  # each must hold weights; the tokenizer and the scheduler hold only texts
+HALF = "fp16"  # the one variant that is read
+_PIPELINES = ("StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline")  # the second is the first's parts
+# Other pipelines by the beginning of their class, as people call them; the first that fits counts.
+_OTHERS = (
+    ("StableDiffusionXL", "Stable Diffusion XL"),
+    ("StableDiffusion3", "Stable Diffusion 3"),
+    ("StableDiffusionInpaint", "a Stable Diffusion for inpainting"),
+    ("StableCascade", "Stable Cascade"),
+    ("Flux", "FLUX"),
+    ("PixArt", "PixArt"),
+    ("Sana", "Sana"),
+    ("Kandinsky", "Kandinsky"),
+    ("Wuerstchen", "Wuerstchen"),
+    ("Onnx", "Stable Diffusion as ONNX"),
+    ("ORT", "Stable Diffusion as ONNX"),
+    ("OV", "Stable Diffusion as OpenVINO"),
+    ("Flax", "Stable Diffusion for Flax"),
+)
+_LIBRARIES = ("diffusers", "transformers", "stable_diffusion")  # that a component may come from
+_UNREAD = {
+    "pickles, which can hold code": (".bin", ".ckpt", ".pt", ".pth"),
+    "ONNX": (".onnx", ".onnx_data", ".pb"),
+    "Flax": (".msgpack",),
+    "TensorFlow": (".h5",),
+    "OpenVINO": (".xml",),
+    "GGUF": (".gguf",),
+}
+WEIGHT_ENDINGS = (".safetensors", *(ending for endings in _UNREAD.values() for ending in endings))
+_MAX_INDEX = 1024**2
+_MAX_HEADER = 16 * 1024**2
+# A key in a single file's header, and what the file then is; the first that fits counts.
+_KEYS = (
+    (re.compile(r"lora_|\.lora[._]"), "a LoRA"),
+    (re.compile(r"^conditioner\.embedders\.1\."), "a single file of Stable Diffusion XL"),
+    (re.compile(r"joint_blocks\."), "a single file of Stable Diffusion 3"),
+    (re.compile(r"double_blocks\."), "a single file of FLUX"),
+    (re.compile(r"^model\.diffusion_model\."), "a single file of Stable Diffusion"),
+    (re.compile(r"^first_stage_model\.|^(?:encoder|decoder)\.(?:down|up|conv_in)"), "an autoencoder alone"),
+    (re.compile(r"^emb_params$|^<.*>$"), "a textual inversion"),
+)
+
+
+def require_stable_diffusion(index: bytes, place: str) -> None:
+    """Incompatible unless a model_index.json describes a Stable Diffusion 1.x or 2.x of known libraries' parts.
+
+    place: whose it is, as messages call it.
+    """
+    table = _parsed(index, place)
+    kind = table.get("_class_name")
+    if not isinstance(kind, str):
+        raise Incompatible(
+            f"{place} does not say which pipeline it is: its {INDEX} has no _class_name",
+            "restore the file, or use another base: `pmagic models list` shows those with a short name",
+        )
+    if kind not in _PIPELINES:
+        name = next((name for beginning, name in _OTHERS if kind.startswith(beginning)), "another kind of model")
+        raise Incompatible(
+            f"{place} is {name} ({kind}); pmagic learns on Stable Diffusion 1.x and 2.x",
+            "use another base: `pmagic models list` shows those with a short name",
+        )
+    for part, source in table.items():
+        if isinstance(source, list) and source and source[0] not in (None, *_LIBRARIES):
+            raise Incompatible(
+                f"{place} takes its {part} from {str(source[0])[:80]!r}, which is none of {', '.join(_LIBRARIES)}",
+                "use another base: `pmagic models list` shows those with a short name",
+            )
+
+
+def read_index(folder: Path) -> bytes:
+    """A folder's model_index.json; Incompatible where it cannot be read."""
+    try:
+        with (folder / INDEX).open("rb") as file:
+            return file.read(_MAX_INDEX + 1)
+    except OSError as error:
+        raise Incompatible(f"{folder / INDEX} cannot be read: {error.strerror}", "restore the file") from error
+
+
+def stem_of(part: str) -> str:
+    """What a part's weight files are called, without ending."""
+    return "model" if part == "text_encoder" else "diffusion_pytorch_model"
+
+
+def variant_of(names: Collection[str], part: str) -> str | None:
+    """The variant that a part's weights are read in: None for the plain files, which go first, or `HALF`.
+
+    names: of the files in the part's folder. To be asked where `lack` is silent.
+    """
+    return None if _whole(names, stem_of(part), None) else HALF
+
+
+def weight_files(names: Collection[str], part: str) -> list[str]:
+    """The files that hold a part's weights, their index too. To be asked where `lack` is silent."""
+    stem, variant = stem_of(part), variant_of(names, part)
+    marked, index = _marked(stem, variant), _index(stem, variant)
+    if f"{marked}.safetensors" in names:
+        return [f"{marked}.safetensors"]
+    return sorted([index, *(name for name in names if re.fullmatch(_shard(marked), name))])
+
+
+def lack(names: Collection[str], part: str) -> str:
+    """Why a part's weights cannot be read, in words; "" where they can. names: of the files in the part's folder."""
+    stem = stem_of(part)
+    if _whole(names, stem, None) or _whole(names, stem, HALF):
+        return ""
+    weights = sorted(name for name in names if name.endswith(".safetensors"))
+    shards = [name for name in weights if re.search(r"-\d{5}-of-\d{5}", name)]
+    missing = sorted({each for name in shards for each in _siblings(name)} - set(names))
+    if missing:
+        return f"{missing[0]} is missing" + f", and {len(missing) - 1} more shards" * (len(missing) > 1)
+    variants = {found[1] for name in weights if (found := re.fullmatch(rf"{stem}\.(\w+)(-.*)?\.safetensors", name))}
+    if variants - {HALF}:
+        return f"weights in the variant {', '.join(sorted(variants))} alone; plain ones are read, or {HALF}"
+    if shards:
+        return f"{len(shards)} shards without their index"
+    if weights:
+        return f"{weights[0]}, but no {stem}.safetensors"
+    for kind, endings in _UNREAD.items():
+        found = sorted(name for name in names if name.endswith(endings))
+        if found:
+            return f"weights as {kind}, alone ({found[0]}); safetensors are read"
+    return f"{stem}.safetensors is missing"
+
+
+def lacks_of(folder: Path) -> str:
+    """`lacks` of a local folder; links to nothing, folders and files that cannot be seen count as not there."""
+    return lacks({part: _lack_in(folder / part, part) for part in PARTS})
+
+
+def lacks(found: Mapping[str, str]) -> str:
+    """What each part lacks, as one text: parts of the same lack together; "" where they lack nothing."""
+    parts: dict[str, list[str]] = {}
+    for part, why in found.items():
+        if why:
+            parts.setdefault(why, []).append(part)
+    return "; ".join(f"{', '.join(each)}: {why}" for why, each in parts.items())
+
+
+def _lack_in(folder: Path, part: str) -> str:
+    try:
+        entries = list(folder.iterdir()) if folder.is_dir() else []
+    except OSError as error:
+        return f"the folder cannot be read: {error.strerror}"
+    found = lack([each.name for each in entries if each.is_file()], part)
+    broken = [each for each in entries if each.suffix == ".safetensors" and not each.is_file()]
+    if found and broken:
+        why = "a link to a file that is not there" if broken[0].is_symlink() else "no file"
+        return f"{broken[0].name} is {why}"
+    return found
+
+
+def folder_kind(folder: Path) -> str:
+    """What a folder without a usable model_index.json is, in words: what that file is instead, or what lies there."""
+    index = folder / INDEX
+    if os.path.lexists(index):
+        return f"its {INDEX} is a link to a file that is not there" if index.is_symlink() else f"its {INDEX} is no file"
+    try:
+        names = sorted(each.name for each in folder.iterdir())
+    except OSError as error:
+        return f"it cannot be read: {error.strerror}"
+    if "config.json" in names and any(name.endswith(WEIGHT_ENDINGS) for name in names):
+        return f"it has no {INDEX}, it is one part of a model (config.json and weights)"
+    single = next((name for name in names if name.endswith(WEIGHT_ENDINGS)), "")
+    if single:
+        return f"it has no {INDEX}; in it is {single}, {file_kind(folder / single)}"
+    return f"it has no {INDEX}"
+
+
+def file_kind(path: Path) -> str:
+    """What a single file is, in words: a LoRA, a single file of FLUX, pickled weights, ...; by its header alone."""
+    if not path.exists():
+        return "a link to a file that is not there"
+    if path.suffix.lower() == ".safetensors":
+        keys = _header_keys(path)
+        fitting = (name for pattern, name in _KEYS if any(pattern.search(key) for key in keys))
+        return next(fitting, "a file of weights" if keys else "not a safetensors file")
+    for kind, endings in _UNREAD.items():
+        if path.suffix.lower() in endings:
+            return f"a file of {kind}"
+    return "a file"
+
+
+def _whole(names: Collection[str], stem: str, variant: str | None) -> bool:
+    """Whether the weights are there in one file, or in shards with their index."""
+    marked = _marked(stem, variant)
+    if f"{marked}.safetensors" in names:
+        return True
+    shards = [name for name in names if re.fullmatch(_shard(marked), name)]
+    return _index(stem, variant) in names and bool(shards) and set(_siblings(shards[0])) <= set(names)
+
+
+def _marked(stem: str, variant: str | None) -> str:
+    return f"{stem}.{variant}" if variant else stem
+
+
+def _index(stem: str, variant: str | None) -> str:
+    """The file that says which of several weight files holds what."""
+    return f"{stem}.safetensors.index.{variant}.json" if variant else f"{stem}.safetensors.index.json"
+
+
+def _shard(marked: str) -> str:
+    return rf"{re.escape(marked)}-\d{{5}}-of-\d{{5}}\.safetensors"
+
+
+def _siblings(shard: str) -> list[str]:
+    """The names of all shards of a set, from one of them."""
+    found = re.search(r"-\d{5}-of-(\d{5})", shard)
+    assert found is not None  # asked of shards only
+    count = min(int(found[1]), 1000)
+    return [f"{shard[: found.start()]}-{k:05}-of-{found[1]}{shard[found.end() :]}" for k in range(1, count + 1)]
+
+
+def _parsed(index: bytes, place: str) -> Mapping[str, Any]:
+    try:
+        if len(index) > _MAX_INDEX:
+            raise ValueError(f"it is larger than {_MAX_INDEX} bytes")
+        table = json.loads(index)
+        if not isinstance(table, dict):
+            raise ValueError("it holds no table")
+    except (ValueError, RecursionError) as error:
+        raise Incompatible(f"{place}: its {INDEX} cannot be used: {str(error)[:200]}", "restore the file") from error
+    return table
+
+
+def _header_keys(path: Path) -> list[str]:
+    """The names of the tensors in a safetensors file; none where it is not one."""
+    try:
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            table = json.loads(file.read(length)) if 2 <= length <= _MAX_HEADER else {}
+    except (OSError, ValueError, RecursionError):
+        return []
+    return list(table) if isinstance(table, dict) else []
