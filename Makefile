@@ -46,5 +46,25 @@ $(VENV)/.tested: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS) --editable ".[test,world]"
 	touch $@
 
+# What makes the two files below, kept apart so that it is in neither.
+TOOLS := .venv-tools
+$(TOOLS)/.installed:
+	test -x $(TOOLS)/bin/python || $(PYTHON) -m venv $(TOOLS)
+	$(TOOLS)/bin/python -m pip install --quiet "uv>=0.9" "cyclonedx-bom>=7"
+	touch $@
+
+.PHONY: lock sbom
+# requirements.lock: the version and the SHA-256 of every file of all that pmagic needs, on every system, to be
+# installed with `pip install --require-hashes -r requirements.lock` and then `pip install --no-deps .`
+lock: $(TOOLS)/.installed
+	$(TOOLS)/bin/uv pip compile --quiet --upgrade --universal --generate-hashes --no-annotate --python-version 3.11 \
+	  $(patsubst %,--constraint %,$(wildcard constraints.txt)) --custom-compile-command "make lock" \
+	  --output-file requirements.lock pyproject.toml
+
+# sbom.json: a bill of materials (CycloneDX) of what is installed here.
+sbom: $(VENV)/.installed $(TOOLS)/.installed
+	$(TOOLS)/bin/cyclonedx-py environment --output-reproducible --pyproject pyproject.toml --output-file sbom.json \
+	  $(BIN)/python
+
 clean:
-	rm -rf $(VENV) demo
+	rm -rf $(VENV) $(TOOLS) demo sbom.json
