@@ -10,7 +10,7 @@ from pmagic.cli.console import Console, duration, hush_libraries
 from pmagic.cli.options import AsJson, Quiet, number, parse_seed
 from pmagic.cli.stopping import Stopped, stop_at_step
 from pmagic.engine import recipes
-from pmagic.errors import UsageProblem
+from pmagic.errors import NotFound, UsageProblem
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -100,6 +100,9 @@ def evaluate(
     from pmagic.bases import loading
     from pmagic.evaluation import bench, harness, observers, order, store
 
+    known = [each.replace("_", "-") for each in shelf.names("datasets")]  # as --help has them
+    if dataset.replace("_", "-") not in known:
+        raise NotFound(f"there is no data set {dataset!r}", f"choose one of: {', '.join(known)}")
     source = shelf.take("datasets", dataset.replace("-", "_"))
     card = choosing.choose_base(base)
     hush_libraries()

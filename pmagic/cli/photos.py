@@ -76,6 +76,11 @@ def shown(console: Console, paths: Sequence[Path], mask: Path | None, word: str 
     from pmagic import pictures
     from pmagic.engine import prompts
 
+    if style and word is not None and word not in prompts.STYLE_WORDS:
+        raise UsageProblem(
+            f"--class {word} says what the pictures show, and --style learns how they are made",
+            f"leave one of them out; with --style a --class is one of: {', '.join(prompts.STYLE_WORDS)}",
+        )
     kind, word = ("style", word or STYLE) if style else _kind_of(word or FACE, prompts.FACE_WORDS)
     if mask is not None and style:
         raise UsageProblem("a style is the whole picture, so it has no --mask", "leave one of them out")

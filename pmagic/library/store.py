@@ -6,7 +6,7 @@ becomes visible in one rename. Nothing depends on clocks.
 
 import difflib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -155,8 +155,16 @@ class Library:
         return address, archive.pack(bundle.pack(persona))  # packed anew: an early pmagic kept a path in it
 
     def take_in(self, path: Path, name: str) -> Address:
-        """An archive as the next version of `name`. Raises as `archive.unpack`, `bundle.unpack` and `save` do."""
-        return self.save(name, bundle.unpack(archive.unpack(path)))
+        """An archive as the next version of `name`, or the version that is the same persona already.
+
+        Raises as `archive.unpack`, `bundle.unpack` and `save` do.
+        """
+        persona = bundle.unpack(archive.unpack(path))
+        files = bundle.pack(persona)
+        for version in self.versions(checked_name(name)):
+            if self._holds(Address(name, version), files):
+                return Address(name, version)
+        return self.save(name, persona)
 
     def remove(self, text: str) -> list[Address]:
         """Erases one version (`alice@1`) or all of a name (`alice`), with every copy that was derived from it."""
@@ -181,6 +189,14 @@ class Library:
         try:
             return any((self.root / STAGING).iterdir())
         except FileNotFoundError:
+            return False
+
+    def _holds(self, address: Address, files: Mapping[str, bytes]) -> bool:
+        """Whether a version is made of exactly these files; one that cannot be read is not."""
+        folder = folder_of(self.root, address)
+        try:
+            return {each.name: each.read_bytes() for each in folder.iterdir()} == files
+        except OSError:
             return False
 
     def _real_folder(self, address: Address) -> Path:
