@@ -30,9 +30,24 @@ def test_export_and_import(library: Library, persona: Make, tmp_path: Path, monk
     assert runner.invoke(app, ["export", "alice"]).stdout == "alice-2.pmagic\n"  # nothing is overwritten
     assert Path("alice.pmagic").read_bytes() == Path("alice-2.pmagic").read_bytes()
     assert stat.S_IMODE(os.stat("alice.pmagic").st_mode) == 0o600
-    assert runner.invoke(app, ["import", "alice.pmagic"]).stdout == "alice@2\n"
     found = json.loads(runner.invoke(app, ["import", "alice.pmagic", "--as", "bob", "--json"]).stdout)
-    assert found == {"persona": "bob@1"}
+    assert found == {"persona": "bob@1", "already_here": False, "warnings": []}
+
+
+def test_importing_the_same_file_twice_makes_no_second_version(
+    library: Library, persona: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    library.save("alice", persona())
+    library.save("alice", persona(word="cat"))
+    runner.invoke(app, ["export", "alice@1", "first.pmagic"])
+    again = runner.invoke(app, ["import", "first.pmagic", "--as", "alice", "--json"])
+    assert json.loads(again.stdout)["persona"] == "alice@1"
+    assert "warning: this persona is here already, as alice@1" in again.stderr
+    assert library.versions("alice") == [1, 2]
+    (library.root / "alice" / "v0001" / "tensors.safetensors").write_bytes(b"x")  # damaged, it is not the same
+    done = runner.invoke(app, ["import", "first.pmagic", "--as", "alice"])
+    assert (done.stdout, library.versions("alice")) == ("alice@3\n", [1, 2, 3])
 
 
 def test_mv_and_cp(library: Library, persona: Make) -> None:

@@ -238,3 +238,12 @@ def test_a_base_folder_is_kept_by_its_whole_path(home: Path, tmp_path: Path, mon
     monkeypatch.chdir(tmp_path)
     assert runner.invoke(app, ["config", "set", "base", "own"]).exit_code == 0
     assert settings.config().base == str(tmp_path / "own")
+
+
+def test_a_data_set_is_named_as_the_help_names_it() -> None:
+    done = runner.invoke(app, ["eval", "--dataset", "coco", "--base", "mini"])
+    assert done.exit_code == 3
+    assert done.stderr.splitlines() == [
+        "error: there is no data set 'coco'",
+        "  next: choose one of: celeba-hq, ffhq, folder, lfw, world",
+    ]

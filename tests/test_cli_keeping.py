@@ -1,6 +1,9 @@
 """list, show, rm, models: on personas that are kept already, so that no model is needed."""
 
 import json
+import os
+import pty
+import subprocess
 import sys
 from collections.abc import Callable
 from datetime import datetime, timedelta
@@ -230,3 +233,38 @@ def test_size_and_licence_are_told_before_a_download_starts(monkeypatch: pytest.
         "licence": "openrail",
         "folder": str(tmp_path / "x"),
     }
+
+
+def removal(*words: str, answer: bytes) -> tuple[int, str]:
+    """Exit code and output of `pmagic rm` on a terminal on which somebody answers."""
+    leader, follower = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pmagic", "rm", *words], stdin=follower, stdout=follower, stderr=follower
+    )
+    os.close(follower)
+    os.write(leader, answer)
+    seen = b""
+    while True:
+        try:
+            part = os.read(leader, 65536)
+        except OSError:  # the other end is closed
+            break
+        seen += part
+    os.close(leader)
+    return process.wait(60), seen.decode()
+
+
+def test_removing_several_versions_asks_on_a_terminal(library: Library, persona) -> None:
+    for _ in range(3):
+        library.save("alice", persona())
+    code, said = removal("alice", answer=b"n\n")
+    assert code == 2 and "this removes alice@1, alice@2, alice@3, with no way back; go on? [y/N]" in said
+    assert "nothing was removed" in said and library.versions("alice") == [1, 2, 3]
+    assert removal("alice@3", answer=b"")[0] == 0 and library.versions("alice") == [1, 2]  # one is what was named
+    assert removal("alice", answer=b"y\n")[0] == 0 and library.versions("alice") == []
+    for _ in range(2):
+        library.save("bob", persona())
+    assert removal("bob", "--yes", answer=b"")[0] == 0 and library.versions("bob") == []
+    for _ in range(2):
+        library.save("carol", persona())
+    assert runner.invoke(app, ["rm", "carol"]).exit_code == 0  # without a terminal nobody could answer

@@ -144,6 +144,7 @@ def test_a_prompt_that_is_too_long_shows_what_is_cut(alice: Library, tmp_path: P
         (["--name", "x", "--face", "2"], 2, "--face 2 cannot be followed: no face pack"),
         (["--name", "x", "--class", "dog", "--face", "1"], 2, "only faces are told apart"),
         (["--name", "x", "--style", "--mask", "m.png"], 2, "a style is the whole picture"),
+        (["--name", "x", "--style", "--class", "cat"], 2, "--class cat says what the pictures show, and --style"),
         (["--name", "x", "--recipe", "fast"], 2, "there is no recipe 'fast'"),
         (["--name", "x", "--method", "magic"], 3, "there is no method 'magic'"),
         (["--name", "x", "--mask", "nosuch.png"], 3, "there is no file nosuch.png"),

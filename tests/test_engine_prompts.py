@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import tiny
 
+from pmagic.bases import card
 from pmagic.engine import prompts
 from pmagic.engine.recipes import LearnSettings
 from pmagic.errors import Incompatible, UsageProblem
@@ -127,3 +128,12 @@ def test_a_name_without_braces_is_an_ordinary_word() -> None:
 def test_the_end_of_a_text_that_is_not_read(tokenizer: Any) -> None:
     assert prompts.unread(tokenizer, "snow " * (tiny.LENGTH - 2)) == ""
     assert prompts.unread(tokenizer, "snow " * (tiny.LENGTH - 2) + "a dog") == "a dog"
+
+
+def test_proposals_are_slips_of_the_finger_or_usual_words() -> None:
+    tokenizer = prompts.load_tokenizer(Path(card.find("mini").folder))
+    for word, first in (("zebra", "face"), ("womann", "woman"), ("catt", "cat"), ("perosn", "person")):
+        with pytest.raises(UsageProblem) as caught:
+            prompts.check_word(tokenizer, word)
+        proposals = caught.value.next_step.removeprefix("use one of: ").split(", ")
+        assert proposals[0] == first and set(proposals) <= set(prompts.COMMON_WORDS), proposals

@@ -52,6 +52,8 @@ def test_numbers_that_cannot_be_learned_with_are_one_message(
         (["alice", "as a cowboy", "--size", "640000x8"], 2, "sides are at most 8192 pixels, not 640000"),
         (["alice", "as a cowboy", "--size", "32x"], 2, "--size cannot be '32x'"),
         (["alice", "as a cowboy", "--guidance", "nan"], 2, "guidance must be 0 or above"),
+        (["alice", "as a cowboy", "--guidance", "-1"], 2, "next: leave it out for the base's usual one"),
+        (["alice", "as a cowboy", "--size", "99992"], 2, "next: leave it out for the base's own size"),
         (["alice", "as a cowboy", "--seed", str(2**32 + 5)], 2, "next: give --seed 5, which draws the same"),
         (["alice", "as a cowboy", "--seed", str(2**32 - 1), "-n", "2"], 2, "at most 2^32, not 4294967295 for 2"),
         (["alice", "as a cowboy", "--seed", "9" * 5000], 2, "--seed must be a whole number, or random, not '999"),

@@ -229,16 +229,24 @@ def _is_folder(path: Path) -> bool:
 
 
 def _nearby(path: Path) -> str:
-    """What of a similar name lies beside a folder that is not there, or else how far its path can be followed."""
-    parent = next(each for each in path.absolute().parents if each.is_dir())
+    """What of a similar name lies beside a folder that is not there, or else how far its path can be followed.
+
+    Names, and no path: it goes into reports.
+    """
+    path = path.absolute()
+    parent = next(each for each in path.parents if each.is_dir())
+    if parent != path.parent:
+        return f"its path is right up to {parent.name or parent.anchor!r}, in which there is no such folder"
     try:
         names = sorted(each.name for each in parent.iterdir() if (each / kinds.INDEX).is_file())
     except OSError:
         names = []
     close = difflib.get_close_matches(path.name, names, n=1, cutoff=0.5)
     if close:
-        return f"did you mean {str(parent / close[0])!r}?"
-    return f"{parent} holds " + (f"the diffusers folders {', '.join(names[:6])}" if names else "no diffusers folder")
+        return f"did you mean {close[0]!r}, which lies beside it?"
+    return (
+        f"beside it lie the diffusers folders {', '.join(names[:6])}" if names else "no diffusers folder lies beside it"
+    )
 
 
 def _located(card: Card) -> Card:

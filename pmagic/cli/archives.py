@@ -47,17 +47,23 @@ def import_persona(
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Take a persona in from a file.
+    """Take a persona in from a file. One that is here under that name already makes no second version.
 
     \b
     pmagic import alice.pmagic
     pmagic import alice.pmagic --as alice-from-bob
     """
     chosen = file.name.removesuffix(archive.SUFFIX) if name is None else name
+    library = Library(settings.library_dir())
+    before = library.addresses()
     try:
-        address = Library(settings.library_dir()).take_in(file, chosen)
+        address = library.take_in(file, chosen)
     except UsageProblem as problem:
         if name is None and "cannot be a persona's name" in problem.what:
             raise UsageProblem(problem.what, "say what to call it with --as NAME") from problem
         raise
-    Console(quiet=quiet, as_json=as_json).result([str(address)], {"persona": str(address)})
+    console = Console(quiet=quiet, as_json=as_json)
+    already = address in before
+    if already:
+        console.warn(f"this persona is here already, as {address}")
+    console.result([str(address)], {"persona": str(address), "already_here": already, "warnings": console.warnings})

@@ -10,7 +10,7 @@ from pmagic.cli.console import Console
 from pmagic.cli.options import AsJson, Quiet, number, parse_seed
 from pmagic.cli.stopping import Stopped, stop_at_step
 from pmagic.engine import recipes
-from pmagic.errors import UsageProblem
+from pmagic.errors import NotFound, UsageProblem
 from pmagic.tasks import base_options
 from pmagic.tasks.base_options import quiet_libraries
 from pmagic.tasks.drawing import warn_of_instructions
@@ -120,6 +120,9 @@ def evaluate(
     from pmagic.bases import loading
     from pmagic.evaluation import bench, harness, observers, order, store
 
+    known = [each.replace("_", "-") for each in shelf.names("datasets")]  # as --help has them
+    if dataset.replace("_", "-") not in known:
+        raise NotFound(f"there is no data set {dataset!r}", f"choose one of: {', '.join(known)}")
     source = shelf.take("datasets", dataset.replace("-", "_"))
     sort = _sort_of_photos(dataset.replace("-", "_"), photos)
     card = base_options.choose_base(base)

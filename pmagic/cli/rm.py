@@ -1,5 +1,7 @@
 """`pmagic rm`: one version, or a whole name with what is unfinished of it."""
 
+import sys
+from collections.abc import Sequence
 from typing import Annotated
 
 import typer
@@ -8,16 +10,20 @@ from pmagic import settings
 from pmagic.cli import names
 from pmagic.cli.console import Console
 from pmagic.cli.options import AsJson, Quiet
+from pmagic.errors import UsageProblem
 from pmagic.library import naming, unfinished
 from pmagic.library.store import Library
 
 
 def remove(
     name: Annotated[str, typer.Argument(help="alice (all versions), or alice@1", autocompletion=names.personas)],
+    yes: Annotated[
+        bool, typer.Option("--yes", "-y", help="Do not ask; without a terminal nothing is asked anyway.")
+    ] = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Remove a persona and everything of it in the library.
+    """Remove a persona and everything of it in the library. There is no way back; of several versions it asks first.
 
     The photo is not touched, nor what was written elsewhere: pictures, previews, plots and archives.
 
@@ -29,6 +35,9 @@ def remove(
     library = Library(settings.library_dir())
     library.tidy()  # also where the name is not there: a learning that was killed as it was kept has left a copy
     plain, version = naming.parse(name)
+    versions = library.versions(plain) if version is None else []
+    if len(versions) > 1 and not yes and console.talks and not as_json and sys.stdin.isatty():
+        _ask(plain, versions)
     removed = []
     started = version is None and plain in unfinished.names(library.root)
     if started:
@@ -41,3 +50,10 @@ def remove(
     console.result(
         [*removed, *([f"{plain} (unfinished)"] if started else [])], {"removed": removed, "unfinished": started}
     )
+
+
+def _ask(name: str, versions: Sequence[int]) -> None:
+    """UsageProblem unless the person agrees to lose all versions."""
+    shown = ", ".join(f"{name}@{each}" for each in versions)
+    if not typer.confirm(f"this removes {shown}, with no way back; go on?", err=True):
+        raise UsageProblem("nothing was removed", f"`pmagic rm {name}@{versions[-1]}` removes one version", kept=shown)

@@ -139,6 +139,7 @@ FACE_WORDS = (
     "husband", "grandma", "grandpa", "grandmother", "grandfather", "uncle", "aunt", "bride", "groom", "actor",
     "actress", "celebrity", "singer",
 )  # fmt: skip
+STYLE_WORDS = ("painting", "style", "drawing", "sketch", "illustration", "photo", "photograph", "cartoon", "art")
 COMMON_WORDS = ("face", "person", "man", "woman", "boy", "girl", "cat", "dog", "toy", "cup", "painting", "style")
 
 
@@ -332,5 +333,10 @@ def _single_token_words(tokenizer: Any, words: Sequence[str]) -> list[str]:
 
 
 def _close_words(tokenizer: Any, word: str) -> list[str]:
+    """Words that differ from it by a slip of the finger; what is less alike is another word, or none at all."""
     whole = [token.removesuffix("</w>") for token in tokenizer.get_vocab() if token.endswith("</w>")]
-    return difflib.get_close_matches(word.lower(), [each for each in whole if each.isalpha()], n=3, cutoff=0.7)
+    alike = difflib.get_close_matches(word.lower(), COMMON_WORDS, n=2, cutoff=0.6)
+    return [
+        *alike,
+        *difflib.get_close_matches(word.lower(), [each for each in whole if each.isalpha()], n=2, cutoff=0.85),
+    ]

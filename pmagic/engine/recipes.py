@@ -92,11 +92,15 @@ class RenderSettings:
 
     def __post_init__(self) -> None:
         if not 1 <= self.steps <= 1000:
-            raise UsageProblem(f"steps must be from 1 to 1000, not {self.steps}", "50 is usual")
+            raise UsageProblem(
+                f"steps must be from 1 to 1000, not {self.steps}", "leave it out for the base's usual number"
+            )
         if self.batch < 1:
             raise UsageProblem(f"the batch must be at least 1, not {self.batch}", "give a larger number")
         if not 0 <= self.guidance < float("inf"):
-            raise UsageProblem(f"the guidance must be 0 or above, not {self.guidance}", "8 is usual")
+            raise UsageProblem(
+                f"the guidance must be 0 or above, not {self.guidance}", "leave it out for the base's usual one"
+            )
         if self.scheduler not in SCHEDULERS:
             raise UsageProblem(f"there is no scheduler {self.scheduler!r}", f"choose one of: {', '.join(SCHEDULERS)}")
         for side in self.size or ():
@@ -104,7 +108,10 @@ class RenderSettings:
                 near = max(8, 8 * round(side / 8))
                 raise UsageProblem(f"a picture's sides must be multiples of 8, not {side}", f"{near} is the nearest")
             if side > MAX_SIDE:
-                raise UsageProblem(f"a picture's sides are at most {MAX_SIDE} pixels, not {side}", "512 is usual")
+                raise UsageProblem(
+                    f"a picture's sides are at most {MAX_SIDE} pixels, not {side}",
+                    "leave it out for the base's own size",
+                )
 
 
 def _reference() -> LearnSettings:

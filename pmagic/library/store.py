@@ -198,8 +198,12 @@ class Library:
         return address, archive.pack(bundle.pack(persona))  # packed anew: an early pmagic kept a path in it
 
     def take_in(self, path: Path, name: str) -> Address:
-        """An archive as the next version of `name`. Raises as `archive.unpack`, `bundle.unpack` and `save` do."""
-        return self.save(name, bundle.unpack(archive.unpack(path)))
+        """An archive as the next version of `name`, or the version that is the same persona already.
+
+        Raises as `archive.unpack`, `bundle.unpack` and `save` do.
+        """
+        persona = bundle.unpack(archive.unpack(path))
+        return self.find_same(checked_name(name), persona) or self.save(name, persona)
 
     def remove(self, text: str) -> list[Address]:
         """Erases one version (`alice@1`) or all of a name (`alice`), with every copy that was derived from it."""

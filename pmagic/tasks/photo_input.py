@@ -91,6 +91,11 @@ def read(
     from pmagic import pictures
     from pmagic.engine import prompts
 
+    if style and word is not None and word not in prompts.STYLE_WORDS:
+        raise UsageProblem(
+            f"--class {word} says what the pictures show, and --style learns how they are made",
+            f"leave one of them out; with --style a --class is one of: {', '.join(prompts.STYLE_WORDS)}",
+        )
     kind, word = ("style", word or STYLE) if style else _kind_of(word or FACE, prompts.FACE_WORDS)
     given = [photo for each in given for photo in _photos_at(each)]
     if mask is not None and style:
