@@ -25,6 +25,7 @@ _STANDARD: Families = (
     urllib.error.URLError,
     http.client.HTTPException,
 )
+ERRORS: Families = (OSError, *_STANDARD)  # all that such a client can raise: a disk's errors, too
 _NUMBERS = frozenset(
     getattr(errno, name)
     for name in ("ENETDOWN", "ENETUNREACH", "EHOSTDOWN", "EHOSTUNREACH", "EADDRNOTAVAIL", "ENOTCONN", "EPROTO")

@@ -396,6 +396,7 @@ def test_a_pack_that_does_not_arrive_leaves_none(archive: SimpleNamespace, monke
     with pytest.raises(WeightsMissing, match="its client failed with RuntimeError: Failed downloading url"):
         fetching.fetch(order, show=False)
     archive.error = None
+    monkeypatch.setattr(checksums, "sha256", lambda path: checksums.PACKS["antelopev2"])
     real = zipfile.ZipFile
     monkeypatch.setattr(zipfile, "ZipFile", lambda path, mode="r": real(io.BytesIO(b"PK cut"), mode))
     with pytest.raises(WeightsMissing, match="did not arrive whole"):

@@ -245,5 +245,5 @@ def test_a_data_set_is_named_as_the_help_names_it() -> None:
     assert done.exit_code == 3
     assert done.stderr.splitlines() == [
         "error: there is no data set 'coco'",
-        "  next: choose one of: celeba-hq, ffhq, folder, lfw, world",
+        "  next: choose one of: celeba-hq, ffhq, folder, lfw, world, world-training",
     ]

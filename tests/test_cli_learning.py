@@ -11,13 +11,12 @@ from tiny import own_folder, tiny_folders  # noqa: F401 - fixtures
 from typer.testing import CliRunner, Result
 
 from pmagic import pictures
-from pmagic.cli import render as rendering
 from pmagic.cli.app import app
 from pmagic.engine import rendering as engine
 from pmagic.engine import training
 from pmagic.errors import OutOfMemory
-from pmagic.library.naming import Address
 from pmagic.library.store import Library
+from pmagic.tasks import prompt_text
 
 runner = CliRunner()
 
@@ -344,7 +343,7 @@ def test_an_unknown_way_with_memory_is_refused(photo: Path, base: str) -> None:
     ],
 )
 def test_how_a_prompt_is_completed(prompt: str, whole: str) -> None:
-    assert rendering.whole_prompt(prompt, Address("alice", 2)) == whole
+    assert prompt_text.render_prompt(prompt, "alice@2") == whole
 
 
 def never_learned(library: Library, photo: Path, words: list[str], code: int, said: str) -> None:

@@ -13,13 +13,12 @@ from typer.testing import CliRunner
 
 from pmagic import pictures
 from pmagic.cli import console, stories
-from pmagic.cli import render as rendering
 from pmagic.cli.app import app
 from pmagic.errors import UsageProblem
 from pmagic.evaluation import prompts
-from pmagic.library.naming import Address
 from pmagic.library.store import Library
 from pmagic.persona import Persona
+from pmagic.tasks import prompt_text
 
 Make = Callable[..., Persona]
 runner = CliRunner()
@@ -41,7 +40,7 @@ def test_clean_keeps_every_script() -> None:
 
 def test_a_prompt_that_is_no_text_is_refused() -> None:
     with pytest.raises(UsageProblem, match="not valid text"):
-        rendering.whole_prompt("\udcff", Address("alice", 1))
+        prompt_text.render_prompt("\udcff", "alice@1")
 
 
 def test_info_quotes_what_a_shell_would_obey() -> None:
@@ -100,4 +99,4 @@ def test_control_characters_are_refused_wherever_a_picture_would_tell_them(
     scenes.write_text(f"# at night\n{{}} at{control}sea\n")
     with pytest.raises(UsageProblem, match=r"scenes.txt, line 2: holds the control character"):
         prompts.read(scenes)
-    assert rendering.whole_prompt("a\tb\nc 👩\u200d🚀", Address("alice", 1)) == "a photo of {} a\tb\nc 👩\u200d🚀"
+    assert prompt_text.render_prompt("a\tb\nc 👩\u200d🚀", "alice@1") == "a photo of {} a\tb\nc 👩\u200d🚀"

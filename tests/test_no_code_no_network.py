@@ -19,8 +19,9 @@ NETWORK = {"socket", "http", "urllib", "ssl", "requests", "httpx", "huggingface_
 
 
 def test_only_fetching_and_what_bars_it_know_the_network() -> None:
+    """Besides those one module knows the names of the network's errors."""
     users = {name for name, tree in modules() for each, _ in imports(tree) if each.split(".")[0] in NETWORK}
-    assert users <= {"pmagic.bases.fetching", "pmagic.bases.offline"}
+    assert users <= {"pmagic.bases.fetching", "pmagic.bases.offline", "pmagic.network"}
 
 
 def test_no_pickles_and_no_remote_code() -> None:
@@ -49,8 +50,8 @@ def test_a_pickle_is_never_opened(folder: Path, tmp_path: Path) -> None:
 def test_weights_that_are_pickles_are_missing(tmp_path: Path) -> None:
     folder = base_folder(tmp_path / "base", '[observers]\nclip = "../clip"')
     observer_folder(tmp_path / "clip")
-    (folder / "unet" / "model.safetensors").rename(folder / "unet" / "diffusion_pytorch_model.bin")
-    with pytest.raises(WeightsMissing, match=r"unet/\*\.safetensors missing"):
+    (folder / "unet" / "diffusion_pytorch_model.safetensors").rename(folder / "unet" / "diffusion_pytorch_model.bin")
+    with pytest.raises(WeightsMissing, match="unet: weights as pickles"):
         card.require_weights(card.find(str(folder)))
 
 

@@ -59,7 +59,7 @@ def test_hang_up_saves_and_twice_ctrl_c_leaves_at_once_and_resume_takes_the_name
     assert several.exit_code == 2 and "several learnings were stopped: alice, bob" in several.stderr
     photo.write_bytes(photo.read_bytes() + b"another")  # and the photo is another one now
     changed = runner.invoke(app, ["learn", "--resume", "--name", "alice"])
-    assert changed.exit_code == 6 and "not the one that its learning was started with" in changed.stderr
+    assert changed.exit_code == 6 and "it was started with another input: the photo" in changed.stderr
     assert unfinished.orders(library.root) == ["alice", "bob"]
 
 

@@ -7,7 +7,6 @@ import re
 import shutil
 import tarfile
 import zlib
-from http.client import HTTPException
 from pathlib import Path
 
 from pmagic import datasets, network, settings
@@ -84,7 +83,7 @@ def fetched() -> Path:
         # One corner of the photos of the person with most of them: all that is wanted are the files.
         corner = (slice(0, 8), slice(0, 8))
         fetch_lfw_people(data_home=str(home), min_faces_per_person=500, resize=None, slice_=corner)
-    except (OSError, ValueError, EOFError, HTTPException, tarfile.TarError, zlib.error) as error:
+    except (*network.ERRORS, ValueError, EOFError, tarfile.TarError, zlib.error) as error:
         local = network.local_failure(error)
         if local is not None:
             with durable.storing("LFW"):
