@@ -166,6 +166,7 @@ def _learn(console: Console, name: str, asked: Asked, *, memory: str, resumed: b
             how = replace(how, bounds=found.bounds)
         inputs = {**shown.inputs(), "method": asked.method, "base": opened.fingerprint, "settings": how.as_table()}
         checkpoint = unfinished.file_for(folder, inputs)
+        goes_on = resumed or checkpoint.exists()
         if resumed and not checkpoint.exists() and any(folder.glob("*.checkpoint")):
             raise Incompatible(
                 f"the photo or the base of {name!r} is not the one that its learning was started with",
@@ -178,8 +179,10 @@ def _learn(console: Console, name: str, asked: Asked, *, memory: str, resumed: b
         )
         if found is not None:
             persona = _told(persona, found)
-        address = library.save(name, with_preview(console, opened, persona))
-        unfinished.clear(folder)
+        # Killed between saving and clearing, it is kept already.
+        address = library.find_same(name, persona) if goes_on else None
+        address = address or library.save(name, with_preview(console, opened, persona))
+        unfinished.clear(folder, f"{address} is learned and kept; ")
     seconds = time.monotonic() - start
     console.say(f'{address} is learned ({duration(seconds)}); now: pmagic render {name} "as a cowboy"')
     document = {
