@@ -168,3 +168,25 @@ def test_what_is_kept_is_absolute_and_names_the_base(tmp_path: Path, monkeypatch
         resuming.recall(tmp_path, None, resuming.Asked())
     with pytest.raises(UsageProblem, match="--learning-rate"):
         resuming.recall(tmp_path, None, resuming.Asked(learning_rate=1.0))
+
+
+@pytest.mark.parametrize("resume", [True, False])
+def test_killed_between_saving_and_clearing_it_is_kept_once(
+    library: Library, photo: Path, base: str, monkeypatch: pytest.MonkeyPatch, resume: bool
+) -> None:
+    class Killed(BaseException):
+        pass
+
+    def killed(*given: object) -> None:
+        raise Killed
+
+    words = ["learn", str(photo), "--base", base, *FAST, "3", "--name", "bob"]
+    with monkeypatch.context() as patch:
+        patch.setattr(unfinished, "clear", killed)
+        with pytest.raises(Killed):
+            runner.invoke(app, words, catch_exceptions=False)
+    assert library.versions("bob") == [1] and unfinished.orders(library.root) == ["bob"]
+    done = runner.invoke(app, ["learn", "--resume"] if resume else words)
+    assert done.stdout == "bob@1\n", done.stderr
+    assert library.versions("bob") == [1] and unfinished.names(library.root) == []
+    assert runner.invoke(app, words).stdout == "bob@2\n"  # learned again from the start, as it was asked for
