@@ -1,12 +1,15 @@
 """Learning that survives: signals, --resume, NaN, missing memory. Real processes and the real engine on a tiny base."""
 
+import errno
 import json
+import os
 import random
 from pathlib import Path
 
 import pytest
 import tiny
 import torch
+from test_library_crashes import FaultyDisk
 from tiny import tiny_folders  # noqa: F401 - a fixture
 from typer.testing import CliRunner
 
@@ -190,3 +193,29 @@ def test_killed_between_saving_and_clearing_it_is_kept_once(
     assert done.stdout == "bob@1\n", done.stderr
     assert library.versions("bob") == [1] and unfinished.names(library.root) == []
     assert runner.invoke(app, words).stdout == "bob@2\n"  # learned again from the start, as it was asked for
+
+
+def test_a_disk_that_turns_read_only_while_learning_ends_in_one_message(
+    library: Library, photo: Path, base: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Wherever it happens: nothing can be written or removed from there on."""
+    words = ["learn", str(photo), "--base", base, *FAST, "3", "--stages", "300:700", "--name"]
+    monkeypatch.setattr(training, "SAVE_EVERY", 1)
+    step, tried = 1, 0
+    while True:
+        name = f"alice{step}"
+        with monkeypatch.context() as patch:
+            disk = FaultyDisk(patch, step, OSError(errno.EROFS, os.strerror(errno.EROFS)), once=False)
+            done = runner.invoke(app, [*words, name])
+        if disk.steps < step:
+            break
+        step += 9
+        if done.exit_code == 0:  # all that failed is the removal of an empty folder
+            assert library.versions(name) == [1]
+            continue
+        tried += 1
+        assert done.exit_code == 8 and done.stderr.count("error: ") == 1, (step, done.stderr)
+        assert "the disk is read-only" in done.stderr, (step, done.stderr)
+        if "nothing that was stored before has changed" in done.stderr:
+            assert library.versions(name) == [], step
+    assert tried > 5 and done.exit_code == 0
