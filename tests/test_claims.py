@@ -9,6 +9,7 @@ import pytest
 from test_library_crashes import FaultyDisk
 from typer.testing import CliRunner
 
+from pmagic.cli import names
 from pmagic.cli.app import app
 from pmagic.cli.resuming import Asked, recall
 from pmagic.errors import BundleDamaged, NotFound, Problem, StorageFailed, UsageProblem
@@ -284,3 +285,11 @@ def test_the_same_persona_is_found_again(library: Library, persona: Make) -> Non
     assert library.find_same("alice", persona(word="cat3")) is None
     with pytest.raises((NotFound, UsageProblem)):
         library.find("bob")
+
+
+def test_a_line_in_a_folders_name_makes_no_second_completion(library: Library, persona: Make, home: Path) -> None:
+    library.save("alice", persona(word="cat1"))
+    (library.root / "alice").rename(library.root / "alice\nbob")
+    (home / "models" / "owner--a\nowner--b").mkdir(parents=True)
+    library.save("anna", persona(word="cat1"))
+    assert names.personas("a") == ["anna"] and names.pulled("") == []
