@@ -9,6 +9,7 @@ import pytest
 from test_library_crashes import FaultyDisk
 from typer.testing import CliRunner
 
+from pmagic.cli import names
 from pmagic.cli.app import app
 from pmagic.cli.resuming import Asked, recall
 from pmagic.errors import BundleDamaged, NotFound, Problem, StorageFailed, UsageProblem
@@ -70,6 +71,73 @@ def test_after_each_fault_the_claim_agrees_with_the_disk(
             seen.add("changed")
     assert disk.steps < step  # every step was tried
     assert seen == {"unchanged", "changed"}
+
+
+COMMANDS = {
+    "rm": ["rm", "alice"],
+    "rm-version": ["rm", "alice@1"],
+    "rm-unfinished": ["rm", "bob"],
+    "mv": ["mv", "alice", "anna"],
+    "cp": ["cp", "alice@1", "carl"],
+    "import": ["import", "alice.pmagic", "--as", "dora"],
+    "export": ["export", "alice", "again.pmagic"],
+    "config-set": ["config", "set", "format", "webp"],
+    "models-rm": ["models", "rm", "owner/model"],
+    "gallery": ["gallery", "--out", "page.html"],
+}
+
+
+def files_of(home: Path) -> dict[str, bytes]:
+    """Every file that counts, besides locks and what is hidden while a change is made."""
+    return {
+        str(path.relative_to(home)): path.read_bytes()
+        for path in sorted(home.rglob("*"))
+        if path.is_file() and path.name[0] != "." and not {".staging", ".owner--model.removed"} & set(path.parts)
+    }
+
+
+@pytest.mark.parametrize("once", [True, False])
+@pytest.mark.parametrize("words", COMMANDS.values(), ids=COMMANDS)
+def test_after_each_fault_what_a_command_says_agrees_with_the_disk(
+    words: list[str], once: bool, tmp_path: Path, persona: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for step in range(1, 150):
+        home = tmp_path / str(step)
+        monkeypatch.setenv("PMAGIC_HOME", str(home))
+        home.mkdir()
+        monkeypatch.chdir(home)
+        library = Library(home / "library")
+        library.save("alice", persona(word="cat1"))
+        library.save("alice", persona(word="cat2"))
+        for name in ("alice", "bob"):
+            with unfinished.alone(library.root, name) as folder:
+                for number in range(2):
+                    (folder / f"{number}.checkpoint").write_bytes(b"state")
+        (home / "config.toml").write_text('device = "cpu"\n')
+        (home / "models" / "owner--model").mkdir(parents=True)
+        (home / "models" / "owner--model" / "weights.safetensors").write_bytes(b"weights")
+        (home / "alice.pmagic").write_bytes(library.export("alice")[1])
+        before = files_of(home)
+        with monkeypatch.context() as patch:
+            disk = FaultyDisk(patch, step, OSError(errno.EIO, os.strerror(errno.EIO)), once)
+            done = runner.invoke(app, words)
+        after = files_of(home)
+        assert "defect" not in done.stderr, (step, done.stderr)
+        if "kept: nothing that was stored before has changed" in done.stderr:
+            assert {name: after.get(name) for name in before} == before, (step, done.stderr)
+        elif done.exit_code:
+            assert "  kept: " in done.stderr or after == before, (step, done.stderr)
+        if disk.steps < step:
+            break
+    assert disk.steps < step and done.exit_code == 0
+
+
+def test_a_model_whose_removal_failed_can_be_removed_again_after_a_new_pull(home: Path) -> None:
+    for _ in range(2):
+        (home / "models" / "owner--model").mkdir(parents=True)
+        (home / "models" / ".owner--model.removed" / "left").mkdir(parents=True, exist_ok=True)
+        assert runner.invoke(app, ["models", "rm", "owner/model"]).exit_code == 0
+        assert list((home / "models").iterdir()) == []
 
 
 def test_a_save_that_fails_leaves_no_part_of_a_copy(
@@ -217,3 +285,11 @@ def test_the_same_persona_is_found_again(library: Library, persona: Make) -> Non
     assert library.find_same("alice", persona(word="cat3")) is None
     with pytest.raises((NotFound, UsageProblem)):
         library.find("bob")
+
+
+def test_a_line_in_a_folders_name_makes_no_second_completion(library: Library, persona: Make, home: Path) -> None:
+    library.save("alice", persona(word="cat1"))
+    (library.root / "alice").rename(library.root / "alice\nbob")
+    (home / "models" / "owner--a\nowner--b").mkdir(parents=True)
+    library.save("anna", persona(word="cat1"))
+    assert names.personas("a") == ["anna"] and names.pulled("") == []

@@ -1,6 +1,8 @@
 """Learning that survives: signals, --resume, NaN, missing memory. Real processes and the real engine on a tiny base."""
 
+import errno
 import json
+import os
 import random
 import re
 import shlex
@@ -10,6 +12,7 @@ from pathlib import Path
 import pytest
 import tiny
 import torch
+from test_library_crashes import FaultyDisk
 from tiny import own_folder, tiny_folders  # noqa: F401 - fixtures
 from typer.testing import CliRunner, Result
 
@@ -258,3 +261,51 @@ def test_a_command_asks_for_the_same_once_more() -> None:
     asked = resuming.Asked(photos=("a b.png",), word="cat", learning_rate=0.5, compile=True, stages="1:2")
     words = "pmagic learn 'a b.png' --name tom --class cat --learning-rate 0.5 --stages 1:2 --compile"
     assert resuming.command("tom", asked) == words
+
+
+@pytest.mark.parametrize("resume", [True, False])
+def test_killed_between_saving_and_clearing_it_is_kept_once(
+    library: Library, photo: Path, base: str, monkeypatch: pytest.MonkeyPatch, resume: bool
+) -> None:
+    class Killed(BaseException):
+        pass
+
+    def killed(*given: object) -> None:
+        raise Killed
+
+    words = ["learn", str(photo), "--base", base, *FAST, "3", "--name", "bob"]
+    with monkeypatch.context() as patch:
+        patch.setattr(unfinished, "clear", killed)
+        with pytest.raises(Killed):
+            runner.invoke(app, words, catch_exceptions=False)
+    assert library.versions("bob") == [1] and unfinished.orders(library.root) == ["bob"]
+    done = runner.invoke(app, ["learn", "--resume"] if resume else words)
+    assert done.stdout == "bob@1\n", done.stderr
+    assert library.versions("bob") == [1] and unfinished.names(library.root) == []
+    assert runner.invoke(app, words).stdout == "bob@2\n"  # learned again from the start, as it was asked for
+
+
+def test_a_disk_that_turns_read_only_while_learning_ends_in_one_message(
+    library: Library, photo: Path, base: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Wherever it happens: nothing can be written or removed from there on."""
+    words = ["learn", str(photo), "--base", base, *FAST, "3", "--stages", "300:700", "--name"]
+    monkeypatch.setattr(training, "SAVE_EVERY", 1)
+    step, tried = 1, 0
+    while True:
+        name = f"alice{step}"
+        with monkeypatch.context() as patch:
+            disk = FaultyDisk(patch, step, OSError(errno.EROFS, os.strerror(errno.EROFS)), once=False)
+            done = runner.invoke(app, [*words, name])
+        if disk.steps < step:
+            break
+        step += 9
+        if done.exit_code == 0:  # all that failed is the removal of an empty folder
+            assert library.versions(name) == [1]
+            continue
+        tried += 1
+        assert done.exit_code == 8 and done.stderr.count("error: ") == 1, (step, done.stderr)
+        assert "the disk is read-only" in done.stderr, (step, done.stderr)
+        if "nothing that was stored before has changed" in done.stderr:
+            assert library.versions(name) == [], step
+    assert tried > 5 and done.exit_code == 0

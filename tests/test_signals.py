@@ -7,9 +7,11 @@ import pty
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -24,11 +26,20 @@ from pmagic.library import unfinished
 from pmagic.library.store import Library
 
 runner = CliRunner()
+SECONDS = 150  # after which a child is killed, so that no test waits for ever
+
+
+def limited(words: list[str], **options: Any) -> subprocess.Popen:
+    process = subprocess.Popen(words, **options)
+    timer = threading.Timer(SECONDS, process.kill)
+    timer.daemon = True
+    timer.start()
+    return process
 
 
 def start(photo: Path, base: str, name: str, iterations: int = 400, **options: object) -> subprocess.Popen:
     words = ["learn", str(photo), "--base", base, *FAST, str(iterations), "--name", name]
-    return subprocess.Popen(
+    return limited(
         [sys.executable, "-m", "pmagic", *words],
         **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, **options},
     )
@@ -68,7 +79,7 @@ def test_stopped_by_a_signal_the_same_command_goes_on_to_the_same_bytes(
 ) -> None:
     words = ["learn", str(photo), "--base", base, "--iterations", "70", "--recipe", "reference", "--name"]
     command = [sys.executable, "-m", "pmagic", *words, "alice"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = limited(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     saved = library.root / ".unfinished" / "alice"
     give_up = time.monotonic() + 90
     while not list(saved.glob("*.checkpoint")):
@@ -114,7 +125,7 @@ def test_a_signal_outside_of_any_step_ends_with_a_message_too(number: int) -> No
         "Library.glances = lambda self: (print('there', flush=True), time.sleep(60)); "
         "from pmagic.cli.app import main; import sys; sys.argv = ['pmagic', 'list']; main()"
     )
-    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = limited([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout is not None and process.stdout.readline() == "there\n"
     process.send_signal(number)
     stderr = process.communicate(timeout=30)[1]
@@ -128,7 +139,7 @@ def test_on_a_terminal_the_first_ctrl_c_is_answered(make_terminal: Callable[[], 
         "with stop_at_step() as check:\n print('there', flush=True); time.sleep(0.5)\n"
     )
     reader, writer = make_terminal()
-    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=writer, text=True)
+    process = limited([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=writer, text=True)
     assert process.stdout is not None and process.stdout.readline() == "there\n"
     process.send_signal(signal.SIGINT)
     assert process.wait(30) == 0
@@ -138,3 +149,20 @@ def test_on_a_terminal_the_first_ctrl_c_is_answered(make_terminal: Callable[[], 
 @pytest.fixture
 def make_terminal() -> Callable[[], tuple[int, int]]:
     return pty.openpty
+
+
+def test_a_suite_in_the_background_has_its_childrens_ctrl_c(tmp_path: Path) -> None:
+    """A shell that starts it there has Ctrl-C ignored, which every child would inherit."""
+    (tmp_path / "conftest.py").write_text((Path(__file__).parent / "conftest.py").read_text())
+    (tmp_path / "test_x.py").write_text(
+        "import signal, subprocess, sys\n"
+        "def test_x():\n"
+        "    code = 'import signal; raise SystemExit(signal.getsignal(signal.SIGINT) == signal.SIG_IGN)'\n"
+        "    assert subprocess.run([sys.executable, '-c', code]).returncode == 0\n"
+    )
+    words = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(tmp_path)]
+    ignore = lambda: signal.signal(signal.SIGINT, signal.SIG_IGN)  # noqa: E731
+    done = subprocess.run(
+        words, cwd=tmp_path, preexec_fn=ignore, capture_output=True, text=True, timeout=SECONDS, check=False
+    )
+    assert done.returncode == 0, done.stdout

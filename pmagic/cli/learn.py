@@ -144,9 +144,10 @@ def _learn(console: Console, name: str, asked: Asked, *, memory: str, resumed: b
             )
         except (KeyboardInterrupt, Stopped) as stop:
             raise _stopped(name, task, folder, at_once=isinstance(stop, LeftAtOnce)) from stop
-        # Killed between the two lines below, a learning that is resumed comes to a persona that is kept already.
-        address = (library.find_same(name, persona) if resumed else None) or library.save(name, persona)
-        unfinished.clear(folder)
+        # Killed between saving and clearing, a learning that continues comes to a persona that is kept already.
+        address = library.find_same(name, persona) if resumed or task.continued else None
+        address = address or library.save(name, persona)
+        unfinished.clear(folder, f"{address} is learned and kept; ")
     seconds = time.monotonic() - start
     console.say(f'{address} is learned ({duration(seconds)}); now: pmagic render {name} "as a cowboy"')
     document = {

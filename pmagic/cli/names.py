@@ -5,7 +5,8 @@ from pmagic.library.store import Library
 
 
 def personas(incomplete: str) -> list[str]:
-    return Library(settings.library_dir()).names(incomplete)
+    found = Library(settings.library_dir()).names(incomplete)
+    return [name for name in found if name.isprintable()]  # a line end would make two of one
 
 
 def bases(incomplete: str) -> list[str]:
@@ -49,4 +50,4 @@ def pulled(incomplete: str) -> list[str]:
         found = sorted(each.name.replace("--", "/", 1) for each in settings.models_dir().iterdir())
     except FileNotFoundError:
         return []
-    return [name for name in found if name.startswith(incomplete) and not name.startswith(".")]
+    return [name for name in found if name.startswith(incomplete) and name.isprintable() and name[0] != "."]

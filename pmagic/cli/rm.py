@@ -1,5 +1,6 @@
 """`pmagic rm`: one version, or a whole name with what is unfinished of it."""
 
+import contextlib
 import sys
 from collections.abc import Sequence
 from typing import Annotated
@@ -40,11 +41,11 @@ def remove(
         _ask(plain, versions)
     removed = []
     started = version is None and plain in unfinished.names(library.root)
-    if started:
-        with unfinished.alone(library.root, plain) as folder:
-            unfinished.clear(folder)
-    if not started or library.versions(plain):
-        removed = [str(address) for address in library.remove(name)]
+    with unfinished.alone(library.root, plain) if started else contextlib.nullcontext() as folder:
+        if not started or library.versions(plain):
+            removed = [str(address) for address in library.remove(name)]
+        if folder is not None:
+            unfinished.clear(folder, f"{', '.join(removed)} removed; " if removed else "")
     console.say("the files are unlinked, which is no secure erase: a disk may still hold their bytes")
     console.say("pictures, previews, plots and archives stay where they were written: remove those yourself")
     console.result(

@@ -3,6 +3,7 @@
 Every function raises OSError as it comes; `storing` turns it into the one problem a person can act on.
 """
 
+import contextlib
 import ctypes
 import errno
 import os
@@ -130,8 +131,10 @@ def publish_file(data: bytes, target: Path) -> Path:
         path = next(each for each in _numbered(target) if _renamed(aside, each))
         sync_folder(path.parent)
         return path
-    finally:
-        aside.unlink(missing_ok=True)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            aside.unlink(missing_ok=True)
+        raise
 
 
 def replace_file(path: Path, data: bytes) -> None:
@@ -141,8 +144,10 @@ def replace_file(path: Path, data: bytes) -> None:
     try:
         write_file(aside, data)
         os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            aside.unlink(missing_ok=True)
+        raise
     with already(f"{path} has its new content, but a loss of power may still undo it"):
         sync_folder(path.parent)
 
@@ -150,8 +155,10 @@ def replace_file(path: Path, data: bytes) -> None:
 def withdraw(path: Path, staging: Path) -> None:
     """Takes a published folder out of sight in one step, then erases it."""
     make_folder(staging.parent)
+    if os.path.lexists(staging):
+        erase(staging)  # what an earlier removal has left
     rename_new(path, staging)
-    with already(f"{path} is removed; what is left of its files, in {staging}, is erased by the next change"):
+    with already(f"{path} is removed; what is left of its files lies in {staging}"):
         sync_folder(path.parent)
         erase(staging)
 
@@ -175,6 +182,8 @@ def _is_running(number: int) -> bool:
     """Whether another process of this number is there; this process itself has no part yet."""
     if number == os.getpid():
         return False
+    if os.name == "nt":
+        return True  # there, asking with `os.kill` would end the process
     try:
         os.kill(number, 0)
     except (ProcessLookupError, OverflowError):

@@ -58,9 +58,10 @@ def file_for(folder: Path, inputs: Mapping[str, object]) -> Path:
     return folder / f"{digest[:32]}.checkpoint"
 
 
-def clear(folder: Path) -> None:
-    """Erases every checkpoint in a folder given by `alone`."""
-    with durable.storing("the removal of checkpoints"):
+def clear(folder: Path, after: str = "") -> None:
+    """Erases every checkpoint in a folder given by `alone`. after: what was done before it, said where it fails."""
+    kept = f"{after}what is left of the unfinished learning lies in {folder}"
+    with durable.storing("the removal of checkpoints"), durable.already(kept):
         for each in folder.iterdir():
             if each.is_dir() and not each.is_symlink():
                 durable.erase(each)
@@ -84,7 +85,8 @@ def renaming(root: Path, old: str, new: str) -> Iterator[None]:
         )
     with alone(root, old) as source, alone(root, new) as target:
         yield
-        with durable.storing(f"what is unfinished of {new!r}"):
+        kept = f"{old!r} is called {new!r} now; what is unfinished may be in {source} or in {target}"
+        with durable.storing(f"what is unfinished of {new!r}"), durable.already(kept):
             for each in source.iterdir():
                 if each.name != _LOCK:
                     durable.rename_new(each, target / each.name)

@@ -32,6 +32,7 @@ class Learning:
     """A learning that is ready to run: all that can be refused without training has been checked.
 
     low_memory: whether blocks are computed again instead of kept. phase, step: where `run` is, for whoever stops it.
+    continued: whether `run` has found a checkpoint.
     """
 
     photos: PhotoInput
@@ -45,6 +46,7 @@ class Learning:
     memory_needed: Callable[..., int]  # bytes, with low=True or low=False
     phase: str = FINDING
     step: int = 0
+    continued: bool = False
 
     def run(
         self,
@@ -139,7 +141,8 @@ class Learning:
     def _train(
         self, reporter: Reporter, what: str, checkpoint: Path | None, on_step: Callable[["StepReport"], None]
     ) -> "Persona":
-        if checkpoint is not None and checkpoint.exists():
+        self.continued = self.continued or (checkpoint is not None and checkpoint.exists())
+        if self.continued:
             reporter.say("continuing from the checkpoint of the learning that was stopped")
         with reporter.progress(what) as advance:
 
