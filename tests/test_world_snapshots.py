@@ -13,7 +13,7 @@ from pmagic.world.garments import HEADWEAR, ROLES, dress, held_out, held_out_sty
 from pmagic.world.layouts import FRAMING_SHARES, FRAMINGS, SIDES, framing_of, layout, mirrored, other_layout, side_of
 from pmagic.world.people import HELD_OUT, person
 from pmagic.world.samples import Sample, sample
-from pmagic.world.scenes import PLACES, STYLES, Scene, rng_for
+from pmagic.world.scenes import MARK, PLACES, PORTRAIT, STYLES, Scene, rng_for, scene
 from pmagic.world.snapshots import beside, portrait, snapshot, snapshot_pair, unseen_portrait
 from pmagic.world.things import thing
 
@@ -175,3 +175,33 @@ def test_portraits_have_many_layouts_and_the_unseen_one_another() -> None:
         other = unseen_portrait(seed)
         assert framing_of(other) != framing_of(where) and side_of(other) != side_of(where)
     assert portrait(HELD_OUT) == learned[0]
+
+
+def test_both_versions_are_reached_by_their_number() -> None:
+    assert {number: each.side for number, each in WORLDS.items()} == {1: 64, 2: 96}
+    assert WORLDS[1].portrait(3) == PORTRAIT and WORLDS[2].portrait(3) == portrait(3) != portrait(4)
+    first, second = (each.scene(rng_for(1)) for each in WORLDS.values())
+    assert (first.body, second.body) == (False, True)
+    for each in WORLDS.values():
+        left, right = each.pair(rng_for(2))
+        assert left.x < right.x
+        assert MARK in each.caption(person(5), left, rng_for(3), MARK)
+
+
+def test_the_background_says_where_the_figure_stands() -> None:
+    where = Scene(place="white", body=True, x=0.25, y=0.4, scale=0.19)
+    dark, plain = (
+        draw([(person(6), each)], side=96).image.astype(float) for each in (replace(where, vignette=0.5), where)
+    )
+    columns = (dark / plain)[14].mean(axis=-1)  # just above the head
+    assert columns[24] > 0.7 and columns[90] == pytest.approx(0.5, abs=0.03)
+    assert (dark[40:60, 20:28] == plain[40:60, 20:28]).all()  # the figure itself is as bright as without
+    strengths = [snapshot(rng_for(2, k)).vignette for k in range(100)]
+    assert min(strengths) >= 0.35 and max(strengths) <= 0.6
+    assert scene(rng_for(2)).vignette == 0
+
+
+def test_two_people_stand_in_one_light() -> None:
+    left, right = (Scene(place="white", body=True, x=x, y=0.4, scale=0.16, vignette=0.5) for x in (0.3, 0.7))
+    image = draw([(person(6), left), (person(7), right)], side=96).image.astype(int)
+    assert abs(image[3, 2].sum() - image[3, 93].sum()) < 10 < image[30, 48].sum() - image[95, 2].sum()

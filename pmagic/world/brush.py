@@ -70,6 +70,13 @@ class Brush:
         for canvas, p in self._paints(c, 255, 0, shader, None):
             canvas.drawPaint(p)
 
+    def vignette(self, x: float, y: float, inner: float, outer: float, strength: float) -> None:
+        """Darken what is painted by the share `strength` from the distance `outer` of (x, y) on, less within it."""
+        edge = skia.Color(0, 0, 0, int(255 * strength))
+        clear = skia.Color(0, 0, 0, 0)
+        shader = skia.GradientShader.MakeRadial(skia.Point(x, y), outer, [clear, clear, edge], [0, inner / outer, 1])
+        self.canvas.drawPaint(skia.Paint(Shader=shader))
+
     def circle(self, x, y, r, c, *, alpha=255, stroke=0.0, shader=None, mask=None) -> None:
         for canvas, p in self._paints(c, alpha, stroke, shader, mask):
             canvas.drawCircle(x, y, r, p)

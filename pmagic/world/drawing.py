@@ -39,6 +39,8 @@ def draw(
     rng = np.random.default_rng(where.seed)
     brush = Brush(side * OVERSAMPLE)
     paint_place(brush, where.place, rng, where.pattern)
+    if where.vignette:
+        _light(brush, [scene for _, scene in figures] or [where], where.vignette)
     landmarks = [_figure(brush, who, scene) for who, scene in figures]
     if thing and thing[0]:
         brush.layer = THINGS
@@ -49,6 +51,13 @@ def draw(
     faces, things = (_resized(brush.mask(layer), side) for layer in (FACES, THINGS))
     points = np.array(landmarks, np.float32).reshape(-1, 5, 2)
     return Drawing(_resized(picture, side), faces if figures else things, points, things)
+
+
+def _light(brush: Brush, scenes: list[Scene], strength: float) -> None:
+    """Light on the figures: the background is darker away from them, as around whoever a photographer lights."""
+    columns, rows = [each.x for each in scenes], [each.y + 0.6 * each.scale for each in scenes]
+    reach = max(each.scale for each in scenes) + (max(columns) - min(columns)) / 2
+    brush.vignette(sum(columns) / len(columns), sum(rows) / len(rows), reach, 0.25 + 1.6 * reach, strength)
 
 
 def _resized(picture: np.ndarray, side: int) -> np.ndarray:

@@ -57,12 +57,13 @@ class Scene:
     light: float = 0.3
     seed: int = 1
     # What the first version of the world has not: a garment for each slot, in place of the outfit's; a whole body
-    # below the shoulders; a pattern on a plain colour.
+    # below the shoulders; a pattern on a plain colour; how much darker a background gets away from the figure, 0 to 1.
     headwear: str | None = None
     eyewear: str | None = None
     clothing: str | None = None
     body: bool = False
     pattern: str = "plain"
+    vignette: float = 0.0
 
 
 PORTRAIT = Scene()  # the plain front view that a portrait is learned from
