@@ -16,6 +16,7 @@ from pmagic.world.samples import Sample, sample
 from pmagic.world.scenes import MARK, PLACES, PORTRAIT, STYLES, Scene, rng_for, scene
 from pmagic.world.snapshots import beside, portrait, snapshot, snapshot_pair, unseen_portrait
 from pmagic.world.things import thing
+from pmagic.world.versions import WORLDS
 
 LAYOUT = {"x", "y", "scale", "turn"}
 

@@ -14,8 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
-from pmagic.world.samples import SIDES, sample
+from pmagic.world.samples import sample
 from pmagic.world.scenes import MARK
+from pmagic.world.versions import WORLDS
 
 CHUNK = 500
 ARRAYS: dict[str, tuple[int, ...]] = {"images": (3,), "masks": (), "things": ()}  # channels of a pixel
@@ -82,7 +83,7 @@ def make(folder: Path, pictures: int, version: int = 1, workers: int | None = No
     if len(known) >= pictures:
         return
     folder.mkdir(parents=True, exist_ok=True)
-    side = SIDES[version]
+    side = WORLDS[version].side
     for name, shape in ARRAYS.items():
         old = np.load(folder / f"{name}.npy", mmap_mode="r") if known else None
         fresh = np.lib.format.open_memmap(
@@ -132,7 +133,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("work", type=Path)
     parser.add_argument("--pictures", type=int, default=60_000)
-    parser.add_argument("--world", type=int, choices=SIDES, default=1, help="the world's version")
+    parser.add_argument("--world", type=int, choices=WORLDS, default=1, help="the world's version")
     parser.add_argument("--workers", type=int, help="processes that draw")
     arguments = parser.parse_args()
     make(arguments.work / "corpus", arguments.pictures, arguments.world, arguments.workers)

@@ -23,12 +23,13 @@ from pmagic.mini.gallery import boxes
 from pmagic.vision import clip, clipseg, faces, recogniser
 from pmagic.world.drawing import Drawing, draw
 from pmagic.world.people import HELD_OUT, person
-from pmagic.world.scenes import STYLES, Scene, caption, pair_scenes, rng_for, scene
+from pmagic.world.scenes import STYLES, Scene, rng_for, scene
 from pmagic.world.things import thing
+from pmagic.world.versions import WORLDS, World
 
 WEIGHTS = Path(__file__).parent / "weights"
 FIRST = HELD_OUT + 3000
-SIDES = (64, 256)  # pixels: as the base draws, and as a portrait comes
+LARGE = 256  # pixels, as a portrait comes
 AMONG = 20  # captions that retrieval chooses from
 Row = tuple[str, str]
 
@@ -37,13 +38,15 @@ def _who(k: int) -> int:
     return FIRST + k
 
 
-def _scene(style: str, *key: int) -> Scene:
-    return replace(scene(rng_for(31, *key)), style=style)
+def _scene(style: str, *key: int, world: World = WORLDS[1]) -> Scene:
+    return replace(world.scene(rng_for(31, *key)), style=style)
 
 
-def portraits(style: str, count: int, side: int, take: int = 0) -> list[tuple[Drawing, Scene]]:
+def portraits(
+    style: str, count: int, side: int, take: int = 0, world: World = WORLDS[1]
+) -> list[tuple[Drawing, Scene]]:
     """One picture each of `count` people; another `take` shows the same people in other scenes."""
-    scenes = [_scene(style, list(STYLES).index(style), take, k) for k in range(count)]
+    scenes = [_scene(style, list(STYLES).index(style), take, k, world=world) for k in range(count)]
     return [(draw([(person(_who(k)), where)], side=side), where) for k, where in enumerate(scenes)]
 
 
@@ -82,21 +85,22 @@ def found(pack: faces.FacePack, drawing: Drawing, scenes: list[Scene]) -> tuple[
     return len(errors), len(left), errors
 
 
-def detection(pack: faces.FacePack, count: int) -> list[Row]:
+def detection(pack: faces.FacePack, count: int, world: World) -> list[Row]:
+    sides = (world.side, LARGE)
     lines, all_found, all_faces, errors = [], 0, 0, []
     for style in STYLES:
-        hits = [found(pack, d, [w]) for side in SIDES for d, w in portraits(style, count, side)]
+        hits = [found(pack, d, [w]) for side in sides for d, w in portraits(style, count, side, world=world)]
         lines.append((f"faces found, {style}", f"{sum(h for h, _, _ in hits) / len(hits):.3f} of {len(hits)}"))
         all_found, all_faces = all_found + sum(h for h, _, _ in hits), all_faces + len(hits)
         errors += [e for _, _, es in hits for e in es]
-    pairs = [list(pair_scenes(rng_for(33, k))) for k in range(count)]
+    pairs = [list(world.pair(rng_for(33, k))) for k in range(count)]
     hits = []
     for k, scenes in enumerate(pairs):
         figures = [(person(_who(2 * k + i)), where) for i, where in enumerate(scenes)]
-        hits += [found(pack, draw(figures, side=side), scenes) for side in SIDES]
+        hits += [found(pack, draw(figures, side=side), scenes) for side in sides]
     lines.append(("faces found, pairs", f"{sum(h for h, _, _ in hits) / (2 * len(hits)):.3f} of {2 * len(hits)}"))
     all_found, all_faces = all_found + sum(h for h, _, _ in hits), all_faces + 2 * len(hits)
-    empty = [pack.find(Image.fromarray(d.image)) for side in SIDES for d in faceless(3 * count, side)]
+    empty = [pack.find(Image.fromarray(d.image)) for side in sides for d in faceless(3 * count, side)]
     return [
         ("faces found, all", f"{all_found / all_faces:.3f} of {all_faces}"),
         ("faces invented per face-free drawing", f"{sum(map(len, empty)) / len(empty):.3f} of {len(empty)}"),
@@ -115,12 +119,12 @@ def embeddings(pack: faces.FacePack, pictures: list[Drawing]) -> list[np.ndarray
     return rows
 
 
-def verification(pack: faces.FacePack, count: int) -> list[Row]:
+def verification(pack: faces.FacePack, count: int, world: World) -> list[Row]:
     """Area under the curve between a photograph of one person and a picture in each style of the same or another."""
-    first = embeddings(pack, [d for d, _ in portraits("photo", count, 64, take=1)])
+    first = embeddings(pack, [d for d, _ in portraits("photo", count, world.side, 1, world)])
     lines = []
     for style in STYLES:
-        second = embeddings(pack, [d for d, _ in portraits(style, count, 64, take=2)])
+        second = embeddings(pack, [d for d, _ in portraits(style, count, world.side, 2, world)])
         both = [k for k in range(count) if first[k] is not None and second[k] is not None]
         cosines = np.stack([first[k] for k in both]) @ np.stack([second[k] for k in both]).T
         same, other = np.diag(cosines), cosines[~np.eye(len(both), dtype=bool)]
@@ -129,9 +133,11 @@ def verification(pack: faces.FacePack, count: int) -> list[Row]:
     return lines
 
 
-def resolutions(pack: faces.FacePack, count: int) -> float:
-    """Mean cosine of the same picture's face at 64 and at 256 pixels."""
-    small, large = (embeddings(pack, [d for d, _ in portraits("photo", count, side)]) for side in SIDES)
+def resolutions(pack: faces.FacePack, count: int, world: World) -> float:
+    """Mean cosine of the same picture's face at the world's own side and at 256 pixels."""
+    small, large = (
+        embeddings(pack, [d for d, _ in portraits("photo", count, side, world=world)]) for side in (world.side, LARGE)
+    )
     return float(np.mean([a @ b for a, b in zip(small, large, strict=True) if a is not None and b is not None]))
 
 
@@ -141,34 +147,40 @@ def intersection(mask: torch.Tensor, exact: np.ndarray) -> float:
     return float((a & b).sum() / (a | b).sum()) if (a | b).any() else 1.0
 
 
-def segmentation(opened: clipseg.ClipSeg, count: int) -> list[Row]:
+def segmentation(opened: clipseg.ClipSeg, count: int, world: World) -> list[Row]:
     def measured(word: str, pictures: list[Drawing]) -> str:
         values = [intersection(opened.mask(Image.fromarray(d.image), word), d.mask) for d in pictures]
         return f"{np.mean(values):.3f} (least {np.min(values):.2f})"
 
-    lines = [(f"face, {style}", measured("face", [d for d, _ in portraits(style, count, 64)])) for style in STYLES]
-    lines.insert(0, ("face, photo at 256 pixels", measured("face", [d for d, _ in portraits("photo", count, 256)])))
-    things = faceless(3 * count, 64)
+    lines = [
+        (f"face, {style}", measured("face", [d for d, _ in portraits(style, count, world.side, world=world)]))
+        for style in STYLES
+    ]
+    lines.insert(
+        0,
+        ("face, photo at 256 pixels", measured("face", [d for d, _ in portraits("photo", count, LARGE, world=world)])),
+    )
+    things = faceless(3 * count, world.side)
     lines += [("cat", measured("cat", things[0::3])), ("cup", measured("cup", things[1::3]))]
     share = [float((opened.mask(Image.fromarray(d.image), "face") >= 0.5).float().mean()) for d in things]
     return [*lines, ("share of a face-free drawing taken for a face", f"{np.mean(share):.3f}")]
 
 
-def reconstruction(folder: Path, count: int) -> list[Row]:
+def reconstruction(folder: Path, count: int, version: int) -> list[Row]:
     """What is left of drawings after the autoencoder."""
     vae = AutoencoderKL.from_pretrained(folder, use_safetensors=True, local_files_only=True, dtype=torch.float32)
-    found = train_vae.psnr(vae.eval(), train_vae.held_out_pictures(count))
+    found = train_vae.psnr(vae.eval(), train_vae.held_out_pictures(count, version))
     return [(f"autoencoder, PSNR of {count} drawings", f"{found:.2f} dB")]
 
 
-def retrieval(opened: clip.Clip, groups: int) -> float:
+def retrieval(opened: clip.Clip, groups: int, world: World) -> float:
     """Share of held-out pictures whose own caption is the closest of twenty; chance is 0.05."""
     hits = []
     for group in range(groups):
         rngs = [rng_for(34, group, k) for k in range(AMONG)]
-        scenes, people = [scene(rng) for rng in rngs], [person(_who(group * AMONG + k)) for k in range(AMONG)]
-        images = np.stack([draw([each]).image for each in zip(people, scenes, strict=True)])
-        texts = [caption(p, s, r, traits=True) for p, s, r in zip(people, scenes, rngs, strict=True)]
+        scenes, people = [world.scene(rng) for rng in rngs], [person(_who(group * AMONG + k)) for k in range(AMONG)]
+        images = np.stack([draw([each], side=world.side).image for each in zip(people, scenes, strict=True)])
+        texts = [world.caption(p, s, r, traits=True) for p, s, r in zip(people, scenes, rngs, strict=True)]
         with torch.no_grad():
             cosines = train_clip.similarities(opened.model, opened.tokenizer, train_clip.pixels(images), texts)
         hits.append((cosines.argmax(dim=1) == torch.arange(AMONG)).float().mean())
@@ -194,23 +206,26 @@ PARTS = {
 }
 
 
-def report(folder: Path, count: int, parts: set[str]) -> str:
-    """The measured table of those PARTS as Markdown. folder: of trained weights."""
+def report(folder: Path, count: int, parts: set[str], version: int = 1) -> str:
+    """The measured table of those PARTS as Markdown. folder: of weights trained on that version of the world."""
+    world = WORLDS[version]
     lines = ["| | |", "|---|---|"]
 
     def told(rows: list[Row]) -> None:
         lines.extend(f"| {name} | {value} |" for name, value in rows)
 
     measures: dict[str, Callable[[Path], list[Row]]] = {
-        "detection": lambda pack: detection(faces.load(pack), count),
-        "a": lambda pack: _recogniser_rows("A", pack, count),
-        "b": lambda pack: _recogniser_rows("B", pack, count),
+        "detection": lambda pack: detection(faces.load(pack), count, world),
+        "a": lambda pack: _recogniser_rows("A", pack, count, world),
+        "b": lambda pack: _recogniser_rows("B", pack, count, world),
         "clipseg": lambda model: [
             (f"CLIPSeg IoU, {name}" if "share" not in name else name, value)
-            for name, value in segmentation(clipseg.load(model), count)
+            for name, value in segmentation(clipseg.load(model), count, world)
         ],
-        "clip": lambda model: [(f"CLIP finds the caption among {AMONG}", f"{retrieval(clip.load(model), 10):.3f}")],
-        "autoencoder": lambda vae: reconstruction(vae, count),
+        "clip": lambda model: [
+            (f"CLIP finds the caption among {AMONG}", f"{retrieval(clip.load(model), 10, world):.3f}")
+        ],
+        "autoencoder": lambda vae: reconstruction(vae, count, version),
     }
     for name, measure in measures.items():
         if name in parts:
@@ -218,11 +233,14 @@ def report(folder: Path, count: int, parts: set[str]) -> str:
     return "\n".join(lines)
 
 
-def _recogniser_rows(name: str, folder: Path, count: int) -> list[Row]:
+def _recogniser_rows(name: str, folder: Path, count: int, world: World) -> list[Row]:
     pack = faces.load(folder)
     return [
-        *((f"recogniser {name}, AUC of photo with {style}", value) for style, value in verification(pack, 3 * count)),
-        (f"recogniser {name}, cosine of 64 with 256 pixels", f"{resolutions(pack, count):.3f}"),
+        *(
+            (f"recogniser {name}, AUC of photo with {style}", value)
+            for style, value in verification(pack, 3 * count, world)
+        ),
+        (f"recogniser {name}, cosine of {world.side} with {LARGE} pixels", f"{resolutions(pack, count, world):.3f}"),
         (f"recogniser {name}, torch against onnxruntime", f"{agreement(folder, pack):.1e}"),
     ]
 
@@ -231,7 +249,8 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, nargs="?", default=WEIGHTS)
     parser.add_argument("--pictures", type=int, default=60, help="of each style and size")
+    parser.add_argument("--world", type=int, choices=WORLDS, default=1, help="the version that is looked at")
     parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS))
     arguments = parser.parse_args()
     measuring.require(parser, arguments.folder, [PARTS[part] for part in arguments.only])
-    print(report(arguments.folder, arguments.pictures, set(arguments.only)))
+    print(report(arguments.folder, arguments.pictures, set(arguments.only), arguments.world))

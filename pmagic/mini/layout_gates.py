@@ -28,9 +28,9 @@ from pmagic.world.captions import snapshot_caption
 from pmagic.world.drawing import draw
 from pmagic.world.layouts import FRAMINGS, framing_of, layout, mirrored
 from pmagic.world.people import HELD_OUT, person, trait_vector
-from pmagic.world.samples import SIDES
 from pmagic.world.scenes import MARK, Scene, rng_for
 from pmagic.world.snapshots import snapshot
+from pmagic.world.versions import WORLDS
 
 FIRST = HELD_OUT + 12_000
 TIMES = (600, 800, 950)
@@ -82,7 +82,7 @@ def question(word: str) -> Question:
     for k in range(PICTURES):
         who, where = FIRST + k, replace(snapshot(rng_for(_SCENES, k)), style="photo")
         both = {"side": _sides, "framing": _framings}[word](where, k)
-        images.append(draw([(person(who), both[0])], side=SIDES[2]).image)
+        images.append(draw([(person(who), both[0])], side=WORLDS[2].side).image)
         seeds.append(who)
         say = partial(snapshot_caption, person(who), name=MARK, layout_share=1)
         texts.append([say(where=each, rng=rng_for(_CAPTIONS, k)) for each in both])

@@ -25,32 +25,34 @@ from pmagic.mini.base_networks import NAME_TOKENS, WIDTH
 from pmagic.mini.train import WEIGHTS
 from pmagic.world.drawing import draw
 from pmagic.world.people import HELD_OUT, person, trait_vector
-from pmagic.world.scenes import MARK, caption, rng_for, scene
+from pmagic.world.scenes import MARK, rng_for
+from pmagic.world.versions import WORLDS
 
 FIRST = HELD_OUT + 9000
 TIMES = (200, 400, 600, 800, 950)
 
 
-def pictures(count: int) -> tuple[np.ndarray, list[str], Tensor]:
+def pictures(count: int, version: int = 1) -> tuple[np.ndarray, list[str], Tensor]:
     """Photos (N, side, side, 3) of strangers in scenes at random, their captions with a mark, their traits."""
+    world = WORLDS[version]
     images, captions, traits = [], [], torch.zeros(count, NAMES_A_CAPTION, len(trait_vector(person(0))))
     for k in range(count):
-        who, where = person(FIRST + k), replace(scene(rng_for(99, k)), style="photo")
-        images.append(draw([(who, where)]).image)
-        captions.append(caption(who, where, rng_for(98, k), MARK))
+        who, where = person(FIRST + k), replace(world.scene(rng_for(99, k)), style="photo")
+        images.append(draw([(who, where)], side=world.side).image)
+        captions.append(world.caption(who, where, rng_for(98, k), MARK))
         traits[k, 0] = torch.from_numpy(trait_vector(who))
     return np.stack(images), captions, traits
 
 
 @torch.no_grad()
-def measured(folder: Path, people: int) -> Iterator[tuple[int, float, float, float]]:
+def measured(folder: Path, people: int, version: int = 1) -> Iterator[tuple[int, float, float, float]]:
     """Timestep, error with the own name, and by which share it grows with a stranger's and with none.
 
     folder: with the base and the names of a finished training (train_base.export).
     """
     networks, vae = train_base.finished(folder)
     tokenizer = CLIPTokenizer.from_pretrained(folder / "base" / "tokenizer", local_files_only=True)
-    images, captions, traits = pictures(people)
+    images, captions, traits = pictures(people, version)
     latents = vae.encode(train_vae.as_tensor(images)).latent_dist.mean * vae.config.scaling_factor
     named = base_material.read(tokenizer, captions)
     plain = base_material.read(tokenizer, [each.replace(MARK, "face") for each in captions])
@@ -72,8 +74,9 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("work", type=Path, nargs="?", default=WEIGHTS, help="the shipped weights otherwise")
     parser.add_argument("--people", type=int, default=64)
+    parser.add_argument("--world", type=int, choices=WORLDS, default=1, help="the version that WORK was trained on")
     arguments = parser.parse_args()
     measuring.require(parser, arguments.work, ["base", "names"])
     print("| t | error | a stranger's name | no name |\n|---|---|---|---|")
-    for when, error, stranger, nobody in measured(arguments.work, arguments.people):
+    for when, error, stranger, nobody in measured(arguments.work, arguments.people, arguments.world):
         print(f"| {when} | {error:.4f} | {stranger:+.1%} | {nobody:+.1%} |")

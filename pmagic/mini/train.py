@@ -33,7 +33,7 @@ from pmagic.mini import (
 )
 from pmagic.mini.training import write_state
 from pmagic.world.captions import NEW_WORDS
-from pmagic.world.samples import SIDES
+from pmagic.world.versions import WORLDS
 
 WEIGHTS = Path(__file__).parent / "weights"
 TOKEN_TABLE = "text.embeddings.token_embedding.weight"
@@ -119,7 +119,7 @@ if __name__ == "__main__":
     parser.add_argument("--pictures", type=int, default=60_000)
     parser.add_argument("--onward", action="store_true", help="begin from the shipped weights")
     parser.add_argument("--begin", action="store_true", help="only write WORK's states from the shipped weights")
-    parser.add_argument("--world", type=int, choices=SIDES, default=1, help="the world's version")
+    parser.add_argument("--world", type=int, choices=WORLDS, default=1, help="the world's version")
     parser.add_argument("--install", action="store_true", help="only copy WORK's folders into the package")
     arguments = parser.parse_args()
     if arguments.install:

@@ -25,12 +25,12 @@ from pmagic.mini import corpus
 from pmagic.mini.training import Run, autocast
 from pmagic.vision.clip import PREFIX
 from pmagic.world import layouts
-from pmagic.world.captions import FRAMING_TAILS, SIDE_TAILS, place_words, snapshot_caption
+from pmagic.world.captions import FRAMING_TAILS, SIDE_TAILS, place_words
 from pmagic.world.drawing import SIDE, draw
 from pmagic.world.people import HELD_OUT, person
-from pmagic.world.samples import SIDES
-from pmagic.world.scenes import STYLES, Scene, caption, rng_for, scene
+from pmagic.world.scenes import STYLES, Scene, rng_for
 from pmagic.world.snapshots import snapshot
+from pmagic.world.versions import WORLDS
 
 BATCH = 128
 TWINS = 0.5  # of a batch, on world 2
@@ -78,12 +78,12 @@ def similarities(clip: CLIPModel, tokenizer: CLIPTokenizer, images: Tensor, text
 @torch.no_grad()
 def retrieval(clip: CLIPModel, tokenizer: CLIPTokenizer, count: int = 100, version: int = 1) -> float:
     """Share of held-out pictures whose own caption is the closest of `count`, range [0, 1]; chance is 1 / count."""
-    images, texts = [], []
+    world, images, texts = WORLDS[version], [], []
     for k in range(count):
         who, rng = person(HELD_OUT + k), rng_for(11, k)
-        where = scene(rng) if version == 1 else snapshot(rng)
-        images.append(draw([(who, where)], side=SIDES[version]).image)
-        texts.append((caption if version == 1 else snapshot_caption)(who, where, rng, traits=True))
+        where = world.scene(rng)
+        images.append(draw([(who, where)], side=world.side).image)
+        texts.append(world.caption(who, where, rng, traits=True))
     best = similarities(clip, tokenizer, pixels(np.stack(images)), texts).argmax(dim=1)
     return float((best == torch.arange(count)).float().mean())
 
@@ -101,7 +101,7 @@ def layout_accuracy(clip: CLIPModel, tokenizer: CLIPTokenizer, pictures: int = 1
             replace(where, **layouts.layout(rng_for(12, k, i), *both))
             for i, both in enumerate(product(layouts.FRAMINGS, layouts.SIDES))
         ]
-        images = np.stack([draw([(who, each)], side=SIDES[2]).image for each in places])
+        images = np.stack([draw([(who, each)], side=WORLDS[2].side).image for each in places])
         words = [" ".join([STYLES["photo"], "a face", place_words(where), *layout_words(each)]) for each in places]
         best = similarities(clip, tokenizer, pixels(images), words).argmax(dim=1)
         right.append((best == torch.arange(len(places))).float().mean())

@@ -1,4 +1,4 @@
-"""The miniature's autoencoder: 64 x 64 pictures to 4 x 16 x 16 latents.
+"""The miniature's autoencoder: pictures to latents of four channels and a quarter of the side, 64 x 64 to 16 x 16.
 
     python -m pmagic.mini.train_vae WORK --minutes 14
     python -m pmagic.mini.train_vae WORK --minutes 14 --decoder     on, the decoder alone
@@ -19,7 +19,8 @@ from pmagic.mini import corpus
 from pmagic.mini.training import Run, autocast
 from pmagic.world.drawing import draw
 from pmagic.world.people import HELD_OUT, person
-from pmagic.world.scenes import rng_for, scene
+from pmagic.world.scenes import rng_for
+from pmagic.world.versions import WORLDS
 
 BATCH = 16
 KL_WEIGHT = 1e-6
@@ -38,13 +39,19 @@ def as_tensor(images: np.ndarray) -> Tensor:
     return torch.from_numpy(images).permute(0, 3, 1, 2).float().contiguous() / 127.5 - 1
 
 
+def _edge_loss(decoded: Tensor, x: Tensor) -> Tensor:
+    return sum(F.l1_loss(a, b) for a, b in zip(_edges(decoded), _edges(x), strict=True))
+
+
 def _edges(x: Tensor) -> tuple[Tensor, Tensor]:
     return x.diff(dim=-1), x.diff(dim=-2)
 
 
-def held_out_pictures(count: int) -> np.ndarray:
-    """(count, 64, 64, 3) uint8 of people who are in no training set."""
-    return np.stack([draw([(person(HELD_OUT + k), scene(rng_for(7, k)))]).image for k in range(count)])
+def held_out_pictures(count: int, version: int = 1) -> np.ndarray:
+    """(count, side, side, 3) uint8 of people who are in no training set, in that version of the world."""
+    world = WORLDS[version]
+    people = [(person(HELD_OUT + k), world.scene(rng_for(7, k))) for k in range(count)]
+    return np.stack([draw([each], side=world.side).image for each in people])
 
 
 @torch.no_grad()
@@ -57,23 +64,23 @@ def psnr(vae: AutoencoderKL, images: np.ndarray) -> float:
 
 def train(work: Path, minutes: float) -> AutoencoderKL:
     torch.manual_seed(0)
-    images = corpus.load(work / "corpus").images
+    data = corpus.load(work / "corpus")
+    images = data.images
     vae = network()  # plain memory order: channels last is slower at these widths
     run = Run(work, "vae", vae, minutes, rate=3e-3)
     rng = np.random.default_rng(run.steps)
-    test = held_out_pictures(64)
+    test = held_out_pictures(64, data.version)
     while run.going:
         x = as_tensor(images[np.sort(rng.integers(0, len(images), BATCH))])
         with autocast():
             latents = vae.encode(x).latent_dist
             decoded = vae.decode(latents.sample()).sample
         decoded = decoded.float()
-        edges = sum(F.l1_loss(a, b) for a, b in zip(_edges(decoded), _edges(x), strict=True))
         run.step(
             {
                 "mse": F.mse_loss(decoded, x),
                 "l1": 0.1 * F.l1_loss(decoded, x),
-                "edges": 0.1 * edges,
+                "edges": 0.1 * _edge_loss(decoded, x),
                 "kl": KL_WEIGHT * latents.kl().float().mean(),
             }
         )
@@ -86,18 +93,20 @@ def train(work: Path, minutes: float) -> AutoencoderKL:
 def train_decoder(work: Path, minutes: float) -> None:
     """On from `train`, with the corpus's latents as they are (WORK/latents.npy, see train_base.material)."""
     torch.manual_seed(0)
-    images, latents = corpus.load(work / "corpus").images, np.load(work / "latents.npy", mmap_mode="r")
+    data = corpus.load(work / "corpus")
+    images, latents = data.images, np.load(work / "latents.npy", mmap_mode="r")
     vae, average = trained(work), trained(work)
     run = Run(work, "decoder", vae.decoder, minutes, rate=1e-3)
     average.decoder = run.average
     rng = np.random.default_rng(run.steps)
-    test = held_out_pictures(64)
+    test = held_out_pictures(64, data.version)
     while run.going:
         rows = np.sort(rng.integers(0, len(images), BATCH))
         x, z = as_tensor(images[rows]), torch.from_numpy(latents[rows]).float()
         with autocast():
             decoded = vae.decode(z).sample
-        run.step({"mse": F.mse_loss(decoded.float(), x)})
+        decoded = decoded.float()
+        run.step({"mse": F.mse_loss(decoded, x), "edges": 0.1 * _edge_loss(decoded, x)})
         if run.steps % 1000 == 0:
             print(f"decoder  held-out PSNR {psnr(average, test):.2f} dB", flush=True)
     print(f"decoder  done: {run.steps} steps, held-out PSNR {psnr(average, test):.2f} dB", flush=True)

@@ -15,8 +15,8 @@ from pmagic.world.people import NAMED, NAMES, person
 from pmagic.world.scenes import MARK, Scene, pair_scenes, rng_for, scene
 from pmagic.world.snapshots import beside, snapshot, snapshot_pair, thing_alone
 from pmagic.world.things import thing, thing_caption
+from pmagic.world.versions import WORLDS
 
-SIDES = {1: 64, 2: 96}  # pixels of a picture, by the world's version
 PEOPLE = 60_000  # seeds below are drawn for training; the first `NAMED` of them by name
 # Half of the pictures show the first of them, a quarter the next. Where everybody was seen once, no trait was learned;
 # with faces that return strangers are learned, too (docs/miniature.md).
@@ -100,7 +100,7 @@ def _snapshot_sample(number: int) -> Sample:
     loose, told = (
         captions.thing_caption(what, where, rng_for(_CAPTIONS, key), share) for share in (captions.LAYOUT_SHARE, 1.0)
     )
-    return Sample(draw([], (what, where), side=SIDES[2]), loose, (), -1, where, told)
+    return Sample(draw([], (what, where), side=WORLDS[2].side), loose, (), -1, where, told)
 
 
 def _one_person(where: Scene, rng: Generator, key: int, twin: bool, with_thing: bool) -> Sample:
@@ -121,7 +121,7 @@ def _one_person(where: Scene, rng: Generator, key: int, twin: bool, with_thing: 
         captions.snapshot_caption(person(who), where, rng_for(_CAPTIONS, key), name, how < 0.92, share, words)
         for share in (captions.LAYOUT_SHARE, 1.0)
     )
-    drawing = draw([(person(who), where)], (what, at) if what else None, side=SIDES[2])
+    drawing = draw([(person(who), where)], (what, at) if what else None, side=WORLDS[2].side)
     return Sample(drawing, loose, (who,) if name == MARK else (), who, where, told)
 
 
@@ -136,5 +136,5 @@ def _pair(rng: Generator, key: int, twin: bool) -> Sample:
         places = (mirrored(places[1]), mirrored(places[0]))
     text, order = captions.pair_caption(subjects, places[0], rng_for(_CAPTIONS, key))
     marked = tuple(seeds[which] for which in order if subjects[which] == MARK)
-    drawing = draw([(person(s), each) for s, each in zip(seeds, places, strict=True)], side=SIDES[2])
+    drawing = draw([(person(s), each) for s, each in zip(seeds, places, strict=True)], side=WORLDS[2].side)
     return Sample(drawing, text, marked, -1, places[0], text)
