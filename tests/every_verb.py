@@ -23,7 +23,8 @@ NATIVE = (
     "tokenizers",
     "torch",
 )
-WITHOUT = {("models", "pull")}  # the one that may use the network
+# `models pull` may use the network. `demo` is `sample`, `learn` and `render` one after the other, for minutes.
+WITHOUT = {("models", "pull"), ("demo",)}
 
 
 def commands(base: str, photo: str, people: str, prompts: str) -> list[list[str]]:
@@ -31,6 +32,7 @@ def commands(base: str, photo: str, people: str, prompts: str) -> list[list[str]
     drawn = ["--steps", "2", "--seed", "1"]
     return [
         ["config", "set", "base", base], ["config", "get", "base"], ["config", "path"],
+        ["config", "list"], ["config", "unset", "base"], ["sample"], ["setup", "--for", "photos", "--dry-run"],
         ["config", "set", "base", "mini"],
         ["models", "list"], ["models", "path", "mini"], ["models", "rm", "owner/model"],
         ["learn", photo, "--name", "alice", *fast, "--recipe", "paper"],
@@ -49,15 +51,10 @@ def commands(base: str, photo: str, people: str, prompts: str) -> list[list[str]
 def registered() -> set[tuple[str, ...]]:
     """Every command that the program has, but what stands in WITHOUT."""
     plain = {(each.name,) for each in app.registered_commands}
-    return (
-        plain
-        | {
-            (group.name, each.name)
-            for group in app.registered_groups
-            for each in group.typer_instance.registered_commands
-        }
-        - WITHOUT
-    )
+    grouped = {
+        (group.name, each.name) for group in app.registered_groups for each in group.typer_instance.registered_commands
+    }
+    return (plain | grouped) - WITHOUT
 
 
 def run(words: list[str]) -> int:
