@@ -1,5 +1,6 @@
 """From nothing to a learned person on a base that is pulled: each command that a message names is run, and works."""
 
+import hashlib
 import re
 import shlex
 import shutil
@@ -13,7 +14,7 @@ import pytest
 from tiny import tiny_folders  # noqa: F401 - a fixture
 from typer.testing import CliRunner, Result
 
-from pmagic.bases import card
+from pmagic.bases import card, checksums
 from pmagic.cli.app import app
 
 runner = CliRunner()
@@ -55,6 +56,7 @@ def served(tiny_folders: dict[str, Path], pack: bytes, hub_here: Hub, monkeypatc
             "packs/zoo": {"buffalo_l.zip": pack},
         }
     )
+    monkeypatch.setitem(checksums.PACKS, "buffalo_l", hashlib.sha256(pack).hexdigest())
     monkeypatch.setattr(storage, "model_zoo_download_url", lambda name: f"{hub.url}/packs/zoo/resolve/main/{name}")
 
 

@@ -140,7 +140,12 @@ def _learn(console: Console, name: str, asked: Asked, *, memory: str, resumed: b
         unfinished.keep_inputs(folder, inputs)
         try:
             persona = task.run(
-                StopAtStep(console), name=name, folder=folder, resumed=resumed, on_step=previews.after_step
+                StopAtStep(console),
+                name=name,
+                folder=folder,
+                resumed=resumed,
+                anew=f"begin anew with `{resuming.command(name, asked)}`",
+                on_step=previews.after_step,
             )
         except (KeyboardInterrupt, Stopped) as stop:
             raise _stopped(name, task, folder, at_once=isinstance(stop, LeftAtOnce)) from stop

@@ -55,14 +55,15 @@ class Learning:
         name: str = "the persona",
         folder: Path | None = None,
         resumed: bool = False,
+        anew: str = "learn anew without --resume",
         on_step: Callable[["StepReport"], None] = lambda report: None,
     ) -> "Persona":
         """The learned persona, with a small preview picture.
 
         folder: where checkpoints and the probe's result are kept while it runs, as `unfinished.alone` gives it; None
         keeps nothing. resumed: whether a checkpoint must be there where one was written by this folder's learning.
-        on_step: called after each iteration. What it raises, and what the reporter's progress raises, ends the
-        learning after a checkpoint was written.
+        anew: how to begin from the start, for a message. on_step: called after each iteration. What it raises, and what
+        the reporter's progress raises, ends the learning after a checkpoint was written.
         Raises Incompatible, NumericFailure, OutOfMemory, StorageFailed, UsageProblem.
         """
         with self._memory_explained():
@@ -76,7 +77,7 @@ class Learning:
                 self.settings = replace(self.settings, bounds=found.bounds)
             self.phase = TRAINING
             part = "" if found is None else "2 of 2: "
-            checkpoint = None if folder is None else self._checkpoint(folder, name, resumed)
+            checkpoint = None if folder is None else self._checkpoint(folder, name, resumed, anew)
             persona = self._train_within_memory(
                 reporter, partial(self._train, reporter, f"{part}learning {name}", checkpoint, on_step)
             )
@@ -95,13 +96,13 @@ class Learning:
         """Whether this learning, with the stages it has now, can continue from a checkpoint in the folder."""
         return unfinished.file_for(folder, self.inputs()).exists()
 
-    def _checkpoint(self, folder: Path, name: str, resumed: bool) -> Path:
+    def _checkpoint(self, folder: Path, name: str, resumed: bool, anew: str) -> Path:
         checkpoint = unfinished.file_for(folder, self.inputs())
         if resumed and not checkpoint.exists() and unfinished.has_checkpoint(folder):
             raise Incompatible(  # an earlier version kept no inputs, or the probe finds other stages now
                 f"the photo, the base, its stages or pmagic's own default values are not those that the learning of "
                 f"{name!r} was started with",
-                "put the old ones back, or learn anew without --resume",
+                f"put the old ones back, or {anew}",
                 kept="what was learned so far",
             )
         return checkpoint
