@@ -99,11 +99,26 @@ def test_twins_share_timestep_and_noise_and_say_their_layouts(work: Path, given:
     assert times.median() == pytest.approx(1000 * 0.5**base_teacher.EARLY_OF_TWINS, abs=25)
 
 
+def test_twins_say_little_but_their_layout_where_asked(work: Path, given: base_material.Material) -> None:
+    teacher = base_teacher.Teacher(given, None, None, torch.Generator().manual_seed(3))
+    data = corpus.load(work / "corpus")
+    batch = teacher._twins(40, short=1.0)
+    said = base_material.read(_tokenizer(work), [data.short_captions[row] for row in batch.rows])
+    assert torch.equal(batch.said.ids, said.ids) and torch.equal(batch.said.lengths, said.lengths)
+    mixed = teacher._twins(400, short=0.5)
+    briefly = (mixed.said.ids == given.shorts.rows(mixed.rows).ids).all(dim=1)
+    first, second = briefly.chunk(2)
+    assert torch.equal(first, second) and 0.35 < first.float().mean() < 0.75
+    for one, other in zip(data.short_captions[::2], data.short_captions[1::2], strict=True):
+        if one.count(" ") < 9 and "left" in one:
+            assert one.replace("left", "right") == other
+
+
 def test_a_batch_is_half_twins_and_has_a_finite_loss(work: Path, given: base_material.Material) -> None:
     networks = train_base.trained(work).train()
     teacher = base_teacher.Teacher(given, networks, networks.unet, torch.Generator().manual_seed(3))
     asked = []
-    teacher._twins, twins = lambda count: asked.append(count) or twins(count), teacher._twins
+    teacher._twins, twins = lambda count, short: asked.append(count) or twins(count, short), teacher._twins
     relative, error = teacher.losses(6)
     assert asked == [2] and torch.isfinite(relative) and 0 < error < 2
     relative.backward()

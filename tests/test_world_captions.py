@@ -3,6 +3,7 @@
 import re
 import shutil
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from transformers import CLIPTokenizer
 from pmagic.mini import train, vocabulary
 from pmagic.mini.base_networks import TOKEN_LENGTH
 from pmagic.world import captions, samples
-from pmagic.world.captions import NEW_WORDS, pair_caption, snapshot_caption, tokens
+from pmagic.world.captions import NEW_WORDS, pair_caption, short_caption, snapshot_caption, tokens
 from pmagic.world.garments import garment_words
 from pmagic.world.people import person
 from pmagic.world.samples import Sample
@@ -85,6 +86,12 @@ def test_layout_is_said_in_seven_of_ten_captions_or_always() -> None:
     assert not any(re.search(r"\bright|close", text) for text in always)
     heads = Counter(text.startswith("a full body photo of") for text in always)
     assert 0.2 < heads[True] / 600 < 0.6  # before and behind
+
+
+def test_a_short_caption_says_wherein_the_twin_differs() -> None:
+    assert short_caption(STANDING) == "a photo of a face on the left"
+    assert short_caption(replace(STANDING, x=0.5, style="oil")) == "an oil painting of a face standing"
+    assert short_caption(replace(STANDING, x=0.5, scale=0.28)) == "a photo of a face"
 
 
 def test_what_means_a_layout_is_no_filler() -> None:

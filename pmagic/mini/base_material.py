@@ -34,6 +34,13 @@ class Captions:
     def rows(self, rows: Tensor) -> "Captions":
         return Captions(self.ids[rows], self.slots[rows], self.lengths[rows])
 
+    def where(self, chosen: Tensor, other: "Captions") -> "Captions":
+        """These rows where `chosen` (N,), those of `other` elsewhere."""
+        ids, slots = (
+            torch.where(chosen.unsqueeze(1), a, b) for a, b in ((self.ids, other.ids), (self.slots, other.slots))
+        )
+        return Captions(ids, slots, torch.where(chosen, self.lengths, other.lengths))
+
     def to(self, place: torch.device) -> "Captions":
         return Captions(self.ids.to(place), self.slots.to(place), self.lengths.to(place))
 
@@ -61,7 +68,9 @@ class Material:
     said: Captions
     traits: Tensor  # (N, NAMES_A_CAPTION, V) of the people whom the captions name by embeddings
     empty: Captions  # prompts that stand for none
-    layouts: Captions | None = None  # where rows 2k and 2k + 1 are twins: captions that surely say the layout
+    # Where rows 2k and 2k + 1 are twins: captions that surely say the layout, and such that say little else.
+    layouts: Captions | None = None
+    shorts: Captions | None = None
 
 
 @torch.no_grad()
@@ -93,14 +102,14 @@ def material(work: Path, vae: AutoencoderKL, tokenizer: CLIPTokenizer, place: to
     for row, seeds in zip(traits, data.marked, strict=True):
         for which, seed in enumerate(seeds):
             row[which] = trait_vector(person(seed))
-    layouts = read(tokenizer, data.layout_captions).to(place) if data.version > 1 else None
+    twins = [data.layout_captions, data.short_captions] if data.version > 1 else []
     return Material(
         (raw * scaling(work)).to(place),
         faces.unsqueeze(1).to(place),
         read(tokenizer, data.captions).to(place),
         torch.from_numpy(traits).to(place),
         empty.to(place),
-        layouts,
+        *(read(tokenizer, texts).to(place) for texts in twins),
     )
 
 

@@ -14,8 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
+from pmagic.world.captions import short_caption
 from pmagic.world.samples import sample
-from pmagic.world.scenes import MARK
+from pmagic.world.scenes import MARK, Scene
 from pmagic.world.versions import WORLDS
 
 CHUNK = 500
@@ -46,6 +47,12 @@ class Corpus:
     def layout_words(self) -> list[str]:
         """The captions that surely say the layout, for whoever reads words alone."""
         return [text.replace(MARK, "face") for text in self.layout_captions]
+
+    @property
+    def short_captions(self) -> list[str]:
+        """Little but the layout, of pictures of one person; the others' captions that surely say it."""
+        rows = zip(self.people, self.scenes, self.layout_captions, strict=True)
+        return [short_caption(Scene(**where)) if who >= 0 else text for who, where, text in rows]
 
     @property
     def side(self) -> int:

@@ -81,6 +81,13 @@ def snapshot_caption(
     return text
 
 
+def short_caption(where: Scene) -> str:
+    """A prompt of a few words that says wherein its twin differs: the side or, in the middle, the framing."""
+    framing, side = framing_of(where), side_of(where)
+    said = FRAMING_TAILS[framing][:1] if side == "middle" else (SIDE_TAILS[side],)
+    return _joined(STYLES[where.style], "a face", *said)
+
+
 def tokens(text: str) -> int:
     """How many tokens of the base's text these words are, with start and end."""
     return 2 + len(re.findall(r"[a-z]+|\d|[,-]", text.replace(MARK, "a b c d")))
