@@ -88,39 +88,45 @@ def test_the_run_begins_with_the_shipped_weights(work: Path) -> None:
 
 def test_twins_share_timestep_and_noise_and_say_their_layouts(work: Path, given: base_material.Material) -> None:
     teacher = base_teacher.Teacher(given, None, None, torch.Generator().manual_seed(3))
-    batch = teacher._twins(8)
-    first, second = batch.rows.chunk(2)
-    assert (first % 2 == 0).all() and (second == first + 1).all()
-    assert torch.equal(*batch.t.chunk(2)) and torch.equal(*batch.noise.chunk(2))
     data = corpus.load(work / "corpus")
-    said = base_material.read(_tokenizer(work), [data.layout_captions[row] for row in batch.rows])
-    assert torch.equal(batch.said.ids, said.ids) and torch.equal(batch.said.lengths, said.lengths)
-    times = torch.cat([teacher._twins(8).t for _ in range(200)])
-    assert times.median() == pytest.approx(1000 * 0.5**base_teacher.EARLY_OF_TWINS, abs=25)
+    asked = (
+        (teacher._twins(4), data.layout_captions, base_teacher.EARLY_OF_TWINS),
+        (teacher._short_twins(4), data.short_captions, base_teacher.EARLY_OF_SHORTS),
+    )
+    for batch, captions, _ in asked:
+        first, second = batch.rows.chunk(2)
+        assert (first % 2 == 0).all() and (second == first + 1).all()
+        assert torch.equal(*batch.t.chunk(2)) and torch.equal(*batch.noise.chunk(2))
+        said = base_material.read(_tokenizer(work), [captions[row] for row in batch.rows])
+        assert torch.equal(batch.said.ids, said.ids) and torch.equal(batch.said.lengths, said.lengths)
+    for draw, (_, _, early) in zip((teacher._twins, teacher._short_twins), asked, strict=True):
+        times = torch.cat([draw(4).t for _ in range(200)])
+        assert times.median() == pytest.approx(1000 * 0.5**early, abs=25)
 
 
-def test_twins_say_little_but_their_layout_where_asked(work: Path, given: base_material.Material) -> None:
-    teacher = base_teacher.Teacher(given, None, None, torch.Generator().manual_seed(3))
+def test_short_twins_stand_at_the_left_and_the_right(work: Path, given: base_material.Material) -> None:
     data = corpus.load(work / "corpus")
-    batch = teacher._twins(40, short=1.0)
-    said = base_material.read(_tokenizer(work), [data.short_captions[row] for row in batch.rows])
-    assert torch.equal(batch.said.ids, said.ids) and torch.equal(batch.said.lengths, said.lengths)
-    mixed = teacher._twins(400, short=0.5)
-    briefly = (mixed.said.ids == given.shorts.rows(mixed.rows).ids).all(dim=1)
-    first, second = briefly.chunk(2)
-    assert torch.equal(first, second) and 0.35 < first.float().mean() < 0.75
-    for one, other in zip(data.short_captions[::2], data.short_captions[1::2], strict=True):
-        if one.count(" ") < 9 and "left" in one:
-            assert one.replace("left", "right") == other
+    assert len(given.sided) > 20
+    for row in given.sided.tolist():
+        words = {data.short_captions[row].split()[-1], data.short_captions[row + 1].split()[-1]}
+        assert words == {"left", "right"}
 
 
-def test_a_batch_is_half_twins_and_has_a_finite_loss(work: Path, given: base_material.Material) -> None:
+@pytest.mark.parametrize(("share", "singles", "twins", "short"), [(0.0, 4, 0, 6), (0.3, 8, 3, 1), (0.9, 8, 3, 1)])
+def test_a_run_teaches_sides_first(
+    share: float, singles: int, twins: int, short: int, work: Path, given: base_material.Material
+) -> None:
     networks = train_base.trained(work).train()
-    teacher = base_teacher.Teacher(given, networks, networks.unet, torch.Generator().manual_seed(3))
-    asked = []
-    teacher._twins, twins = lambda count, short: asked.append(count) or twins(count, short), teacher._twins
-    relative, error = teacher.losses(6)
-    assert asked == [2] and torch.isfinite(relative) and 0 < error < 2
+    teacher, asked = base_teacher.Teacher(given, networks, networks.unet, torch.Generator().manual_seed(3)), []
+    for name in ("_singles", "_twins", "_short_twins"):
+        ask = getattr(teacher, name)
+        setattr(
+            teacher, name, lambda count, *given, ask=ask, name=name: asked.append((name, count)) or ask(count, *given)
+        )
+    relative, error = teacher.losses(16, base_teacher.mixture(share))
+    wanted = {"_singles": singles, "_twins": twins, "_short_twins": short}
+    assert dict(asked) == {name: count for name, count in wanted.items() if count}
+    assert torch.isfinite(relative) and 0 < error < 2
     relative.backward()
     table = networks.text.get_input_embeddings().weight
     assert table.grad is not None and networks.unet.conv_in.weight.grad.abs().sum() > 0

@@ -3,6 +3,7 @@
 # N rows of the corpus . S text positions . V traits . h, w of the latents
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,8 +16,9 @@ from transformers import CLIPTokenizer
 from pmagic.mini import corpus, train_vae, vocabulary
 from pmagic.mini.base_networks import NAME_TOKENS
 from pmagic.mini.training import CPU, autocast
+from pmagic.world.layouts import side_of
 from pmagic.world.people import person, trait_vector
-from pmagic.world.scenes import MARK, empty_prompt, rng_for
+from pmagic.world.scenes import MARK, Scene, empty_prompt, rng_for
 
 NAMES_A_CAPTION = 2
 ENCODED = 20  # pictures at once: a CPU takes nearly twice as long for each of 200
@@ -68,9 +70,11 @@ class Material:
     said: Captions
     traits: Tensor  # (N, NAMES_A_CAPTION, V) of the people whom the captions name by embeddings
     empty: Captions  # prompts that stand for none
-    # Where rows 2k and 2k + 1 are twins: captions that surely say the layout, and such that say little else.
+    # Where rows 2k and 2k + 1 are twins: captions that surely say the layout; such that say little else; and rows (K,)
+    # of first twins of which these say the side.
     layouts: Captions | None = None
     shorts: Captions | None = None
+    sided: Tensor | None = None
 
 
 @torch.no_grad()
@@ -102,15 +106,25 @@ def material(work: Path, vae: AutoencoderKL, tokenizer: CLIPTokenizer, place: to
     for row, seeds in zip(traits, data.marked, strict=True):
         for which, seed in enumerate(seeds):
             row[which] = trait_vector(person(seed))
-    twins = [data.layout_captions, data.short_captions] if data.version > 1 else []
+    twins = () if data.version == 1 else (*_twins(tokenizer, data, place), sided(data).to(place))
     return Material(
         (raw * scaling(work)).to(place),
         faces.unsqueeze(1).to(place),
         read(tokenizer, data.captions).to(place),
         torch.from_numpy(traits).to(place),
         empty.to(place),
-        *(read(tokenizer, texts).to(place) for texts in twins),
+        *twins,
     )
+
+
+def _twins(tokenizer: CLIPTokenizer, data: corpus.Corpus, place: torch.device) -> Iterator[Captions]:
+    yield from (read(tokenizer, texts).to(place) for texts in (data.layout_captions, data.short_captions))
+
+
+def sided(data: corpus.Corpus) -> Tensor:
+    """Rows of the first of two twins that show one person at the left or the right: (K,)."""
+    twins = range(0, len(data.people) - 1, 2)
+    return torch.tensor([k for k in twins if data.people[k] >= 0 and side_of(Scene(**data.scenes[k])) != "middle"])
 
 
 def scaling(work: Path) -> float:

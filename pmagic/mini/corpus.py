@@ -50,7 +50,7 @@ class Corpus:
 
     @property
     def short_captions(self) -> list[str]:
-        """Little but the layout, of pictures of one person; the others' captions that surely say it."""
+        """Little but the side, of pictures of one person; the others' captions that surely say the layout."""
         rows = zip(self.people, self.scenes, self.layout_captions, strict=True)
         return [short_caption(Scene(**where)) if who >= 0 else text for who, where, text in rows]
 

@@ -31,7 +31,7 @@ from pmagic.engine.prompts import TEMPLATES
 from pmagic.mini import corpus, layout_gates, train_vae, vocabulary
 from pmagic.mini.base_material import cells, material, scaling
 from pmagic.mini.base_networks import WIDTH, Networks, scheduler
-from pmagic.mini.base_teacher import EARLY, EARLY_IN_WORLD_2, NAME_NOISE, SHORT_FIRST, SHORT_LATER, SHORT_UNTIL, Teacher
+from pmagic.mini.base_teacher import NAME_NOISE, Teacher, mixture
 from pmagic.mini.training import DTYPES, Run, autocast, force_dtype, join, processes, rank, write_state
 
 BATCH = 32
@@ -135,8 +135,7 @@ def train(
     random = torch.Generator(place).manual_seed(run.steps * processes() + rank())
     teacher = Teacher(given, networks, predict, random, name_noise)
     while run.going:
-        early = EARLY_IN_WORLD_2 if given.layouts and run.share < 0.5 else EARLY
-        relative, error = teacher.losses(batch, early, SHORT_FIRST if run.share < SHORT_UNTIL else SHORT_LATER)
+        relative, error = teacher.losses(batch, mixture(run.share))
         run.step({"noise": relative}, beside={"error": error})
         networks.equalise()
         if given.layouts and run.steps % GATES_EVERY == 0 and rank() == 0:

@@ -82,10 +82,8 @@ def snapshot_caption(
 
 
 def short_caption(where: Scene) -> str:
-    """A prompt of a few words that says wherein its twin differs: the side or, in the middle, the framing."""
-    framing, side = framing_of(where), side_of(where)
-    said = FRAMING_TAILS[framing][:1] if side == "middle" else (SIDE_TAILS[side],)
-    return _joined(STYLES[where.style], "a face", *said)
+    """A prompt of a few words that says little but the side."""
+    return f"{STYLES[where.style]} a face {SIDE_TAILS[side_of(where)]}"
 
 
 def tokens(text: str) -> int:
