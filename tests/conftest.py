@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 import torch
+from evaluated import eval_folder, people, prompts_file  # noqa: F401 - one fixture for all, or each file builds its own
 
 from pmagic.library.store import Library
 from pmagic.persona import REFERENCE_BOUNDS, Persona

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from evaluated import PROMPTS, eval_folder, face, people, prompts_file  # noqa: F401 - fixtures
+from evaluated import PROMPTS, face
 from PIL import Image
 from tiny import faced_folder, tiny_folders  # noqa: F401 - fixtures
 from typer.testing import CliRunner, Result

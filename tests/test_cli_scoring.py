@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from evaluated import eval_folder, face, people, prompts_file  # noqa: F401 - fixtures
+from evaluated import face
 from PIL import Image
 from tiny import faced_folder, tiny_folders  # noqa: F401 - fixtures
 from typer.testing import CliRunner, Result

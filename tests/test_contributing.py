@@ -12,7 +12,6 @@ import test_datasets_shelf
 import test_evaluation_metrics
 import test_losses_shelf
 import test_methods_shelf
-from evaluated import eval_folder  # noqa: F401 - a fixture
 from test_evaluation_metrics import case, eyes  # noqa: F401 - fixtures
 
 from pmagic import shelf

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import packs
 import pytest
-from evaluated import eval_folder  # noqa: F401 - a fixture
 from PIL import Image
 
 from pmagic import shelf

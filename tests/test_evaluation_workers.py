@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from evaluated import eval_folder, people, prompts_file  # noqa: F401 - fixtures
 from tiny import faced_folder, tiny_folders  # noqa: F401 - fixtures
 
 from pmagic.datasets import Individual

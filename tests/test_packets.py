@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from evaluated import eval_folder, face, people, prompts_file  # noqa: F401 - fixtures
+from evaluated import face
 from tiny import faced_folder, tiny_folders  # noqa: F401 - fixtures
 
 ROOT = Path(__file__).parent.parent
