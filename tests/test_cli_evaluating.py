@@ -26,7 +26,7 @@ Evaluate = Callable[..., Result]
 
 
 @pytest.fixture
-def evaluate(eval_folder: Path, people: Path, prompts_file: Path) -> Evaluate:  # noqa: F811
+def evaluate(eval_folder: Path, people: Path, prompts_file: Path) -> Evaluate:
     """Runs `pmagic eval` on the folder of three people."""
 
     def run(out: Path, *more: str, count: int = 3) -> Result:
@@ -114,7 +114,7 @@ def test_stopped_anywhere_it_goes_on_to_the_same_bytes(evaluate: Evaluate, tmp_p
     assert summaries(out) == summaries(whole)
 
 
-def test_one_failing_person_does_not_stop_the_rest(evaluate: Evaluate, people: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_one_failing_person_does_not_stop_the_rest(evaluate: Evaluate, people: Path, tmp_path: Path) -> None:
     """A photo without a face, and one that is no photo: listed, and only they are tried again."""
     out = tmp_path / "out"
     Image.new("RGB", (128, 128)).save(people / "alice.png")
@@ -137,7 +137,7 @@ def test_one_failing_person_does_not_stop_the_rest(evaluate: Evaluate, people: P
     assert summaries(fresh) == summaries(out)
 
 
-def test_faces_are_looked_for_before_any_work(evaluate: Evaluate, people: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_faces_are_looked_for_before_any_work(evaluate: Evaluate, people: Path, tmp_path: Path) -> None:
     """Of a photo learned from nothing is begun without one; a photo to compare with is left out and named."""
     out = tmp_path / "out"
     Image.new("RGB", (128, 128)).save(people / "alice.png")
@@ -203,7 +203,7 @@ def test_a_dry_run_tells_and_leaves_nothing(evaluate: Evaluate, tmp_path: Path) 
     assert not out.exists()
 
 
-def test_a_dry_run_passes_over_who_has_no_face(evaluate: Evaluate, people: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_a_dry_run_passes_over_who_has_no_face(evaluate: Evaluate, people: Path, tmp_path: Path) -> None:
     """Whoever is drawn first: chiara, by this seed."""
     Image.new("RGB", (128, 128)).save(people / "chiara" / "1.png")
     words = ("--dry-run", "--recipe", "reference")

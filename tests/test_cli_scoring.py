@@ -17,7 +17,7 @@ runner = CliRunner()
 
 
 @pytest.fixture
-def theirs(tmp_path: Path, people: Path) -> Path:  # noqa: F811
+def theirs(tmp_path: Path, people: Path) -> Path:
     """A copy of alice's photo by prompt 1 and nobody by prompt 2; chiara by prompt 1, as in her other photo."""
     folder = tmp_path / "theirs"
     (folder / "alice").mkdir(parents=True)
@@ -29,16 +29,16 @@ def theirs(tmp_path: Path, people: Path) -> Path:  # noqa: F811
     return folder
 
 
-def score(theirs: Path, people: Path, prompts: Path, base: Path, out: Path, *more: str) -> Result:  # noqa: F811
+def score(theirs: Path, people: Path, prompts: Path, base: Path, out: Path, *more: str) -> Result:
     words = ["--pictures", theirs, "--photos", people, "--prompts", prompts, "--base", base, "--out", out]
     return runner.invoke(app, ["eval", *map(str, words), *more])
 
 
 def test_pictures_are_scored_as_they_lie(
     theirs: Path,
-    people: Path,  # noqa: F811
-    prompts_file: Path,  # noqa: F811
-    eval_folder: Path,  # noqa: F811
+    people: Path,
+    prompts_file: Path,
+    eval_folder: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -73,9 +73,9 @@ def test_pictures_are_scored_as_they_lie(
 )
 def test_another_layout_is_refused(
     theirs: Path,
-    people: Path,  # noqa: F811
-    prompts_file: Path,  # noqa: F811
-    eval_folder: Path,  # noqa: F811
+    people: Path,
+    prompts_file: Path,
+    eval_folder: Path,
     tmp_path: Path,
     name: str,
     code: int,
@@ -89,9 +89,9 @@ def test_another_layout_is_refused(
 
 def test_a_picture_that_is_none_fails_one_person(
     theirs: Path,
-    people: Path,  # noqa: F811
-    prompts_file: Path,  # noqa: F811
-    eval_folder: Path,  # noqa: F811
+    people: Path,
+    prompts_file: Path,
+    eval_folder: Path,
     tmp_path: Path,
 ) -> None:
     (theirs / "alice" / "2.png").write_bytes(b"no picture")

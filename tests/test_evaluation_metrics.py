@@ -31,7 +31,7 @@ def alice(photos: list, unseen: list) -> Sitter:
 
 
 @pytest.fixture(scope="module")
-def eyes(eval_folder: Path) -> Observers:  # noqa: F811
+def eyes(eval_folder: Path) -> Observers:
     return observers.observers(cards.find(str(eval_folder)), "cpu")
 
 
@@ -137,7 +137,7 @@ def test_several_photos_count_alike(eyes: Observers, case: Case) -> None:
     assert found == pytest.approx((one + other) / 2, abs=1e-5)
 
 
-def test_text_is_hessels_score(eyes: Observers, case: Case, eval_folder: Path) -> None:  # noqa: F811
+def test_text_is_hessels_score(eyes: Observers, case: Case, eval_folder: Path) -> None:
     clip = subject.observer_of(cards.find(str(eval_folder)), "cpu")
     found = metrics.measured(eyes, case)
     seen, said = clip.cropped_embedding(case.pictures), clip.text_embedding(PROMPTS)
@@ -152,7 +152,7 @@ def test_one_prompt_is_always_obeyed_and_so_says_nothing(eyes: Observers, case: 
     assert metrics.measured(eyes, alone)["obeyed"] == [None] * 3
 
 
-def test_each_text_is_encoded_once(eyes: Observers, case: Case, eval_folder: Path, monkeypatch) -> None:  # noqa: F811
+def test_each_text_is_encoded_once(eyes: Observers, case: Case, eval_folder: Path, monkeypatch) -> None:
     clip = subject.observer_of(cards.find(str(eval_folder)), "cpu")
     said: list[str] = []
     original = type(clip).text_embedding
@@ -172,7 +172,7 @@ def test_a_photo_without_a_face_is_refused_or_not_compared_with(eyes: Observers)
     assert len(eyes.known(alice([face], [nobody])).unseen) == 0
 
 
-def test_the_judge_is_never_the_network_of_the_loss(eval_folder: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_the_judge_is_never_the_network_of_the_loss(eval_folder: Path, tmp_path: Path) -> None:
     card = cards.find(str(eval_folder))
     with pytest.raises(Incompatible, match="same recogniser"):
         observers.observers(replace(card, judge=card.faces), "cpu")

@@ -96,7 +96,7 @@ def test_a_worker_leaves_at_the_next_step_when_the_other_end_is_gone(monkeypatch
 
 
 @pytest.fixture
-def command(eval_folder: Path, people: Path, prompts_file: Path, tmp_path: Path) -> Callable[..., subprocess.Popen]:  # noqa: F811
+def command(eval_folder: Path, people: Path, prompts_file: Path, tmp_path: Path) -> Callable[..., subprocess.Popen]:
     """Starts a real `pmagic eval` of three people, in a process group of its own."""
 
     def start(out: Path, *more: str) -> subprocess.Popen:
@@ -179,7 +179,7 @@ def test_two_processes_one_of_them_killed(command, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_no_process_outlives_the_command(command, eval_folder: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_no_process_outlives_the_command(command, eval_folder: Path, tmp_path: Path) -> None:
     """Workers in the middle of a long learning, and the command killed; then one that ends by itself."""
     config = eval_folder / "pmagic.toml"
     usual = config.read_text()

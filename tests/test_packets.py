@@ -5,8 +5,6 @@ counters in a network namespace (unshare), which count what a program tries to s
 native code does.
 """
 
-# ruff: noqa: F811 - the arguments of a test have the names of its fixtures
-
 import os
 import re
 import shutil
