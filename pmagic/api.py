@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from pmagic import settings
-from pmagic.errors import Problem as PmagicError
-from pmagic.errors import UsageProblem as UsageError
+from pmagic.errors import PmagicError as PmagicError
+from pmagic.errors import UsageError as UsageError
 from pmagic.library.naming import checked_name
 from pmagic.library.store import Library
 from pmagic.persona import Persona, StageBounds
@@ -223,7 +223,7 @@ def compose(
         raise UsageError(f"the layout places {unknown[0]!r}, whom the prompt does not name", "use the prompt's names")
     title = prompt
     for name, (address, _) in cast.items():
-        title = title.replace(prompts.braced(name), prompts.braced(str(address)))
+        title = title.replace(prompts.in_braces(name), prompts.in_braces(str(address)))
     metadata: dict[str, object] = {"verb": "compose"}
     if layout:
         metadata["layout"] = ";".join(_percent(layout[name]) for name in named if name in layout)
@@ -268,14 +268,14 @@ def _draw(
 ) -> list[Image.Image]:
     reporter = PythonWarnings(progress=progress)
     opened = base if base is not None and not isinstance(base, str) else None
-    card = opened.card if opened is not None else drawing.find_base(list(personas.values()), base)
+    spec = opened.spec if opened is not None else drawing.find_base(list(personas.values()), base)
     task = drawing.prepare(
         reporter,
         personas,
         scenes,
         options,
-        base=opened or card,
-        settings=options.settings([persona for _, persona in personas.values()], card),
+        base=opened or spec,
+        settings=options.settings([persona for _, persona in personas.values()], spec),
     )
     images = []
     for picture in task.pictures(reporter):

@@ -1,7 +1,7 @@
 """Problems a person can act on. Anything else that is raised is a defect of the program.
 
-Problem                     exit code
-├── UsageProblem            2   a value on the command line that cannot be used
+PmagicError                     exit code
+├── UsageError            2   a value on the command line that cannot be used
 ├── NotFound                3   no such persona, base, file
 ├── PhotoRefused            4   unreadable, not an image, no face, several faces, too small
 ├── BundleDamaged           5   a persona on disk that does not verify
@@ -16,7 +16,7 @@ Problem                     exit code
 """
 
 
-class Problem(Exception):
+class PmagicError(Exception):
     """What happened (with the value), what was kept, and what to type next."""
 
     exit_code = 1
@@ -38,47 +38,47 @@ class Problem(Exception):
         }
 
 
-class UsageProblem(Problem):
+class UsageError(PmagicError):
     exit_code = 2
 
 
-class NotFound(Problem):
+class NotFound(PmagicError):
     exit_code = 3
 
 
-class PhotoRefused(Problem):
+class PhotoRefused(PmagicError):
     exit_code = 4
 
 
-class BundleDamaged(Problem):
+class BundleDamaged(PmagicError):
     exit_code = 5
 
 
-class Incompatible(Problem):
+class Incompatible(PmagicError):
     exit_code = 6
 
 
-class WeightsMissing(Problem):
+class WeightsMissing(PmagicError):
     exit_code = 7
 
 
-class StorageFailed(Problem):
+class StorageFailed(PmagicError):
     exit_code = 8
 
 
-class Busy(Problem):
+class Busy(PmagicError):
     exit_code = 9
 
 
-class NumericFailure(Problem):
+class NumericFailure(PmagicError):
     exit_code = 10
 
 
-class OutOfMemory(Problem):
+class OutOfMemory(PmagicError):
     exit_code = 11
 
 
-class DoneInPart(Problem):
+class DoneInPart(PmagicError):
     exit_code = 12
 
 

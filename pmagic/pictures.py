@@ -10,8 +10,8 @@ from pathlib import Path
 from PIL import ExifTags, Image, PngImagePlugin
 
 from pmagic.decoding import BROKEN, exif_tags, open_image, read_bytes, to_rgb
-from pmagic.errors import NumericFailure, PhotoRefused, UsageProblem
-from pmagic.library import durable
+from pmagic.errors import NumericFailure, PhotoRefused, UsageError
+from pmagic.library import atomic_io
 
 ENDINGS = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp"}  # of pictures that are written
 MIN_SIDE = 32
@@ -90,8 +90,8 @@ def write_picture(image: Image.Image, path: Path, story: Mapping[str, object]) -
     persona, ...; plain values. Raises StorageFailed; the picture is on the disk when this returns.
     """
     data = encoded(image, ENDINGS[path.suffix.lower()], story)
-    with durable.storing(f"the picture {path}"):
-        return durable.publish_file(data, path)
+    with atomic_io.storing(f"the picture {path}"):
+        return atomic_io.publish_file(data, path)
 
 
 def encoded(image: Image.Image, kind: str, story: Mapping[str, object]) -> bytes:
@@ -113,7 +113,7 @@ def encoded(image: Image.Image, kind: str, story: Mapping[str, object]) -> bytes
     exif[ExifTags.Base.ImageDescription] = json.dumps(dict(story), sort_keys=True)  # ASCII, as this tag must be
     exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.UserComment] = b"UNICODE\0" + parameters(story).encode("utf-16-be")
     if len(exif.tobytes()) > _MAX_EXIF:
-        raise UsageProblem("the prompt is too long for this format", "shorten it, or write PNG")
+        raise UsageError("the prompt is too long for this format", "shorten it, or write PNG")
     options = {"quality": 95, "subsampling": 0} if kind == "jpeg" else {"lossless": True}
     image.save(buffer, kind.upper(), exif=exif, xmp=MARK.encode(), **options)
     return buffer.getvalue()

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pmagic import bounded_toml
-from pmagic.errors import UsageProblem
+from pmagic.errors import UsageError
 
 MAX_TOML_BYTES = 64 * 1024
 VARIABLES = {"base": "PMAGIC_BASE", "device": "PMAGIC_DEVICE", "format": "PMAGIC_FORMAT"}
@@ -36,11 +36,11 @@ def _moved_home() -> Path | None:
 
 
 def expanded(text: str) -> Path:
-    """The path with a person's home for `~` and `~name`; UsageProblem where there is no such person."""
+    """The path with a person's home for `~` and `~name`; UsageError where there is no such person."""
     try:
         return Path(text).expanduser()
     except RuntimeError as error:
-        raise UsageProblem(f"{text!r} is the home of nobody on this machine", "write the whole path") from error
+        raise UsageError(f"{text!r} is the home of nobody on this machine", "write the whole path") from error
 
 
 def parsed_toml(path: Path) -> dict[str, Any]:
@@ -75,7 +75,7 @@ def log_dir() -> Path:
 
 
 def config() -> Config:
-    """config.toml under the environment's variables; UsageProblem names the file or variable that cannot be used."""
+    """config.toml under the environment's variables; UsageError names the file or variable that cannot be used."""
     found = config_table()
     for key, variable in VARIABLES.items():
         if os.environ.get(variable):
@@ -118,12 +118,12 @@ def mending(key: str, place: str) -> str:
 
 
 def check_device(name: str, place: str = "") -> None:
-    """UsageProblem for what no device is called; whether it is on this machine is `bases.loading`'s to say.
+    """UsageError for what no device is called; whether it is on this machine is `bases.loading`'s to say.
 
     place: what states it, where that is not the command line.
     """
     if not _DEVICE.fullmatch(name.lower()):
-        raise UsageProblem(
+        raise UsageError(
             f"{place}: the device {name!r} is not known" if place else f"the device {name!r} is not known",
             mending("device", place) if place else "use auto, cpu, cuda, cuda:1, mps, ...",
         )
@@ -131,7 +131,7 @@ def check_device(name: str, place: str = "") -> None:
 
 def checked_key(key: str, place: str = "config.toml") -> str:
     if key not in VARIABLES:
-        raise UsageProblem(
+        raise UsageError(
             f"{place} has an unknown key {key!r}",
             f"use only: {', '.join(sorted(VARIABLES))}; `pmagic config unset KEY` takes a key out",
         )
@@ -145,20 +145,20 @@ def _raw_table() -> dict[str, Any]:
     except FileNotFoundError:
         return {}
     except ValueError as error:
-        raise UsageProblem(f"{path} is not valid TOML: {error}", "correct the file, or remove it") from error
+        raise UsageError(f"{path} is not valid TOML: {error}", "correct the file, or remove it") from error
     except OSError as error:
-        raise UsageProblem(f"{path} cannot be read: {error.strerror}", "correct its permissions") from error
+        raise UsageError(f"{path} cannot be read: {error.strerror}", "correct its permissions") from error
 
 
 def _checked(key: str, value: object, place: str) -> str:
     checked_key(key, place)
     if not isinstance(value, str) or not value:
-        raise UsageProblem(
+        raise UsageError(
             f"{place}: {key} must be a text, not {value!r}",
             f"{mending(key, place)}, then set it with `pmagic config set`",
         )
     if key in CHOICES and value not in CHOICES[key]:
-        raise UsageProblem(f"{place}: {key} cannot be {value!r}", f"choose one of: {', '.join(CHOICES[key])}")
+        raise UsageError(f"{place}: {key} cannot be {value!r}", f"choose one of: {', '.join(CHOICES[key])}")
     if key == "device":
         check_device(value, place)
     return value

@@ -1,4 +1,4 @@
-"""Fuzz targets: every parser of bytes that may come from outside. None may raise anything but a Problem.
+"""Fuzz targets: every parser of bytes that may come from outside. None may raise anything but a PmagicError.
 
 `pytest tests/test_fuzzing.py` replays the corpus; `pip install atheris` and then
 
@@ -30,11 +30,11 @@ else:
 
 with traced:
     from pmagic import pictures, settings
-    from pmagic.bases import card, kinds, needs
-    from pmagic.cli import compose, drawing, gallery, options, resuming, scenes, stories
+    from pmagic.bases import kinds, memory_estimate, model_spec
+    from pmagic.cli import compose, drawing, gallery, options, prompt_files, reproduce, resuming
     from pmagic.cli.console import clean
     from pmagic.engine import checkpoint, recipes
-    from pmagic.errors import NotFound, Problem, UsageProblem
+    from pmagic.errors import NotFound, PmagicError, UsageError
     from pmagic.evaluation import prompts as evaluated
     from pmagic.evaluation import store as evaluation
     from pmagic.library import archive, bundle, naming, probes, tensors, unfinished
@@ -49,8 +49,8 @@ def persona_toml(data: bytes) -> None:
     """The lines below the first, whose hash agrees: written by somebody hostile."""
     head = f"# pmagic persona, SHA-256 of the lines below: {hashlib.sha256(data).hexdigest()}\n".encode()
     (_FOLDER / bundle.TOML).write_bytes(head + data)
-    with contextlib.suppress(Problem):
-        bundle.glance(_FOLDER)
+    with contextlib.suppress(PmagicError):
+        bundle.summary(_FOLDER)
     persona = bundle.unpack({bundle.TOML: head + data, bundle.TENSORS: tensors.write(WEIGHTS)})
     assert persona.base == naming.base_name(persona.base) != ""
     bundle.pack(persona)
@@ -77,7 +77,7 @@ def picture(data: bytes) -> None:
 
 
 def story(data: bytes) -> None:
-    stories.repeat(pictures.read_story(_file(data)))
+    reproduce.repeat(pictures.read_story(_file(data)))
 
 
 def repeated(data: bytes) -> None:
@@ -89,7 +89,7 @@ def repeated(data: bytes) -> None:
     except (ValueError, RecursionError):
         return
     if isinstance(told, dict):
-        assert shlex.split(stories.repeat(told))[0] == "pmagic"
+        assert shlex.split(reproduce.repeat(told))[0] == "pmagic"
 
 
 def config(data: bytes) -> None:
@@ -101,7 +101,7 @@ def config(data: bytes) -> None:
 def base_defaults(data: bytes) -> None:
     (_FOLDER / "pmagic.toml").write_bytes(data)
     (_FOLDER / "model_index.json").write_text("{}")
-    card.find(str(_FOLDER))
+    model_spec.resolve(str(_FOLDER))
 
 
 def weights_header(data: bytes) -> None:
@@ -111,7 +111,7 @@ def weights_header(data: bytes) -> None:
     configuration, _, weights = data.partition(b"\n")
     (_FOLDER / "unet" / "config.json").write_bytes(configuration)
     (_FOLDER / "unet" / "diffusion_pytorch_model.safetensors").write_bytes(weights)
-    assert needs.memory_to_learn(card.Card("x", _FOLDER, None, "", None, ""), batch=2) >= 0
+    assert memory_estimate.memory_to_learn(model_spec.ModelSpec("x", _FOLDER, None, "", None, ""), batch=2) >= 0
 
 
 def checkpoint_file(data: bytes) -> None:
@@ -148,19 +148,19 @@ def numbers(data: bytes) -> None:
             compose.parse_layout,
             partial(compose.parse_box, size=(9, 9)),
         ):
-            with contextlib.suppress(UsageProblem):
+            with contextlib.suppress(UsageError):
                 parse(line)
 
 
 def order(data: bytes) -> None:
-    with unfinished.alone(_FOLDER, "alice") as folder:
+    with unfinished.locked_run(_FOLDER, "alice") as folder:
         (folder / "x.checkpoint").touch()
         (folder / "order.json").write_bytes(data)
-        resuming.recall(_FOLDER, "alice", resuming.Asked())
+        resuming.recall(_FOLDER, "alice", resuming.LearnArgs())
 
 
 def prompts(data: bytes) -> None:
-    assert all(line.strip() == line != "" for line in scenes.prompts(None, _file(data)))
+    assert all(line.strip() == line != "" for line in prompt_files.prompts(None, _file(data)))
 
 
 def text(data: bytes) -> None:
@@ -186,7 +186,7 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
 
 
 def run(name: str, data: bytes) -> None:
-    with contextlib.suppress(Problem):
+    with contextlib.suppress(PmagicError):
         TARGETS[name](data)
 
 

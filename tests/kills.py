@@ -71,12 +71,12 @@ def kill_some(count: int, folder: Path, seed: int = 0, say: Callable[[str], obje
                 assert Path(f"{name}.pmagic").read_bytes() == Path("whole.pmagic").read_bytes(), name
             assert in_process(words) == 0
         elif not library.versions(name):
-            go_on = kind == "learn" and name in unfinished.orders(library.root)
+            go_on = kind == "learn" and name in unfinished.resumable_names(library.root)
             assert in_process(["learn", "--resume", "--name", name] if go_on else words) == 0, name
         if kind != "export":
             assert _weights(library, name) == weights, f"{name}: other weights"
             assert in_process(["rm", name]) == 0
-            assert not library.untidy(), f"{name}: a copy is left after its removal"
+            assert not library.has_leftovers(), f"{name}: a copy is left after its removal"
         assert _seen(library) == before and unfinished.names(library.root) == [], name
         if (number + 1) % 10 == 0:
             say(f"{number + 1} of {count}: killed {killed}")

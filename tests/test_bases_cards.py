@@ -11,8 +11,8 @@ from types import SimpleNamespace
 import pytest
 
 from pmagic import settings, shelf
-from pmagic.bases import card, checksums, fetching, kinds, needs, places
-from pmagic.errors import Incompatible, NotFound, StorageFailed, UsageProblem, WeightsMissing
+from pmagic.bases import checksums, fetching, kinds, local_bases, memory_estimate, model_spec
+from pmagic.errors import Incompatible, NotFound, StorageFailed, UsageError, WeightsMissing
 from pmagic.library import naming
 
 
@@ -49,17 +49,17 @@ def test_contract(name: str) -> None:
     assert (stated.folder is None) != (stated.repo is None)  # on the hub, or shipped
     if stated.repo is not None:
         assert naming.HUB_ID.fullmatch(stated.repo)
-        assert card.find(stated.repo.upper()).name == name
-    located = card.find(name)
+        assert model_spec.resolve(stated.repo.upper()).name == name
+    located = model_spec.resolve(name)
     assert located.name == name
-    assert card.missing_parts(located) == (
+    assert model_spec.missing_parts(located) == (
         [] if stated.repo is None else ["the weights", f"the observer {stated.clip}"]
     )
 
 
 def test_the_short_names_are_those_of_the_readme() -> None:
-    cards = {each.name: each.repo for each in card.known()}
-    assert cards == {
+    specs = {each.name: each.repo for each in model_spec.known()}
+    assert specs == {
         "mini": None,
         "sd14": "CompVis/stable-diffusion-v1-4",
         "sd15": "stable-diffusion-v1-5/stable-diffusion-v1-5",
@@ -68,32 +68,32 @@ def test_the_short_names_are_those_of_the_readme() -> None:
 
 
 def test_a_hub_id_of_a_known_base_is_that_base() -> None:
-    assert card.find("compvis/stable-diffusion-v1-4").name == "sd14"
+    assert model_spec.resolve("compvis/stable-diffusion-v1-4").name == "sd14"
 
 
 def test_any_other_hub_id_is_a_base_of_unknown_size() -> None:
-    found = card.find("owner/repo")
+    found = model_spec.resolve("owner/repo")
     assert (found.name, found.repo, found.folder, found.size_gb) == ("owner/repo", "owner/repo", None, None)
 
 
 @pytest.mark.parametrize("name", ["minni", "sd-14", "", "a/b/c", "../x/y", "owner/", "/no/such/folder", "-x/y"])
 def test_anything_else_is_not_found(name: str) -> None:
     with pytest.raises(NotFound, match="there is no base"):
-        card.find(name)
+        model_spec.resolve(name)
     with pytest.raises(NotFound) as caught:
-        card.find("minni")
+        model_spec.resolve("minni")
     assert "did you mean 'mini'?" in caught.value.next_step
 
 
 def test_a_local_folder_is_a_base_with_its_own_defaults(tmp_path: Path) -> None:
     observer = observer_folder(tmp_path / "clip")
     toml = '[learn]\nlearning_rate = 0.001\n[observers]\nclip = "../clip"\n[knows]\nwhat = "drawings"\nerror = 0.2\n'
-    found = card.find(str(base_folder(tmp_path / "base", toml)))
+    found = model_spec.resolve(str(base_folder(tmp_path / "base", toml)))
     assert found.name == str(found.folder) == str((tmp_path / "base").resolve())
     assert found.clip == observer.resolve()
     assert found.defaults["learn"] == {"learning_rate": 0.001}
-    assert card.require_weights(found) is found
-    assert found.domain == card.Domain("drawings", 0.2, ())
+    assert model_spec.require_weights(found) is found
+    assert found.domain == model_spec.Domain("drawings", 0.2, ())
 
 
 def test_a_base_of_one_domain_shows_samples_of_it_and_others_have_none(tmp_path: Path) -> None:
@@ -101,55 +101,57 @@ def test_a_base_of_one_domain_shows_samples_of_it_and_others_have_none(tmp_path:
     folder = base_folder(tmp_path / "base", knows)
     (folder / "shown").mkdir()
     (folder / "shown" / "b.png").touch()
-    assert card.find(str(folder)).domain == card.Domain("drawings", 0.2, ((folder / "shown" / "b.png").resolve(),))
-    assert card.find(str(base_folder(tmp_path / "plain"))).domain is None
+    assert model_spec.resolve(str(folder)).domain == model_spec.Domain(
+        "drawings", 0.2, ((folder / "shown" / "b.png").resolve(),)
+    )
+    assert model_spec.resolve(str(base_folder(tmp_path / "plain"))).domain is None
     (folder / "pmagic.toml").write_text(knows.replace('"shown"', "3"))
     with pytest.raises(Incompatible, match="samples must be a folder"):
-        card.find(str(folder))
+        model_spec.resolve(str(folder))
 
 
 def test_what_a_persona_calls_its_base_is_never_taken_for_a_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    here = card.find(str(base_folder(tmp_path / "here")))
-    assert (card.find("here").folder, here.title) == (here.folder, "here")
+    here = model_spec.resolve(str(base_folder(tmp_path / "here")))
+    assert (model_spec.resolve("here").folder, here.title) == (here.folder, "here")
     for name in ("here", str(here.folder), "./here"):
         with pytest.raises(NotFound):
-            card.named(name)
+            model_spec.resolve_name(name)
         with pytest.raises(NotFound):
-            places.base_of(name, "f" * 64)
-    places.remember(here, "f" * 64)
-    places.remember(card.find("mini"), "e" * 64)
-    assert places.base_of("another name", "f" * 64) == here
-    assert places.base_of("mini", "f" * 64) == here  # a folder may be called as a known base is
-    assert places.base_of("mini", "e" * 64).folder == card.find("mini").folder
+            local_bases.base_of(name, "f" * 64)
+    local_bases.remember(here, "f" * 64)
+    local_bases.remember(model_spec.resolve("mini"), "e" * 64)
+    assert local_bases.base_of("another name", "f" * 64) == here
+    assert local_bases.base_of("mini", "f" * 64) == here  # a folder may be called as a known base is
+    assert local_bases.base_of("mini", "e" * 64).folder == model_spec.resolve("mini").folder
     assert [line.split()[0] for line in settings.places_file().read_text().splitlines()] == ["f" * 64]
     (tmp_path / "here").rename(tmp_path / "moved")
     with pytest.raises(NotFound):
-        places.base_of("here", "f" * 64)
+        local_bases.base_of("here", "f" * 64)
     settings.places_file().write_text("[[[")
-    with pytest.raises(UsageProblem, match=r"bases\.toml"):
-        places.base_of("mini", "f" * 64)
+    with pytest.raises(UsageError, match=r"bases\.toml"):
+        local_bases.base_of("mini", "f" * 64)
 
 
 def test_observers_are_folders_where_they_are_here_and_names_where_not(tmp_path: Path) -> None:
     toml = '[observers]\nclipseg = "../clipseg"\nfaces = "../faces_a"\njudge = "../faces_b"\n'
-    found = card.find(str(base_folder(tmp_path / "base", toml)))
+    found = model_spec.resolve(str(base_folder(tmp_path / "base", toml)))
     assert (found.clip, found.clipseg, found.faces, found.judge) == (
-        card.CLIP_REPO,
+        model_spec.CLIP_REPO,
         (tmp_path / "clipseg").resolve(),
         (tmp_path / "faces_a").resolve(),
         (tmp_path / "faces_b").resolve(),
     )
-    plain = card.find("sd14")
+    plain = model_spec.resolve("sd14")
     assert (plain.clipseg, plain.faces, plain.judge) == ("CIDAS/clipseg-rd64-refined", "buffalo_l", "antelopev2")
-    card.place_of("buffalo_l").mkdir(parents=True)
-    assert card.find("sd14").faces == card.place_of("buffalo_l")
+    model_spec.place_of("buffalo_l").mkdir(parents=True)
+    assert model_spec.resolve("sd14").faces == model_spec.place_of("buffalo_l")
 
 
 def test_the_miniature_has_its_own_observers() -> None:
-    found = card.find("mini")
+    found = model_spec.resolve("mini")
     assert [Path(place).name for place in (found.clip, found.clipseg, found.faces, found.judge)] == [
         "clip",
         "clipseg",
@@ -161,13 +163,13 @@ def test_the_miniature_has_its_own_observers() -> None:
 def test_a_base_without_face_packs_and_clipseg_is_complete(tmp_path: Path) -> None:
     """The reference recipe with a mask needs neither."""
     observer_folder(tmp_path / "clip")
-    found = card.find(str(base_folder(tmp_path / "base", '[observers]\nclip = "../clip"\nfaces = "../none"')))
-    assert card.require_weights(found) is found
+    found = model_spec.resolve(str(base_folder(tmp_path / "base", '[observers]\nclip = "../clip"\nfaces = "../none"')))
+    assert model_spec.require_weights(found) is found
 
 
 def test_a_folder_that_is_no_base_says_why(tmp_path: Path) -> None:
     with pytest.raises(NotFound, match=r"no model_index\.json"):
-        card.find(str(tmp_path))
+        model_spec.resolve(str(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -185,41 +187,41 @@ def test_a_folder_that_is_no_base_says_why(tmp_path: Path) -> None:
 )
 def test_a_pmagic_toml_that_cannot_be_used_is_named(tmp_path: Path, toml: str) -> None:
     with pytest.raises(Incompatible, match=r"pmagic\.toml"):
-        card.find(str(base_folder(tmp_path / "base", toml)))
+        model_spec.resolve(str(base_folder(tmp_path / "base", toml)))
 
 
 def test_missing_weights_say_what_how_big_and_what_works_at_once() -> None:
     with pytest.raises(WeightsMissing, match=r"CompVis/stable-diffusion-v1-4.*5\.8 GB") as caught:
-        card.require_weights(card.find("sd14"))
+        model_spec.require_weights(model_spec.resolve("sd14"))
     assert "`pmagic models pull sd14` and `pmagic models pull buffalo_l`" in caught.value.next_step
     assert "--base mini" in caught.value.next_step
 
 
 def test_memory_is_counted_from_the_headers(tmp_path: Path) -> None:
-    found = card.find(str(base_folder(tmp_path / "base")))
-    assert needs.parameters(found.folder) == 30
-    assert needs.memory_to_learn(found, 2) == 30 * 4 + 2 * 2_000_000_000  # SD 1.4's own shape
-    assert needs.memory_to_learn(found, 2, half=True) == 20 * 4 + 10 * 2 + 2 * 1_200_000_000
+    found = model_spec.resolve(str(base_folder(tmp_path / "base")))
+    assert memory_estimate.parameters(found.folder) == 30
+    assert memory_estimate.memory_to_learn(found, 2) == 30 * 4 + 2 * 2_000_000_000  # SD 1.4's own shape
+    assert memory_estimate.memory_to_learn(found, 2, half=True) == 20 * 4 + 10 * 2 + 2 * 1_200_000_000
     for low, more in ((False, 2.4e9), (True, 1.3e9)):  # large faces are decoded one after the other, whatever the batch
         for batch in (1, 2):
-            alone = needs.memory_to_learn(found, batch, low=low, half=True)
-            assert needs.memory_to_learn(found, batch, low=low, half=True, decodes=True) == alone + more
+            alone = memory_estimate.memory_to_learn(found, batch, low=low, half=True)
+            assert memory_estimate.memory_to_learn(found, batch, low=low, half=True, decodes=True) == alone + more
     (found.folder / "unet" / "config.json").write_text(
         json.dumps({"sample_size": 32, "block_out_channels": [320, 640]})
     )
     for batch, at_once in ((1, 1), (3, 3), (4, 4), (5, 4)):  # of a quarter of the pixels each, four at once
-        alone = needs.memory_to_learn(found, batch)
-        assert needs.memory_to_learn(found, batch, decodes=True) == alone + at_once * 3.9e9 / 4
+        alone = memory_estimate.memory_to_learn(found, batch)
+        assert memory_estimate.memory_to_learn(found, batch, decodes=True) == alone + at_once * 3.9e9 / 4
     (found.folder / "unet" / "diffusion_pytorch_model.fp16.safetensors").write_bytes(safetensors_of(10))
-    assert needs.parameters(found.folder) == 30  # the same part in two precisions
+    assert memory_estimate.parameters(found.folder) == 30  # the same part in two precisions
 
 
 @pytest.mark.parametrize("header", [b"[]", b'{"a":1}', b'{"a":{"shape":["x"]}}', b"[" * 5000, b"{"])
 def test_weights_that_are_no_safetensors_file_are_named(tmp_path: Path, header: bytes) -> None:
-    found = card.find(str(base_folder(tmp_path / "base")))
+    found = model_spec.resolve(str(base_folder(tmp_path / "base")))
     (found.folder / "vae" / "diffusion_pytorch_model.safetensors").write_bytes(struct.pack("<Q", len(header)) + header)
     with pytest.raises(Incompatible, match=r"diffusion_pytorch_model\.safetensors is not a safetensors file"):
-        needs.parameters(found.folder)
+        memory_estimate.parameters(found.folder)
 
 
 INDEX = b'{"_class_name": "StableDiffusionPipeline"}'
@@ -241,7 +243,7 @@ FILES = {
     "evil.py": 1,
 }
 OBSERVER = {"model.safetensors": 7, "pytorch_model.bin": 9, "config.json": 1, "vocab.json": 1, "merges.txt": 1}
-REPOS = {"CompVis/stable-diffusion-v1-4": FILES, card.CLIP_REPO: OBSERVER, card.CLIPSEG_REPO: OBSERVER}
+REPOS = {"CompVis/stable-diffusion-v1-4": FILES, model_spec.CLIP_REPO: OBSERVER, model_spec.CLIPSEG_REPO: OBSERVER}
 
 
 @pytest.fixture
@@ -278,8 +280,12 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
 
 
 def test_an_order_tells_size_and_licence_and_takes_one_set_of_safetensors(hub: SimpleNamespace) -> None:
-    orders = fetching.orders("sd14")
-    assert [order.repo for order in orders] == ["CompVis/stable-diffusion-v1-4", card.CLIP_REPO, card.CLIPSEG_REPO]
+    orders = fetching.plan_downloads("sd14")
+    assert [order.repo for order in orders] == [
+        "CompVis/stable-diffusion-v1-4",
+        model_spec.CLIP_REPO,
+        model_spec.CLIPSEG_REPO,
+    ]
     assert (orders[0].size, orders[0].licence, orders[0].revision) == (
         len(INDEX) + 30 + 2 + 20 + 2 + 10 + 2 + 3 + 3 + 1,
         "openrail",
@@ -288,27 +294,27 @@ def test_an_order_tells_size_and_licence_and_takes_one_set_of_safetensors(hub: S
     assert not [
         name for order in orders for name in order.files if name.endswith((".bin", ".ckpt", ".py", ".fp16.safetensors"))
     ]
-    assert card.find("sd14").folder is None
+    assert model_spec.resolve("sd14").folder is None
     assert hub.asked == []  # nothing is downloaded before it was told
 
 
 def test_what_was_pulled_is_found_and_not_pulled_again(hub: SimpleNamespace) -> None:
-    for order in fetching.orders("sd14"):
+    for order in fetching.plan_downloads("sd14"):
         fetching.fetch(order, show=False)
-    found = card.require_weights(card.find("sd14"))
-    assert found.folder == card.place_of("CompVis/stable-diffusion-v1-4")
-    assert found.clip == card.place_of(card.CLIP_REPO)
-    assert found.clipseg == card.place_of(card.CLIPSEG_REPO)
+    found = model_spec.require_weights(model_spec.resolve("sd14"))
+    assert found.folder == model_spec.place_of("CompVis/stable-diffusion-v1-4")
+    assert found.clip == model_spec.place_of(model_spec.CLIP_REPO)
+    assert found.clipseg == model_spec.place_of(model_spec.CLIPSEG_REPO)
     assert found.faces == "buffalo_l"  # a pack is only fetched by its own name
     assert not list(found.folder.parent.glob("*.part"))
-    assert fetching.orders("sd14") == []
+    assert fetching.plan_downloads("sd14") == []
 
 
 def test_an_observer_can_be_pulled_by_itself(hub: SimpleNamespace) -> None:
-    (order,) = fetching.orders(card.CLIPSEG_REPO)
+    (order,) = fetching.plan_downloads(model_spec.CLIPSEG_REPO)
     fetching.fetch(order, show=False)
-    assert card.find("sd14").clipseg == card.place_of(card.CLIPSEG_REPO)
-    assert fetching.orders(card.CLIPSEG_REPO) == []
+    assert model_spec.resolve("sd14").clipseg == model_spec.place_of(model_spec.CLIPSEG_REPO)
+    assert fetching.plan_downloads(model_spec.CLIPSEG_REPO) == []
 
 
 @pytest.fixture
@@ -339,16 +345,16 @@ def test_a_pack_is_told_with_its_licence_and_published_whole(
     archive: SimpleNamespace, capsys: pytest.CaptureFixture[str], nested: str
 ) -> None:
     archive.inside = [*(nested + name for name in archive.inside), "read.me", "more/x.py"]
-    (order,) = fetching.orders("buffalo_l")
+    (order,) = fetching.plan_downloads("buffalo_l")
     assert "non-commercial research only" in order.licence
     assert order.size > 300_000_000
     place = fetching.fetch(order, show=False)
-    assert place == card.place_of("buffalo_l") == card.find("sd14").faces
+    assert place == model_spec.place_of("buffalo_l") == model_spec.resolve("sd14").faces
     assert sorted(path.name for path in place.iterdir()) == ["SHA256SUMS", "det_10g.onnx", "w600k_r50.onnx"]
     assert checksums.faults(place) == []
     assert [path.name for path in place.parent.iterdir()] == ["buffalo_l"]
     assert capsys.readouterr().out == ""  # stdout is for results
-    assert fetching.orders("buffalo_l") == []
+    assert fetching.plan_downloads("buffalo_l") == []
 
 
 def linked() -> zipfile.ZipInfo:
@@ -362,7 +368,7 @@ def linked() -> zipfile.ZipInfo:
 )
 def test_a_pack_of_anything_but_plain_files_is_not_unpacked(archive: SimpleNamespace, member: object) -> None:
     archive.inside.append(member)
-    (order,) = fetching.orders("buffalo_l")
+    (order,) = fetching.plan_downloads("buffalo_l")
     with pytest.raises(WeightsMissing, match="is not unpacked"):
         fetching.fetch(order, show=False)
     models = order.place.parent
@@ -370,14 +376,14 @@ def test_a_pack_of_anything_but_plain_files_is_not_unpacked(archive: SimpleNames
 
 
 def test_a_pack_that_unpacks_to_too_much_is_not_unpacked(archive: SimpleNamespace) -> None:
-    (order,) = fetching.orders("buffalo_l")
+    (order,) = fetching.plan_downloads("buffalo_l")
     with pytest.raises(WeightsMissing, match="is not unpacked"):
         fetching._fetch_pack(replace(order, size=3), order.place.with_suffix(".part"), show=False)
 
 
 def test_a_pack_of_another_sha256_is_not_unpacked(archive: SimpleNamespace) -> None:
     archive.digest = "0" * 64
-    (order,) = fetching.orders("buffalo_l")
+    (order,) = fetching.plan_downloads("buffalo_l")
     with pytest.raises(WeightsMissing, match="its SHA-256 is not the one that is known"):
         fetching.fetch(order, show=False)
     assert [path for path in order.place.parent.rglob("*") if path.is_file()] == []
@@ -387,11 +393,11 @@ def test_a_pack_of_another_sha256_is_not_unpacked(archive: SimpleNamespace) -> N
 def test_a_pack_without_onnx_files_is_told(archive: SimpleNamespace) -> None:
     archive.inside = ["read.me"]
     with pytest.raises(WeightsMissing, match="without ONNX files"):
-        fetching.fetch(fetching.orders("buffalo_l")[0], show=False)
+        fetching.fetch(fetching.plan_downloads("buffalo_l")[0], show=False)
 
 
 def test_a_pack_that_does_not_arrive_leaves_none(archive: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
-    (order,) = fetching.orders("antelopev2")
+    (order,) = fetching.plan_downloads("antelopev2")
     archive.error = RuntimeError("Failed downloading url")
     with pytest.raises(WeightsMissing, match="its client failed with RuntimeError: Failed downloading url"):
         fetching.fetch(order, show=False)
@@ -401,24 +407,24 @@ def test_a_pack_that_does_not_arrive_leaves_none(archive: SimpleNamespace, monke
     monkeypatch.setattr(zipfile, "ZipFile", lambda path, mode="r": real(io.BytesIO(b"PK cut"), mode))
     with pytest.raises(WeightsMissing, match="did not arrive whole"):
         fetching.fetch(order, show=False)
-    assert card.find("sd14").judge == "antelopev2"
+    assert model_spec.resolve("sd14").judge == "antelopev2"
 
 
 def test_a_pack_offline_says_so(archive: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
     archive.error = AssertionError("the network was asked")
     monkeypatch.setenv("HF_HUB_OFFLINE", "on")
     with pytest.raises(WeightsMissing, match="cannot be reached: --offline is given") as caught:
-        fetching.fetch(fetching.orders("buffalo_l")[0], show=False)
+        fetching.fetch(fetching.plan_downloads("buffalo_l")[0], show=False)
     assert "check the connection" not in caught.value.next_step
     monkeypatch.setenv("HF_HUB_OFFLINE", "0")  # as the hub's client reads it
     archive.error = None
-    assert fetching.fetch(fetching.orders("buffalo_l")[0], show=False).is_dir()
+    assert fetching.fetch(fetching.plan_downloads("buffalo_l")[0], show=False).is_dir()
 
 
 def test_an_interrupted_pull_leaves_no_base(hub: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
     import huggingface_hub
 
-    order = fetching.orders("sd14")[0]
+    order = fetching.plan_downloads("sd14")[0]
 
     def interrupted(repo: str, local_dir: Path, **rest: object) -> None:
         (Path(local_dir) / "unet").mkdir(parents=True)
@@ -427,13 +433,13 @@ def test_an_interrupted_pull_leaves_no_base(hub: SimpleNamespace, monkeypatch: p
     monkeypatch.setattr(huggingface_hub, "snapshot_download", interrupted)
     with pytest.raises(KeyboardInterrupt):
         fetching.fetch(order, show=False)
-    assert card.find("sd14").folder is None
+    assert model_spec.resolve("sd14").folder is None
 
 
 def test_a_disk_that_is_too_small_is_told_before_the_download(
     hub: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    order = fetching.orders("sd14")[0]
+    order = fetching.plan_downloads("sd14")[0]
     monkeypatch.setattr(fetching.shutil, "disk_usage", lambda path: SimpleNamespace(free=3))
     with pytest.raises(StorageFailed, match="GB free"):
         fetching.fetch(order, show=False)
@@ -443,15 +449,15 @@ def test_a_disk_that_is_too_small_is_told_before_the_download(
 def test_a_repository_without_safetensors_is_refused(hub: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(REPOS, "owner/pickles", {"model_index.json": 1, "unet/diffusion_pytorch_model.bin": 5})
     with pytest.raises(Incompatible, match=r"unet: weights as pickles, which can hold code, alone \(diff.*\.bin\)"):
-        fetching.orders("owner/pickles")
+        fetching.plan_downloads("owner/pickles")
 
 
 def test_offline_is_said_so() -> None:
     with pytest.raises(WeightsMissing, match="the hub cannot be reached") as caught:
-        fetching.orders("sd14")
+        fetching.plan_downloads("sd14")
     assert "--base mini" in caught.value.next_step and "without them" in caught.value.next_step
 
 
 def test_the_miniature_is_nothing_to_pull() -> None:
-    with pytest.raises(UsageProblem, match="nothing to pull"):
-        fetching.orders("mini")
+    with pytest.raises(UsageError, match="nothing to pull"):
+        fetching.plan_downloads("mini")

@@ -11,10 +11,10 @@ import pytest
 from tiny import tiny_folders  # noqa: F401 - a fixture
 from typer.testing import CliRunner
 
-from pmagic.bases import card, kinds, loading, needs
+from pmagic.bases import kinds, loading, memory_estimate, model_spec
 from pmagic.cli.app import app
 from pmagic.engine import prompts
-from pmagic.errors import Incompatible, NotFound, Problem, WeightsMissing
+from pmagic.errors import Incompatible, NotFound, PmagicError, WeightsMissing
 
 UNET = "diffusion_pytorch_model"
 runner = CliRunner()
@@ -89,7 +89,7 @@ def configures(part: str, **changed: object) -> Callable[[Path], None]:
     return change
 
 
-KINDS: list[tuple[str, Callable[[Path], None], type[Problem], str]] = [
+KINDS: list[tuple[str, Callable[[Path], None], type[PmagicError], str]] = [
     ("flux", index(_class_name="FluxPipeline"), Incompatible, r"is FLUX \(FluxPipeline\); pmagic learns on Stable"),
     ("sd3", index(_class_name="StableDiffusion3Pipeline"), Incompatible, r"is Stable Diffusion 3 \("),
     ("sdxl", index(_class_name="StableDiffusionXLPipeline"), Incompatible, r"is Stable Diffusion XL \("),
@@ -118,11 +118,11 @@ KINDS: list[tuple[str, Callable[[Path], None], type[Problem], str]] = [
 
 @pytest.mark.parametrize(("change", "kind", "said"), [each[1:] for each in KINDS], ids=[each[0] for each in KINDS])
 def test_a_folder_is_named_by_what_it_is(
-    folder: Path, change: Callable[[Path], None], kind: type[Problem], said: str
+    folder: Path, change: Callable[[Path], None], kind: type[PmagicError], said: str
 ) -> None:
     change(folder)
     with pytest.raises(kind, match=said) as caught:
-        card.require_weights(card.find(str(folder)))
+        model_spec.require_weights(model_spec.resolve(str(folder)))
     assert caught.value.next_step
 
 
@@ -142,8 +142,8 @@ def test_a_folder_is_named_by_what_it_is(
 )
 def test_weights_in_half_precision_and_in_shards_are_read(folder: Path, change: Callable[[Path], object]) -> None:
     change(folder)
-    found = card.find(str(folder))
-    assert needs.parameters(folder) > 0
+    found = model_spec.resolve(str(folder))
+    assert memory_estimate.parameters(folder) > 0
     assert loading.load(found, device="cpu", dtype="float32").size == 32
 
 
@@ -166,10 +166,10 @@ DAMAGES = {
 @pytest.mark.parametrize("change", DAMAGES.values(), ids=DAMAGES)
 def test_a_damaged_folder_is_no_defect(folder: Path, change: Callable[[Path], None]) -> None:
     change(folder)
-    found = card.find(str(folder))
+    found = model_spec.resolve(str(folder))
     with pytest.raises(Incompatible) as caught:
         prompts.load_tokenizer(folder)
-        needs.parameters(folder)
+        memory_estimate.parameters(folder)
         loading.load(found, device="cpu", dtype="float32")
     assert caught.value.next_step
 
@@ -177,7 +177,7 @@ def test_a_damaged_folder_is_no_defect(folder: Path, change: Callable[[Path], No
 def test_a_repository_cloned_without_its_large_files_is_told(folder: Path) -> None:
     DAMAGES["pointer"](folder)
     with pytest.raises(Incompatible, match="a Git LFS pointer, fetch its content with `git lfs pull`"):
-        needs.parameters(folder)
+        memory_estimate.parameters(folder)
 
 
 def single_file(path: Path, *keys: str) -> None:
@@ -231,19 +231,19 @@ def test_a_folder_that_is_mistyped_is_looked_for_here(folder: Path, monkeypatch:
     folder.rename(here)
     for name in ("./bases/drawing", "bases/deep/drawings", str(here)[:-1], f"{here}/x", "../nowhere", "bases/drawin/"):
         with pytest.raises(NotFound, match="there is no such folder") as caught:
-            card.find(name)
+            model_spec.resolve(name)
         assert caught.value.next_step
     with pytest.raises(NotFound) as caught:
-        card.find("./bases/drawing")
+        model_spec.resolve("./bases/drawing")
     assert caught.value.next_step == "did you mean 'drawings', which lies beside it?"
     # It may be meant for the hub, too: both are said.
     with pytest.raises(WeightsMissing) as missing:
-        card.require_weights(card.find("bases/drawing"))
+        model_spec.require_weights(model_spec.resolve("bases/drawing"))
     assert "did you mean 'drawings', which lies beside it?" in missing.value.next_step
     assert "`pmagic models pull bases/drawing`" in missing.value.next_step
     (folder.parent / "gone").symlink_to("nowhere")
     with pytest.raises(Incompatible, match="gone is a link to a file that is not there"):
-        card.find("gone")
+        model_spec.resolve("gone")
 
 
 def test_a_folder_without_an_index_says_what_is_in_it(folder: Path) -> None:
@@ -251,11 +251,11 @@ def test_a_folder_without_an_index_says_what_is_in_it(folder: Path) -> None:
     (folder / kinds.INDEX).unlink()
     (folder / kinds.INDEX).symlink_to("gone")
     with pytest.raises(NotFound, match=r"its model_index\.json is a link to a file that is not there"):
-        card.find(str(folder))
+        model_spec.resolve(str(folder))
     (folder / kinds.INDEX).unlink()
     single_file(folder / "sd.safetensors", "model.diffusion_model.a")
     with pytest.raises(NotFound, match=r"in it is sd\.safetensors, a single file of Stable Diffusion"):
-        card.find(str(folder))
+        model_spec.resolve(str(folder))
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from pmagic.bases import loading
-from pmagic.engine.conditioning import fast_noise, packed_attention
-from pmagic.errors import Incompatible, UsageProblem, WeightsMissing
+from pmagic.engine.conditioning import packed_kv, unet_in_compute_dtype
+from pmagic.errors import Incompatible, UsageError, WeightsMissing
 from pmagic.vision import clip
 
 pytest_plugins = ["tiny"]
@@ -91,16 +91,16 @@ def test_another_kind_of_model_is_refused(own_folder: Path, part: str, change: d
 
 
 def test_unknown_device_and_type_are_usage_problems(tiny_base: loading.Base) -> None:
-    with pytest.raises(UsageProblem, match="number type 'int3'"):
-        loading.load(tiny_base.card, dtype="int3")
-    with pytest.raises(UsageProblem, match="device 'toaster'"):
-        loading.load(tiny_base.card, device="toaster")
+    with pytest.raises(UsageError, match="number type 'int3'"):
+        loading.load(tiny_base.spec, dtype="int3")
+    with pytest.raises(UsageError, match="device 'toaster'"):
+        loading.load(tiny_base.spec, device="toaster")
 
 
 def test_loading_prints_nothing(tiny_folders: dict[str, Path], capfd: pytest.CaptureFixture[str]) -> None:
     base = tiny.open_base(tiny_folders["sd1"])
-    assert isinstance(base.card.clip, Path)
-    clip.load(base.card.clip)
+    assert isinstance(base.spec.clip, Path)
+    clip.load(base.spec.clip)
     assert capfd.readouterr() == ("", "")
 
 
@@ -127,7 +127,7 @@ def test_weights_kept_in_the_fast_type_answer_with_the_bits_of_autocast(
     shape = (1, unet.config.in_channels, unet.config.sample_size, unet.config.sample_size)
     latents = torch.randn(shape, generator=seed)
     said = torch.randn(1, 5, unet.config.cross_attention_dim, generator=seed)
-    with torch.no_grad(), packed_attention(unet), fast_noise(kept):
+    with torch.no_grad(), packed_kv(unet), unet_in_compute_dtype(kept):
         (found,) = unet(latents, 500, encoder_hidden_states=said, return_dict=False)
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         (expected,) = cast.pipeline.unet(latents, 500, encoder_hidden_states=said, return_dict=False)
@@ -148,7 +148,7 @@ def test_a_network_all_in_the_fast_type_is_asked_without_autocast(tiny_folders: 
     )
     found = []
     for base in (exact, fast):
-        with torch.no_grad(), packed_attention(base.pipeline.unet), fast_noise(base):
+        with torch.no_grad(), packed_kv(base.pipeline.unet), unet_in_compute_dtype(base):
             found += base.pipeline.unet(latents, 500, encoder_hidden_states=said, return_dict=False)
     hook.remove()
     assert norms == [torch.bfloat16] and found[1].dtype == torch.float32

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from pmagic import bounded_toml
-from pmagic.errors import BundleDamaged, UsageProblem
+from pmagic.errors import BundleDamaged, UsageError
 from pmagic.library import archive, bundle
 from pmagic.persona import Persona
 
@@ -73,7 +73,7 @@ def test_a_persona_that_could_not_be_read_again_is_not_packed(persona: Callable[
         {"photos": ("0" * 64,) * 1001},
         {"settings": {"recipe": "x" * 300_000}},
     ):
-        with pytest.raises((BundleDamaged, UsageProblem)):
+        with pytest.raises((BundleDamaged, UsageError)):
             bundle.pack(replace(persona(), **changed))
 
 
@@ -86,7 +86,7 @@ def test_an_archive_of_many_members_is_refused_at_once(tmp_path: Path) -> None:
     for data in (buffer.getvalue(), buffer.getvalue()[:-12] + b"\1\0" * 2 + buffer.getvalue()[-8:]):
         path.write_bytes(data)
         start = time.process_time()
-        with pytest.raises((BundleDamaged, UsageProblem), match=r"members|no zip|not a persona"):
+        with pytest.raises((BundleDamaged, UsageError), match=r"members|no zip|not a persona"):
             archive.unpack(path)
         assert time.process_time() - start < 0.2
 

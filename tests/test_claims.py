@@ -11,9 +11,9 @@ from typer.testing import CliRunner
 
 from pmagic.cli import names
 from pmagic.cli.app import app
-from pmagic.cli.resuming import Asked, recall
-from pmagic.errors import BundleDamaged, NotFound, Problem, StorageFailed, UsageProblem
-from pmagic.library import bundle, durable, unfinished
+from pmagic.cli.resuming import LearnArgs, recall
+from pmagic.errors import BundleDamaged, NotFound, PmagicError, StorageFailed, UsageError
+from pmagic.library import atomic_io, bundle, unfinished
 from pmagic.library.store import STAGING, Library
 from pmagic.persona import Persona
 
@@ -56,7 +56,7 @@ def test_after_each_fault_the_claim_agrees_with_the_disk(
                 VERBS[verb](library, persona)
             except StorageFailed as problem:
                 claim = problem.kept
-            except Problem as problem:  # as NotFound of a name that cannot be listed
+            except PmagicError as problem:  # as NotFound of a name that cannot be listed
                 claim = problem.kept or "nothing that was stored before has changed"
             else:
                 claim = ""
@@ -110,7 +110,7 @@ def test_after_each_fault_what_a_command_says_agrees_with_the_disk(
         library.save("alice", persona(word="cat1"))
         library.save("alice", persona(word="cat2"))
         for name in ("alice", "bob"):
-            with unfinished.alone(library.root, name) as folder:
+            with unfinished.locked_run(library.root, name) as folder:
                 for number in range(2):
                     (folder / f"{number}.checkpoint").write_bytes(b"state")
         (home / "config.toml").write_text('device = "cpu"\n')
@@ -150,7 +150,7 @@ def test_a_save_that_fails_leaves_no_part_of_a_copy(
         path.write_bytes(data[: len(data) // 2])
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(durable, "write_file", full)
+    monkeypatch.setattr(atomic_io, "write_file", full)
     with pytest.raises(StorageFailed, match="No space"):
         library.save("alice", persona(word="cat2"))
     assert list((tmp_path / STAGING).iterdir()) == []
@@ -255,20 +255,20 @@ def test_a_newer_version_that_is_removed_meanwhile_gives_the_one_before(
 def test_kept_options_of_other_types_are_refused(library: Library, entries: dict[str, object]) -> None:
     import json
 
-    with unfinished.alone(library.root, "alice") as folder:
+    with unfinished.locked_run(library.root, "alice") as folder:
         (folder / "x.checkpoint").touch()
-        unfinished.keep_order(folder, json.dumps({"photos": ["a.png"], **entries}).encode())
+        unfinished.keep_options(folder, json.dumps({"photos": ["a.png"], **entries}).encode())
     with pytest.raises(BundleDamaged, match="cannot be read"):
-        recall(library.root, "alice", Asked())
+        recall(library.root, "alice", LearnArgs())
 
 
 def test_small_leftovers_are_cleared(library: Library, tmp_path: Path) -> None:
-    with unfinished.alone(library.root, "alice") as folder:
+    with unfinished.locked_run(library.root, "alice") as folder:
         (folder / "x.checkpoint").mkdir()
         unfinished.clear(folder)
     assert unfinished.names(library.root) == []
     (tmp_path / ".config.toml.999999999.part").write_text("half")
-    durable.replace_file(tmp_path / "config.toml", b"whole")
+    atomic_io.replace_file(tmp_path / "config.toml", b"whole")
     assert [each.name for each in tmp_path.glob(".*")] == [] or not list(tmp_path.glob(".*.part"))
     assert runner.invoke(app, ["import", str(tmp_path / "a.pmagic"), "--as", ""]).exit_code in (2, 3)
 
@@ -283,7 +283,7 @@ def test_the_same_persona_is_found_again(library: Library, persona: Make) -> Non
     library.save("alice", persona(word="cat2"))
     assert str(library.find_same("alice", persona(word="cat1"))) == "alice@1"
     assert library.find_same("alice", persona(word="cat3")) is None
-    with pytest.raises((NotFound, UsageProblem)):
+    with pytest.raises((NotFound, UsageError)):
         library.find("bob")
 
 

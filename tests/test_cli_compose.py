@@ -13,12 +13,12 @@ from tiny import faced_folder, tiny_base, tiny_folders  # noqa: F401 - fixtures
 from typer.testing import CliRunner, Result
 
 from pmagic import pictures
-from pmagic.bases import card, loading, places
+from pmagic.bases import loading, local_bases, model_spec
 from pmagic.cli import compose as composing
 from pmagic.cli.app import app
-from pmagic.engine import portraits
+from pmagic.engine import face_selection
 from pmagic.engine.recipes import settings_for
-from pmagic.errors import UsageProblem
+from pmagic.errors import UsageError
 from pmagic.library.store import Library
 from pmagic.methods import personamagic
 from pmagic.persona import Persona
@@ -28,13 +28,13 @@ runner = CliRunner()
 
 @pytest.fixture(scope="module")
 def learned(tiny_base: loading.Base) -> Persona:  # noqa: F811
-    return personamagic.learn(tiny_base, tiny.known(tiny_base), settings_for("reference", {}, **tiny.lesson()))
+    return personamagic.learn(tiny_base, tiny.known(tiny_base), settings_for("reference", {}, **tiny.train_step()))
 
 
 @pytest.fixture
 def people(library: Library, tiny_base: loading.Base, learned: Persona) -> Library:  # noqa: F811
     """A library with alice and bob of one base, and carol of another."""
-    places.remember(tiny_base.card, tiny_base.fingerprint)
+    local_bases.remember(tiny_base.spec, tiny_base.fingerprint)
     library.save("alice", learned)
     tensors = {name: np.asarray(array) * 1.1 for name, array in learned.tensors.items()}
     library.save("bob", replace(learned, tensors=tensors))
@@ -211,7 +211,7 @@ def test_a_person_who_is_not_in_their_place_is_told(
     assert done.exit_code == 0, done.output
     document = json.loads(done.stdout)
     (picture,) = document["pictures"]
-    everywhere = len(portraits.opened(card.find(str(faced_folder))).find(Image.open(picture["file"])))
+    everywhere = len(face_selection.open_pack(model_spec.resolve(str(faced_folder))).find(Image.open(picture["file"])))
     assert picture["faces"] == {"alice": 0, "bob": everywhere}
     absent = [f"no face is found where {who} should be in {picture['file']}: try" for who in ("alice", "bob")]
     warnings = document["warnings"]
@@ -307,7 +307,7 @@ def test_layouts(text: str, expected: list[tuple[float, ...]]) -> None:
 
 @pytest.mark.parametrize("text", ["", "left;right", "left,up", "1,2,3", "a,b,c,d", "0,0,0,9", "-1,0,5,5", "top,middle"])
 def test_layouts_that_are_none(text: str) -> None:
-    with pytest.raises(UsageProblem, match="--layout cannot be"):
+    with pytest.raises(UsageError, match="--layout cannot be"):
         composing.parse_layout(text)
 
 

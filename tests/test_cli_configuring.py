@@ -13,7 +13,7 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 from pmagic import settings
-from pmagic.bases import card, fetching, kinds
+from pmagic.bases import fetching, kinds, model_spec
 from pmagic.cli.app import app
 from pmagic.errors import WeightsMissing
 from pmagic.library.store import Library
@@ -111,7 +111,7 @@ def test_doctor_asks_for_what_learning_asks_for(home: Path) -> None:
         (folder / part).mkdir(parents=True)
         (folder / part / f"{kinds.stem_of(part)}.safetensors").touch()
     (folder / "model_index.json").write_text('{"_class_name": "StableDiffusionPipeline"}')
-    assert card.missing_parts(card.find("sd14")) == []
+    assert model_spec.missing_parts(model_spec.resolve("sd14")) == []
     sick = runner.invoke(app, ["doctor"])
     assert sick.exit_code == 1
     assert sick.stdout.count("pmagic models pull buffalo_l") == 1

@@ -18,7 +18,7 @@ from pmagic.cli.app import app
 from pmagic.datasets import lfw
 from pmagic.errors import NotFound
 from pmagic.evaluation import harness, store
-from pmagic.evaluation.sitting import Sitting
+from pmagic.evaluation.subject_run import SubjectRun
 
 runner = CliRunner()
 SUMMARIES = ("summary.csv", "results.json", "report.html", "people.csv", "pareto.png", "heatmap.png")
@@ -155,7 +155,7 @@ def test_pictures_do_not_stay_in_memory(evaluate: Evaluate, tmp_path: Path, monk
     seated = []
     begin = harness._sitting
 
-    def remembering(bench: object, kept: store.Store, told: object, task: harness.Task) -> Sitting:
+    def remembering(bench: object, kept: store.Store, told: object, task: harness.Task) -> SubjectRun:
         seated.append((task, begin(bench, kept, told, task)))
         return seated[-1][1]
 
@@ -168,14 +168,14 @@ def test_pictures_do_not_stay_in_memory(evaluate: Evaluate, tmp_path: Path, monk
 
 
 def test_a_defect_fails_one_person_and_says_so(evaluate: Evaluate, tmp_path: Path, monkeypatch) -> None:
-    original = Sitting._drawn
+    original = SubjectRun._drawn
 
-    def broken(self: Sitting, *args: object) -> object:
+    def broken(self: SubjectRun, *args: object) -> object:
         if self.who.name == "alice":
             raise ZeroDivisionError("by accident")
         return original(self, *args)
 
-    monkeypatch.setattr(Sitting, "_drawn", broken)
+    monkeypatch.setattr(SubjectRun, "_drawn", broken)
     done = evaluate(tmp_path / "out")
     assert done.exit_code == 12
     assert "alice: this is a defect of pmagic: ZeroDivisionError: by accident" in done.stderr

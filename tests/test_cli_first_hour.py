@@ -12,8 +12,8 @@ from tiny import tiny_folders  # noqa: F401 - fixture
 from typer.testing import CliRunner
 
 from pmagic import pictures, sheet
-from pmagic.bases import card, fetching
-from pmagic.bases.fetching import Order
+from pmagic.bases import fetching, model_spec
+from pmagic.bases.fetching import DownloadPlan
 from pmagic.cli import console, demo, learn, render, setup
 from pmagic.cli.app import app
 from pmagic.library.store import Library
@@ -96,17 +96,17 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     """The names that are downloaded; a folder appears for each."""
     fetched: list[str] = []
 
-    def orders(name: str) -> list[Order]:
-        repo = card.find(name).repo if name in ("sd14", "sd15") else name
-        return [Order(str(repo), "main", "some licence", ("x",), 5, card.place_of(str(repo)))]
+    def orders(name: str) -> list[DownloadPlan]:
+        repo = model_spec.resolve(name).repo if name in ("sd14", "sd15") else name
+        return [DownloadPlan(str(repo), "main", "some licence", ("x",), 5, model_spec.place_of(str(repo)))]
 
-    def fetch(order: Order, *, show: bool) -> Path:
+    def fetch(order: DownloadPlan, *, show: bool) -> Path:
         fetched.append(order.repo)
         order.place.mkdir(parents=True)
         (order.place / "model_index.json").write_text("{}")
         return order.place
 
-    monkeypatch.setattr(fetching, "orders", orders)
+    monkeypatch.setattr(fetching, "plan_downloads", orders)
     monkeypatch.setattr(fetching, "fetch", fetch)
     yield fetched
 
@@ -124,7 +124,7 @@ def test_one_yes_downloads_all_that_is_missing(hub: list[str]) -> None:
     done = runner.invoke(app, ["setup", "--base", "sd15", "--yes", "--json"])
     assert done.exit_code == 0, done.stderr
     assert hub == [
-        "stable-diffusion-v1-5/stable-diffusion-v1-5", card.CLIP_REPO, card.CLIPSEG_REPO, "buffalo_l",
+        "stable-diffusion-v1-5/stable-diffusion-v1-5", model_spec.CLIP_REPO, model_spec.CLIPSEG_REPO, "buffalo_l",
     ]  # fmt: skip
     document = json.loads(done.stdout)
     assert document["next"] == "pmagic learn alice.jpg --name alice --base sd15"

@@ -71,7 +71,7 @@ def test_a_name_that_cannot_be_given_leaves_what_is_unfinished(library: Library,
 
     for name in ("alice", "carol"):
         library.save(name, persona())
-    with unfinished.alone(library.root, "alice") as folder:
+    with unfinished.locked_run(library.root, "alice") as folder:
         (folder / "x.checkpoint").touch()
     assert runner.invoke(app, ["mv", "alice", "carol"]).exit_code == 2
     assert unfinished.names(library.root) == ["alice"]
@@ -184,7 +184,7 @@ def test_a_home_of_nobody_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_defect_is_one_line_and_leaves_its_traceback_in_a_log(home, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Library, "glances", lambda self: 1 / 0)
+    monkeypatch.setattr(Library, "summaries", lambda self: 1 / 0)
     done = runner.invoke(app, ["list"])
     assert done.exit_code == 1
     assert done.stderr.startswith("error: this is a defect of pmagic: ZeroDivisionError")
@@ -201,10 +201,10 @@ def test_missing_memory_and_ctrl_c_have_their_own_codes(monkeypatch: pytest.Monk
 
         return raising
 
-    monkeypatch.setattr(Library, "glances", fail(MemoryError("Unable to allocate 8 TiB")))
+    monkeypatch.setattr(Library, "summaries", fail(MemoryError("Unable to allocate 8 TiB")))
     full = runner.invoke(app, ["list"])
     assert full.exit_code == 11 and "not enough memory for this: Unable to allocate 8 TiB" in full.stderr
-    monkeypatch.setattr(Library, "glances", fail(KeyboardInterrupt()))
+    monkeypatch.setattr(Library, "summaries", fail(KeyboardInterrupt()))
     assert runner.invoke(app, ["list"]).exit_code == 130
 
 
@@ -218,8 +218,10 @@ def test_durations(seconds: float, said: str) -> None:
 def test_size_and_licence_are_told_before_a_download_starts(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
     from pmagic.bases import fetching
 
-    order = fetching.Order("owner/repo", "c0ffee", "openrail", ("model_index.json",), 4_300_000_000, tmp_path / "x")
-    monkeypatch.setattr(fetching, "orders", lambda name: [order])
+    order = fetching.DownloadPlan(
+        "owner/repo", "c0ffee", "openrail", ("model_index.json",), 4_300_000_000, tmp_path / "x"
+    )
+    monkeypatch.setattr(fetching, "plan_downloads", lambda name: [order])
     monkeypatch.setattr(fetching, "fetch", lambda order, show: print("fetched", file=sys.stderr) or order.place)
     monkeypatch.setattr(fetching, "besides", lambda name: [])
     told = f"owner/repo: 4.30 GB to {tmp_path / 'x'}, licence: openrail"

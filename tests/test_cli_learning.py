@@ -306,11 +306,11 @@ def test_learning_out_of_memory_goes_on_with_less_to_the_same_persona(
 ) -> None:
     train, low = training.train, []
 
-    def short_of_memory(course: training.Course, *rest: object):
-        low.append(course.base.pipeline.unet.is_gradient_checkpointing)
+    def short_of_memory(context: training.TrainingContext, *rest: object):
+        low.append(context.base.pipeline.unet.is_gradient_checkpointing)
         if not low[-1]:
             raise OutOfMemory("there is not enough memory to learn")
-        return train(course, *rest)
+        return train(context, *rest)
 
     monkeypatch.setattr(training, "train", short_of_memory)
     done = learn(photo, base, name="again")

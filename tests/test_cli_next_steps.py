@@ -14,7 +14,7 @@ import pytest
 from tiny import tiny_folders  # noqa: F401 - a fixture
 from typer.testing import CliRunner, Result
 
-from pmagic.bases import card, checksums
+from pmagic.bases import checksums, model_spec
 from pmagic.cli.app import app
 
 runner = CliRunner()
@@ -51,8 +51,8 @@ def served(tiny_folders: dict[str, Path], pack: bytes, hub_here: Hub, monkeypatc
     hub = hub_here(
         {
             "CompVis/stable-diffusion-v1-4": files_of(base),
-            card.CLIP_REPO: files_of(base.with_name("sd1-clip")),
-            card.CLIPSEG_REPO: files_of(base.with_name("sd1-clipseg")),
+            model_spec.CLIP_REPO: files_of(base.with_name("sd1-clip")),
+            model_spec.CLIPSEG_REPO: files_of(base.with_name("sd1-clipseg")),
             "packs/zoo": {"buffalo_l.zip": pack},
         }
     )
@@ -106,7 +106,9 @@ def test_a_folder_of_ones_own_is_sent_to_the_observers(
     learn = ("learn", photo, "--name", "alice", "--base", str(tmp_path / "own"), *FAST)
     refused = run(*learn)
     assert refused.exit_code == 7
-    assert commands(refused) == [["models", "pull", name] for name in (card.CLIP_REPO, card.CLIPSEG_REPO, "buffalo_l")]
+    assert commands(refused) == [
+        ["models", "pull", name] for name in (model_spec.CLIP_REPO, model_spec.CLIPSEG_REPO, "buffalo_l")
+    ]
     for words in commands(refused):
         assert run(*words).exit_code == 0, words
     done = run(*learn)
@@ -115,7 +117,7 @@ def test_a_folder_of_ones_own_is_sent_to_the_observers(
 
 def test_a_pulled_base_that_was_damaged_is_not_said_to_be_here(served: None, photo: str, home: Path) -> None:
     assert run("models", "pull", "sd14").exit_code == 0
-    weights = card.find("sd14").folder / "unet" / "diffusion_pytorch_model.safetensors"
+    weights = model_spec.resolve("sd14").folder / "unet" / "diffusion_pytorch_model.safetensors"
     weights.unlink()
     pulled, learned, shown = run("models", "pull", "sd14"), run("learn", photo, "--name", "a"), run("doctor")
     again = [["models", "rm", "sd14"], ["models", "pull", "sd14"]]
@@ -130,7 +132,12 @@ def test_a_dry_run_names_all_that_learning_needs_and_fetches_nothing(served: Non
     done = run("models", "pull", "sd14", "--dry-run")
     assert done.exit_code == 0, done.stderr
     rows = [line.split("  ") for line in done.stdout.splitlines()[1:-1]]
-    assert [row[0] for row in rows] == ["CompVis/stable-diffusion-v1-4", card.CLIP_REPO, card.CLIPSEG_REPO, "buffalo_l"]
+    assert [row[0] for row in rows] == [
+        "CompVis/stable-diffusion-v1-4",
+        model_spec.CLIP_REPO,
+        model_spec.CLIPSEG_REPO,
+        "buffalo_l",
+    ]
     assert [row[-1].strip() for row in rows] == [*["pmagic models pull sd14"] * 3, "pmagic models pull buffalo_l"]
     assert "non-commercial research only" in done.stdout
     assert not (home / "models").exists()

@@ -114,12 +114,12 @@ def test_a_probe_kept_by_name_serves_the_learning(
 def stopped_in_a_step(patch: pytest.MonkeyPatch) -> None:
     real = probing.probe
 
-    def interrupted(base: object, subject: object, how: object, on_step: Callable[[int, int], None]) -> object:
+    def interrupted(base: object, subject: object, brief: object, on_step: Callable[[int, int], None]) -> object:
         def step(done: int, total: int) -> None:
             os.kill(os.getpid(), signal.SIGINT)
             on_step(done, total)
 
-        return real(base, subject, how, step)
+        return real(base, subject, brief, step)
 
     patch.setattr(probing, "probe", interrupted)
 

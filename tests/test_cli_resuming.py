@@ -20,7 +20,7 @@ import pmagic
 from pmagic.cli import resuming
 from pmagic.cli.app import app
 from pmagic.engine import checkpoint, memory, recipes, training
-from pmagic.errors import Incompatible, NotFound, OutOfMemory, UsageProblem
+from pmagic.errors import Incompatible, NotFound, OutOfMemory, UsageError
 from pmagic.library import unfinished
 from pmagic.library.store import Library
 
@@ -57,7 +57,7 @@ def test_killed_at_any_step_resume_ends_with_the_same_bytes(
     words = ["learn", str(photo), "--base", base, *FAST, "8", "--name"]
     assert runner.invoke(app, [*words, "whole"]).exit_code == 0
     dice = random.Random(every)
-    real = training.advance
+    real = training.optimizer_step
     for _ in range(2):
         left = [min(every, 4) + dice.randrange(1, 3)]  # at 1 and 3 there is a checkpoint by then, at 50 not
 
@@ -67,11 +67,11 @@ def test_killed_at_any_step_resume_ends_with_the_same_bytes(
                 raise Killed
             return real(*given)
 
-        monkeypatch.setattr(training, "advance", dying)
+        monkeypatch.setattr(training, "optimizer_step", dying)
         with pytest.raises(Killed):
             runner.invoke(app, [*words, "alice"])
-        monkeypatch.setattr(training, "advance", real)
-    resumed = unfinished.orders(library.root) == ["alice"]
+        monkeypatch.setattr(training, "optimizer_step", real)
+    resumed = unfinished.resumable_names(library.root) == ["alice"]
     again = runner.invoke(app, ["learn", "--resume"] if resumed else [*words, "alice"])
     assert again.exit_code == 0, again.stderr
     assert resumed is (every < 50)  # without any checkpoint there is nothing to go on from
@@ -95,16 +95,16 @@ def test_previews_are_drawn_and_change_nothing(
 
 def test_last_bits_of_what_was_seen_do_not_part_a_learning_from_its_checkpoint(tmp_path: Path) -> None:
     learner = torch.nn.Linear(2, 2)
-    optimiser = torch.optim.AdamW(learner.parameters())
+    optimizer = torch.optim.AdamW(learner.parameters())
     learner(torch.ones(1, 2)).sum().backward()
-    optimiser.step()
+    optimizer.step()
     seen = torch.linspace(0, 1, 50)  # a mask, say
-    checkpoint.Checkpoint(tmp_path / "a", "x", {"mask": seen}).save(7, {}, learner, optimiser)
+    checkpoint.Checkpoint(tmp_path / "a", "x", {"mask": seen}).save(7, {}, learner, optimizer)
     same = checkpoint.Checkpoint(tmp_path / "a", "x", {"mask": seen + 1e-6})
-    assert same.restore(learner, optimiser)[0] == 7
+    assert same.restore(learner, optimizer)[0] == 7
     for other in (seen.flip(0), seen[:9]):
         with pytest.raises(Incompatible, match="another photo"):
-            checkpoint.Checkpoint(tmp_path / "a", "x", {"mask": other}).restore(learner, optimiser)
+            checkpoint.Checkpoint(tmp_path / "a", "x", {"mask": other}).restore(learner, optimizer)
 
 
 @pytest.mark.parametrize(
@@ -121,7 +121,7 @@ def test_last_bits_of_what_was_seen_do_not_part_a_learning_from_its_checkpoint(t
     ],
 )
 def test_missing_memory_says_how_much_was_asked_for(error: Exception, said: str) -> None:
-    with pytest.raises(OutOfMemory, match=said), memory.enough_for("learn", "--batch"):
+    with pytest.raises(OutOfMemory, match=said), memory.oom_as_problem("learn", "--batch"):
         raise error
 
 
@@ -131,7 +131,7 @@ def test_missing_memory_while_learning_names_need_and_flag(
     def full(*given: object) -> None:
         raise torch.OutOfMemoryError("Tried to allocate 20.00 GiB.")
 
-    monkeypatch.setattr(training, "advance", full)
+    monkeypatch.setattr(training, "optimizer_step", full)
     done = runner.invoke(app, ["learn", str(photo), "--base", base, *FAST, "3", "--name", "alice"])
     assert done.exit_code == 11
     needs = ("takes 20.00 GiB", "with --batch 2 takes about", "with --memory low 0")
@@ -159,9 +159,9 @@ def test_resuming_what_is_not_there(words: list[str], code: int, said: str) -> N
 
 @pytest.mark.parametrize("data", [b"", b"[]", b"{", b'{"photo": 1}', b"[" * 100_000])
 def test_an_order_that_cannot_be_read_is_told(library: Library, data: bytes) -> None:
-    with unfinished.alone(library.root, "alice") as folder:
+    with unfinished.locked_run(library.root, "alice") as folder:
         (folder / "x.checkpoint").touch()
-        unfinished.keep_order(folder, data)
+        unfinished.keep_options(folder, data)
     done = runner.invoke(app, ["learn", "--resume"])
     assert done.exit_code == 5
     assert "pmagic rm alice" in done.stderr
@@ -169,19 +169,19 @@ def test_an_order_that_cannot_be_read_is_told(library: Library, data: bytes) -> 
 
 def test_what_is_kept_is_absolute_and_names_the_base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    kept = resuming.Asked(photos=("a.png",), mask="m.png").on("sd14")
+    kept = resuming.LearnArgs(photos=("a.png",), mask="m.png").on("sd14")
     assert (kept.photos, kept.mask, kept.base) == ([str(tmp_path / "a.png")], str(tmp_path / "m.png"), "sd14")
     with pytest.raises(NotFound):
-        resuming.recall(tmp_path, None, resuming.Asked())
-    with pytest.raises(UsageProblem, match="--learning-rate"):
-        resuming.recall(tmp_path, None, resuming.Asked(learning_rate=1.0))
+        resuming.recall(tmp_path, None, resuming.LearnArgs())
+    with pytest.raises(UsageError, match="--learning-rate"):
+        resuming.recall(tmp_path, None, resuming.LearnArgs(learning_rate=1.0))
 
 
 @pytest.fixture
 def stopped(library: Library, photo: Path, own_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:  # noqa: F811
     """A learning of alice that was killed with a checkpoint; its base's folder."""
     left = [4]
-    real = training.advance
+    real = training.optimizer_step
 
     class Killed(BaseException):
         pass
@@ -194,7 +194,7 @@ def stopped(library: Library, photo: Path, own_folder: Path, monkeypatch: pytest
 
     with monkeypatch.context() as patch:
         patch.setattr(training, "SAVE_EVERY", 1)
-        patch.setattr(training, "advance", dying)
+        patch.setattr(training, "optimizer_step", dying)
         with pytest.raises(Killed):
             runner.invoke(app, ["learn", str(photo), "--base", str(own_folder), *FAST, "5", "--name", "alice"])
     return own_folder
@@ -258,7 +258,7 @@ def test_resuming_what_an_earlier_version_left_says_all_that_may_be(
 
 
 def test_a_command_asks_for_the_same_once_more() -> None:
-    asked = resuming.Asked(photos=("a b.png",), word="cat", learning_rate=0.5, compile=True, stages="1:2")
+    asked = resuming.LearnArgs(photos=("a b.png",), word="cat", learning_rate=0.5, compile=True, stages="1:2")
     words = "pmagic learn 'a b.png' --name tom --class cat --learning-rate 0.5 --stages 1:2 --compile"
     assert resuming.command("tom", asked) == words
 
@@ -278,7 +278,7 @@ def test_killed_between_saving_and_clearing_it_is_kept_once(
         patch.setattr(unfinished, "clear", killed)
         with pytest.raises(Killed):
             runner.invoke(app, words, catch_exceptions=False)
-    assert library.versions("bob") == [1] and unfinished.orders(library.root) == ["bob"]
+    assert library.versions("bob") == [1] and unfinished.resumable_names(library.root) == ["bob"]
     done = runner.invoke(app, ["learn", "--resume"] if resume else words)
     assert done.stdout == "bob@1\n", done.stderr
     assert library.versions("bob") == [1] and unfinished.names(library.root) == []

@@ -21,9 +21,9 @@ from tiny import tiny_folders  # noqa: F401 - a fixture
 from typer.testing import CliRunner
 
 from pmagic import pictures, sheet
-from pmagic.cli import scenes
+from pmagic.cli import prompt_files
 from pmagic.cli.app import app
-from pmagic.errors import UsageProblem
+from pmagic.errors import UsageError
 from pmagic.library.store import Library
 
 runner = CliRunner()
@@ -122,7 +122,7 @@ def test_every_format_carries_mark_story_and_parameters(kind: str, tmp_path: Pat
 
 
 def test_a_story_that_a_jpeg_cannot_hold_is_told() -> None:
-    with pytest.raises(UsageProblem, match="too long for this format"):
+    with pytest.raises(UsageError, match="too long for this format"):
         pictures.encoded(Image.new("RGB", (40, 40)), "jpeg", {"prompt": "hat " * 20_000})
 
 
@@ -152,12 +152,12 @@ def test_prompts_from_standard_input_and_a_grid(alice: Library, tmp_path: Path) 
 )
 def test_a_file_of_prompts_that_cannot_be_used(tmp_path: Path, data: bytes, said: str) -> None:
     (tmp_path / "p").write_bytes(data)
-    with pytest.raises(UsageProblem, match=said):
-        scenes.prompts(None, tmp_path / "p")
-    with pytest.raises(UsageProblem, match="cannot be read"):
-        scenes.prompts(None, tmp_path)
-    with pytest.raises(UsageProblem, match="Missing argument 'prompt'"):
-        scenes.prompts(None, None)
+    with pytest.raises(UsageError, match=said):
+        prompt_files.prompts(None, tmp_path / "p")
+    with pytest.raises(UsageError, match="cannot be read"):
+        prompt_files.prompts(None, tmp_path)
+    with pytest.raises(UsageError, match="Missing argument 'prompt'"):
+        prompt_files.prompts(None, None)
 
 
 def on_terminal(code: str, columns: int = 80, **environment: str) -> str:

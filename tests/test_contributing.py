@@ -16,7 +16,7 @@ from test_evaluation_metrics import case, eyes  # noqa: F401 - fixtures
 
 from pmagic import shelf
 from pmagic.evaluation import metrics
-from pmagic.evaluation.metrics import Case
+from pmagic.evaluation.metrics import Sample
 from pmagic.evaluation.observers import Observers
 from pmagic.library.store import Library
 
@@ -84,7 +84,7 @@ def test_a_data_set(add: Add, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     test_datasets_shelf.test_contract(name, tmp_path / "data")
 
 
-def test_a_metric(add: Add, eyes: Observers, case: Case) -> None:  # noqa: F811
+def test_a_metric(add: Add, eyes: Observers, case: Sample) -> None:  # noqa: F811
     name = add("pmagic/evaluation/metrics/brightness")
     test_evaluation_metrics.test_contract(name, eyes, case)
     assert "brightness" in metrics.measured(eyes, case)

@@ -12,7 +12,7 @@ from PIL import Image
 
 from pmagic import datasets, shelf
 from pmagic.datasets import folder, lfw, world, world_training
-from pmagic.errors import NotFound, Problem, UsageProblem, WeightsMissing
+from pmagic.errors import NotFound, PmagicError, UsageError, WeightsMissing
 
 
 def picture(path: Path, shade: int = 0) -> Path:
@@ -109,7 +109,7 @@ def test_a_wrong_layout_says_what_was_expected_and_what_was_found(name: str, tmp
 
 def test_without_a_root_it_says_where_to_get_the_data(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("celeba_hq", "ffhq", "folder"):
-        with pytest.raises(UsageProblem) as caught:
+        with pytest.raises(UsageError) as caught:
             shelf.take("datasets", name).people(None)
         assert caught.value.next_step == shelf.take("datasets", name).WHERE
     monkeypatch.delenv("HF_HUB_OFFLINE")
@@ -123,7 +123,7 @@ def test_without_a_root_it_says_where_to_get_the_data(monkeypatch: pytest.Monkey
 def test_two_people_of_one_name_are_refused(tmp_path: Path, other: str) -> None:
     picture(tmp_path / "alice.png")
     picture(tmp_path / other)
-    with pytest.raises(UsageProblem, match="two people of the name 'alice'"):
+    with pytest.raises(UsageError, match="two people of the name 'alice'"):
         folder.people(tmp_path)
 
 
@@ -140,7 +140,7 @@ def test_samples_are_seeded_and_nobody_is_drawn_twice(tmp_path: Path) -> None:
         names[8:],
     ]
     assert [who.name for who in datasets.drawn(everyone, 4, 1, seed=6)[0]] != names[:4]
-    with pytest.raises(UsageProblem, match="13 different people"):
+    with pytest.raises(UsageError, match="13 different people"):
         datasets.drawn(everyone, 13, 1, seed=5)
 
 
@@ -158,7 +158,7 @@ def test_the_world_is_held_out_and_knows_its_people() -> None:
     share = sum(mask.histogram()[128:]) / world.SIDE**2
     assert 0.1 < share < 0.6  # the face, and not the whole picture
     assert who.traits
-    with pytest.raises(UsageProblem, match="--root"):
+    with pytest.raises(UsageError, match="--root"):
         world.people(Path("."))
 
 
@@ -199,7 +199,7 @@ def test_every_world_prompt_asks_for_its_own_scene() -> None:
 def test_a_photo_that_cannot_be_read_is_a_problem_of_that_person(tmp_path: Path) -> None:
     (tmp_path / "bad.png").write_bytes(b"no picture")
     who = folder.people(tmp_path)[0]
-    with pytest.raises(Problem, match="not a JPEG"):
+    with pytest.raises(PmagicError, match="not a JPEG"):
         who.learned[0]()
 
 
@@ -315,19 +315,20 @@ def test_lfw_is_found_however_deep_it_was_unpacked(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("packed", "how"), [("lfw-funneled.tgz", "tar -xf"), ("archive.zip", "zipfile -e"), ("x.7z", "program that packed")]
+    ("packed", "advice"),
+    [("lfw-funneled.tgz", "tar -xf"), ("archive.zip", "zipfile -e"), ("x.7z", "program that packed")],
 )
-def test_a_packed_data_set_is_told_to_be_unpacked(tmp_path: Path, packed: str, how: str) -> None:
+def test_a_packed_data_set_is_told_to_be_unpacked(tmp_path: Path, packed: str, advice: str) -> None:
     (tmp_path / packed).write_bytes(b"x")
     for root in (tmp_path, tmp_path / packed):
         with pytest.raises(NotFound) as caught:
             lfw.people(root)
-        assert packed in caught.value.what and how in caught.value.next_step
+        assert packed in caught.value.what and advice in caught.value.next_step
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
 def test_an_unreadable_folder_is_one_message(tmp_path: Path) -> None:
     picture(tmp_path / "ann" / "1.jpg")
     (tmp_path / "ann").chmod(0)
-    with pytest.raises(UsageProblem, match="cannot be read"):
+    with pytest.raises(UsageError, match="cannot be read"):
         folder.people(tmp_path)

@@ -172,8 +172,10 @@ def test_measured_tables_stand_under_the_command_that_prints_them() -> None:
 def test_the_exit_codes_of_the_docs_are_those_of_the_code() -> None:
     text = read(ROOT / "docs" / "commands.md")
     table = {int(code): name for code, name in re.findall(r"^\| (\d+) \| `?([\w ]+?)`? \|", text, re.MULTILINE)}
-    classes = [each for each in vars(errors).values() if isinstance(each, type) and issubclass(each, errors.Problem)]
-    codes = {each.exit_code: each.__name__ for each in classes if each is not errors.Problem}
+    classes = [
+        each for each in vars(errors).values() if isinstance(each, type) and issubclass(each, errors.PmagicError)
+    ]
+    codes = {each.exit_code: each.__name__ for each in classes if each is not errors.PmagicError}
     assert table == {0: "done", 1: "a defect", **codes, stopping.Stopped.exit_code: "Stopped"}
     drawn = {int(code): name for name, code in re.findall(r"[├└]── (\w+) +(\d+)", errors.__doc__ or "")}
     assert drawn == codes

@@ -7,8 +7,8 @@ from diffusers.models.attention_processor import Attention, AttnProcessor
 
 from pmagic.bases import loading
 from pmagic.engine import attention
-from pmagic.engine.attention import Look
-from pmagic.engine.conditioning import packed_attention
+from pmagic.engine.attention import AttentionMap
+from pmagic.engine.conditioning import packed_kv
 
 pytest_plugins = ["tiny"]
 
@@ -39,7 +39,7 @@ def test_it_sees_what_the_softmax_gives(
 ) -> None:
     """Against diffusers' own processor that forms the probabilities, spied upon."""
     unet = tiny_base.pipeline.unet
-    with attention.captured(unet, chosen, EVERY) as looks:
+    with attention.capture_attention(unet, chosen, EVERY) as looks:
         ask(tiny_base, condition)
     formed: list[torch.Tensor] = []
     original = Attention.get_attention_scores
@@ -65,7 +65,7 @@ def test_it_sees_what_the_softmax_gives(
 
 
 def test_every_token_together_takes_all_attention(tiny_base: loading.Base, condition: torch.Tensor) -> None:
-    with attention.captured(tiny_base.pipeline.unet, EVERY, EVERY) as looks:
+    with attention.capture_attention(tiny_base.pipeline.unet, EVERY, EVERY) as looks:
         ask(tiny_base, condition)
     for look in looks:
         torch.testing.assert_close(look.weights, torch.full_like(look.weights, 1 / LENGTH))
@@ -78,12 +78,12 @@ def test_positions_that_are_no_rivals_take_nothing(tiny_base: loading.Base, cond
     one_each = [EVERY & (torch.arange(LENGTH) == k) for k in range(LENGTH)]
     shares = []
     for chosen in one_each:
-        with attention.captured(tiny_base.pipeline.unet, chosen, among) as looks:
+        with attention.capture_attention(tiny_base.pipeline.unet, chosen, among) as looks:
             ask(tiny_base, condition)
         shares.append(looks[0].weights)
     assert shares[0].max() == shares[6].max() == 0
     torch.testing.assert_close(sum(shares), torch.ones_like(shares[0]))
-    with attention.captured(tiny_base.pipeline.unet, one_each[3], EVERY) as looks:
+    with attention.capture_attention(tiny_base.pipeline.unet, one_each[3], EVERY) as looks:
         ask(tiny_base, condition)
     assert (shares[3] > looks[0].weights).all()
 
@@ -92,7 +92,7 @@ def test_packed_conditions_are_seen_by_their_keys(
     tiny_base: loading.Base, condition: torch.Tensor, chosen: torch.Tensor
 ) -> None:
     unet = tiny_base.pipeline.unet
-    with packed_attention(unet), attention.captured(unet, chosen, EVERY) as looks:
+    with packed_kv(unet), attention.capture_attention(unet, chosen, EVERY) as looks:
         ask(tiny_base, condition)
         ask(tiny_base, torch.cat([condition, condition], dim=-1))
         ask(tiny_base, torch.cat([condition, -condition], dim=-1))
@@ -106,23 +106,23 @@ def test_packed_conditions_are_seen_by_their_keys(
 def test_pictures_need_not_be_square_and_no_hook_stays(
     tiny_base: loading.Base, condition: torch.Tensor, chosen: torch.Tensor
 ) -> None:
-    with attention.captured(tiny_base.pipeline.unet, chosen, EVERY) as looks:
+    with attention.capture_attention(tiny_base.pipeline.unet, chosen, EVERY) as looks:
         ask(tiny_base, condition, (6, 10))
     assert {tuple(look.weights.shape) for look in looks} == {(ROWS, 6, 10), (ROWS, 3, 5)}
     assert tiny.hooks_of(tiny_base) == []
 
 
-def look(name: str, side: int, value: float) -> Look:
-    return Look(name, torch.full((1, side, side), value))
+def look(name: str, side: int, value: float) -> AttentionMap:
+    return AttentionMap(name, torch.full((1, side, side), value))
 
 
 def test_the_average_is_of_the_middle_layers() -> None:
     """Stable Diffusion's: 64, 32, 16 and 8 cells; those of 32 and 16 count, layer by layer."""
     looks = [look("a", 64, 9.0), look("b", 32, 1.0), look("c", 16, 3.0), look("d", 16, 5.0), look("e", 8, 9.0)]
-    found = attention.averaged(looks, (64, 64))
+    found = attention.average(looks, (64, 64))
     assert found.shape == (1, 64, 64)
     assert found.unique().tolist() == [3.0]
     small = [look("a", 16, 2.0), look("b", 8, 9.0), look("c", 4, 9.0)]  # 8 cells outline no face
-    assert attention.averaged(small, (16, 16)).unique().tolist() == [2.0]
+    assert attention.average(small, (16, 16)).unique().tolist() == [2.0]
     tiny_ones = [look("a", 8, 2.0), look("b", 4, 9.0)]
-    assert attention.averaged(tiny_ones, (8, 8)).unique().tolist() == [2.0]
+    assert attention.average(tiny_ones, (8, 8)).unique().tolist() == [2.0]

@@ -15,7 +15,7 @@ from pmagic.cli.app import app
 from pmagic.cli.console import Console
 from pmagic.engine import compiling, memory, training
 from pmagic.engine.recipes import settings_for
-from pmagic.errors import OutOfMemory, UsageProblem
+from pmagic.errors import OutOfMemory, UsageError
 from pmagic.library.store import Library
 from pmagic.methods import personamagic
 
@@ -29,9 +29,9 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> list[object]:
     made: list[object] = []
     real = torch.compile
 
-    def compile(module: object, **how: object) -> object:
+    def compile(module: object, **options: object) -> object:
         made.append(module)
-        return real(module, **how, backend="aot_eager")
+        return real(module, **options, backend="aot_eager")
 
     monkeypatch.setattr(torch, "compile", compile)
     return made
@@ -45,7 +45,7 @@ def words(tiny_folders: dict[str, Path], tmp_path: Path) -> list[str]:  # noqa: 
 
 
 def learned(base: loading.Base, iterations: int = 3) -> list[torch.Tensor]:
-    settings = settings_for("reference", {}, **{**tiny.lesson(), "iterations": iterations})
+    settings = settings_for("reference", {}, **{**tiny.train_step(), "iterations": iterations})
     persona = personamagic.learn(base, tiny.known(base), settings)
     return [torch.from_numpy(persona.tensors[name]) for name in sorted(persona.tensors)]
 
@@ -61,17 +61,17 @@ def test_a_compiled_learning_ends_where_the_usual_one_does(tiny_base: loading.Ba
 
 def test_with_less_memory_too(tiny_base: loading.Base, quick: list[object]) -> None:
     usual = learned(tiny_base)
-    with memory.recomputed(tiny_base.pipeline):
+    with memory.gradient_checkpointing(tiny_base.pipeline):
         compiled = learned(replace(tiny_base, compiled=True))
     assert all(torch.allclose(left, right, rtol=1e-3, atol=1e-5) for left, right in zip(usual, compiled, strict=True))
 
 
 def test_its_checkpoint_is_its_own(tiny_base: loading.Base) -> None:
-    settings = settings_for("reference", {}, **tiny.lesson())
-    course = training.course(tiny_base, tiny.known(tiny_base), settings)
-    other = replace(course, base=replace(tiny_base, compiled=True))
+    settings = settings_for("reference", {}, **tiny.train_step())
+    context = training.prepare_training(tiny_base, tiny.known(tiny_base), settings)
+    other = replace(context, base=replace(tiny_base, compiled=True))
     learner = torch.nn.Linear(1, 1)
-    assert training.identity_of(course, learner) != training.identity_of(other, learner)
+    assert training.run_id(context, learner) != training.run_id(other, learner)
 
 
 def test_without_a_compiler_it_says_so(tiny_base: loading.Base) -> None:
@@ -79,8 +79,8 @@ def test_without_a_compiler_it_says_so(tiny_base: loading.Base) -> None:
 
     with (
         config.patch({"cpp.cxx": (None, "/bin/false"), "fx_graph_cache": False}),
-        pytest.raises(UsageProblem, match=r"cannot be compiled here.*/bin/false") as raised,
-        compiling.possible(),
+        pytest.raises(UsageError, match=r"cannot be compiled here.*/bin/false") as raised,
+        compiling.compile_errors(),
     ):
         learned(replace(tiny_base, compiled=True), 1)
     assert "--compile" in raised.value.next_step
@@ -127,7 +127,7 @@ def test_stopped_while_compiling_the_words_are_kept(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(compiling, "compiled", interrupt)
+        patched.setattr(compiling, "compile_unet", interrupt)
         done = runner.invoke(app, [*words, "--iterations", "2", "--name", "alice", "--compile"])
     assert done.exit_code == 130 and "pmagic learn --resume --name alice" in done.stderr
     again = runner.invoke(app, ["learn", "--resume"])
@@ -142,10 +142,10 @@ def test_out_of_memory_it_tells_that_it_compiles_again(
 ) -> None:
     train = training.train
 
-    def short_of_memory(course: training.Course, *rest: object):
-        if not course.base.pipeline.unet.is_gradient_checkpointing:
+    def short_of_memory(context: training.TrainingContext, *rest: object):
+        if not context.base.pipeline.unet.is_gradient_checkpointing:
             raise OutOfMemory("there is not enough memory to learn")
-        return train(course, *rest)
+        return train(context, *rest)
 
     monkeypatch.setattr(training, "train", short_of_memory)
     done = runner.invoke(app, [*words, "--iterations", "2", "--name", "alice", "--compile"])
@@ -168,7 +168,7 @@ def test_a_compiler_whose_gradient_leads_elsewhere_is_refused(
 
         return answer
 
-    monkeypatch.setattr(compiling, "compiled", wrong)
+    monkeypatch.setattr(compiling, "compile_unet", wrong)
     done = runner.invoke(app, [*words, "--iterations", "2", "--name", "alice", "--compile"])
     assert done.exit_code == 2 and "leads astray" in done.stderr and "leave out --compile" in done.stderr
     assert library.names() == []
@@ -187,18 +187,18 @@ def test_repeated_cells_are_doubled_ones(tiny_base: loading.Base, side: int) -> 
 
     usual = answer()
     doubling = compiling.doubling_parts(unet)
-    with compiling.repeating(doubling):
+    with compiling.patched_upsampling(doubling):
         assert doubling and not any(part.interpolate for part in doubling)
         repeated = answer()
     assert torch.equal(usual[0], repeated[0]) and torch.allclose(usual[1], repeated[1], rtol=1e-4, atol=1e-7)
     assert tiny.hooks_of(tiny_base) == []
-    with pytest.raises(ZeroDivisionError), compiling.repeating(doubling):
+    with pytest.raises(ZeroDivisionError), compiling.patched_upsampling(doubling):
         raise ZeroDivisionError
     assert tiny.hooks_of(tiny_base) == [] and all(part.interpolate for part in doubling)
 
 
 @pytest.mark.xfail(
-    strict=True,  # the day it passes, `compiling.repeating` has done its work
+    strict=True,  # the day it passes, `compiling.patched_upsampling` has done its work
     raises=AssertionError,
     reason="torch 2.13 divides the zeros of a doubling's slope before it adds to them",
 )

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from pmagic.bases import loading
-from pmagic.engine import composing, prompts, rendering, sentences
+from pmagic.engine import composing, prompts, rendering, token_batch
 from pmagic.engine.recipes import RenderSettings, settings_for
-from pmagic.errors import Incompatible, UsageProblem
+from pmagic.errors import Incompatible, UsageError
 from pmagic.methods import personamagic
 from pmagic.persona import Persona, StageBounds
 
@@ -27,7 +27,7 @@ PROMPT = "a photo of {alice} with {bob} in snow"
 @pytest.fixture(scope="module")
 def alice(tiny_base: loading.Base) -> Persona:
     """A face, dynamic at 400 <= t < 800."""
-    return personamagic.learn(tiny_base, tiny.known(tiny_base), settings_for("reference", {}, **tiny.lesson()))
+    return personamagic.learn(tiny_base, tiny.known(tiny_base), settings_for("reference", {}, **tiny.train_step()))
 
 
 @pytest.fixture(scope="module")
@@ -51,8 +51,8 @@ def cast(alice: Persona, bob: Persona) -> dict[str, Persona]:
 
 
 def rows(base: loading.Base, cast: dict[str, Persona | str], prompt: str) -> dict[float, Tensor]:
-    with composing.worn(base, cast) as wordings:
-        return dict(rendering.script(base, wordings, prompt, FEW).rows)
+    with composing.apply_personas(base, cast) as wordings:
+        return dict(rendering.encode_prompt(base, wordings, prompt, FEW).rows)
 
 
 @contextmanager
@@ -73,7 +73,7 @@ def test_each_is_in_a_stage_of_its_own(tiny_base: loading.Base, cast: dict[str, 
     """Where one is still, or already, static, the row is that of the other alone with the word written out."""
     both = rows(tiny_base, cast, PROMPT)
     only_bob = rows(tiny_base, {"bob": cast["bob"]}, "a photo of face with {bob} in snow")
-    plain = sentences.plain(tiny_base, "a photo of face with dog in snow").packed()[0]
+    plain = token_batch.encode_plain(tiny_base, "a photo of face with dog in snow").packed()[0]
     seen = set()
     for t, row in both.items():
         if t >= 800:
@@ -95,8 +95,8 @@ def test_the_order_in_the_prompt_does_not_matter_to_their_own_embeddings(
     tokens = {name: 4 for name in cast}
     found = []
     for prompt in ("{alice} with {bob}", "snow {bob} in {alice}"):
-        with composing.worn(tiny_base, cast) as wordings, embedded(tiny_base) as seen:
-            composing.conditions(tiny_base, prompt, wordings, [500.0])
+        with composing.apply_personas(tiny_base, cast) as wordings, embedded(tiny_base) as seen:
+            composing.encode_schedule(tiny_base, prompt, wordings, [500.0])
         slots = torch.tensor(prompts.check_names(tiny_base.pipeline.tokenizer, prompt, tokens).slots)
         found.append(torch.stack([seen[0][0, slots == slot].squeeze(0) for slot in range(8)]))
     torch.testing.assert_close(found[0], found[1], atol=1e-6, rtol=0)
@@ -113,7 +113,7 @@ def test_two_that_learned_nothing_are_the_stock_sentence(tiny_base: loading.Base
         for name, each in cast.items()
     }
     text = "a photo of face face face face with dog dog dog dog in snow"
-    expected = sentences.plain(tiny_base, text).packed()[0]
+    expected = token_batch.encode_plain(tiny_base, text).packed()[0]
     for row in rows(tiny_base, unlearned, PROMPT).values():
         assert torch.equal(row, expected)
 
@@ -184,7 +184,7 @@ def test_the_base_is_as_it_was_after_a_picture_and_after_an_error(
     ],
 )
 def test_names_that_cannot_be_read(tiny_base: loading.Base, cast: dict[str, Persona], prompt: str, said: str) -> None:
-    with pytest.raises(UsageProblem) as raised:
+    with pytest.raises(UsageError) as raised:
         rendering.compose(tiny_base, cast, prompt, [0], FEW)
     assert said in raised.value.what
 

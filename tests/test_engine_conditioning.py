@@ -5,38 +5,38 @@ import tiny
 import torch
 
 from pmagic.bases import loading
-from pmagic.engine import sentences
-from pmagic.engine.conditioning import Condition, encode, packed_attention, timestep_switch
-from pmagic.engine.sentences import Sentences
+from pmagic.engine import token_batch
+from pmagic.engine.conditioning import Condition, encode, packed_kv, timestep_switch
+from pmagic.engine.token_batch import TokenBatch
 
 pytest_plugins = ["tiny"]
 
 
 @pytest.fixture(scope="module")
-def said(tiny_base: loading.Base) -> Sentences:
-    return sentences.with_name(tiny_base, ["a photo of {} in the snow", "{} as a cowboy"], 3)
+def said(tiny_base: loading.Base) -> TokenBatch:
+    return token_batch.tokens_with_name(tiny_base, ["a photo of {} in the snow", "{} as a cowboy"], 3)
 
 
-def test_the_words_own_embedding_gives_the_plain_sentence(tiny_base: loading.Base, said: Sentences) -> None:
-    word = sentences.word_embedding(tiny_base, "dog").expand(2, 3, -1)
+def test_the_words_own_embedding_gives_the_plain_sentence(tiny_base: loading.Base, said: TokenBatch) -> None:
+    word = token_batch.word_embedding(tiny_base, "dog").expand(2, 3, -1)
     encoder = tiny_base.pipeline.text_encoder
     found = encode(encoder, said.ids, said.slots, word, torch.zeros_like(word)).condition
     for row, text in enumerate(["a photo of dog dog dog in the snow", "dog dog dog as a cowboy"]):
-        plain = sentences.plain(tiny_base, text)
+        plain = token_batch.encode_plain(tiny_base, text)
         assert torch.equal(found.keys[row], plain.keys[0])
         assert torch.equal(found.values[row], plain.values[0])
 
 
-def test_the_residual_moves_the_values_at_the_name_alone(tiny_base: loading.Base, said: Sentences) -> None:
+def test_the_residual_moves_the_values_at_the_name_alone(tiny_base: loading.Base, said: TokenBatch) -> None:
     dynamic, residual = torch.randn(2, 3, tiny.WIDTH), torch.randn(2, 3, tiny.WIDTH)
     found = encode(tiny_base.pipeline.text_encoder, said.ids, said.slots, dynamic, residual).condition
     moved = (found.keys != found.values).any(dim=-1)
     assert torch.equal(moved, said.slots >= 0)
 
 
-def test_attention_is_that_of_the_eager_encoder(tiny_base: loading.Base, said: Sentences) -> None:
+def test_attention_is_that_of_the_eager_encoder(tiny_base: loading.Base, said: TokenBatch) -> None:
     encoder = tiny_base.pipeline.text_encoder
-    word = sentences.word_embedding(tiny_base, "dog").expand(2, 3, -1)
+    word = token_batch.word_embedding(tiny_base, "dog").expand(2, 3, -1)
     found = encode(encoder, said.ids, said.slots, word, None, with_attention=True).attention
     plain = said.ids.masked_fill(said.slots >= 0, tiny_base.pipeline.tokenizer("dog").input_ids[1])
     encoder.set_attn_implementation("eager")
@@ -54,7 +54,7 @@ def test_packed_attention_reads_keys_and_values_apart(tiny_base: loading.Base) -
     noisy, t = torch.randn(1, 4, 8, 8), torch.tensor([500])
     keys, values = torch.randn(2, 1, 77, tiny.WIDTH).requires_grad_()
     plain = unet(noisy, t, encoder_hidden_states=keys).sample
-    with packed_attention(unet):
+    with packed_kv(unet):
         assert torch.equal(unet(noisy, t, encoder_hidden_states=keys).sample, plain)  # not packed: as ever
         assert torch.equal(unet(noisy, t, encoder_hidden_states=Condition(keys, keys).packed()).sample, plain)
         apart = unet(noisy, t, encoder_hidden_states=Condition(keys, values).packed()).sample

@@ -5,7 +5,7 @@ import torch
 from PIL import Image
 
 from pmagic.bases.loading import Base
-from pmagic.engine import chance, familiarity
+from pmagic.engine import domain_check, randomness
 
 pytest_plugins = ["tiny"]
 
@@ -21,11 +21,11 @@ def test_the_error_is_what_is_missing_of_the_noise(
         noisy: torch.Tensor, t: torch.Tensor, encoder_hidden_states: torch.Tensor, return_dict: bool
     ) -> tuple[torch.Tensor]:
         asked.append(t.tolist())
-        noise = torch.randn(noisy.shape, generator=chance.generator(0, "familiarity")).to(noisy)
+        noise = torch.randn(noisy.shape, generator=randomness.generator(0, "familiarity")).to(noisy)
         return (share * noise,)
 
     monkeypatch.setattr(tiny_base.pipeline.unet, "forward", finds)
     photo = Image.new("RGB", (64, 64), (120, 90, 60))
-    found = familiarity.noise_error(tiny_base, photo, "face")
+    found = domain_check.denoising_error(tiny_base, photo, "face")
     assert found == pytest.approx(error, abs=0.1 * error)  # a unit normal, up to the sample's size
-    assert asked == [[familiarity.T] * familiarity.NOISES]
+    assert asked == [[domain_check.T] * domain_check.NOISES]

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from pmagic.bases import loading
-from pmagic.engine import familiarity, localising, mapper, probe, rendering, sentences, training
+from pmagic.engine import domain_check, inpainting, mapper, probe, rendering, token_batch, training
 from pmagic.engine.recipes import RenderSettings, settings_for
 from pmagic.methods import personamagic
 
@@ -27,22 +27,22 @@ def test_the_probes_maps_are_nearly_those_of_float32(fast: loading.Base, tiny_ba
     maps = []
     for base in (fast, tiny_base):
         seen = tiny.known(base)
-        settings = settings_for("reference", {}, **tiny.lesson())
-        learner = mapper.fresh(sentences.word_embedding(base, "face"), seen.image_embedding, settings)
-        maps.append(probe.look(training.course(base, seen, settings), learner, 500))
+        settings = settings_for("reference", {}, **tiny.train_step())
+        learner = mapper.fresh(token_batch.word_embedding(base, "face"), seen.image_embedding, settings)
+        maps.append(probe.attention_map(training.prepare_training(base, seen, settings), learner, 500))
     assert maps[0].dtype == torch.float32 and not torch.equal(*maps)
     assert (maps[0] - maps[1]).norm() / maps[1].norm() < 0.02
 
 
 def test_a_photograph_is_told_by_nearly_the_same_number(fast: loading.Base, tiny_base: loading.Base) -> None:
-    found, exact = (familiarity.noise_error(base, tiny.photo(1, (64, 64)), "face") for base in (fast, tiny_base))
+    found, exact = (domain_check.denoising_error(base, tiny.photo(1, (64, 64)), "face") for base in (fast, tiny_base))
     assert found != exact and found == pytest.approx(exact, rel=0.05)
 
 
 def test_a_place_of_a_background_is_drawn_and_nothing_else(fast: loading.Base) -> None:
     background, mask = tiny.photo(4, (32, 32)), Image.new("L", (32, 32), 0)
     mask.paste(255, (4, 4, 20, 24))
-    place = localising.edit(background, mask, (tiny.SIZE, tiny.SIZE), 0)
+    place = inpainting.inpaint_region(background, mask, (tiny.SIZE, tiny.SIZE), 0)
     (drawn,) = rendering.compose(fast, {"": "face"}, "{} in snow", [3], RenderSettings(steps=3), edit=place)
     changed = (np.asarray(drawn) != np.asarray(background)).any(axis=-1)
     assert changed[np.asarray(mask) > 0].mean() > 0.8 and not changed[np.asarray(mask) == 0].any()
@@ -50,7 +50,7 @@ def test_a_place_of_a_background_is_drawn_and_nothing_else(fast: loading.Base) -
 
 def test_compiled_it_learns_nearly_the_same(fast: loading.Base, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
-    settings = settings_for("reference", {}, **{**tiny.lesson(), "iterations": 2})
+    settings = settings_for("reference", {}, **{**tiny.train_step(), "iterations": 2})
     usual, compiled = (
         personamagic.learn(replace(fast, compiled=compiled), tiny.known(fast), settings).tensors
         for compiled in (False, True)
@@ -63,19 +63,19 @@ def test_a_step_multiplies_in_tf32_only_where_all_is_fast_and_leaves_the_setting
     fast: loading.Base, tiny_base: loading.Base, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[bool] = []
-    terms = training.terms
+    terms = training.loss_terms
     monkeypatch.setattr(
-        training, "terms", lambda *given: seen.append(torch.backends.cuda.matmul.allow_tf32) or terms(*given)
+        training, "loss_terms", lambda *given: seen.append(torch.backends.cuda.matmul.allow_tf32) or terms(*given)
     )
-    settings = settings_for("reference", {}, **tiny.lesson())
+    settings = settings_for("reference", {}, **tiny.train_step())
     for base in (fast, tiny_base):
-        training.slope(base, tiny.known(base), settings)
+        training.first_step_gradient(base, tiny.known(base), settings)
     assert seen == [not fast.mixed, False]
 
     def fail(*given: object) -> None:
         raise RuntimeError
 
-    monkeypatch.setattr(training, "terms", fail)
+    monkeypatch.setattr(training, "loss_terms", fail)
     with pytest.raises(RuntimeError):
-        training.slope(fast, tiny.known(fast), settings)
+        training.first_step_gradient(fast, tiny.known(fast), settings)
     assert not torch.backends.cuda.matmul.allow_tf32

@@ -61,13 +61,13 @@ def test_one_iteration_and_one_picture(tmp_path: Path) -> None:
     assert base.size == 512
     before = loading.weights_hash(base.pipeline)
     reports: list[training.StepReport] = []
-    settings = settings_for("reference", base.card.defaults, iterations=1)
+    settings = settings_for("reference", base.spec.defaults, iterations=1)
     persona = personamagic.learn(base, tiny.known(base), settings, reports.append)
     assert np.isfinite(reports[0].loss)
     assert persona.tensors["learner.time_input.weight"].shape == (200, 2048)
     assert persona.tensors["learner.dynamic_out.weight"].shape == (4 * 768, 128)
     assert persona.tensors["image_embedding"].shape == (512,)
-    two_steps = render_settings_for("reference", base.card.defaults, steps=2)
+    two_steps = render_settings_for("reference", base.spec.defaults, steps=2)
     (drawn,) = rendering.render(base, persona, "a photo of {} as a cowboy", [0], two_steps)
     assert drawn.size == (512, 512)
     assert loading.weights_hash(base.pipeline) == before

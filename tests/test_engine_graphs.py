@@ -6,8 +6,8 @@ import pytest
 import torch
 from PIL import Image
 
-from pmagic.bases import card, loading
-from pmagic.engine import chance, likeness, mapper, recipes, sentences, subject, training
+from pmagic.bases import loading, model_spec
+from pmagic.engine import face_embedding, mapper, randomness, recipes, subject, token_batch, training
 from pmagic.mini.train import WEIGHTS
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
@@ -19,17 +19,17 @@ pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is 
 def test_a_recorded_step_leaves_the_gradients_of_the_step(
     losses: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(likeness, "DECODED_AT_ONCE", 1)  # one face after the other, as of large pictures
-    base = loading.load(card.find("mini"), device="cuda")
+    monkeypatch.setattr(face_embedding, "DECODED_AT_ONCE", 1)  # one face after the other, as of large pictures
+    base = loading.load(model_spec.resolve("mini"), device="cuda")
     photo = Image.open(WEIGHTS.parent / "portraits" / "alice.png").convert("RGB")
-    seen = subject.observe(base, [photo], ["0" * 64], word="face", mask=Image.new("L", photo.size, 255))
-    settings = replace(recipes.settings_for("reference", base.card.defaults), losses=dict.fromkeys(losses, 1.0))
-    course = training.course(base, seen, settings)
-    learner = mapper.fresh(sentences.word_embedding(base, "face"), seen.image_embedding, settings)
-    recorded, plain = training.lesson(course, learner), training.losses_of(course, learner)
+    seen = subject.encode_photos(base, [photo], ["0" * 64], word="face", mask=Image.new("L", photo.size, 255))
+    settings = replace(recipes.settings_for("reference", base.spec.defaults), losses=dict.fromkeys(losses, 1.0))
+    context = training.prepare_training(base, seen, settings)
+    learner = mapper.fresh(token_batch.word_embedding(base, "face"), seen.image_embedding, settings)
+    recorded, plain = training.make_train_step(context, learner), training.make_losses(context, learner)
     assert recorded.losses is not plain
     for step in range(3):
-        draw = chance.draw(settings, step, 1, seen.mean.shape[1:], seen.mean.dtype)
+        draw = randomness.sample_step(settings, step, 1, seen.mean.shape[1:], seen.mean.dtype)
         loss, _ = plain(draw)
         slopes = [weight.grad.clone() for weight in learner.parameters()]
         again, _ = recorded.losses(draw)

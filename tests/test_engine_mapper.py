@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from pmagic.engine import chance
+from pmagic.engine import randomness
 from pmagic.engine.mapper import Mapper, MapperShape, keep_length, time_features
 from pmagic.persona import REFERENCE_BOUNDS, StageBounds
 
@@ -12,7 +12,7 @@ SHAPE = MapperShape(tokens=4, text_width=768, image_width=512)
 
 @pytest.fixture(scope="module")
 def mapper() -> Mapper:
-    with chance.seeded_weights(0):
+    with randomness.seeded_weights(0):
         return Mapper(SHAPE, torch.linspace(-0.1, 0.1, 768), REFERENCE_BOUNDS)
 
 

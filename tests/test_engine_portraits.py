@@ -9,11 +9,11 @@ import tiny
 from packs import photo_of
 from PIL import Image
 
-from pmagic.bases import card as bases
 from pmagic.bases import loading
-from pmagic.bases.card import Card
-from pmagic.engine.portraits import opened, portraits
-from pmagic.errors import PhotoRefused, UsageProblem, WeightsMissing
+from pmagic.bases import model_spec as bases
+from pmagic.bases.model_spec import ModelSpec
+from pmagic.engine.face_selection import open_pack, select_faces
+from pmagic.errors import PhotoRefused, UsageError, WeightsMissing
 from pmagic.vision import sightings
 from pmagic.vision.faces import Face, FacePack
 
@@ -21,73 +21,73 @@ pytest_plugins = ["tiny"]
 
 
 @pytest.fixture
-def card(faced_base: loading.Base) -> Card:
-    return faced_base.card
+def spec(faced_base: loading.Base) -> ModelSpec:
+    return faced_base.spec
 
 
-def test_the_only_face_is_taken(card: Card) -> None:
-    (found,) = portraits(card, [photo_of((5, 3))], ["alice.jpg"])
+def test_the_only_face_is_taken(spec: ModelSpec) -> None:
+    (found,) = select_faces(spec, [photo_of((5, 3))], ["alice.jpg"])
     assert found.face.box == pytest.approx((32, 12, 56, 44))
     assert found.others == ()
 
 
-def test_no_face_is_refused_by_name(card: Card) -> None:
+def test_no_face_is_refused_by_name(spec: ModelSpec) -> None:
     with pytest.raises(PhotoRefused, match=r"no face is found in wall\.jpg") as raised:
-        portraits(card, [photo_of((5, 3)), photo_of()], ["alice.jpg", "wall.jpg"])
+        select_faces(spec, [photo_of((5, 3)), photo_of()], ["alice.jpg", "wall.jpg"])
     assert "--class cat" in raised.value.next_step
 
 
-def test_two_faces_are_told_with_their_places_and_one_can_be_picked(card: Card) -> None:
+def test_two_faces_are_told_with_their_places_and_one_can_be_picked(spec: ModelSpec) -> None:
     photo = photo_of((2, 3), (11, 9))
     with pytest.raises(PhotoRefused) as raised:
-        portraits(card, [photo], ["us.jpg"])
+        select_faces(spec, [photo], ["us.jpg"])
     assert raised.value.what.startswith("there are 2 faces in us.jpg: 1: 24 x 32 at ")
     assert "24 x 32 at 8, 12" in raised.value.what and "24 x 32 at 80, 60" in raised.value.what
     assert "--face 1 to --face 2" in raised.value.next_step
-    first, second = (portraits(card, [photo], ["us.jpg"], pick=number)[0] for number in (1, 2))
+    first, second = (select_faces(spec, [photo], ["us.jpg"], pick=number)[0] for number in (1, 2))
     assert {first.face.box[0], second.face.box[0]} == {8, 80}
     assert first.others[0].box == second.face.box
-    with pytest.raises(UsageProblem, match=r"there is no face 3 in us\.jpg"):
-        portraits(card, [photo], ["us.jpg"], pick=3)
+    with pytest.raises(UsageError, match=r"there is no face 3 in us\.jpg"):
+        select_faces(spec, [photo], ["us.jpg"], pick=3)
 
 
-def test_a_face_too_small_is_refused_with_its_size(card: Card, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert portraits(card, [photo_of((5, 3))], ["far.jpg"])  # a quarter of the photo's height
-    monkeypatch.setattr("pmagic.engine.portraits.SMALLEST", 0.3)
+def test_a_face_too_small_is_refused_with_its_size(spec: ModelSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert select_faces(spec, [photo_of((5, 3))], ["far.jpg"])  # a quarter of the photo's height
+    monkeypatch.setattr("pmagic.engine.face_selection.SMALLEST", 0.3)
     with pytest.raises(PhotoRefused) as raised:
-        portraits(card, [photo_of((5, 3))], ["far.jpg"])
+        select_faces(spec, [photo_of((5, 3))], ["far.jpg"])
     assert raised.value.what == (
         "the face in far.jpg is too small: 24 x 32 at 32, 12 of 128 x 128 pixels, its longer side must be at least 38"
     )
     with pytest.raises(PhotoRefused, match="is too small"):
-        portraits(card, [photo_of((2, 3), (11, 9))], ["far.jpg"], pick=2)
+        select_faces(spec, [photo_of((2, 3), (11, 9))], ["far.jpg"], pick=2)
 
 
-def test_faces_in_the_background_do_not_count(card: Card, monkeypatch: pytest.MonkeyPatch) -> None:
-    pack = opened(card)
+def test_faces_in_the_background_do_not_count(spec: ModelSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+    pack = open_pack(spec)
     near, far = pack.find(photo_of((5, 3)))[0], pack.find(photo_of((11, 9)))[0]
     far = replace(far, box=(80.0, 60.0, 88.0, 70.0))
     monkeypatch.setattr(FacePack, "find", lambda self, picture: [near, far])
-    (found,) = portraits(card, [photo_of((5, 3))], ["street.jpg"])
+    (found,) = select_faces(spec, [photo_of((5, 3))], ["street.jpg"])
     assert (found.face, found.others) == (near, (far,))
 
 
-def test_photos_of_two_people_are_refused_with_the_similarity(card: Card) -> None:
+def test_photos_of_two_people_are_refused_with_the_similarity(spec: ModelSpec) -> None:
     photos, names = [photo_of((5, 3)), photo_of((6, 4))], ["a.jpg", "b.jpg"]
-    assert len(portraits(card, photos, names, alike=-1.0)) == 2
-    assert len(portraits(card, [photos[0]] * 2, names, alike=0.999)) == 2
+    assert len(select_faces(spec, photos, names, alike=-1.0)) == 2
+    assert len(select_faces(spec, [photos[0]] * 2, names, alike=0.999)) == 2
     with pytest.raises(PhotoRefused, match=r"a\.jpg and b\.jpg show two different people: .* similarity of -?\d\.\d\d"):
-        portraits(card, photos, names, alike=1.01)
+        select_faces(spec, photos, names, alike=1.01)
 
 
 def test_without_a_pack_it_says_which_to_fetch(tiny_base: loading.Base) -> None:
     with pytest.raises(WeightsMissing, match="buffalo_l") as raised:
-        portraits(tiny_base.card, [tiny.photo()], ["x.jpg"])
+        select_faces(tiny_base.spec, [tiny.photo()], ["x.jpg"])
     assert "pmagic models pull buffalo_l" in raised.value.next_step
     assert "--recipe reference" in raised.value.next_step
 
 
-MINI = bases.find("mini")
+MINI = bases.resolve("mini")
 PORTRAITS = MINI.domain.samples  # alice, bruno, chiara
 
 
@@ -106,8 +106,8 @@ def beside(*pictures: Image.Image) -> Image.Image:
 @pytest.mark.parametrize("number", [0, 1, 2])
 def test_a_face_that_lies_is_learned_upright(turn: int, number: int) -> None:
     upright = drawn(number)
-    (known,) = portraits(MINI, [upright], ["upright.png"])
-    (found,) = portraits(MINI, [upright.rotate(turn, expand=True)], ["turned.png"])
+    (known,) = select_faces(MINI, [upright], ["upright.png"])
+    (found,) = select_faces(MINI, [upright.rotate(turn, expand=True)], ["turned.png"])
     assert (found.turn, found.margin) == ((360 - turn) % 360, 0)
     assert found.upright(upright.rotate(turn, expand=True)).tobytes() == upright.tobytes()
     assert np.array_equal(found.face.landmarks, known.face.landmarks)
@@ -117,8 +117,8 @@ def test_a_face_that_lies_is_learned_upright(turn: int, number: int) -> None:
 @pytest.mark.parametrize("turn", [0, 90])
 def test_a_face_too_large_for_the_detector_is_found_with_a_margin(turn: int) -> None:
     close = Image.open(Path(__file__).parent / "cases" / "close-0.1.png").convert("RGB")
-    assert opened(MINI).find(close) == []
-    (found,) = portraits(MINI, [close.rotate(turn, expand=True)], ["close.png"])
+    assert open_pack(MINI).find(close) == []
+    (found,) = select_faces(MINI, [close.rotate(turn, expand=True)], ["close.png"])
     assert found.margin > 0 and found.turn == (360 - turn) % 360 and "margin" in found.search
     left, top, right, bottom = found.face.box
     assert left < 30 and right > close.width - 30 and bottom - top > close.height  # nearly all of the photo
@@ -148,7 +148,7 @@ def test_no_face_on_a_base_of_one_domain_says_what_it_knows_and_the_way_to_photo
     from skimage import data
 
     with pytest.raises(PhotoRefused) as caught:
-        portraits(MINI, [Image.fromarray(data.rocket())], ["rocket.jpg"])
+        select_faces(MINI, [Image.fromarray(data.rocket())], ["rocket.jpg"])
     assert "no face is found in rocket.jpg" in caught.value.what and "knows drawn faces only" in caught.value.what
     advice = caught.value.next_step
     assert all(str(path) in advice and path.is_file() for path in PORTRAITS) and len(PORTRAITS) == 3
@@ -156,9 +156,9 @@ def test_no_face_on_a_base_of_one_domain_says_what_it_knows_and_the_way_to_photo
         assert words in advice
 
 
-def test_no_face_on_a_base_for_everything_speaks_of_the_photo(card: Card) -> None:
+def test_no_face_on_a_base_for_everything_speaks_of_the_photo(spec: ModelSpec) -> None:
     with pytest.raises(PhotoRefused) as caught:
-        portraits(card, [photo_of()], ["wall.jpg"])
+        select_faces(spec, [photo_of()], ["wall.jpg"])
     assert "turned by 90, 180 or 270" in caught.value.what and "knows" not in caught.value.what
     assert "from the front" in caught.value.next_step and "larger" not in caught.value.next_step
 
@@ -169,32 +169,32 @@ def test_the_face_in_common_is_taken_from_a_group(first: int, group_first: bool)
     photos, names = [drawn(first), beside(drawn(1), drawn(0))], ["alone.png", "group.png"]
     if group_first:
         photos, names = photos[::-1], names[::-1]
-    found = portraits(MINI, photos, names)
+    found = select_faces(MINI, photos, names)
     in_group = found[0 if group_first else 1]
     assert (in_group.face.box[0] > 256) is (first == 0) and len(in_group.others) == 1
 
 
 def test_two_groups_with_one_person_in_common_need_no_photo_of_that_person_alone() -> None:
     photos, names = [beside(drawn(1), drawn(0)), beside(drawn(0), drawn(2))], ["one.png", "two.png"]
-    one, two = portraits(MINI, photos, names)
+    one, two = select_faces(MINI, photos, names)
     assert one.face.box[0] > 256 > two.face.box[0]
     with pytest.raises(PhotoRefused, match="several people, and not exactly one") as caught:
-        portraits(MINI, [photos[0], beside(drawn(0), drawn(1))], names)
+        select_faces(MINI, [photos[0], beside(drawn(0), drawn(1))], names)
     assert "alone" in caught.value.next_step
 
 
 def test_a_number_says_which_face_of_the_group_and_the_single_photo_needs_none() -> None:
     group = beside(drawn(1), drawn(0))
-    numbers = [face.box[0] > 256 for face in opened(MINI).find(group)]
+    numbers = [face.box[0] > 256 for face in open_pack(MINI).find(group)]
     right, wrong = numbers.index(True) + 1, numbers.index(False) + 1
-    found = portraits(MINI, [drawn(0), group], ["alice.png", "group.png"], pick=right)
+    found = select_faces(MINI, [drawn(0), group], ["alice.png", "group.png"], pick=right)
     assert found[1].face.box[0] > 256
     with pytest.raises(PhotoRefused, match="two different people"):
-        portraits(MINI, [drawn(0), group], ["alice.png", "group.png"], pick=wrong)
-    with pytest.raises(UsageProblem, match="there is no face 3 in"):
-        portraits(MINI, [drawn(0), group], ["alice.png", "group.png"], pick=3)
+        select_faces(MINI, [drawn(0), group], ["alice.png", "group.png"], pick=wrong)
+    with pytest.raises(UsageError, match="there is no face 3 in"):
+        select_faces(MINI, [drawn(0), group], ["alice.png", "group.png"], pick=3)
 
 
 def test_a_group_without_the_person_is_refused() -> None:
     with pytest.raises(PhotoRefused, match="two different people"):
-        portraits(MINI, [drawn(0), beside(drawn(1), drawn(2))], ["alice.png", "group.png"])
+        select_faces(MINI, [drawn(0), beside(drawn(1), drawn(2))], ["alice.png", "group.png"])

@@ -8,7 +8,7 @@ import torch
 
 from pmagic.bases import loading
 from pmagic.engine import probe
-from pmagic.engine.probe import GRID, binarised, outlined, overlap, read_bounds, rising
+from pmagic.engine.probe import GRID, binarize, isotonic, outlined, overlap, read_bounds
 from pmagic.engine.recipes import LearnSettings, settings_for
 from pmagic.methods import personamagic
 from pmagic.persona import REFERENCE_BOUNDS, StageBounds
@@ -17,7 +17,9 @@ pytest_plugins = ["tiny"]
 
 
 def short(**overrides: object) -> LearnSettings:
-    return settings_for("paper", {}, **{**tiny.lesson(losses={"masked_mse": 1.0}), "probe_iterations": 2, **overrides})
+    return settings_for(
+        "paper", {}, **{**tiny.train_step(losses={"masked_mse": 1.0}), "probe_iterations": 2, **overrides}
+    )
 
 
 def reading(iou_low: float, iou_high: float, **more: object) -> LearnSettings:
@@ -45,11 +47,11 @@ def test_overlap_of_drawn_masks() -> None:
 
 def test_a_map_becomes_its_cells_above_its_mean() -> None:
     bright = torch.tensor([[[0.0, 0.1], [0.2, 0.9]], [[5.0, 5.0], [1.0, 1.0]]])
-    found = binarised(bright)
+    found = binarize(bright)
     assert found.tolist() == [[[False, False], [False, True]], [[True, True], [False, False]]]
-    assert torch.equal(found, binarised(7 + 0.001 * bright))  # whatever its contrast
+    assert torch.equal(found, binarize(7 + 0.001 * bright))  # whatever its contrast
     mask = drawn(2, 2, 3, 3)
-    assert overlap(binarised(mask.float()), mask).tolist() == [1.0]
+    assert overlap(binarize(mask.float()), mask).tolist() == [1.0]
 
 
 def test_a_soft_mask_is_cut_at_half_of_its_height() -> None:
@@ -58,7 +60,7 @@ def test_a_soft_mask_is_cut_at_half_of_its_height() -> None:
 
 
 def test_the_curve_is_made_to_rise_as_t_falls() -> None:
-    assert rising(falling({900: 0.1, 600: 0.3, 300: 0.2, 0: 0.6})) == pytest.approx([0.1, 0.25, 0.25, 0.6])
+    assert isotonic(falling({900: 0.1, 600: 0.3, 300: 0.2, 0: 0.6})) == pytest.approx([0.1, 0.25, 0.25, 0.6])
 
 
 STRAIGHT = falling({t: 1 - t / 1000 for t in GRID})

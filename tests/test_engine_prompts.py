@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 import tiny
 
-from pmagic.bases import card
+from pmagic.bases import model_spec
 from pmagic.engine import prompts
 from pmagic.engine.recipes import LearnSettings
-from pmagic.errors import Incompatible, UsageProblem
+from pmagic.errors import Incompatible, UsageError
 
 pytest_plugins = ["tiny"]
 
@@ -44,7 +44,7 @@ def test_what_does_not_fit_is_told(tokenizer: Any) -> None:
 
 @pytest.mark.parametrize("words", [74, 72, 80])
 def test_a_name_that_is_cut_off_is_refused(tokenizer: Any, words: int) -> None:
-    with pytest.raises(UsageProblem, match=r"the name stands beyond the 75 tokens .* which end after 'snow snow"):
+    with pytest.raises(UsageError, match=r"the name stands beyond the 75 tokens .* which end after 'snow snow"):
         prompts.check_prompt(tokenizer, "snow " * words + "{}", 4)
 
 
@@ -53,23 +53,23 @@ def test_a_name_at_the_very_end_fits(tokenizer: Any) -> None:
 
 
 def test_a_prompt_without_a_name_is_refused(tokenizer: Any) -> None:
-    with pytest.raises(UsageProblem, match=r"has no \{\}"):
+    with pytest.raises(UsageError, match=r"has no \{\}"):
         prompts.check_prompt(tokenizer, "a photo of alice", 4)
-    with pytest.raises(UsageProblem, match=r"has no \{\}"):
-        prompts.spoken("a photo of alice", {"": "face"})
+    with pytest.raises(UsageError, match=r"has no \{\}"):
+        prompts.substitute_names("a photo of alice", {"": "face"})
 
 
 def test_a_word_of_one_token_passes_and_others_get_proposals(tokenizer: Any) -> None:
     assert prompts.check_word(tokenizer, "face") == tokenizer("face").input_ids[1]
     for word in ("facehat", "oil painting", "faces"):
-        with pytest.raises(UsageProblem, match="must be a single one") as raised:
+        with pytest.raises(UsageError, match="must be a single one") as raised:
             prompts.check_word(tokenizer, word)
         proposals = raised.value.next_step.removeprefix("use one of: ").split(", ")
         assert all(len(tokenizer(each, add_special_tokens=False).input_ids) == 1 for each in proposals)
     assert proposals[0] == "face"
-    with pytest.raises(UsageProblem):
+    with pytest.raises(UsageError):
         prompts.check_word(tokenizer, "<|endoftext|>")
-    with pytest.raises(UsageProblem):
+    with pytest.raises(UsageError):
         prompts.check_word(tokenizer, "")
 
 
@@ -95,10 +95,10 @@ def test_a_text_of_prompts_is_read_in_one_way() -> None:
         (7, "{} # a hash later is text"),
     ]
     for control in "\x0b\x0c\x1c\x85":  # at which `splitlines` would split
-        with pytest.raises(UsageProblem, match=r"p, line 2: holds the control character"):
+        with pytest.raises(UsageError, match=r"p, line 2: holds the control character"):
             prompts.read_prompts(f"fine\nin{control}two".encode(), "p")
     for empty in ("", "\n \n", "# nothing else"):
-        with pytest.raises(UsageProblem, match="p holds no prompt"):
+        with pytest.raises(UsageError, match="p holds no prompt"):
             prompts.read_prompts(empty.encode(), "p")
 
 
@@ -131,9 +131,9 @@ def test_the_end_of_a_text_that_is_not_read(tokenizer: Any) -> None:
 
 
 def test_proposals_are_slips_of_the_finger_or_usual_words() -> None:
-    tokenizer = prompts.load_tokenizer(Path(card.find("mini").folder))
+    tokenizer = prompts.load_tokenizer(Path(model_spec.resolve("mini").folder))
     for word, first in (("zebra", "face"), ("womann", "woman"), ("catt", "cat"), ("perosn", "person")):
-        with pytest.raises(UsageProblem) as caught:
+        with pytest.raises(UsageError) as caught:
             prompts.check_word(tokenizer, word)
         proposals = caught.value.next_step.removeprefix("use one of: ").split(", ")
         assert proposals[0] == first and set(proposals) <= set(prompts.COMMON_WORDS), proposals

@@ -6,7 +6,7 @@ import pytest
 
 from pmagic.engine.recipes import REFERENCE_LOSSES, REFERENCE_NEGATIVE, LearnSettings, render_settings_for, settings_for
 from pmagic.engine.stages import dynamic_sources
-from pmagic.errors import UsageProblem
+from pmagic.errors import UsageError
 from pmagic.methods import textual_inversion
 from pmagic.persona import StageBounds
 
@@ -50,7 +50,7 @@ def test_tuned_is_the_papers_until_a_base_says_more() -> None:
     assert (paper.narrowest, paper.fallback) == (100, StageBounds(400, 800))
     assert (tuned.narrowest, tuned.fallback, dict(tuned.losses)) == (600, StageBounds(0, 600), {"masked_mse": 1.0})
     assert tuned.as_table()["fallback"] == [0, 600]
-    with pytest.raises(UsageProblem, match="narrowest must be at least 1"):
+    with pytest.raises(UsageError, match="narrowest must be at least 1"):
         settings_for("tuned", {}, narrowest=0)
 
 
@@ -58,9 +58,9 @@ def test_tuned_is_the_papers_until_a_base_says_more() -> None:
     "learn", [{"paper": 3}, {"iterations": "x"}, {"losses": 3}, {"bounds": 3}, {"kind": [1]}, {"open_prompts": 3}]
 )
 def test_a_base_that_wants_what_cannot_be_is_told(learn: dict) -> None:
-    with pytest.raises(UsageProblem, match=r"\[learn\] of the base's pmagic.toml is of the wrong type"):
+    with pytest.raises(UsageError, match=r"\[learn\] of the base's pmagic.toml is of the wrong type"):
         settings_for("paper", {"learn": learn})
-    with pytest.raises(UsageProblem, match=r"\[render\] of the base's pmagic.toml is of the wrong type"):
+    with pytest.raises(UsageError, match=r"\[render\] of the base's pmagic.toml is of the wrong type"):
         render_settings_for("paper", {"render": {"steps": "x"}})
 
 
@@ -96,7 +96,7 @@ def test_a_kind_has_only_what_it_can_have() -> None:
 
 def test_unknown_recipes_are_told() -> None:
     for ask in (settings_for, render_settings_for):
-        with pytest.raises(UsageProblem, match="no recipe 'mine'"):
+        with pytest.raises(UsageError, match="no recipe 'mine'"):
             ask("mine", {})
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from pmagic.bases import loading
 from pmagic.engine import composing, regions, rendering
 from pmagic.engine.recipes import RenderSettings
-from pmagic.engine.regions import confined, shares
+from pmagic.engine.regions import region_weights, regional_attention
 
 pytest_plugins = ["tiny"]
 
@@ -39,8 +39,8 @@ def answers(base: loading.Base) -> Iterator[list[Tensor]]:
 def looked(base: loading.Base, texts: list[Tensor], boxes: list[regions.Box]) -> tuple[Tensor, list[Tensor]]:
     """The predicted noise and every cross-attention's answer for texts (1, S, w) confined to boxes."""
     noisy = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
-    share = shares(boxes, (8, 8)) if boxes else None
-    with answers(base) as found, confined(base.pipeline.unet, share):
+    share = region_weights(boxes, (8, 8)) if boxes else None
+    with answers(base) as found, regional_attention(base.pipeline.unet, share):
         noise = base.pipeline.unet(noisy, torch.tensor(500), encoder_hidden_states=torch.cat(texts, dim=1)).sample
     return noise, found
 
@@ -51,13 +51,13 @@ def texts() -> list[Tensor]:
 
 
 def test_shares_are_those_of_the_cells() -> None:
-    found = shares([LEFT, RIGHT], (2, 4))
+    found = region_weights([LEFT, RIGHT], (2, 4))
     assert found.tolist() == [[[1, 1, 0, 0]] * 2, [[0, 0, 1, 1]] * 2, [[0, 0, 0, 0]] * 2]
-    quarter = shares([(0.25, 0.5, 0.5, 1.0)], (2, 2))  # half of the width of one cell, all of its height
+    quarter = region_weights([(0.25, 0.5, 0.5, 1.0)], (2, 2))  # half of the width of one cell, all of its height
     assert quarter.tolist() == [[[0, 0], [0.5, 0]], [[1, 1], [0.5, 1]]]
-    overlapping = shares([WHOLE, RIGHT], (1, 2))
+    overlapping = region_weights([WHOLE, RIGHT], (1, 2))
     assert overlapping.tolist() == [[[1, 0.5]], [[0, 0.5]], [[0, 0]]]
-    thirds = shares([(0, 0, 1 / 3, 1), (1 / 3, 0, 2 / 3, 1), (2 / 3, 0, 1, 1)], (8, 8))
+    thirds = region_weights([(0, 0, 1 / 3, 1), (1 / 3, 0, 2 / 3, 1), (2 / 3, 0, 1, 1)], (8, 8))
     torch.testing.assert_close(thirds.sum(dim=0), torch.ones(8, 8))
 
 
@@ -89,9 +89,9 @@ def test_a_region_as_large_as_the_picture_is_that_one_alone(tiny_base: loading.B
 
 def test_who_stands_in_a_region_stands_for_all_who_have_one(tiny_base: loading.Base) -> None:
     cast = {"a": "cowboy", "b": "dog", "style": "oil"}
-    with composing.worn(tiny_base, cast) as wordings:
+    with composing.apply_personas(tiny_base, cast) as wordings:
         words = {"a": "face", "b": "man", "style": "painting"}
-        read = composing.readings(wordings, words, ["a", "b"])
+        read = composing.regional_prompts(wordings, words, ["a", "b"])
         said = [{name: wording([1.0])[1.0] for name, wording in each.items()} for each in read]
     assert said == [
         {"a": "cowboy", "b": "cowboy", "style": "oil"},

@@ -12,9 +12,9 @@ import torch
 from PIL import Image
 
 from pmagic.bases import loading
-from pmagic.engine import prompts, rendering, schedulers, sentences
+from pmagic.engine import prompts, rendering, schedulers, token_batch
 from pmagic.engine.recipes import RenderSettings, render_settings_for, settings_for
-from pmagic.errors import Incompatible, NumericFailure, UsageProblem
+from pmagic.errors import Incompatible, NumericFailure, UsageError
 from pmagic.methods import personamagic, textual_inversion
 from pmagic.persona import Persona, StageBounds
 
@@ -26,7 +26,7 @@ PROMPT = "a photo of {} as a cowboy"
 
 @pytest.fixture(scope="module")
 def persona(tiny_base: loading.Base) -> Persona:
-    return personamagic.learn(tiny_base, tiny.known(tiny_base), settings_for("reference", {}, **tiny.lesson()))
+    return personamagic.learn(tiny_base, tiny.known(tiny_base), settings_for("reference", {}, **tiny.train_step()))
 
 
 @pytest.fixture(scope="module")
@@ -100,8 +100,8 @@ def test_each_stage_reads_its_own_condition(
 ) -> None:
     settings = replace(FEW, scheduler=scheduler, steps=steps)
     with personamagic.wear(tiny_base, persona) as wording:
-        script = rendering.script(tiny_base, {"": wording}, PROMPT, settings)
-        word = sentences.plain(tiny_base, prompts.spoken(PROMPT, {"": "face"})).packed()[0]
+        script = rendering.encode_prompt(tiny_base, {"": wording}, PROMPT, settings)
+        word = token_batch.encode_plain(tiny_base, prompts.substitute_names(PROMPT, {"": "face"})).packed()[0]
     dynamic = [t for t in script.rows if 400 <= t < 800]
     for t, row in script.rows.items():
         assert torch.equal(row, word) == (t >= 800)
@@ -178,7 +178,7 @@ def test_sizes(tiny_base: loading.Base, persona: Persona, size: tuple[int, int])
     ],
 )
 def test_settings_refuse_what_cannot_be_drawn(change: dict[str, object], said: str) -> None:
-    with pytest.raises(UsageProblem, match=said):
+    with pytest.raises(UsageError, match=said):
         render_settings_for("reference", {}, **change)
 
 
@@ -195,12 +195,12 @@ def test_settings_refuse_what_cannot_be_drawn(change: dict[str, object], said: s
 def test_prompts_and_seeds_that_cannot_be_drawn(
     tiny_base: loading.Base, persona: Persona, prompt: str, seeds: list[int], said: str
 ) -> None:
-    with pytest.raises(UsageProblem, match=said):
+    with pytest.raises(UsageError, match=said):
         rendering.render(tiny_base, persona, prompt, seeds, FEW)
 
 
 def test_without_persona_and_word_nothing_stands_for_the_name(tiny_base: loading.Base) -> None:
-    with pytest.raises(UsageProblem, match="a word must stand for the name"):
+    with pytest.raises(UsageError, match="a word must stand for the name"):
         rendering.render(tiny_base, None, PROMPT, [0], FEW)
 
 

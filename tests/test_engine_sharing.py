@@ -9,7 +9,7 @@ import tiny
 import torch
 
 from pmagic.bases import loading
-from pmagic.engine import rendering, schedulers, sharing
+from pmagic.engine import rendering, schedulers, step_cache
 from pmagic.engine.recipes import RenderSettings, settings_for
 from pmagic.methods import personamagic
 from pmagic.persona import Persona
@@ -23,8 +23,8 @@ SETTINGS = RenderSettings(steps=8, guidance=4.0, batch=2)
 @pytest.fixture(scope="module")
 def pair(tiny_base: loading.Base) -> list[Persona]:
     """Two people of one base."""
-    how = settings_for("reference", {}, **tiny.lesson())
-    return [personamagic.learn(tiny_base, tiny.known(tiny_base, (seed,)), how) for seed in (0, 1)]
+    learn_settings = settings_for("reference", {}, **tiny.train_step())
+    return [personamagic.learn(tiny_base, tiny.known(tiny_base, (seed,)), learn_settings) for seed in (0, 1)]
 
 
 @contextmanager
@@ -49,7 +49,7 @@ def test_pictures_are_equal_and_shared_steps_are_computed_once(
     unet = tiny_base.pipeline.unet
     with computed(tiny_base) as calls:
         for who, expected in zip(pair, alone, strict=True):
-            with sharing.first_steps(unet, answers, who.bounds.high):
+            with step_cache.cached_first_steps(unet, answers, who.bounds.high):
                 drawn = rendering.render(tiny_base, who, PROMPT, [3, 4], settings)
             assert [each.tobytes() for each in drawn] == [each.tobytes() for each in expected]
     times = rendering.timesteps(tiny_base, settings)
@@ -63,7 +63,7 @@ def test_another_seed_prompt_or_guidance_batch_shares_nothing(tiny_base: loading
     answers: dict[bytes, torch.Tensor] = {}
     above = sum(t >= pair[0].bounds.high for t in rendering.timesteps(tiny_base, SETTINGS))
     for count, (prompt, seeds) in enumerate([(PROMPT, [3, 4]), (PROMPT, [3, 5]), ("oil painting of {}", [3, 4])], 1):
-        with sharing.first_steps(tiny_base.pipeline.unet, answers, pair[0].bounds.high):
+        with step_cache.cached_first_steps(tiny_base.pipeline.unet, answers, pair[0].bounds.high):
             rendering.render(tiny_base, pair[0], prompt, seeds, SETTINGS)
         # Equal beginnings of one batch are one question: latents differ from the first step on.
         assert len(answers) == count * above
@@ -71,7 +71,7 @@ def test_another_seed_prompt_or_guidance_batch_shares_nothing(tiny_base: loading
 
 def test_the_base_is_left_as_it_was(tiny_base: loading.Base, pair: list[Persona]) -> None:
     unet = tiny_base.pipeline.unet
-    with pytest.raises(RuntimeError, match="stop"), sharing.first_steps(unet, {}, 800):
+    with pytest.raises(RuntimeError, match="stop"), step_cache.cached_first_steps(unet, {}, 800):
         raise RuntimeError("stop")
     assert "forward" not in vars(unet)
     assert tiny.hooks_of(tiny_base) == []

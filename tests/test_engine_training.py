@@ -11,7 +11,7 @@ import tiny
 import torch
 
 from pmagic.bases import loading
-from pmagic.engine import chance, checkpoint, mapper, training
+from pmagic.engine import checkpoint, mapper, randomness, training
 from pmagic.engine.recipes import settings_for
 from pmagic.engine.subject import Subject
 from pmagic.errors import BundleDamaged, Incompatible, NumericFailure
@@ -33,22 +33,24 @@ def same(left: Persona, right: Persona) -> bool:
 
 
 def learned(base: loading.Base, known: Subject, **overrides: object) -> Persona:
-    return personamagic.learn(base, known, settings_for("reference", {}, **tiny.lesson(**overrides)))
+    return personamagic.learn(base, known, settings_for("reference", {}, **tiny.train_step(**overrides)))
 
 
 def new_mapper(base: loading.Base, known: Subject) -> mapper.Mapper:
     shape = mapper.MapperShape(4, tiny.WIDTH, known.image_embedding.shape[-1])
-    with chance.seeded_weights(0):
+    with randomness.seeded_weights(0):
         return mapper.Mapper(shape, torch.full((tiny.WIDTH,), 0.1), REFERENCE_BOUNDS)
 
 
 def test_learning_lowers_the_loss_of_the_same_draw(tiny_base: loading.Base, known: Subject) -> None:
-    settings = settings_for("reference", {}, **tiny.lesson(losses={"masked_mse": 1.0}, residual_dropout=0.0))
-    course = training.course(tiny_base, known, settings)
+    settings = settings_for("reference", {}, **tiny.train_step(losses={"masked_mse": 1.0}, residual_dropout=0.0))
+    context = training.prepare_training(tiny_base, known, settings)
     learner = new_mapper(tiny_base, known)
-    optimiser = training.optimiser_for(learner, settings)
-    draw = chance.draw(settings, 0, 1, known.mean.shape[1:], torch.float32)
-    losses = [training.advance(training.lesson(course, learner), optimiser, draw)[0] for _ in range(30)]
+    optimizer = training.make_optimizer(learner, settings)
+    draw = randomness.sample_step(settings, 0, 1, known.mean.shape[1:], torch.float32)
+    losses = [
+        training.optimizer_step(training.make_train_step(context, learner), optimizer, draw)[0] for _ in range(30)
+    ]
     assert losses[-1] < losses[0] - 1e-4
     assert losses[-1] == min(losses)
 
@@ -77,18 +79,20 @@ def test_nothing_frozen_gets_a_gradient_and_the_base_is_unchanged(tiny_base: loa
 
 
 def test_a_dropped_residual_has_gradients_of_zero_not_none(tiny_base: loading.Base, known: Subject) -> None:
-    settings = settings_for("reference", {}, **tiny.lesson(residual_dropout=1.0))
-    course = training.course(tiny_base, known, settings)
+    settings = settings_for("reference", {}, **tiny.train_step(residual_dropout=1.0))
+    context = training.prepare_training(tiny_base, known, settings)
     learner = new_mapper(tiny_base, known)
-    draw = chance.draw(settings, 0, 1, known.mean.shape[1:], torch.float32)
-    training.advance(training.lesson(course, learner), training.optimiser_for(learner, settings), draw)
+    draw = randomness.sample_step(settings, 0, 1, known.mean.shape[1:], torch.float32)
+    training.optimizer_step(
+        training.make_train_step(context, learner), training.make_optimizer(learner, settings), draw
+    )
     assert learner.residual_out.weight.grad.abs().max() == 0
     assert learner.dynamic_out.weight.grad.abs().max() > 0
 
 
 def test_reports_count_up_and_name_the_losses(tiny_base: loading.Base, known: Subject) -> None:
     reports: list[training.StepReport] = []
-    settings = settings_for("reference", {}, **tiny.lesson())
+    settings = settings_for("reference", {}, **tiny.train_step())
     persona = personamagic.learn(tiny_base, known, settings, reports.append)
     assert [(each.step, each.total) for each in reports] == [(1, 3), (2, 3), (3, 3)]
     assert set(reports[0].losses) == set(persona.losses) == {"masked_mse", "tandem_equilibrium"}
@@ -139,7 +143,7 @@ def stopping_at(step: int) -> Callable[[training.StepReport], None]:
 def test_an_interrupted_learning_resumes_to_the_same_bits(
     tiny_base: loading.Base, known: Subject, tmp_path: Path
 ) -> None:
-    settings = settings_for("reference", {}, **tiny.lesson(iterations=7))
+    settings = settings_for("reference", {}, **tiny.train_step(iterations=7))
     whole = personamagic.learn(tiny_base, known, settings)
     file = tmp_path / "deeper" / "alice.safetensors"
     for stop in (2, 5):
@@ -161,18 +165,18 @@ def test_a_checkpoint_is_written_every_few_steps(
     monkeypatch.setattr(training, "SAVE_EVERY", 2)
     saved: list[int] = []
     monkeypatch.setattr(checkpoint.Checkpoint, "save", lambda self, step, *rest: saved.append(step))
-    settings = settings_for("reference", {}, **tiny.lesson(iterations=5))
+    settings = settings_for("reference", {}, **tiny.train_step(iterations=5))
     personamagic.learn(tiny_base, known, settings, checkpoint=tmp_path / "a")
     assert saved == [2, 4, 5]
 
 
 def test_a_checkpoint_of_another_learning_is_refused(tiny_base: loading.Base, known: Subject, tmp_path: Path) -> None:
     file = tmp_path / "alice.safetensors"
-    settings = settings_for("reference", {}, **tiny.lesson())
+    settings = settings_for("reference", {}, **tiny.train_step())
     with pytest.raises(Stop):
         personamagic.learn(tiny_base, known, settings, stopping_at(1), checkpoint=file)
     others = [
-        (known, settings_for("reference", {}, **tiny.lesson(seed=1))),
+        (known, settings_for("reference", {}, **tiny.train_step(seed=1))),
         (dataclasses.replace(known, mask=torch.ones_like(known.mask)), settings),
         (dataclasses.replace(known, hashes=("f" * 64,)), settings),
     ]
@@ -183,7 +187,7 @@ def test_a_checkpoint_of_another_learning_is_refused(tiny_base: loading.Base, kn
 
 def test_a_damaged_checkpoint_is_refused(tiny_base: loading.Base, known: Subject, tmp_path: Path) -> None:
     file = tmp_path / "alice.safetensors"
-    settings = settings_for("reference", {}, **tiny.lesson())
+    settings = settings_for("reference", {}, **tiny.train_step())
     with pytest.raises(Stop):
         personamagic.learn(tiny_base, known, settings, stopping_at(1), checkpoint=file)
     whole = file.read_bytes()
@@ -199,9 +203,9 @@ def test_a_damaged_checkpoint_is_refused(tiny_base: loading.Base, known: Subject
 
 def test_draws_are_those_of_seed_and_step_and_stay_in_bounds() -> None:
     settings = settings_for("reference", {}, batch=64, bounds=(100, 110))
-    first = chance.draw(settings, 3, 2, (4, 8, 8), torch.float32)
-    again = chance.draw(settings, 3, 2, (4, 8, 8), torch.float32)
-    other = chance.draw(settings, 4, 2, (4, 8, 8), torch.float32)
+    first = randomness.sample_step(settings, 3, 2, (4, 8, 8), torch.float32)
+    again = randomness.sample_step(settings, 3, 2, (4, 8, 8), torch.float32)
+    other = randomness.sample_step(settings, 4, 2, (4, 8, 8), torch.float32)
     assert torch.equal(first.noise, again.noise) and not torch.equal(first.noise, other.noise)
     assert not torch.equal(first.noise, first.posterior)
     assert set(first.t.tolist()) <= set(range(100, 110)) and len(set(first.t.tolist())) > 5

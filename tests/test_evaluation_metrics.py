@@ -10,14 +10,14 @@ import pytest
 from PIL import Image
 
 from pmagic import shelf
-from pmagic.bases import card as cards
+from pmagic.bases import model_spec as specs
 from pmagic.datasets import Individual
 from pmagic.engine import subject
 from pmagic.errors import Incompatible, PhotoRefused, WeightsMissing
 from pmagic.evaluation import metrics, observers, prompts, scales
-from pmagic.evaluation.metrics import Case, Scale
+from pmagic.evaluation.eval_config import EvalSubject
+from pmagic.evaluation.metrics import Sample, Scale
 from pmagic.evaluation.observers import Observers
-from pmagic.evaluation.order import Sitter
 from pmagic.pictures import Photo
 
 pytest_plugins = ["tiny"]
@@ -25,22 +25,22 @@ pytest_plugins = ["tiny"]
 PROMPTS = ("a photo of the face as cowboy", "oil painting")
 
 
-def alice(photos: list, unseen: list) -> Sitter:
+def alice(photos: list, unseen: list) -> EvalSubject:
     files = tuple(f"{number}.png" for number in range(len(photos) + len(unseen)))
-    return Sitter(1, "alice", Individual("alice", ()), files, files, len(photos), tuple(photos), tuple(unseen))
+    return EvalSubject(1, "alice", Individual("alice", ()), files, files, len(photos), tuple(photos), tuple(unseen))
 
 
 @pytest.fixture(scope="module")
 def eyes(eval_folder: Path) -> Observers:
-    return observers.observers(cards.find(str(eval_folder)), "cpu")
+    return observers.observers(specs.resolve(str(eval_folder)), "cpu")
 
 
 @pytest.fixture(scope="module")
-def case(eyes: Observers) -> Case:
+def case(eyes: Observers) -> Sample:
     """A copy of the photo, another face, nobody."""
     photo, other = packs.photo_of((5, 5)), packs.photo_of((9, 7), (3, 3))
     known = eyes.known(alice([photo], [other]))
-    return Case(
+    return Sample(
         pictures=[photo, other, packs.photo_of()],
         prompt=1,
         prompts=PROMPTS,
@@ -51,11 +51,11 @@ def case(eyes: Observers) -> Case:
 
 
 @pytest.mark.parametrize("name", shelf.names(metrics.SHELF))
-def test_contract(name: str, eyes: Observers, case: Case) -> None:
+def test_contract(name: str, eyes: Observers, case: Sample) -> None:
     metric = shelf.take(metrics.SHELF, name)
     found = metric.measure(eyes, case)
     assert found.keys() == metric.COLUMNS.keys()
-    assert not metric.CHIEF or metric.CHIEF in found
+    assert not metric.PRIMARY or metric.PRIMARY in found
     for values in found.values():
         assert len(values) == len(case.pictures)
         assert all(value is None or np.isfinite(value) for value in values)
@@ -64,7 +64,7 @@ def test_contract(name: str, eyes: Observers, case: Case) -> None:
 def test_columns_have_names_of_their_own_and_the_chief_ones_stand_first() -> None:
     told = [column for name in shelf.names(metrics.SHELF) for column in shelf.take(metrics.SHELF, name).COLUMNS]
     assert len(set(told)) == len(told)
-    assert list(metrics.columns())[:2] == metrics.chiefs() == ["t_sim", "i_pre"]
+    assert list(metrics.columns())[:2] == metrics.primaries() == ["t_sim", "i_pre"]
 
 
 def test_slopes_are_tabled_and_what_they_are_read_from_is_not() -> None:
@@ -72,18 +72,18 @@ def test_slopes_are_tabled_and_what_they_are_read_from_is_not() -> None:
         assert {slope.x, slope.y} <= metrics.columns().keys()
         assert name in metrics.tabled() and not {slope.x, slope.y, name} & metrics.columns().keys() - {slope.x, slope.y}
         assert not {slope.x, slope.y} & metrics.tabled().keys()
-    assert set(metrics.paired()) <= metrics.columns().keys() and metrics.paired()[:2] == metrics.chiefs()
+    assert set(metrics.paired()) <= metrics.columns().keys() and metrics.paired()[:2] == metrics.primaries()
     assert {"one_face", "of_the_way"} <= set(metrics.paired())
 
 
-def test_one_face_is_exactly_one(eyes: Observers, case: Case) -> None:
+def test_one_face_is_exactly_one(eyes: Observers, case: Sample) -> None:
     two = packs.photo_of((3, 5), (11, 9))
     counted = metrics.measured(eyes, replace(case, pictures=[*case.pictures, two]))
     assert counted["one_face"] == [1, 0, 0, 0]  # a face, two, nobody, two
     assert counted["detected"] == [1, 1, 0, 1]
 
 
-def test_a_copy_of_the_photo_has_the_photos_layout(eyes: Observers, case: Case) -> None:
+def test_a_copy_of_the_photo_has_the_photos_layout(eyes: Observers, case: Sample) -> None:
     """Of a face in cell (5, 5) of 16 the eyes' middle is half a cell to the right, and the mouth one cell below."""
     counted = metrics.measured(eyes, case)
     assert counted["x_drawn"][0] == counted["x_photo"][0] == pytest.approx(5.5 / 16, abs=1e-4)
@@ -92,7 +92,7 @@ def test_a_copy_of_the_photo_has_the_photos_layout(eyes: Observers, case: Case) 
     assert counted["x_drawn"][2] is None and counted["log_size_drawn"][2] is None
 
 
-def test_of_the_way_is_nothing_for_strangers_and_all_for_the_person(eyes: Observers, case: Case) -> None:
+def test_of_the_way_is_nothing_for_strangers_and_all_for_the_person(eyes: Observers, case: Sample) -> None:
     own, other = (float(case.learned[0] @ eyes.face(picture)) for picture in case.pictures[:2])
     counted = metrics.measured(eyes, replace(case, scale=Scale(strangers=other, person=own)))
     assert counted["of_the_way"] == pytest.approx([1, 0, 0], abs=1e-3)
@@ -115,7 +115,7 @@ def test_a_scale_lies_between_strangers_and_the_people_themselves(eyes: Observer
     assert scales.measure(eyes, crossed, "{} there", photos[0].size) is None
 
 
-def test_identity_is_one_for_the_photo_itself_and_minus_one_for_nobody(eyes: Observers, case: Case) -> None:
+def test_identity_is_one_for_the_photo_itself_and_minus_one_for_nobody(eyes: Observers, case: Sample) -> None:
     found = metrics.measured(eyes, case)
     assert found["i_pre"][0] == pytest.approx(1, abs=1e-5)
     assert -1 < found["i_pre"][1] < found["i_pre"][0]  # the tiny judge is random, and tells faces apart by little
@@ -125,20 +125,20 @@ def test_identity_is_one_for_the_photo_itself_and_minus_one_for_nobody(eyes: Obs
     assert found["i_unseen"][1] == pytest.approx(1, abs=1e-5) and found["i_unseen"][2] == -1
 
 
-def test_without_another_photo_there_is_no_copy_check(eyes: Observers, case: Case) -> None:
-    bare = Case(case.pictures, 0, PROMPTS, case.learned, eyes.known(alice([packs.photo_of((5, 5))], [])).unseen)
+def test_without_another_photo_there_is_no_copy_check(eyes: Observers, case: Sample) -> None:
+    bare = Sample(case.pictures, 0, PROMPTS, case.learned, eyes.known(alice([packs.photo_of((5, 5))], [])).unseen)
     assert metrics.measured(eyes, bare)["i_unseen"] == [None, None, None]
 
 
-def test_several_photos_count_alike(eyes: Observers, case: Case) -> None:
-    both = Case(case.pictures, 0, PROMPTS, np.concatenate([case.learned, case.unseen]), case.unseen)
+def test_several_photos_count_alike(eyes: Observers, case: Sample) -> None:
+    both = Sample(case.pictures, 0, PROMPTS, np.concatenate([case.learned, case.unseen]), case.unseen)
     found = metrics.measured(eyes, both)["i_pre"][0]
     one, other = (float(rows[0] @ case.learned[0]) for rows in (case.learned, case.unseen))
     assert found == pytest.approx((one + other) / 2, abs=1e-5)
 
 
-def test_text_is_hessels_score(eyes: Observers, case: Case, eval_folder: Path) -> None:
-    clip = subject.observer_of(cards.find(str(eval_folder)), "cpu")
+def test_text_is_hessels_score(eyes: Observers, case: Sample, eval_folder: Path) -> None:
+    clip = subject.observer_of(specs.resolve(str(eval_folder)), "cpu")
     found = metrics.measured(eyes, case)
     seen, said = clip.cropped_embedding(case.pictures), clip.text_embedding(PROMPTS)
     cosines = (seen @ said.T / seen.norm(dim=1)[:, None] / said.norm(dim=1)).tolist()
@@ -147,13 +147,13 @@ def test_text_is_hessels_score(eyes: Observers, case: Case, eval_folder: Path) -
     assert found["obeyed"] == [float(each[1] > each[0]) for each in cosines]
 
 
-def test_one_prompt_is_always_obeyed_and_so_says_nothing(eyes: Observers, case: Case) -> None:
-    alone = Case(case.pictures, 0, PROMPTS[:1], case.learned, case.unseen)
+def test_one_prompt_is_always_obeyed_and_so_says_nothing(eyes: Observers, case: Sample) -> None:
+    alone = Sample(case.pictures, 0, PROMPTS[:1], case.learned, case.unseen)
     assert metrics.measured(eyes, alone)["obeyed"] == [None] * 3
 
 
-def test_each_text_is_encoded_once(eyes: Observers, case: Case, eval_folder: Path, monkeypatch) -> None:
-    clip = subject.observer_of(cards.find(str(eval_folder)), "cpu")
+def test_each_text_is_encoded_once(eyes: Observers, case: Sample, eval_folder: Path, monkeypatch) -> None:
+    clip = subject.observer_of(specs.resolve(str(eval_folder)), "cpu")
     said: list[str] = []
     original = type(clip).text_embedding
     monkeypatch.setattr(type(clip), "text_embedding", lambda self, texts: said.extend(texts) or original(self, texts))
@@ -173,11 +173,11 @@ def test_a_photo_without_a_face_is_refused_or_not_compared_with(eyes: Observers)
 
 
 def test_the_judge_is_never_the_network_of_the_loss(eval_folder: Path, tmp_path: Path) -> None:
-    card = cards.find(str(eval_folder))
+    spec = specs.resolve(str(eval_folder))
     with pytest.raises(Incompatible, match="same recogniser"):
-        observers.observers(replace(card, judge=card.faces), "cpu")
+        observers.observers(replace(spec, judge=spec.faces), "cpu")
     with pytest.raises(WeightsMissing, match="antelopev2") as caught:
-        observers.observers(replace(card, judge="antelopev2"), "cpu")
+        observers.observers(replace(spec, judge="antelopev2"), "cpu")
     assert "pmagic models pull antelopev2" in caught.value.next_step
 
 
@@ -191,17 +191,17 @@ def test_prompts_of_the_evaluation_are_not_said_while_learning() -> None:
 
 
 def test_prompts_are_read_from_a_file(tmp_path: Path) -> None:
-    from pmagic.errors import NotFound, UsageProblem
+    from pmagic.errors import NotFound, UsageError
 
     path = tmp_path / "prompts.txt"
     path.write_text("\ufeff# mine\n{} on the moon \n\n<b>{}</b>\n", encoding="utf-8")
     assert prompts.read(path) == ("{} on the moon", "<b>{}</b>")
     for text, told in (("nobody here\n", "line 1"), ("{}\n{}\n", "line 1 again"), ("# {}\n", "no prompt")):
         path.write_text(text)
-        with pytest.raises(UsageProblem, match=told):
+        with pytest.raises(UsageError, match=told):
             prompts.read(path)
     path.write_bytes(b"\xff\xfe{}")
-    with pytest.raises(UsageProblem, match="UTF-8"):
+    with pytest.raises(UsageError, match="UTF-8"):
         prompts.read(path)
     with pytest.raises(NotFound):
         prompts.read(tmp_path / "absent")

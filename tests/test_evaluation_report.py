@@ -17,8 +17,8 @@ from PIL import Image
 from pmagic import pictures
 from pmagic.datasets import Individual
 from pmagic.evaluation import metrics, plots, report, scores
+from pmagic.evaluation.eval_config import EvalSubject
 from pmagic.evaluation.harness import Failure
-from pmagic.evaluation.order import Sitter
 from pmagic.evaluation.report import Report, Row
 from pmagic.evaluation.statistics import Difference, Mean
 from pmagic.evaluation.store import Store
@@ -28,9 +28,9 @@ HOSTILE = "<script>alert(1)</script>{{ 7*7 }} $\\frac{1$ \u202e \x1b[31m '\"&"
 PROMPTS = ["{} as a cowboy", f"{{}} {HOSTILE}", "{} " + "w" * 200, "a very long prompt of {} " + "with words " * 20]
 
 
-def sitter(number: int, name: str) -> Sitter:
+def subject(number: int, name: str) -> EvalSubject:
     photo = Photo(Image.new("RGB", (80, 60), (40 * number, 90, 120)), f"{number:064x}", Path("photo"))
-    return Sitter(number, name, Individual(name, (lambda: photo,)), (photo.sha256,), ("photo",), 1)
+    return EvalSubject(number, name, Individual(name, (lambda: photo,)), (photo.sha256,), ("photo",), 1)
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def made(tmp_path: Path) -> tuple[Report, Store]:
     """Three people, one without pictures; two variants of Table 2; four prompts, two of them hostile."""
     store = Store(tmp_path / "out")
     names = ["alice", HOSTILE, "chiara"]
-    people = {number: sitter(number, name) for number, name in enumerate(names, 1)}
+    people = {number: subject(number, name) for number, name in enumerate(names, 1)}
     lines = []
     for row, variant in enumerate(("lambda-0.5-1", "lambda-0.7-0.8")):
         for person in (1, 2):
@@ -138,7 +138,7 @@ def test_the_same_scores_give_the_same_bytes(made: tuple[Report, Store]) -> None
 
 
 def test_stages_that_fell_back_and_photos_without_a_face_are_told(made: tuple[Report, Store]) -> None:
-    first, second = report.doubts(made[0])
+    first, second = report.caveats(made[0])
     assert first == "λ1 = 0.5, λ2 = 1: 1 of 1 people fell back to the stages 400:800"
     assert "alice" in second and "2.png" in second
 
@@ -148,10 +148,10 @@ def test_rows_that_tell_of_the_same_pictures_say_so(made: tuple[Report, Store]) 
     first, second = ([{"person": who, "bounds": [0, 1000], "drawing": each} for who, each in enumerate(of, 1)]
                      for of in (("a", "b", "c"), ("a", "x", "c")))  # fmt: skip
     stages = dict(zip(told.keys, (first, second), strict=True))
-    (shared,) = report.doubts(replace(told, stages=stages, faceless={}))
+    (shared,) = report.caveats(replace(told, stages=stages, faceless={}))
     assert shared.startswith("λ1 = 0.7, λ2 = 0.8: for 2 of 3 people it came to the same as λ1 = 0.5, λ2 = 1")
     unlike = [{**each, "drawing": "y"} for each in second]
-    assert not list(report.doubts(replace(told, stages={**stages, told.keys[1]: unlike}, faceless={})))
+    assert not list(report.caveats(replace(told, stages={**stages, told.keys[1]: unlike}, faceless={})))
 
 
 def test_only_a_difference_clear_of_zero_is_bold(made: tuple[Report, Store], monkeypatch: pytest.MonkeyPatch) -> None:

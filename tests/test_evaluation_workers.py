@@ -16,12 +16,12 @@ from tiny import faced_folder, tiny_folders  # noqa: F401 - fixtures
 
 from pmagic.datasets import Individual
 from pmagic.errors import OutOfMemory
-from pmagic.evaluation import cluster, crew, processes
-from pmagic.evaluation.crew import Died
+from pmagic.evaluation import cluster, processes, worker_pool
+from pmagic.evaluation.eval_config import EvalSubject
 from pmagic.evaluation.harness import Failure, Task
-from pmagic.evaluation.order import Sitter
-from pmagic.evaluation.sitting import Told
 from pmagic.evaluation.store import Result
+from pmagic.evaluation.subject_run import Progress
+from pmagic.evaluation.worker_pool import Died
 
 SUMMARIES = ("summary.csv", "results.json", "report.html", "people.csv", "pareto.png", "heatmap.png")
 
@@ -44,13 +44,15 @@ class Scripted:
 
 
 def tasks(count: int) -> list[Task]:
-    return [Task(Sitter(number, f"p{number}", Individual("x", ()), (), (), 0), {}) for number in range(1, count + 1)]
+    return [
+        Task(EvalSubject(number, f"p{number}", Individual("x", ()), (), (), 0), {}) for number in range(1, count + 1)
+    ]
 
 
 def test_a_dead_workers_person_goes_on_from_what_is_kept() -> None:
     deaths = iter([2, 99, 0, 1])
     events = list(
-        crew.carried_out(
+        worker_pool.run_tasks(
             tasks(3), lambda: Scripted(deaths), 2, lambda workers, seconds: workers[:1], lambda doing: None
         )
     )
@@ -62,7 +64,9 @@ def test_a_dead_workers_person_goes_on_from_what_is_kept() -> None:
 def test_a_person_who_kills_every_worker_fails_alone() -> None:
     deaths = iter([0, 0, 0])
     events = list(
-        crew.carried_out(tasks(2), lambda: Scripted(deaths), 1, lambda workers, seconds: workers, lambda doing: None)
+        worker_pool.run_tasks(
+            tasks(2), lambda: Scripted(deaths), 1, lambda workers, seconds: workers, lambda doing: None
+        )
     )
     failed = [who.number for who, event in events if isinstance(event, Failure)]
     assert failed == [1]
@@ -72,7 +76,7 @@ def test_a_person_who_kills_every_worker_fails_alone() -> None:
 class Endless:
     """A sitting whose steps nobody but the other end can end."""
 
-    def __init__(self, bench: object, who: Sitter, kept: object, told: Told, scratch: Path) -> None:
+    def __init__(self, context: object, who: EvalSubject, kept: object, told: Progress, scratch: Path) -> None:
         self.told = told
 
     def results(self) -> Iterator[Result]:
@@ -84,8 +88,8 @@ class Endless:
 
 def test_a_worker_leaves_at_the_next_step_when_the_other_end_is_gone(monkeypatch, tmp_path: Path) -> None:
     here, theirs = multiprocessing.Pipe()
-    monkeypatch.setattr(processes.bench, "opened", lambda order, fingerprint: None)
-    monkeypatch.setattr(processes, "Sitting", Endless)
+    monkeypatch.setattr(processes.eval_context, "open_context", lambda config, fingerprint: None)
+    monkeypatch.setattr(processes, "SubjectRun", Endless)
     monkeypatch.setattr(signal, "signal", lambda number, handler: None)
     here.send(tasks(1)[0])
     threading.Timer(0.3, here.close).start()
@@ -104,7 +108,7 @@ def command(eval_folder: Path, people: Path, prompts_file: Path, tmp_path: Path)
             "--dataset", "folder", "--root", people, "--prompts", prompts_file, "--base", eval_folder, "--out", out,
             "--people", "3", "-n", "2", "--quiet",
         ]  # fmt: skip
-        root = str(Path(crew.__file__).parents[2])
+        root = str(Path(worker_pool.__file__).parents[2])
         return subprocess.Popen(
             [sys.executable, "-m", "pmagic", "eval", *map(str, words), *more],
             env={**os.environ, "PYTHONPATH": root, "RAY_USAGE_STATS_ENABLED": "0"},

@@ -21,16 +21,16 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from pmagic.bases import loading
-from pmagic.bases.card import Card
+from pmagic.bases.model_spec import ModelSpec
 from pmagic.engine import (
-    chance,
     composing,
     mapper,
     prompts,
+    randomness,
     recipes,
     rendering,
-    sentences,
     subject,
+    token_batch,
     training,
 )
 from pmagic.losses import tandem_equilibrium
@@ -72,10 +72,10 @@ class Numbers:
 def numbers(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Numbers:
     root = tmp_path_factory.mktemp(request.param)
     recipe.build(root, {"epsilon": "epsilon", "velocity": "v_prediction"}[request.param])
-    card = Card("golden", root / "sd", None, root / "clip", None, "")
+    spec = ModelSpec("golden", root / "sd", None, root / "clip", None, "")
     folder = golden.FOLDER / request.param
     files = [load_file(folder / f"{name}.safetensors") for name in ("training", "inference", "photo")]
-    return Numbers(loading.load(card, device="cpu", dtype="float64"), folder, *files)
+    return Numbers(loading.load(spec, device="cpu", dtype="float64"), folder, *files)
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +111,7 @@ def test_photo(numbers: Numbers) -> None:
     posterior = base.pipeline.vae.encode(pixels.to(torch.float32).double()).latent_dist  # the authors' are float32
     close(posterior.mean[0], numbers.photo["vae_mean"], name="mean of pixels rounded to float32")
     close(posterior.std[0], numbers.photo["vae_std"], name="std of pixels rounded to float32")
-    encoded = subject.observe(base, [person], [""], word=WORD, mask=mask())
+    encoded = subject.encode_photos(base, [person], [""], word=WORD, mask=mask())
     close(encoded.mean[0], numbers.photo["vae_mean"], 1e-6, "mean")
     close(encoded.std[0], numbers.photo["vae_std"], 1e-6, "std")
     close(encoded.mask[0, 0], numbers.photo["mask"], 1e-15, "mask")
@@ -128,14 +128,14 @@ def test_clip_sees_the_whole_photo(numbers: Numbers, name: str) -> None:
     hook.remove()
     close(seen[0][0, :, 4::8, 4::8].double(), numbers.photo[f"clip.{name}.pixels"], 0.05, "pixels")
     whole = Image.new("L", (min(photo.size),) * 2, 255)
-    encoded = subject.observe(numbers.base, [photo], [""], word=WORD, mask=whole)
+    encoded = subject.encode_photos(numbers.base, [photo], [""], word=WORD, mask=whole)
     close(encoded.image_embedding[0], numbers.photo[f"clip.{name}.embedding"], 0.02, "embedding")
 
 
 # --- words
 
 
-def as_ids(placed: prompts.Placed) -> list[int]:
+def as_ids(placed: prompts.TokenizedPrompt) -> list[int]:
     """Tokens from start to end, the placeholders by the ids that the authors' tokenizer gave them."""
     first = min(FACTS["sentences"][0]["ids"][1:5])
     ids = [first + slot if slot >= 0 else token for token, slot in zip(placed.ids, placed.slots, strict=True)]
@@ -182,7 +182,7 @@ def test_settings() -> None:
 
 def test_what_is_random_lies_within_the_facts() -> None:
     settings = recipes.settings_for("reference", {})
-    draws = [chance.draw(settings, step, 1, LATENTS, torch.float64) for step in range(400)]
+    draws = [randomness.sample_step(settings, step, 1, LATENTS, torch.float64) for step in range(400)]
     t = torch.cat([each.t for each in draws])
     low, high = FACTS["t_low"], FACTS["t_high"]
     assert low <= t.min() < low + 10 and high - 10 <= t.max() < high
@@ -216,10 +216,10 @@ def test_anchors(numbers: Numbers) -> None:
 
 
 def test_word_embedding(numbers: Numbers) -> None:
-    close(sentences.word_embedding(numbers.base, WORD), numbers.training["word_embedding"], 0, "word_embedding")
+    close(token_batch.word_embedding(numbers.base, WORD), numbers.training["word_embedding"], 0, "word_embedding")
 
 
-def prepare_pair(numbers: Numbers, steps: Sequence[int]) -> tuple[training.Course, chance.Draw]:
+def prepare_pair(numbers: Numbers, steps: Sequence[int]) -> tuple[training.TrainingContext, randomness.StepSample]:
     """Two micro-steps of the reference as one batch of two, and what is random in them."""
     given, seen = numbers.training, numbers.photo
     photo = subject.Subject(
@@ -235,9 +235,9 @@ def prepare_pair(numbers: Numbers, steps: Sequence[int]) -> tuple[training.Cours
         golden.token_batch(numbers.base, torch.stack([given[f"step{k}.{kind}.ids"] for k in steps]), placeholders)
         for kind in ("main", "open")
     )
-    context = training.course(numbers.base, photo, recipes.settings_for("reference", {}))
+    context = training.prepare_training(numbers.base, photo, recipes.settings_for("reference", {}))
     each = torch.arange(2)
-    draw = chance.Draw(
+    draw = randomness.StepSample(
         photo=torch.zeros(2, dtype=torch.long),
         t=torch.cat([given[f"step{k}.t"] for k in steps]),
         posterior=torch.stack([noise(f"step{k}.posterior") for k in steps]),
@@ -258,9 +258,9 @@ def learned(numbers: Numbers) -> dict[str, Tensor]:
     values: dict[str, Tensor] = {}
     for steps in PAIRS:
         context, draw = prepare_pair(numbers, steps)
-        optimizer = optimizer or training.optimiser_for(learner, context.settings)
+        optimizer = optimizer or training.make_optimizer(learner, context.settings)
         values |= forward_values(numbers, context, learner, draw, steps)
-        training.advance(training.lesson(context, learner), optimizer, draw)
+        training.optimizer_step(training.make_train_step(context, learner), optimizer, draw)
         for name, weight in learner.named_parameters():
             for kind, tensor in (("grad", weight.grad), ("after", weight.detach())):
                 corner = tensor[:2, :256] if tensor.ndim > 1 else tensor[:256]
@@ -275,7 +275,11 @@ def with_sketch(name: str, whole: Tensor, part: Tensor) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def forward_values(
-    numbers: Numbers, context: training.Course, learner: mapper.Mapper, draw: chance.Draw, steps: Sequence[int]
+    numbers: Numbers,
+    context: training.TrainingContext,
+    learner: mapper.Mapper,
+    draw: randomness.StepSample,
+    steps: Sequence[int],
 ) -> dict[str, Tensor]:
     """What one batch computes before the optimizer's step."""
     encoded: list[Any] = []  # of both prompts; the step's output has the training prompts' alone
@@ -287,8 +291,8 @@ def forward_values(
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(training, "encode", record)
-        output = training.moment(context, learner, draw)
-    loss = training.weighted(context, training.terms(context, output))
+        output = training.forward_step(context, learner, draw)
+    loss = training.weighted_sum(context, training.loss_terms(context, output))
     share = tandem_equilibrium.shares(output.attention, output.open_slots, output.open_lengths)
     dynamic, residual = learner(draw.t, context.subject.image_embedding[draw.photo])
     (both,) = encoded
@@ -389,7 +393,7 @@ class Trace:
 def trace(numbers: Numbers, persona: Persona) -> Trace:
     settings = recipes.render_settings_for("reference", {})
     with personamagic.wear(numbers.base, persona) as schedule:
-        script = rendering.script(numbers.base, {"": schedule}, PROMPT, settings)
+        script = rendering.encode_prompt(numbers.base, {"": schedule}, PROMPT, settings)
     first = noise("latents")[None]
     forced, eps, last = golden.sample(numbers.base, script, first, settings, numbers.inference["latents"])
     free, _, end = golden.sample(numbers.base, script, first, settings)
@@ -430,7 +434,7 @@ def test_edges_of_the_stages(numbers: Numbers, persona: Persona) -> None:
     drawn = numbers.inference
     edges = drawn["edges"].tolist()
     with personamagic.wear(numbers.base, persona) as schedule, torch.no_grad():
-        conditions = composing.conditions(numbers.base, PROMPT, {"": schedule}, [float(t) for t in edges])
+        conditions = composing.encode_schedule(numbers.base, PROMPT, {"": schedule}, [float(t) for t in edges])
     for t in edges:
         row = edges.index(801 if t == 800 else t)
         close(sketch(conditions[t].keys[0]), drawn["edges.keys.sketch"][row], name=f"keys at {t}")

@@ -19,8 +19,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from pmagic.bases import loading
-from pmagic.bases.card import Card
-from pmagic.engine import chance, mapper, recipes, rendering, sentences, subject, training
+from pmagic.bases.model_spec import ModelSpec
+from pmagic.engine import mapper, randomness, recipes, rendering, subject, token_batch, training
 from pmagic.losses import tandem_equilibrium
 from pmagic.methods import personamagic
 from pmagic.persona import REFERENCE_BOUNDS, Persona
@@ -44,7 +44,7 @@ def everything_in_float64() -> Iterator[None]:
 def base(tmp_path_factory: pytest.TempPathFactory) -> loading.Base:
     root = tmp_path_factory.mktemp("golden")
     observer = tiny.build_clip(root / "clip", tiny.build_tokenizer(root / "words"))
-    return loading.load(Card("golden", GOLDEN / "sd", None, observer, None, ""), device="cpu", dtype="float64")
+    return loading.load(ModelSpec("golden", GOLDEN / "sd", None, observer, None, ""), device="cpu", dtype="float64")
 
 
 @pytest.fixture(scope="module")
@@ -65,9 +65,9 @@ def golden_mapper(numbers: dict[str, Tensor]) -> mapper.Mapper:
     return found
 
 
-def lesson(
+def train_step(
     base: loading.Base, numbers: dict[str, Tensor], steps: tuple[int, int]
-) -> tuple[training.Course, chance.Draw]:
+) -> tuple[training.TrainingContext, randomness.StepSample]:
     """Two micro-steps of the reference as one batch of two."""
     many = {name: torch.cat([numbers[f"step{k}.{name}"] for k in steps]) for name in
             ("t", "vae_mean", "vae_std", "latents", "noise", "image_embedding")}  # fmt: skip
@@ -81,19 +81,19 @@ def lesson(
         image_embedding=many["image_embedding"],
         hashes=(),
     )
-    course = training.course(base, known, recipes.settings_for("reference", {}))
+    context = training.prepare_training(base, known, recipes.settings_for("reference", {}))
     placeholders = numbers["placeholder_ids"].tolist()
     main, open_prompts = (
         golden.token_batch(base, torch.cat([numbers[f"step{k}.{kind}.ids"] for k in steps]), placeholders)
         for kind in ("main", "open")
     )
-    course = replace(course, templates=main, open_prompts=open_prompts)
+    context = replace(context, templates=main, open_prompts=open_prompts)
     keep, keep_open = (
         torch.stack([(numbers[f"step{k}.{kind}.residual"] != 0).any().double() for k in steps])
         for kind in ("main", "open")
     )
     each = torch.arange(2)
-    draw = chance.Draw(
+    draw = randomness.StepSample(
         photo=each,
         t=many["t"],
         posterior=(many["latents"] / SCALING - many["vae_mean"]) / many["vae_std"],
@@ -103,7 +103,7 @@ def lesson(
         keep=keep,
         keep_open=keep_open,
     )
-    return course, draw
+    return context, draw
 
 
 @pytest.fixture(scope="module")
@@ -113,13 +113,13 @@ def learned(base: loading.Base, numbers: dict[str, Tensor]) -> Iterator[dict[str
     optimizer = None
     found: dict[str, Tensor] = {}
     for steps in ((0, 1), (2, 3)):
-        course, draw = lesson(base, numbers, steps)
-        optimizer = optimizer or training.optimiser_for(learner, course.settings)
+        context, draw = train_step(base, numbers, steps)
+        optimizer = optimizer or training.make_optimizer(learner, context.settings)
         with torch.no_grad():
-            dynamic, residual = learner(draw.t, course.subject.image_embedding)
-            moment = training.moment(course, learner, draw)
-            terms = training.terms(course, moment)
-            loss = training.weighted(course, terms)
+            dynamic, residual = learner(draw.t, context.subject.image_embedding)
+            moment = training.forward_step(context, learner, draw)
+            terms = training.loss_terms(context, moment)
+            loss = training.weighted_sum(context, terms)
             share = tandem_equilibrium.shares(moment.attention, moment.open_slots, moment.open_lengths)
         for row, k in enumerate(steps):
             found |= {
@@ -138,7 +138,7 @@ def learned(base: loading.Base, numbers: dict[str, Tensor]) -> Iterator[dict[str
                 f"step{k}.noise_hat": moment.prediction[row],
                 f"step{k}.loss": loss[row],
             }
-        training.advance(training.lesson(course, learner), optimizer, draw)
+        training.optimizer_step(training.make_train_step(context, learner), optimizer, draw)
         for name, weight in learner.named_parameters():
             for kind, tensor in (("grad", weight.grad), ("after", weight.detach())):
                 found[f"step{steps[1]}.{kind}.{name}"] = tensor[: 4 if tensor.ndim > 1 else None].clone()
@@ -158,7 +158,7 @@ def test_mapper(learned: dict[str, Tensor], numbers: dict[str, Tensor]) -> None:
 
 
 def test_word_embedding(base: loading.Base, numbers: dict[str, Tensor]) -> None:
-    close(sentences.word_embedding(base, "face"), numbers["word_embedding"], 0)
+    close(token_batch.word_embedding(base, "face"), numbers["word_embedding"], 0)
 
 
 def test_noising(learned: dict[str, Tensor], numbers: dict[str, Tensor]) -> None:
@@ -201,7 +201,7 @@ class Trace:
 def trace(base: loading.Base, drawn: dict[str, Tensor]) -> Trace:
     settings = recipes.render_settings_for("reference", {})
     with personamagic.wear(base, golden_persona(base, drawn)) as wording:
-        script = rendering.script(base, {"": wording}, "A photo of {} as a cowboy", settings)
+        script = rendering.encode_prompt(base, {"": wording}, "A photo of {} as a cowboy", settings)
     first = drawn["latents_in"][0]
     own, _, last = golden.sample(base, script, first, settings)
     _, eps, _ = golden.sample(base, script, first, settings, drawn["latents_in"])

@@ -12,9 +12,9 @@ from test_cli_learning import one_message
 from typer.testing import CliRunner
 
 from pmagic import pictures
-from pmagic.cli import console, stories
+from pmagic.cli import console, reproduce
 from pmagic.cli.app import app
-from pmagic.errors import UsageProblem
+from pmagic.errors import UsageError
 from pmagic.evaluation import prompts
 from pmagic.library.store import Library
 from pmagic.persona import Persona
@@ -39,15 +39,15 @@ def test_clean_keeps_every_script() -> None:
 
 
 def test_a_prompt_that_is_no_text_is_refused() -> None:
-    with pytest.raises(UsageProblem, match="not valid text"):
+    with pytest.raises(UsageError, match="not valid text"):
         prompt_text.render_prompt("\udcff", "alice@1")
 
 
 def test_info_quotes_what_a_shell_would_obey() -> None:
     story = {**STORY, "format": "png"}
-    assert "'$(rm -rf ~)'" in stories.repeat({**story, "prompt": "$(rm -rf ~)"})
-    assert stories.repeat({**story, "prompt": "-n{}"}).endswith(" -- alice@1 '-n{}'")
-    assert "--negative='; reboot'" in stories.repeat({**story, "negative": "; reboot"})
+    assert "'$(rm -rf ~)'" in reproduce.repeat({**story, "prompt": "$(rm -rf ~)"})
+    assert reproduce.repeat({**story, "prompt": "-n{}"}).endswith(" -- alice@1 '-n{}'")
+    assert "--negative='; reboot'" in reproduce.repeat({**story, "negative": "; reboot"})
 
 
 @pytest.mark.parametrize(
@@ -97,6 +97,6 @@ def test_control_characters_are_refused_wherever_a_picture_would_tell_them(
     one_message(runner.invoke(app, ["compose", "{alice}", "--mask-text", control]), 2, f"--mask-text {said}")
     scenes = tmp_path / "scenes.txt"
     scenes.write_text(f"# at night\n{{}} at{control}sea\n")
-    with pytest.raises(UsageProblem, match=r"scenes.txt, line 2: holds the control character"):
+    with pytest.raises(UsageError, match=r"scenes.txt, line 2: holds the control character"):
         prompts.read(scenes)
     assert prompt_text.render_prompt("a\tb\nc 👩\u200d🚀", "alice@1") == "a photo of {} a\tb\nc 👩\u200d🚀"

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pmagic.errors import BundleDamaged, NotFound, Problem, UsageProblem
+from pmagic.errors import BundleDamaged, NotFound, PmagicError, UsageError
 from pmagic.library import archive, bundle
 from pmagic.library.store import Library
 from pmagic.persona import Persona
@@ -30,7 +30,7 @@ def test_out_and_in_again_is_the_same_persona(tmp_path: Path, library: Library, 
     address, data = library.export("alice")
     assert str(address) == "alice@1"
     (tmp_path / "alice.pmagic").write_bytes(data)
-    again = library.take_in(tmp_path / "alice.pmagic", "bob")
+    again = library.import_archive(tmp_path / "alice.pmagic", "bob")
     (_, first), (_, second) = library.load("alice"), library.load("bob")
     assert str(again) == "bob@1" and first.preview == second.preview and first.settings == second.settings
     assert all(np.array_equal(first.tensors[name], second.tensors[name]) for name in first.tensors)
@@ -51,7 +51,7 @@ def test_every_changed_bit_is_found(tmp_path: Path, library: Library, persona: M
                 try:
                     found = archive.unpack(path)
                     bundle.verify_files(found)
-                except Problem:
+                except PmagicError:
                     continue
                 assert found == whole, (position, bit)
             os.pwrite(file.fileno(), bytes([value]), position)
@@ -63,7 +63,7 @@ def test_a_cut_archive_is_refused(tmp_path: Path, library: Library, persona: Mak
     library.save("alice", persona())
     path = tmp_path / "a.pmagic"
     path.write_bytes(library.export("alice")[1][:cut])
-    with pytest.raises((UsageProblem, BundleDamaged)):
+    with pytest.raises((UsageError, BundleDamaged)):
         archive.unpack(path)
 
 
@@ -100,7 +100,7 @@ def test_what_is_no_archive_is_refused(tmp_path: Path) -> None:
     with pytest.raises(NotFound):
         archive.unpack(tmp_path / "nothing.pmagic")
     (tmp_path / "text.pmagic").write_text("hello")
-    with pytest.raises(UsageProblem, match="is not a persona's archive"):
+    with pytest.raises(UsageError, match="is not a persona's archive"):
         archive.unpack(tmp_path / "text.pmagic")
 
 
@@ -108,12 +108,12 @@ def test_rename_takes_all_versions_and_replaces_nobody(library: Library, persona
     library.save("alice", persona())
     library.save("alice", persona(word="woman"))
     library.save("bob", persona())
-    with pytest.raises(UsageProblem, match="'bob' is taken"):
+    with pytest.raises(UsageError, match="'bob' is taken"):
         library.rename("alice", "bob")
     assert [str(each) for each in library.rename("alice", "carol")] == ["carol@1", "carol@2"]
     assert library.names() == ["bob", "carol"] and library.load("carol")[1].word == "woman"
     assert [str(each) for each in library.rename("carol", "Carol")] == ["Carol@1", "Carol@2"]
-    with pytest.raises(UsageProblem, match="too close"):
+    with pytest.raises(UsageError, match="too close"):
         library.rename("bob", "CAROL")
 
 

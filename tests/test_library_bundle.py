@@ -164,7 +164,7 @@ def test_of_a_folder_only_the_last_name_is_read(library: Library, persona: Make,
     """Early bundles hold a whole path, and so may a stranger's: it is neither opened nor shown nor handed on."""
     library.save("alice", persona(base=kept))
     folder = library.root / "alice" / "v0001"
-    assert bundle.read(folder).base == bundle.glance(folder).base == said
+    assert bundle.read(folder).base == bundle.summary(folder).base == said
     data = library.export("alice")[1]
     assert (kept.encode() in data) is (kept == said)
 

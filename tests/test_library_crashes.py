@@ -11,8 +11,8 @@ from PIL import Image
 
 from pmagic import pictures
 from pmagic.cli import gallery
-from pmagic.errors import NotFound, Problem
-from pmagic.library import durable, unfinished
+from pmagic.errors import NotFound, PmagicError
+from pmagic.library import atomic_io, unfinished
 from pmagic.library.store import Library
 from pmagic.persona import Persona
 
@@ -59,8 +59,8 @@ class FaultyDisk:
         self.once = once and not isinstance(failure, Crash)
         self.failing = False
         for name in STEPS:
-            monkeypatch.setattr(durable.os, name, self._watched(getattr(os, name)))
-        monkeypatch.setattr(durable, "rename_new", self._watched(durable.rename_new))
+            monkeypatch.setattr(atomic_io.os, name, self._watched(getattr(os, name)))
+        monkeypatch.setattr(atomic_io, "rename_new", self._watched(atomic_io.rename_new))
 
     def _watched(self, real: Callable) -> Callable:
         def step(*args: object, **kwargs: object) -> object:
@@ -114,7 +114,7 @@ def test_no_step_of_a_save_leaves_a_half_version(
             saved = True
             try:
                 act(library)
-            except (Crash, Problem):
+            except (Crash, PmagicError):
                 saved = False
         assert saved or failure is not None, number  # a short write is no failure
         assert library.versions("alice") in ([[1, 2]] if saved else [[1], [1, 2]]), number
@@ -139,14 +139,14 @@ def test_no_step_of_a_removal_leaves_a_half_version(
             removed = True
             try:
                 library.remove("alice")
-            except (Crash, Problem):
+            except (Crash, PmagicError):
                 removed = False
         try:
             assert library.load("alice")[1].word == "face" and not removed, number
         except NotFound:
             assert library.names() == []
-        library.tidy()  # and what is left of it can be erased
-        assert not library.untidy()
+        library.clean_staging()  # and what is left of it can be erased
+        assert not library.has_leftovers()
 
 
 @pytest.mark.parametrize(("failure", "once"), FAULTS)
@@ -157,18 +157,22 @@ def test_no_step_of_an_import_or_a_rename_or_a_checkpoint_does(
     archive.write_bytes(_prepared(tmp_path / "source", persona).export("alice")[1])
 
     def checkpoint(library: Library) -> None:
-        with unfinished.alone(library.root, "alice") as folder:
-            durable.replace_file(folder / "x.checkpoint", b"new" * 9)
+        with unfinished.locked_run(library.root, "alice") as folder:
+            atomic_io.replace_file(folder / "x.checkpoint", b"new" * 9)
 
-    acts = [lambda library: library.take_in(archive, "bob"), lambda library: library.rename("alice", "bob"), checkpoint]
+    acts = [
+        lambda library: library.import_archive(archive, "bob"),
+        lambda library: library.rename("alice", "bob"),
+        checkpoint,
+    ]
     for which, act in enumerate(acts):
         for number in range(1, _count(tmp_path / str(which), persona, act) + 1):
             library = _prepared(tmp_path / f"{which}-{number}", persona)
-            with unfinished.alone(library.root, "alice") as folder:
-                durable.replace_file(folder / "x.checkpoint", b"old" * 9)
+            with unfinished.locked_run(library.root, "alice") as folder:
+                atomic_io.replace_file(folder / "x.checkpoint", b"old" * 9)
             with pytest.MonkeyPatch.context() as patch:
                 FaultyDisk(patch, number, failure, once)
-                with contextlib.suppress(Crash, Problem, OSError):
+                with contextlib.suppress(Crash, PmagicError, OSError):
                     act(library)
             assert library.names() in (["alice"], ["bob"], ["alice", "bob"]), (which, number)
             for name in library.names():
@@ -176,7 +180,7 @@ def test_no_step_of_an_import_or_a_rename_or_a_checkpoint_does(
             kept = (library.root / ".unfinished" / "alice" / "x.checkpoint").read_bytes()
             assert kept in (b"old" * 9, b"new" * 9)
             library.save("carol", persona())  # and the library is not stuck
-            with unfinished.alone(library.root, "alice"):
+            with unfinished.locked_run(library.root, "alice"):
                 pass
 
 
@@ -191,9 +195,9 @@ def test_no_step_of_an_export_or_a_picture_or_a_gallery_leaves_a_half_file(
     image, story = Image.new("RGB", (8, 8)), {"prompt": "x"}
     page = gallery.page("x", "personas", [], ("base",))
     acts: dict[str, tuple[bytes, Callable[[Path], object]]] = {
-        "a.pmagic": (archive, lambda path: durable.publish_file(library.export("alice")[1], path)),
+        "a.pmagic": (archive, lambda path: atomic_io.publish_file(library.export("alice")[1], path)),
         "a.png": (pictures.encoded(image, "png", story), lambda path: pictures.write_picture(image, path, story)),
-        "a.html": (page, lambda path: durable.publish_file(page, path)),
+        "a.html": (page, lambda path: atomic_io.publish_file(page, path)),
     }
     for name, (whole, act) in acts.items():
         done, number = False, 0
@@ -204,7 +208,7 @@ def test_no_step_of_an_export_or_a_picture_or_a_gallery_leaves_a_half_file(
                 if not nameless:
                     patch.delattr(os, "O_TMPFILE", raising=False)
                 disk = FaultyDisk(patch, number, failure, once)
-                with contextlib.suppress(Crash, Problem, OSError):
+                with contextlib.suppress(Crash, PmagicError, OSError):
                     act(folder / name)
                 done = disk.steps < number
             found = [each.name for each in folder.iterdir()] if folder.exists() else []
@@ -225,9 +229,9 @@ def test_a_file_system_without_nameless_files_has_files_all_the_same(tmp_path: P
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "open", without)
-        durable.publish_file(b"1", tmp_path / "a.txt")
-        assert durable.publish_file(b"2", tmp_path / "a.txt") == tmp_path / "a-2.txt"
-    assert durable.publish_file(b"3", tmp_path / "a.txt") == tmp_path / "a-3.txt"
+        atomic_io.publish_file(b"1", tmp_path / "a.txt")
+        assert atomic_io.publish_file(b"2", tmp_path / "a.txt") == tmp_path / "a-2.txt"
+    assert atomic_io.publish_file(b"3", tmp_path / "a.txt") == tmp_path / "a-3.txt"
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {
         "a.txt": b"1", "a-2.txt": b"2", "a-3.txt": b"3",
     }  # fmt: skip
@@ -237,7 +241,7 @@ def test_a_plain_rename_would_replace_an_empty_folder_and_ours_does_not(tmp_path
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
     with pytest.raises(FileExistsError):
-        durable.rename_new(tmp_path / "a", tmp_path / "b")
+        atomic_io.rename_new(tmp_path / "a", tmp_path / "b")
     assert (tmp_path / "a").is_dir()
 
 
@@ -247,7 +251,7 @@ def test_everything_is_flushed_before_it_is_published(tmp_path: Path, persona: M
     with pytest.MonkeyPatch.context() as patch:
         library = _prepared(tmp_path, persona)
         opened: dict[int, str] = {}
-        real_open, real_fsync, real_rename = os.open, os.fsync, durable.rename_new
+        real_open, real_fsync, real_rename = os.open, os.fsync, atomic_io.rename_new
 
         def watched_open(path: object, *rest: object, **more: object) -> int:
             descriptor = real_open(path, *rest, **more)
@@ -262,9 +266,9 @@ def test_everything_is_flushed_before_it_is_published(tmp_path: Path, persona: M
             log.append(f"rename {target.name}")
             real_rename(source, target)
 
-        patch.setattr(durable.os, "open", watched_open)
-        patch.setattr(durable.os, "fsync", watched_fsync)
-        patch.setattr(durable, "rename_new", watched_rename)
+        patch.setattr(atomic_io.os, "open", watched_open)
+        patch.setattr(atomic_io.os, "fsync", watched_fsync)
+        patch.setattr(atomic_io, "rename_new", watched_rename)
         library.save("alice", persona())
     renamed = log.index("rename v0002")
     assert {"sync persona.toml", "sync tensors.safetensors", "sync saved"} <= set(log[:renamed])

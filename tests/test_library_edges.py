@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pmagic.errors import BundleDamaged, Busy, StorageFailed, UsageProblem
-from pmagic.library import archive, bundle, durable, probes, tensors, unfinished
+from pmagic.errors import BundleDamaged, Busy, StorageFailed, UsageError
+from pmagic.library import archive, atomic_io, bundle, probes, tensors, unfinished
 from pmagic.library.naming import Address
 from pmagic.library.store import Library
 from pmagic.persona import Persona, StageBounds
@@ -34,7 +34,7 @@ def test_a_glance_at_hostile_bounds_is_refused_as_a_full_look_is(library: Librar
     library.save("alice", persona(settings=settings))
     folder = rewritten(library, lambda body: body.replace(b"low = 400", b"low = 900"))
     with pytest.raises(BundleDamaged, match="its bounds cannot be"):
-        bundle.glance(folder)
+        bundle.summary(folder)
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,7 @@ def test_an_archive_that_is_too_large_or_cannot_be_read(tmp_path: Path, monkeypa
         raise OSError(errno.EACCES, "Permission denied")
 
     monkeypatch.setattr(Path, "read_bytes", refuse)
-    with pytest.raises(UsageProblem, match="cannot be read: Permission denied"):
+    with pytest.raises(UsageError, match="cannot be read: Permission denied"):
         archive.unpack(path)
 
 
@@ -101,9 +101,9 @@ def test_systems_without_the_rename_that_replaces_nothing(tmp_path: Path, monkey
         for name in ("a", "b"):
             (tmp_path / name).mkdir(exist_ok=True)
         with pytest.raises(FileExistsError):
-            durable.rename_new(tmp_path / "a", tmp_path / "b")
+            atomic_io.rename_new(tmp_path / "a", tmp_path / "b")
         (tmp_path / "b").rmdir()
-        durable.rename_new(tmp_path / "a", tmp_path / "b")
+        atomic_io.rename_new(tmp_path / "a", tmp_path / "b")
         assert not (tmp_path / "a").exists()
 
     class Without:
@@ -124,15 +124,15 @@ def test_systems_without_the_rename_that_replaces_nothing(tmp_path: Path, monkey
 
 
 def test_windows_has_no_folder_to_flush(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(durable.os, "name", "nt")
-    durable.sync_folder(Path.__new__(type(tmp_path), "there is no such folder"))
+    monkeypatch.setattr(atomic_io.os, "name", "nt")
+    atomic_io.sync_folder(Path.__new__(type(tmp_path), "there is no such folder"))
 
 
 @pytest.mark.parametrize(
     ("number", "said"), [(errno.EROFS, "read-only"), (errno.EACCES, "permissions"), (errno.EIO, "check the disk")]
 )
 def test_what_cannot_be_stored_is_told_with_advice(number: int, said: str) -> None:
-    with pytest.raises(StorageFailed) as caught, durable.storing("x"):
+    with pytest.raises(StorageFailed) as caught, atomic_io.storing("x"):
         raise OSError(number, os.strerror(number))
     assert said in caught.value.next_step
 
@@ -161,30 +161,30 @@ def test_a_header_of_other_things(header: bytes) -> None:
 
 
 def test_unfinished_learnings_hold_order_probe_and_checkpoint(tmp_path: Path) -> None:
-    assert unfinished.names(tmp_path) == [] and unfinished.read_order(tmp_path, "alice") == b""
-    found = probes.Found(StageBounds(300, 700), ((800, 0.5), (400, 0.75)), "")
-    with unfinished.alone(tmp_path, "alice") as folder:
+    assert unfinished.names(tmp_path) == [] and unfinished.read_options(tmp_path, "alice") == b""
+    found = probes.ProbeResult(StageBounds(300, 700), ((800, 0.5), (400, 0.75)), "")
+    with unfinished.locked_run(tmp_path, "alice") as folder:
         probes.keep(folder, {"photo": "a"}, found)
-        unfinished.keep_order(folder, b"words")
+        unfinished.keep_options(folder, b"words")
         assert probes.find(folder, {"photo": "a"}) == found
         assert probes.find(folder, {"photo": "b"}) is None
-        with pytest.raises(Busy), unfinished.alone(tmp_path, "alice"):
+        with pytest.raises(Busy), unfinished.locked_run(tmp_path, "alice"):
             pass
-    assert unfinished.orders(tmp_path) == ["alice"] and unfinished.read_order(tmp_path, "alice") == b"words"
-    with unfinished.alone(tmp_path, "alice") as folder:
+    assert unfinished.resumable_names(tmp_path) == ["alice"] and unfinished.read_options(tmp_path, "alice") == b"words"
+    with unfinished.locked_run(tmp_path, "alice") as folder:
         unfinished.clear(folder)
         assert unfinished.file_for(folder, {"a": 1}) != unfinished.file_for(folder, {"a": 2})
     assert not (tmp_path / ".unfinished" / "alice").exists()
-    with unfinished.alone(tmp_path, "bob") as folder:
-        unfinished.keep_order(folder, b"an order alone is nothing to go on from")
+    with unfinished.locked_run(tmp_path, "bob") as folder:
+        unfinished.keep_options(folder, b"an order alone is nothing to go on from")
     assert unfinished.names(tmp_path) == []
-    with pytest.raises(KeyboardInterrupt), unfinished.alone(tmp_path, "bob") as folder:
-        unfinished.keep_order(folder, b"where the person stops it, the learning can begin again")
+    with pytest.raises(KeyboardInterrupt), unfinished.locked_run(tmp_path, "bob") as folder:
+        unfinished.keep_options(folder, b"where the person stops it, the learning can begin again")
         raise KeyboardInterrupt
-    assert unfinished.orders(tmp_path) == ["bob"]
-    with pytest.raises(Busy), unfinished.alone(tmp_path, "bob") as folder:
+    assert unfinished.resumable_names(tmp_path) == ["bob"]
+    with pytest.raises(Busy), unfinished.locked_run(tmp_path, "bob") as folder:
         unfinished.clear(folder)
         raise Busy("a problem is no stop")
-    with unfinished.alone(tmp_path, "carol") as folder:
-        unfinished.keep_order(folder, bytes(unfinished._MAX_ORDER + 1))
-        assert unfinished.read_order(tmp_path, "carol") == b""
+    with unfinished.locked_run(tmp_path, "carol") as folder:
+        unfinished.keep_options(folder, bytes(unfinished._MAX_ORDER + 1))
+        assert unfinished.read_options(tmp_path, "carol") == b""

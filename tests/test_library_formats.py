@@ -35,9 +35,9 @@ def test_a_frozen_bundle_reads_as_on_its_first_day(number: int, library: Library
     np.testing.assert_array_equal(persona.tensors["learner.weight"], np.arange(6).reshape(2, 3))
     assert persona.tensors["image_embedding"].dtype == np.float16
     assert persona.photos == ("b" * 64,) and persona.preview == b"\x89PNG, only in name"
-    about = bundle.glance(folder)
+    about = bundle.summary(folder)
     assert (about.recipe, about.iterations, about.seed) == ("paper", 1000, 3)
-    again = library.take_in(folder / "sample.pmagic", "alice")
+    again = library.import_archive(folder / "sample.pmagic", "alice")
     assert library.load(str(again))[1].settings == persona.settings
 
 
@@ -85,6 +85,6 @@ def test_a_glance_of_what_is_laid_out_otherwise_is_as_good(tmp_path: Path, perso
         folder.mkdir()
         for file, data in bundle.pack(persona(**fields)).items():
             (folder / file).write_bytes(data)
-        about = bundle.glance(folder)
+        about = bundle.summary(folder)
         assert (about.word, about.recipe) == (fields.get("word", "face"), "paper")
         assert (about.iterations, about.seed) == ((3, 4) if name == "quoted" else (None, None))

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from pmagic.library import durable
+from pmagic.library import atomic_io
 from pmagic.library.naming import Address, folder_of
 from pmagic.library.store import Library
 from pmagic.persona import Persona
@@ -42,7 +42,7 @@ class Disk:
     def watching(self) -> Iterator[None]:
         names = ("mkdir", "open", "write", "fsync", "replace", "unlink", "close", "link")
         real = {name: getattr(os, name) for name in names}
-        rename, rmtree = durable.rename_new, shutil.rmtree
+        rename, rmtree = atomic_io.rename_new, shutil.rmtree
 
         def opening(path: object, flags: int, *rest: object, **more: object) -> int:
             descriptor = real["open"](path, flags, *rest, **more)
@@ -97,7 +97,7 @@ class Disk:
             patch.setattr(os, "mkdir", noted("mkdir", real["mkdir"]))
             patch.setattr(os, "unlink", noted("unlink", real["unlink"]))
             patch.setattr(os, "replace", moving("replace", real["replace"]))
-            patch.setattr(durable, "rename_new", moving("rename", rename))
+            patch.setattr(atomic_io, "rename_new", moving("rename", rename))
             patch.setattr(shutil, "rmtree", noted("erase", rmtree))
             yield
 
@@ -173,9 +173,9 @@ def _prepared(root: Path, persona: Make) -> Library:
 def _unfinished(library: Library, persona: Make) -> None:
     from pmagic.library import unfinished
 
-    with unfinished.alone(library.root, "alice") as folder:
-        durable.replace_file(folder / "x.checkpoint", b"12345678" * 10)
-        durable.replace_file(folder / "x.checkpoint", b"abcdefgh" * 10)
+    with unfinished.locked_run(library.root, "alice") as folder:
+        atomic_io.replace_file(folder / "x.checkpoint", b"12345678" * 10)
+        atomic_io.replace_file(folder / "x.checkpoint", b"abcdefgh" * 10)
 
 
 ACTS: dict[str, Act] = {
@@ -184,7 +184,7 @@ ACTS: dict[str, Act] = {
     "remove": lambda library, persona: library.remove("carol"),
     "rename": lambda library, persona: library.rename("carol", "dora"),
     "checkpoint": _unfinished,
-    "export": lambda library, persona: durable.publish_file(
+    "export": lambda library, persona: atomic_io.publish_file(
         library.export("alice")[1], library.root.parent / "out.pmagic"
     ),
 }
@@ -211,7 +211,7 @@ def trial(tmp_path: Path, persona: Make, act: Act, mutate: Callable[[pytest.Monk
 
 
 def _found_wrong(found: Library, home: Path, whole: Library, done: bool) -> list[str]:
-    wrong = [f"{address} is damaged" for address, about in found.glances() if isinstance(about, Exception)]
+    wrong = [f"{address} is damaged" for address, about in found.summaries() if isinstance(about, Exception)]
     for address in found.addresses():
         try:
             found.load(str(address))
@@ -250,5 +250,7 @@ def test_the_mutant_that_does_not_flush_files_fails(tmp_path: Path, persona: Mak
 
 @pytest.mark.parametrize("name", ["save", "remove", "rename", "export"])
 def test_the_mutant_that_does_not_flush_folders_fails(tmp_path: Path, persona: Make, name: str) -> None:
-    wrong = trial(tmp_path, persona, ACTS[name], lambda patch: patch.setattr(durable, "sync_folder", lambda path: None))
+    wrong = trial(
+        tmp_path, persona, ACTS[name], lambda patch: patch.setattr(atomic_io, "sync_folder", lambda path: None)
+    )
     assert any("after success" in each for each in wrong)

@@ -10,7 +10,7 @@ import numpy as np
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, multiple, rule
 
-from pmagic.errors import BundleDamaged, Incompatible, NotFound, UsageProblem
+from pmagic.errors import BundleDamaged, Incompatible, NotFound, UsageError
 from pmagic.library import bundle
 from pmagic.library.naming import Address, folder_of
 from pmagic.library.store import Library
@@ -59,7 +59,7 @@ class LibraryIsADictionary(RuleBasedStateMachine):
         """`act` saves `what` as the next version of `name`, or is refused for the reason that the dictionary knows."""
         try:
             address = act()
-        except UsageProblem:
+        except UsageError:
             assert self.taken(name)
         except Incompatible:
             assert self.foreign(name, what[1])
@@ -87,7 +87,7 @@ class LibraryIsADictionary(RuleBasedStateMachine):
             self.library.rename(name, new)
         except NotFound:
             assert name not in self.kept
-        except UsageProblem:
+        except UsageError:
             assert not free
         else:
             assert free
@@ -104,8 +104,8 @@ class LibraryIsADictionary(RuleBasedStateMachine):
         return path, newest
 
     @rule(file=consumes(files), name=NAMES)
-    def take_in(self, file: tuple[Path, tuple[str, str]], name: str) -> None:
-        self.save(name, file[1], lambda: self.library.take_in(file[0], name))
+    def import_archive(self, file: tuple[Path, tuple[str, str]], name: str) -> None:
+        self.save(name, file[1], lambda: self.library.import_archive(file[0], name))
 
     @rule(name=NAMES, version=st.sampled_from([None, 1, 2]))
     def remove(self, name: str, version: int | None) -> None:
@@ -150,7 +150,7 @@ class LibraryIsADictionary(RuleBasedStateMachine):
     def both_agree(self) -> None:
         wanted = {Address(name, version): what for name, found in self.kept.items() for version, what in found.items()}
         assert self.library.addresses() == sorted(wanted)
-        seen: Mapping[Address, bundle.Glance | Exception] = dict(self.library.glances())
+        seen: Mapping[Address, bundle.Summary | Exception] = dict(self.library.summaries())
         for address, what in wanted.items():
             if what is None:
                 assert isinstance(seen[address], BundleDamaged)

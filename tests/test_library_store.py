@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from pmagic.errors import Incompatible, NotFound, StorageFailed
-from pmagic.library import durable
+from pmagic.library import atomic_io
 from pmagic.library.naming import Address
 from pmagic.library.store import Library
 from pmagic.persona import Persona, StageBounds
@@ -85,7 +85,7 @@ def test_a_full_disk_says_so_and_changes_nothing(
     def full(descriptor: int, data: memoryview) -> int:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(durable.os, "write", full)
+    monkeypatch.setattr(atomic_io.os, "write", full)
     with pytest.raises(StorageFailed, match="No space left") as caught:
         library.save("alice", persona())
     assert "free some space" in caught.value.next_step

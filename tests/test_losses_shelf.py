@@ -7,12 +7,12 @@ import torch
 
 from pmagic import shelf
 from pmagic.engine.recipes import LOOK_AT_FACES
-from pmagic.losses import Moment, masked_mse, tandem_equilibrium
+from pmagic.losses import StepOutput, masked_mse, tandem_equilibrium
 
 B, H, S, D = 3, 2, 8, 5
 
 
-def moment(**changes: object) -> Moment:
+def moment(**changes: object) -> StepOutput:
     source = torch.Generator().manual_seed(0)
 
     def normal(*shape: int) -> torch.Tensor:
@@ -35,7 +35,7 @@ def moment(**changes: object) -> Moment:
         "signal": torch.tensor([0.6, 0.4, 0.2]),
         "apart": lambda clean: clean.square().mean(dim=(1, 2, 3)),
     }
-    return Moment(**{**values, **changes})
+    return StepOutput(**{**values, **changes})
 
 
 @pytest.mark.parametrize("name", shelf.names("losses"))

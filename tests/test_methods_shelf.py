@@ -12,7 +12,7 @@ from pmagic import shelf
 from pmagic.bases import loading
 from pmagic.engine import rendering, training
 from pmagic.engine.recipes import RenderSettings
-from pmagic.errors import Incompatible, UsageProblem
+from pmagic.errors import Incompatible, UsageError
 from pmagic.library.store import Library
 from pmagic.methods import personamagic, textual_inversion
 from pmagic.persona import Persona, StageBounds
@@ -28,7 +28,7 @@ def test_learn_keep_wear(tiny_folders: dict[str, Path], library: Library, name: 
     base = tiny.open_base(tiny_folders[layout])
     before = loading.weights_hash(base.pipeline)
     method = shelf.take("methods", name)
-    settings = method.settings_for("reference", base.card.defaults, **tiny.lesson())
+    settings = method.settings_for("reference", base.spec.defaults, **tiny.train_step())
     reports: list[training.StepReport] = []
     persona = method.learn(base, tiny.known(base), settings, reports.append)
     assert (persona.method, persona.fingerprint, persona.word) == (name, base.fingerprint, "face")
@@ -68,7 +68,7 @@ def test_tensors_of_another_shape_are_incompatible(
 
 def test_a_mapper_with_a_photo_of_another_length_is_incompatible(tiny_base: loading.Base) -> None:
     persona = personamagic.learn(
-        tiny_base, tiny.known(tiny_base), personamagic.settings_for("reference", {}, **tiny.lesson())
+        tiny_base, tiny.known(tiny_base), personamagic.settings_for("reference", {}, **tiny.train_step())
     )
     hostile = replace(persona, tensors={**persona.tensors, "image_embedding": np.zeros(5, np.float32)})
     with pytest.raises(Incompatible, match="not those of a mapper"), personamagic.wear(tiny_base, hostile):
@@ -81,7 +81,7 @@ def test_learning_in_the_fast_type(tiny_folders: dict[str, Path], name: str, mix
     """What `auto` does on hardware with bfloat16: the UNet computes in it, everything else stays in float32."""
     base = tiny.open_fast(tiny_folders["sd1"], mixed=mixed)
     method = shelf.take("methods", name)
-    persona = method.learn(base, tiny.known(base), method.settings_for("reference", {}, **tiny.lesson()))
+    persona = method.learn(base, tiny.known(base), method.settings_for("reference", {}, **tiny.train_step()))
     assert persona.settings["autocast"] == "bfloat16"
     assert all(array.dtype == np.float32 for array in persona.tensors.values())
     alone = rendering.render(base, persona, "{} in snow", [4], FEW)[0]
@@ -93,7 +93,7 @@ def test_textual_inversion_is_one_vector_for_every_timestep(tiny_base: loading.B
     assert (settings.tokens, settings.bounds, settings.learning_rate) == (1, StageBounds(0, 1000), 5e-3)
     assert settings.iterations == 2  # the same budget
     persona = textual_inversion.learn(
-        tiny_base, tiny.known(tiny_base), textual_inversion.settings_for("reference", {}, **tiny.lesson())
+        tiny_base, tiny.known(tiny_base), textual_inversion.settings_for("reference", {}, **tiny.train_step())
     )
     assert persona.tensors["learner.vectors"].shape == (1, tiny.WIDTH)
     with textual_inversion.wear(tiny_base, persona) as wording:
@@ -103,6 +103,6 @@ def test_textual_inversion_is_one_vector_for_every_timestep(tiny_base: loading.B
 
 
 def test_textual_inversion_refuses_bounds(tiny_base: loading.Base) -> None:
-    settings = textual_inversion.settings_for("reference", {}, **tiny.lesson(bounds=(400, 800)))
-    with pytest.raises(UsageProblem, match="no bounds 400:800"):
+    settings = textual_inversion.settings_for("reference", {}, **tiny.train_step(bounds=(400, 800)))
+    with pytest.raises(UsageError, match="no bounds 400:800"):
         textual_inversion.learn(tiny_base, tiny.known(tiny_base), settings)

@@ -109,11 +109,11 @@ def test_what_a_run_tells_is_kept_and_drawn(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "compiled",
     [
-        compiling.compiled,
+        compiling.compile_unet,
         pytest.param(
             partial(torch.compile, dynamic=False),
             marks=pytest.mark.xfail(
-                strict=True,  # the day it passes, `compiling.repeating` has done its work
+                strict=True,  # the day it passes, `compiling.patched_upsampling` has done its work
                 raises=AssertionError,
                 reason="what torch 2.13 compiles on a CPU tells the blocks before a doubling nothing",
             ),

@@ -4,7 +4,7 @@ import json
 import struct
 from pathlib import Path
 
-from pmagic.bases import card, checksums
+from pmagic.bases import checksums, model_spec
 from pmagic.mini import train_vae
 from pmagic.mini.train import WEIGHTS
 
@@ -42,7 +42,7 @@ def test_safetensors_are_float16() -> None:
 def test_the_base_is_complete_and_copies_people_it_has_never_seen() -> None:
     from pmagic.bases import loading
 
-    base = loading.load(card.find("mini"), dtype="float32")
+    base = loading.load(model_spec.resolve("mini"), dtype="float32")
     assert base.size == 64
     assert train_vae.psnr(base.pipeline.vae, train_vae.held_out_pictures(16)) > 24.0
 
@@ -52,13 +52,13 @@ def test_it_tells_a_photograph_from_what_it_knows() -> None:
     from skimage import data
 
     from pmagic.bases import loading
-    from pmagic.engine.familiarity import noise_error
+    from pmagic.engine.domain_check import denoising_error
 
-    base = loading.load(card.find("mini"), dtype="float32")
-    limit = base.card.defaults["knows"]["error"]
+    base = loading.load(model_spec.resolve("mini"), dtype="float32")
+    limit = base.spec.defaults["knows"]["error"]
     drawn = [Image.open(path).convert("RGB") for path in sorted((WEIGHTS.parent / "portraits").glob("*.png"))]
-    assert len(drawn) == 3 and max(noise_error(base, each, "face") for each in drawn) < limit
-    assert noise_error(base, Image.fromarray(data.astronaut()), "face") > limit
+    assert len(drawn) == 3 and max(denoising_error(base, each, "face") for each in drawn) < limit
+    assert denoising_error(base, Image.fromarray(data.astronaut()), "face") > limit
 
 
 def test_its_clip_finds_the_right_caption() -> None:
@@ -66,7 +66,7 @@ def test_its_clip_finds_the_right_caption() -> None:
     from pmagic.engine.subject import observer
     from pmagic.mini import train_clip
 
-    clip = observer(loading.load(card.find("mini"), dtype="float32"))
+    clip = observer(loading.load(model_spec.resolve("mini"), dtype="float32"))
     assert train_clip.retrieval(clip.model, clip.tokenizer, 20) >= 0.8
 
 

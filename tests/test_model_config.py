@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from tiny import own_folder, tiny_folders  # noqa: F401 - fixtures
 
-from pmagic.bases import card, loading, model_config
+from pmagic.bases import loading, model_config, model_spec
 from pmagic.errors import Incompatible
 
 
@@ -23,7 +23,7 @@ def test_a_text_encoder_cannot_choose_its_attention(
     no_network: None,
 ) -> None:
     change(own_folder, "text_encoder", **{key: "owner/kernel"})
-    base = loading.load(card.find(str(own_folder)), device="cpu", dtype="float32")
+    base = loading.load(model_spec.resolve(str(own_folder)), device="cpu", dtype="float32")
     assert base.pipeline.text_encoder.config._attn_implementation == model_config.ATTENTION
 
 
@@ -36,7 +36,7 @@ def test_a_network_that_asks_for_more_than_its_shape_is_refused(
 ) -> None:
     change(own_folder, part, **{key: {"quant_method": "owner/kernel"}})
     with pytest.raises(Incompatible, match=key):
-        loading.load(card.find(str(own_folder)), device="cpu", dtype="float32")
+        loading.load(model_spec.resolve(str(own_folder)), device="cpu", dtype="float32")
 
 
 @pytest.mark.parametrize("text", ["[]", "{", '{"hidden_size": "x"}', "[" * 100_000, '{"a": "' + "x" * 300_000 + '"}'])
@@ -70,17 +70,17 @@ def test_model_index_names_no_module_to_import(own_folder: Path, monkeypatch: py
     for part in ("scheduler", "tokenizer"):
         path.write_text(json.dumps({**index, part: ["hostile_module", "Anything"]}))
         with pytest.raises(Incompatible, match="hostile_module"):
-            loading.load(card.find(str(own_folder)), device="cpu", dtype="float32")
+            loading.load(model_spec.resolve(str(own_folder)), device="cpu", dtype="float32")
     assert "hostile_module" not in sys.modules
 
 
 @pytest.mark.parametrize("part", ["unet", "vae"])
 def test_keys_that_no_network_has_may_hold_numbers_alone(own_folder: Path, part: str) -> None:  # noqa: F811
     change(own_folder, part, decay=0.9999, use_ema_warmup=False, _name_or_path="somewhere")
-    assert loading.load(card.find(str(own_folder)), device="cpu", dtype="float32")
+    assert loading.load(model_spec.resolve(str(own_folder)), device="cpu", dtype="float32")
     change(own_folder, part, kernel="owner/kernel")
     with pytest.raises(Incompatible, match="asks for kernel, which is not read"):
-        loading.load(card.find(str(own_folder)), device="cpu", dtype="float32")
+        loading.load(model_spec.resolve(str(own_folder)), device="cpu", dtype="float32")
 
 
 @pytest.mark.parametrize(
@@ -97,14 +97,14 @@ def test_a_scheduler_is_one_of_the_librarys_own(own_folder: Path, entries: dict[
     path = own_folder / "scheduler" / "scheduler_config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **entries}))
     with pytest.raises(Incompatible, match=said):
-        loading.load(card.find(str(own_folder)), device="cpu", dtype="float32")
+        loading.load(model_spec.resolve(str(own_folder)), device="cpu", dtype="float32")
 
 
 def test_a_scheduler_keeps_what_others_of_its_family_ask_for(own_folder: Path) -> None:  # noqa: F811
     path = own_folder / "scheduler" / "scheduler_config.json"
     entries = {"_class_name": "PNDMScheduler", "algorithm_type": "dpmsolver++", "hook": {"module": "x"}}
     path.write_text(json.dumps({**json.loads(path.read_text()), **entries}))
-    config = loading.load(card.find(str(own_folder)), device="cpu", dtype="float32").pipeline.scheduler.config
+    config = loading.load(model_spec.resolve(str(own_folder)), device="cpu", dtype="float32").pipeline.scheduler.config
     assert config["algorithm_type"] == "dpmsolver++" and "hook" not in config
 
 
@@ -114,6 +114,6 @@ def test_the_hub_answers_nothing_while_a_model_is_opened(monkeypatch: pytest.Mon
     from huggingface_hub.errors import OfflineModeIsEnabled
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    with loading.quietly(), pytest.raises(OfflineModeIsEnabled):
+    with loading.quiet_libraries(), pytest.raises(OfflineModeIsEnabled):
         HfApi().model_info("owner/kernel")
     assert constants.HF_HUB_OFFLINE is False

@@ -16,7 +16,7 @@ import pytest
 from local_hub import LocalHub
 
 from pmagic import network
-from pmagic.bases import card, fetching
+from pmagic.bases import fetching, model_spec
 from pmagic.datasets import lfw
 from pmagic.errors import NotFound, StorageFailed, WeightsMissing
 
@@ -29,7 +29,11 @@ BASE = {
     "tokenizer/vocab.json": b"{}",
 }
 OBSERVER = {"model.safetensors": b"o" * 50, "config.json": b"{}"}
-REPOSITORIES = {"CompVis/stable-diffusion-v1-4": BASE, card.CLIP_REPO: OBSERVER, card.CLIPSEG_REPO: OBSERVER}
+REPOSITORIES = {
+    "CompVis/stable-diffusion-v1-4": BASE,
+    model_spec.CLIP_REPO: OBSERVER,
+    model_spec.CLIPSEG_REPO: OBSERVER,
+}
 HALF = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 1000\r\n\r\n" + b"x" * 500
 LOGIN_PAGE = b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 6\r\nConnection: close\r\n\r\n<html>"
 BUSY = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
@@ -121,13 +125,13 @@ def test_a_download_cut_half_way_keeps_what_arrived_and_goes_on(hub: LocalHub) -
     done = pull("sd14", HF_ENDPOINT=hub.url)
     assert done.returncode == 7, done.stderr
     assert "the hub cannot be reached (" in done.stderr and "kept: what has arrived of it" in done.stderr
-    assert card.find("sd14").folder is None
+    assert model_spec.resolve("sd14").folder is None
     hub.cut = ""
     hub.fetched.clear()
     assert pull("sd14", HF_ENDPOINT=hub.url).returncode == 0
     of_base = [name for name in hub.fetched if name.startswith("CompVis/") and name.endswith(".safetensors")]
     assert of_base == ["CompVis/stable-diffusion-v1-4/unet/diffusion_pytorch_model.safetensors"]
-    folder = card.require_weights(card.find("sd14")).folder
+    folder = model_spec.require_weights(model_spec.resolve("sd14")).folder
     assert {name: (folder / name).read_bytes() for name in BASE} == BASE
 
 
@@ -139,8 +143,8 @@ def test_a_face_pack_without_a_network(way: str, hub: LocalHub, refused: str, mo
     url = {"refused": refused, "no name": NO_NAME, "cut": hub.url}[way]
     monkeypatch.setattr(storage, "model_zoo_download_url", lambda name: f"{url}/{name}")
     with pytest.raises(WeightsMissing, match=r"insightface's server cannot be reached \(.+\), buffalo_l is not"):
-        fetching.fetch(fetching.orders("buffalo_l")[0], show=False)
-    assert card.find("sd14").faces == "buffalo_l"
+        fetching.fetch(fetching.plan_downloads("buffalo_l")[0], show=False)
+    assert model_spec.resolve("sd14").faces == "buffalo_l"
 
 
 def fetch_lfw(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
@@ -182,7 +186,7 @@ def test_a_full_disk_is_not_the_network(monkeypatch: pytest.MonkeyPatch) -> None
 
     full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/x")
     monkeypatch.setattr(huggingface_hub, "snapshot_download", failing(full))
-    order = fetching.Order("owner/repo", "main", "x", ("a.json",), 1, card.place_of("owner/repo"))
+    order = fetching.DownloadPlan("owner/repo", "main", "x", ("a.json",), 1, model_spec.place_of("owner/repo"))
     with pytest.raises(StorageFailed, match="No space left"):
         fetching.fetch(order, show=False)
     stub = types.ModuleType("sklearn.datasets")

@@ -11,7 +11,7 @@ from test_bases_cards import base_folder, observer_folder
 from test_house import imports, modules
 from test_library_bundle import _replace, folder  # noqa: F401 - a fixture
 
-from pmagic.bases import card
+from pmagic.bases import model_spec
 from pmagic.errors import BundleDamaged, Incompatible, WeightsMissing
 from pmagic.library import bundle
 
@@ -52,11 +52,11 @@ def test_weights_that_are_pickles_are_missing(tmp_path: Path) -> None:
     observer_folder(tmp_path / "clip")
     (folder / "unet" / "diffusion_pytorch_model.safetensors").rename(folder / "unet" / "diffusion_pytorch_model.bin")
     with pytest.raises(WeightsMissing, match="unet: weights as pickles"):
-        card.require_weights(card.find(str(folder)))
+        model_spec.require_weights(model_spec.resolve(str(folder)))
 
 
 def test_a_base_folder_with_code_is_refused(tmp_path: Path) -> None:
     folder = base_folder(tmp_path / "base")
     (folder / "unet" / "custom.py").write_text("import os")
     with pytest.raises(Incompatible, match=r"holds Python code \(custom\.py\)"):
-        card.require_weights(card.find(str(folder)))
+        model_spec.require_weights(model_spec.resolve(str(folder)))

@@ -16,7 +16,7 @@ from pmagic.cli import drawing, options
 from pmagic.cli.app import app
 from pmagic.engine import checkpoint, training
 from pmagic.engine.recipes import settings_for
-from pmagic.errors import NumericFailure, UsageProblem
+from pmagic.errors import NumericFailure, UsageError
 from pmagic.library.store import Library
 from pmagic.persona import Persona
 
@@ -71,10 +71,10 @@ def test_sizes_and_bounds() -> None:
     assert drawing.parse_size("512") == (512, 512)
     assert drawing.parse_size(None) is None
     assert options.parse_stages("400:800") == (400, 800)
-    with pytest.raises(UsageProblem, match="--stages cannot be '9999"):
+    with pytest.raises(UsageError, match="--stages cannot be '9999"):
         options.parse_stages(f"{'9' * 5000}:800")
     for text in ("", "x", "1x2x3", "-8", "8.5"):
-        with pytest.raises(UsageProblem):
+        with pytest.raises(UsageError):
             drawing.parse_size(text)
 
 
@@ -87,15 +87,15 @@ def test_values_that_are_not_finite_are_never_kept(library: Library, persona: Ma
 def test_nan_stops_with_the_last_good_checkpoint_and_publishes_nothing(
     library: Library, photo: Path, base: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = training.weighted
+    real = training.weighted_sum
     seen: list[int] = []
 
-    def spoilt(course: training.Course, terms: dict) -> torch.Tensor:
+    def spoilt(context: training.TrainingContext, terms: dict) -> torch.Tensor:
         seen.append(1)
-        return real(course, terms) * (float("nan") if len(seen) == 4 else 1.0)
+        return real(context, terms) * (float("nan") if len(seen) == 4 else 1.0)
 
     monkeypatch.setattr(training, "SAVE_EVERY", 2)
-    monkeypatch.setattr(training, "weighted", spoilt)
+    monkeypatch.setattr(training, "weighted_sum", spoilt)
     words = ["learn", str(photo), "--base", base, *FAST, "6", "--name", "alice"]
     done = runner.invoke(app, words)
     assert done.exit_code == 10
@@ -107,16 +107,16 @@ def test_nan_stops_with_the_last_good_checkpoint_and_publishes_nothing(
 
 def test_weights_that_overflow_never_replace_a_good_checkpoint(tmp_path: Path) -> None:
     learner = torch.nn.Linear(2, 2)
-    optimiser = torch.optim.AdamW(learner.parameters())
+    optimizer = torch.optim.AdamW(learner.parameters())
     learner(torch.ones(1, 2)).sum().backward()
-    optimiser.step()
+    optimizer.step()
     kept = checkpoint.Checkpoint(tmp_path / "a", "x")
-    kept.save(1, {}, learner, optimiser)
+    kept.save(1, {}, learner, optimizer)
     before = (tmp_path / "a").read_bytes()
     with torch.no_grad():
         learner.weight[0, 0] = float("inf")
     with pytest.raises(NumericFailure, match=r"learner\.weight holds NaN or infinity after step 2"):
-        kept.save(2, {}, learner, optimiser)
+        kept.save(2, {}, learner, optimizer)
     assert (tmp_path / "a").read_bytes() == before
 
 
@@ -135,7 +135,7 @@ def test_weights_that_overflow_never_replace_a_good_checkpoint(tmp_path: Path) -
     ],
 )
 def test_values_that_cannot_be_are_usage_problems(change: dict[str, object], said: str) -> None:
-    with pytest.raises(UsageProblem, match=said):
+    with pytest.raises(UsageError, match=said):
         settings_for("reference", {}, **change)
-    with pytest.raises(UsageProblem, match=said):
+    with pytest.raises(UsageError, match=said):
         settings_for("reference", {"learn": change})

@@ -11,7 +11,7 @@ from test_library_bundle import folder  # noqa: F401 - a fixture
 from typer.testing import CliRunner
 
 from pmagic.cli.app import app
-from pmagic.errors import BundleDamaged, UsageProblem
+from pmagic.errors import BundleDamaged, UsageError
 from pmagic.library import bundle, naming
 from pmagic.library.naming import Address
 from pmagic.library.store import Library
@@ -41,7 +41,7 @@ runner = CliRunner()
     ],
 )
 def test_a_name_that_cannot_be_a_folder_everywhere_is_refused(library: Library, persona: Make, name: str) -> None:
-    with pytest.raises(UsageProblem, match="cannot be a persona's name"):
+    with pytest.raises(UsageError, match="cannot be a persona's name"):
         library.save(name, persona())
     assert not library.root.exists()
 
@@ -54,7 +54,7 @@ def test_names_of_other_scripts_are_kept_composed(library: Library, persona: Mak
 
 def test_a_name_that_differs_by_case_only_is_refused(library: Library, persona: Make) -> None:
     library.save("Alice", persona())
-    with pytest.raises(UsageProblem, match="too close to the persona 'Alice'"):
+    with pytest.raises(UsageError, match="too close to the persona 'Alice'"):
         library.save("alice", persona())
 
 
@@ -71,9 +71,9 @@ def test_an_address_is_a_name_and_a_version() -> None:
     assert naming.parse("alice@3") == ("alice", 3)
     assert naming.version_of("v12345") == 12345 and naming.version_of("v00001") is None
     for text in ("alice@", "alice@0", "alice@01", "alice@x", "alice@\u0663"):
-        with pytest.raises(UsageProblem, match="does not address a version"):
+        with pytest.raises(UsageError, match="does not address a version"):
             naming.parse(text)
-    with pytest.raises(UsageProblem, match=r"control character U\+200B"):
+    with pytest.raises(UsageError, match=r"control character U\+200B"):
         naming.checked_name("a\u200bb")
 
 

@@ -56,7 +56,7 @@ def test_rm_erases_an_unfinished_learning_too(library: Library, persona: Make) -
 
     library.save("alice", persona())
     for name in ("alice", "bob"):
-        with unfinished.alone(library.root, name) as folder:
+        with unfinished.locked_run(library.root, name) as folder:
             unfinished.file_for(folder, {}).write_bytes(b"state")
     assert runner.invoke(app, ["rm", "alice@1"]).stdout.splitlines() == ["alice@1"]
     assert runner.invoke(app, ["rm", "alice"]).stdout.splitlines() == ["alice (unfinished)"]
@@ -69,17 +69,17 @@ def test_mv_takes_what_is_unfinished_along_and_rm_erases_it(library: Library, pe
 
     for name in ("alice", "bob"):
         library.save(name, persona())
-        with unfinished.alone(library.root, name) as folder:
+        with unfinished.locked_run(library.root, name) as folder:
             (folder / "x.checkpoint").write_bytes(name.encode())
-            unfinished.keep_order(folder, b"words")
+            unfinished.keep_options(folder, b"words")
     taken = runner.invoke(app, ["mv", "alice", "bob"])
     assert taken.exit_code == 2 and library.names() == ["alice", "bob"]
     assert runner.invoke(app, ["rm", "bob@1"]).exit_code == 0
     stopped = runner.invoke(app, ["mv", "alice", "bob"])
     assert stopped.exit_code == 2 and "a learning of 'bob' was stopped, too" in stopped.stderr
-    assert library.names() == unfinished.orders(library.root)[:1] == ["alice"]
+    assert library.names() == unfinished.resumable_names(library.root)[:1] == ["alice"]
     assert runner.invoke(app, ["mv", "alice", "anna"]).stdout == "anna@1\n"
-    assert unfinished.orders(library.root) == ["anna", "bob"]
+    assert unfinished.resumable_names(library.root) == ["anna", "bob"]
     assert (library.root / ".unfinished" / "anna" / "x.checkpoint").read_bytes() == b"alice"
     assert runner.invoke(app, ["rm", "anna"]).exit_code == 0
     assert not [path for path in library.root.rglob("*") if path.name in ("alice", "anna")]

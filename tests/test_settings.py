@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from pmagic import settings
-from pmagic.errors import UsageProblem
+from pmagic.errors import UsageError
 
 
 def test_pmagic_home_moves_everything(home: Path) -> None:
@@ -48,7 +48,7 @@ def test_config_gives_base_and_device(home: Path) -> None:
 )
 def test_a_config_that_cannot_be_used_is_named(home: Path, text: bytes, why: str) -> None:
     _write(home, text)
-    with pytest.raises(UsageProblem, match=why) as caught:
+    with pytest.raises(UsageError, match=why) as caught:
         settings.config()
     assert "config.toml" in caught.value.what
 

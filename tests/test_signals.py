@@ -65,13 +65,13 @@ def test_hang_up_saves_and_twice_ctrl_c_leaves_at_once_and_resume_takes_the_name
     twice.send_signal(signal.SIGINT)
     stderr = twice.communicate(timeout=60)[1]
     assert twice.returncode == 130 and "Traceback" not in stderr
-    assert unfinished.orders(library.root) == ["alice", "bob"]
+    assert unfinished.resumable_names(library.root) == ["alice", "bob"]
     several = runner.invoke(app, ["learn", "--resume"])
     assert several.exit_code == 2 and "several learnings were stopped: alice, bob" in several.stderr
     photo.write_bytes(photo.read_bytes() + b"another")  # and the photo is another one now
     changed = runner.invoke(app, ["learn", "--resume", "--name", "alice"])
     assert changed.exit_code == 6 and "it was started with another input: the photo" in changed.stderr
-    assert unfinished.orders(library.root) == ["alice", "bob"]
+    assert unfinished.resumable_names(library.root) == ["alice", "bob"]
 
 
 def test_stopped_by_a_signal_the_same_command_goes_on_to_the_same_bytes(

@@ -48,7 +48,7 @@ def test_a_closed_stream_says_nothing_and_changes_nothing(library: Library, pers
         assert (done.returncode, done.stdout, done.stderr) == (0, "", ""), streams
     done = closing("2>&-", "export", "alice", str(tmp_path / "a.pmagic"))
     assert (done.returncode, done.stdout) == (0, f"{tmp_path / 'a.pmagic'}\n")
-    assert library.take_in(tmp_path / "a.pmagic", "bob").version == 1
+    assert library.import_archive(tmp_path / "a.pmagic", "bob").version == 1
     done = closing("2>&-", "show", "nobody")
     assert (done.returncode, done.stdout) == (3, "")
     done = closing("<&-", "render", "alice", "-")

@@ -5,12 +5,12 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from pmagic.bases import card as bases
+from pmagic.bases import model_spec as bases
 from pmagic.cli.console import Console
-from pmagic.errors import NotFound, UsageProblem
+from pmagic.errors import NotFound, UsageError
 from pmagic.tasks import photo_input
 
-MINI = bases.find("mini")
+MINI = bases.resolve("mini")
 ALICE, BRUNO, _ = MINI.domain.samples
 
 
@@ -46,7 +46,7 @@ def test_a_folder_gives_its_photos(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("x")
     shown = photo_input.read(Console(), [tmp_path, BRUNO], None, None, False)
     assert shown.names == [str(tmp_path / "2.png"), str(tmp_path / "10.png"), str(BRUNO)]
-    with pytest.raises(UsageProblem, match="one --mask cannot serve several"):
+    with pytest.raises(UsageError, match="one --mask cannot serve several"):
         photo_input.read(Console(), [tmp_path], ALICE, None, False)
 
 
@@ -57,9 +57,9 @@ def test_a_folder_without_photos_is_told(tmp_path: Path) -> None:
 
 
 def test_the_square_is_cut_from_the_upright_photo(tmp_path: Path) -> None:
-    from pmagic.engine.portraits import portraits
+    from pmagic.engine.face_selection import select_faces
 
     Image.open(ALICE).rotate(180).save(tmp_path / "down.png")
     shown = photo_input.read(Console(), [tmp_path / "down.png"], None, None, False)
-    known = portraits(MINI, shown.images, shown.names)
+    known = select_faces(MINI, shown.images, shown.names)
     assert shown.square(256, known).tobytes() == Image.open(ALICE).convert("RGB").tobytes()

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pmagic.errors import Busy, NotFound
-from pmagic.library import durable, store
+from pmagic.library import atomic_io, store
 from pmagic.library.naming import Address
 from pmagic.library.store import Library
 from pmagic.persona import Persona
@@ -67,12 +67,12 @@ def test_a_folder_that_another_process_makes_in_between(tmp_path: Path, monkeypa
         raise FileExistsError(errno.EEXIST, "File exists", str(path))
 
     monkeypatch.setattr(os, "mkdir", faster)
-    durable.make_folder(tmp_path / "a")
+    atomic_io.make_folder(tmp_path / "a")
     assert (tmp_path / "a").is_dir()
     monkeypatch.undo()
     (tmp_path / "file").touch()
     with pytest.raises(FileExistsError):
-        durable.make_folder(tmp_path / "file")
+        atomic_io.make_folder(tmp_path / "file")
 
 
 def test_two_learnings_of_one_name_at_once_are_busy(library: Library) -> None:
@@ -80,9 +80,9 @@ def test_two_learnings_of_one_name_at_once_are_busy(library: Library) -> None:
     from pmagic.library import unfinished
 
     with (
-        unfinished.alone(library.root, "alice"),
+        unfinished.locked_run(library.root, "alice"),
         pytest.raises(Busy, match="another pmagic is learning 'alice'"),
-        unfinished.alone(library.root, "alice"),
+        unfinished.locked_run(library.root, "alice"),
     ):
         pass
     assert not (library.root / unfinished.FOLDER / "alice").exists()
@@ -107,4 +107,4 @@ def test_processes_that_write_one_file_at_once_get_different_names(
 
 def _write_some(target: Path, data: bytes) -> None:
     for _ in range(5):
-        durable.publish_file(data, target)
+        atomic_io.publish_file(data, target)

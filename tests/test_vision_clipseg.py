@@ -10,7 +10,7 @@ from PIL import Image
 from tiny import build_tokenizer, photo
 from transformers import CLIPSegForImageSegmentation
 
-from pmagic.bases import card
+from pmagic.bases import model_spec
 from pmagic.errors import Incompatible, WeightsMissing
 from pmagic.vision import clipseg
 
@@ -59,14 +59,16 @@ def test_a_folder_without_clipseg_names_the_command(tmp_path: Path) -> None:
     with pytest.raises(WeightsMissing, match="there is no CLIPSeg in") as caught:
         clipseg.load(tmp_path)
     assert caught.value.next_step == f"restore the files in {tmp_path}"
-    pulled = card.place_of(card.CLIPSEG_REPO)
+    pulled = model_spec.place_of(model_spec.CLIPSEG_REPO)
     with pytest.raises(WeightsMissing) as caught:
         clipseg.load(pulled)
-    assert caught.value.next_step == f"fetch it with `pmagic models pull {card.CLIPSEG_REPO}`"
+    assert caught.value.next_step == f"fetch it with `pmagic models pull {model_spec.CLIPSEG_REPO}`"
     pulled.mkdir(parents=True)  # what `models pull` takes for the whole
     with pytest.raises(WeightsMissing) as caught:
         clipseg.load(pulled)
-    assert caught.value.next_step.startswith(f"remove it with `pmagic models rm {card.CLIPSEG_REPO}`, then fetch it")
+    assert caught.value.next_step.startswith(
+        f"remove it with `pmagic models rm {model_spec.CLIPSEG_REPO}`, then fetch it"
+    )
 
 
 def test_missing_words_are_refused(folder: Path, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import torch
 from packs import BOX, LANDMARKS, RedBlocks, _export, build_pack, photo_of
 from PIL import Image
 
-from pmagic.bases import card
+from pmagic.bases import model_spec
 from pmagic.errors import Incompatible, WeightsMissing
 from pmagic.vision import faces
 
@@ -70,7 +70,7 @@ def test_a_folder_without_a_pack_names_the_command(tmp_path: Path) -> None:
         faces.load(tmp_path / "nowhere")
     assert caught.value.next_step == f"restore the files in {tmp_path / 'nowhere'}"
     with pytest.raises(WeightsMissing) as caught:
-        faces.load(card.place_of("buffalo_l"))
+        faces.load(model_spec.place_of("buffalo_l"))
     assert caught.value.next_step == "fetch it with `pmagic models pull buffalo_l`"
     assert not (tmp_path / "nowhere").exists()
 

@@ -16,7 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
-from pmagic.bases import card, loading
+from pmagic.bases import loading, model_spec
 from pmagic.engine import subject
 
 LENGTH = 77
@@ -132,10 +132,10 @@ def known(base: loading.Base, seeds: tuple[int, ...] = (0,)) -> subject.Subject:
     if len(photos) == 1:
         mask = Image.new("L", photos[0].size, 0)
         mask.paste(255, (0, 0, photos[0].width // 2, photos[0].height))
-    return subject.observe(base, photos, [f"{seed:064x}" for seed in seeds], word="face", mask=mask)
+    return subject.encode_photos(base, photos, [f"{seed:064x}" for seed in seeds], word="face", mask=mask)
 
 
-def lesson(**overrides: Any) -> dict[str, Any]:
+def train_step(**overrides: Any) -> dict[str, Any]:
     """Overrides of a recipe with which a tiny base learns fast."""
     short = {
         "iterations": 3,
@@ -147,13 +147,13 @@ def lesson(**overrides: Any) -> dict[str, Any]:
 
 
 def open_base(folder: Path, dtype: str = "float32") -> loading.Base:
-    return loading.load(card.find(str(folder)), device="cpu", dtype=dtype)
+    return loading.load(model_spec.resolve(str(folder)), device="cpu", dtype=dtype)
 
 
 def open_fast(folder: Path, *, mixed: bool) -> loading.Base:
     """Computing in bfloat16 on any processor. mixed: as on a CPU that multiplies it, else as on a GPU."""
     base = open_base(folder)
-    loading.keep_in(base.pipeline.unet, torch.bfloat16, mixed=mixed)
+    loading.cast_network(base.pipeline.unet, torch.bfloat16, mixed=mixed)
     return replace(base, fast=torch.bfloat16, mixed=mixed)
 
 

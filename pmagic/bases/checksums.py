@@ -12,7 +12,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from pmagic.library import durable
+from pmagic.library import atomic_io
 
 FILE = "SHA256SUMS"
 # Of the archives of insightface's packs, which states none: as many projects have published them independently.
@@ -33,7 +33,7 @@ def write(folder: Path, known: Mapping[str, str] | None = None) -> Path:
     """SHA256SUMS of all files in `folder`, in place of an older one. known: sums by name that were compared already."""
     known = known or {}
     lines = [f"{known.get(name) or sha256(path)}  {name}\n" for name, path in sorted(_files(folder).items())]
-    durable.replace_file(folder / FILE, "".join(lines).encode())
+    atomic_io.replace_file(folder / FILE, "".join(lines).encode())
     return folder / FILE
 
 

@@ -18,12 +18,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pmagic import network
-from pmagic.bases import card as cards
 from pmagic.bases import checksums, kinds
-from pmagic.bases.card import CLIP_REPO, CLIPSEG_REPO, HUB_OBSERVERS, PACKS, find, place_of
+from pmagic.bases import model_spec as specs
 from pmagic.bases.kinds import PARTS
-from pmagic.errors import Incompatible, NotFound, Problem, StorageFailed, UsageProblem, WeightsMissing
-from pmagic.library import durable
+from pmagic.bases.model_spec import CLIP_REPO, CLIPSEG_REPO, HUB_OBSERVERS, PACKS, place_of, resolve
+from pmagic.errors import Incompatible, NotFound, PmagicError, StorageFailed, UsageError, WeightsMissing
+from pmagic.library import atomic_io
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -38,7 +38,7 @@ _CONVERTER = "SFconvertbot"  # the hub's own robot: offers safetensors of old re
 
 
 @dataclass(frozen=True)
-class Order:
+class DownloadPlan:
     """What one repository's download would fetch: told to the person before it starts."""
 
     repo: str
@@ -50,7 +50,7 @@ class Order:
     digests: Mapping[str, str] = field(default_factory=dict)  # SHA-256 by file name, of those that the hub states
 
 
-def orders(name: str) -> list[Order]:
+def plan_downloads(name: str) -> list[DownloadPlan]:
     """What is missing of a base and its two hub observers, of one such observer, or of a face pack.
 
     Asks the hub, downloads no weights. A base does not order the packs: their licence forbids more than its own
@@ -60,68 +60,68 @@ def orders(name: str) -> list[Order]:
         return _pack(name)
     if name in HUB_OBSERVERS:
         return [] if place_of(name).is_dir() else [_order(name, _observer_files, LICENCES[name])]
-    card = find(name)
-    if card.repo is None:
-        raise UsageProblem(
-            f"the base {card.name!r} is on this machine, there is nothing to pull", f"use it with --base {card.name}"
+    spec = resolve(name)
+    if spec.repo is None:
+        raise UsageError(
+            f"the base {spec.name!r} is on this machine, there is nothing to pull", f"use it with --base {spec.name}"
         )
     wanted = []
-    if card.folder is None:
-        wanted.append(_order(card.repo, _base_files, card.licence))
-    for observer in (card.clip, card.clipseg):
+    if spec.folder is None:
+        wanted.append(_order(spec.repo, _base_files, spec.licence))
+    for observer in (spec.clip, spec.clipseg):
         if not isinstance(observer, Path):
             wanted.append(_order(observer, _observer_files, LICENCES.get(observer, "see its page")))
     if not wanted:
-        cards.require_weights(card)  # what was pulled and damaged since is not fetched over what is there
+        specs.require_weights(spec)  # what was pulled and damaged since is not fetched over what is there
     return wanted
 
 
-def besides(name: str) -> list[Order]:
+def besides(name: str) -> list[DownloadPlan]:
     """What learning people on a base needs and `orders` of the base leaves to the person: its face pack."""
     if name in PACKS or name in HUB_OBSERVERS:
         return []
-    faces = find(name).faces
+    faces = resolve(name).faces
     return _pack(faces) if isinstance(faces, str) else []
 
 
-def fetch(order: Order, *, show: bool = True) -> Path:
+def fetch(plan: DownloadPlan, *, show: bool = True) -> Path:
     """Downloads beside the place (kept when interrupted, then resumed) and publishes in one rename.
 
     show: whether the hub client draws its progress on stderr.
     """
-    part = order.place.with_name(order.place.name + ".part")
-    with durable.storing(order.repo):
-        durable.make_folder(order.place.parent)
-        free = shutil.disk_usage(order.place.parent).free
-    needed = order.size * (2 if order.repo in PACKS else 1)  # a pack lies there as an archive, too, for a moment
+    part = plan.place.with_name(plan.place.name + ".part")
+    with atomic_io.storing(plan.repo):
+        atomic_io.make_folder(plan.place.parent)
+        free = shutil.disk_usage(plan.place.parent).free
+    needed = plan.size * (2 if plan.repo in PACKS else 1)  # a pack lies there as an archive, too, for a moment
     if free < needed:
         raise StorageFailed(
-            f"{order.repo} needs {needed / 1e9:.1f} GB, {order.place.parent} has {free / 1e9:.1f} GB free",
+            f"{plan.repo} needs {needed / 1e9:.1f} GB, {plan.place.parent} has {free / 1e9:.1f} GB free",
             "free some space, or set PMAGIC_HOME to a larger disk",
         )
-    arrived = _fetch_pack(order, part, show=show) if order.repo in PACKS else _fetch_snapshot(order, part, show=show)
-    with durable.storing(order.repo):
-        checksums.write(arrived, order.digests)
-        durable.rename_new(arrived, order.place)
-        durable.sync_folder(order.place.parent)
+    arrived = _fetch_pack(plan, part, show=show) if plan.repo in PACKS else _fetch_snapshot(plan, part, show=show)
+    with atomic_io.storing(plan.repo):
+        checksums.write(arrived, plan.digests)
+        atomic_io.rename_new(arrived, plan.place)
+        atomic_io.sync_folder(plan.place.parent)
         shutil.rmtree(part, ignore_errors=True)
-    return order.place
+    return plan.place
 
 
-def _fetch_snapshot(order: Order, part: Path, *, show: bool) -> Path:
+def _fetch_snapshot(plan: DownloadPlan, part: Path, *, show: bool) -> Path:
     import huggingface_hub
 
     if not show:
         huggingface_hub.utils.disable_progress_bars()
         huggingface_hub.utils.logging.set_verbosity_error()
-    with _asking(HUB, order.repo, kept="what has arrived of it; the same command goes on with it"):
+    with _asking(HUB, plan.repo, kept="what has arrived of it; the same command goes on with it"):
         huggingface_hub.snapshot_download(
-            order.repo, revision=order.revision, local_dir=part, allow_patterns=list(order.files)
+            plan.repo, revision=plan.revision, local_dir=part, allow_patterns=list(plan.files)
         )
-    for name in order.files:
+    for name in plan.files:
         if not (part / name).is_file():
-            raise WeightsMissing(f"{order.repo}: {name} did not arrive", "run the command again: it resumes")
-        _require_digest(part / name, order.digests.get(name), f"{order.repo}: {name}")
+            raise WeightsMissing(f"{plan.repo}: {name} did not arrive", "run the command again: it resumes")
+        _require_digest(part / name, plan.digests.get(name), f"{plan.repo}: {name}")
     shutil.rmtree(part / ".cache", ignore_errors=True)  # the hub client's notes, of no use once all is here
     return part
 
@@ -137,32 +137,32 @@ def _require_digest(path: Path, stated: str | None, what: str) -> None:
         raise WeightsMissing(f"{what} arrived damaged: its SHA-256 is not the hub's", "run the command again")
 
 
-def _fetch_pack(order: Order, part: Path, *, show: bool) -> Path:
+def _fetch_pack(plan: DownloadPlan, part: Path, *, show: bool) -> Path:
     """By insightface's own means, which begin anew each time; the folder with the ONNX files."""
     if network.offline():
-        raise _offline(PACKS_HOST, order.repo)
+        raise _offline(PACKS_HOST, plan.repo)
     from insightface.utils import storage
 
-    path = part / f"{order.repo}.zip"
+    path = part / f"{plan.repo}.zip"
     hush = contextlib.nullcontext() if show else contextlib.redirect_stderr(io.StringIO())
-    with _asking(PACKS_HOST, order.repo), contextlib.redirect_stdout(io.StringIO()), hush:  # stdout is for results
+    with _asking(PACKS_HOST, plan.repo), contextlib.redirect_stdout(io.StringIO()), hush:  # stdout is for results
         storage.download_file(storage.model_zoo_download_url(path.name), path=str(path), overwrite=True)
     try:
-        with durable.storing(order.repo):
-            return _unpacked(order, path)
+        with atomic_io.storing(plan.repo):
+            return _unpacked(plan, path)
     except (RuntimeError, NotImplementedError, zlib.error, zipfile.BadZipFile, EOFError) as error:
-        raise WeightsMissing(f"{order.repo} did not arrive whole: {error}", "run the command again") from error
+        raise WeightsMissing(f"{plan.repo} did not arrive whole: {error}", "run the command again") from error
 
 
-def _unpacked(order: Order, path: Path) -> Path:
+def _unpacked(plan: DownloadPlan, path: Path) -> Path:
     """The folder with the ONNX files of a pack's archive, each under its plain name; nothing else is unpacked.
 
     Its SHA-256 must be the one that is known of it (see checksums.PACKS).
     """
-    if checksums.sha256(path) != checksums.PACKS[order.repo]:
+    if checksums.sha256(path) != checksums.PACKS[plan.repo]:
         path.unlink()
         raise WeightsMissing(
-            f"the archive of {order.repo} arrived damaged, or is another one: its SHA-256 is not the one that is known",
+            f"the archive of {plan.repo} arrived damaged, or is another one: its SHA-256 is not the one that is known",
             "run the command again; where that does not help, a newer pmagic may know the new archive",
         )
     folder = path.with_suffix("")
@@ -171,28 +171,28 @@ def _unpacked(order: Order, path: Path) -> Path:
     with zipfile.ZipFile(path) as archive:
         members = [each for each in archive.infolist() if each.filename.endswith(".onnx")]
         if not members:
-            raise WeightsMissing(f"{order.repo} arrived without ONNX files", "run the command again")
+            raise WeightsMissing(f"{plan.repo} arrived without ONNX files", "run the command again")
         for member in members:
             if not _IN_PACK.fullmatch(member.filename) or stat.S_ISLNK(member.external_attr >> 16):
-                raise _strange_pack(order, f"a file {member.filename!r}")
-        if sum(each.file_size for each in members) > 2 * order.size:
-            raise _strange_pack(order, f"more than {2 * order.size / 1e9:.1f} GB")
+                raise _strange_pack(plan, f"a file {member.filename!r}")
+        if sum(each.file_size for each in members) > 2 * plan.size:
+            raise _strange_pack(plan, f"more than {2 * plan.size / 1e9:.1f} GB")
         for member in members:
             with archive.open(member) as source, (folder / Path(member.filename).name).open("xb") as target:
                 shutil.copyfileobj(source, target)
     return folder
 
 
-def _strange_pack(order: Order, what: str) -> WeightsMissing:
-    return WeightsMissing(f"the archive of {order.repo} holds {what}, and is not unpacked", "try again another day")
+def _strange_pack(plan: DownloadPlan, what: str) -> WeightsMissing:
+    return WeightsMissing(f"the archive of {plan.repo} holds {what}, and is not unpacked", "try again another day")
 
 
-def _pack(name: str) -> list[Order]:
+def _pack(name: str) -> list[DownloadPlan]:
     place = place_of(name)
-    return [] if place.is_dir() else [Order(name, "model-zoo", PACK_LICENCE, ("*.onnx",), PACKS[name], place)]
+    return [] if place.is_dir() else [DownloadPlan(name, "model-zoo", PACK_LICENCE, ("*.onnx",), PACKS[name], place)]
 
 
-def _order(repo: str, choose: Callable[[Sequence[str]], list[str]], licence: str) -> Order:
+def _order(repo: str, choose: Callable[[Sequence[str]], list[str]], licence: str) -> DownloadPlan:
     """choose: the files to fetch of a repository's. Raises Incompatible where there are none of use."""
     import huggingface_hub
 
@@ -216,7 +216,7 @@ def _order(repo: str, choose: Callable[[Sequence[str]], list[str]], licence: str
     size = sum(sizes[name] for name in chosen)
     sums = {file.rfilename: file.lfs.sha256 for file in info.siblings or () if file.lfs is not None}
     digests = {name: sums[name] for name in chosen if name in sums}
-    return Order(repo, info.sha or "main", str(stated), tuple(chosen), size, place_of(repo), digests)
+    return DownloadPlan(repo, info.sha or "main", str(stated), tuple(chosen), size, place_of(repo), digests)
 
 
 def _require_stable_diffusion(repo: str, info: "ModelInfo") -> None:
@@ -278,17 +278,17 @@ def _asking(host: str, what: str, kept: str = "") -> Iterator[None]:
     """
     try:
         yield
-    except Problem:
+    except PmagicError:
         raise
     except Exception as error:
         local = network.local_failure(error, _families())
         if local is not None:
-            with durable.storing(what):
+            with atomic_io.storing(what):
                 raise local from error
         raise _in_words(error, host, what, kept) from error
 
 
-def _in_words(error: Exception, host: str, what: str, kept: str) -> Problem:
+def _in_words(error: Exception, host: str, what: str, kept: str) -> PmagicError:
     from huggingface_hub import errors as hub
 
     if isinstance(error, hub.GatedRepoError):

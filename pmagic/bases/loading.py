@@ -14,9 +14,9 @@ from torch import nn
 
 from pmagic import settings
 from pmagic.bases import kinds, model_config
-from pmagic.bases.card import Card, require_weights
+from pmagic.bases.model_spec import ModelSpec, require_weights
 from pmagic.bases.offline import import_http_client, offline
-from pmagic.errors import Incompatible, UsageProblem
+from pmagic.errors import Incompatible, UsageError
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
@@ -32,7 +32,7 @@ class Base:
 
     name: str
     pipeline: "StableDiffusionPipeline"
-    card: Card
+    spec: ModelSpec
     fingerprint: str
     weights: torch.dtype  # of the base; what the UNet is given and gives
     fast: torch.dtype | None  # what the UNet and the identity loss's decoder compute in, None for `weights`
@@ -79,7 +79,7 @@ class Base:
         return self.pipeline.unet.config.sample_size * self.pipeline.vae_scale_factor
 
 
-def load(card: Card, *, device: str = "auto", dtype: str = "auto") -> Base:
+def load(spec: ModelSpec, *, device: str = "auto", dtype: str = "auto") -> Base:
     """Open a base from its folder; its weights require no gradient.
 
     dtype: "auto" keeps weights in float32, but the UNet's in bfloat16 where the hardware multiplies it (a GPU without
@@ -87,13 +87,13 @@ def load(card: Card, *, device: str = "auto", dtype: str = "auto") -> Base:
     Raises WeightsMissing, or Incompatible for a folder that holds code, lacks weights or a tokenizer, or is no
     Stable Diffusion that predicts noise or velocity.
     """
-    folder = require_weights(card).folder
+    folder = require_weights(spec).folder
     assert folder is not None  # require_weights says so
     weights = DTYPES.get("float32" if dtype == "auto" else dtype)
     if weights is None:
-        raise UsageProblem(f"there is no number type {dtype!r}", f"choose one of: auto, {', '.join(DTYPES)}")
+        raise UsageError(f"there is no number type {dtype!r}", f"choose one of: auto, {', '.join(DTYPES)}")
     place = device_named(device)
-    with quietly():
+    with quiet_libraries():
         pipeline = _pipeline(folder, weights)
     _check(pipeline, folder)
     for name in MODELS:
@@ -103,12 +103,12 @@ def load(card: Card, *, device: str = "auto", dtype: str = "auto") -> Base:
     pipeline.set_progress_bar_config(disable=True)
     fast, mixed = fast_type(place) if dtype == "auto" else None, place.type == "cpu"
     if fast is not None:
-        keep_in(pipeline.unet, fast, mixed=mixed)
+        cast_network(pipeline.unet, fast, mixed=mixed)
         if mixed:
             from pmagic.bases.processors import CheapBackward
 
             pipeline.unet.set_attn_processor(CheapBackward())
-    return Base(card.title, pipeline, card, fingerprint(folder), weights, fast, mixed)
+    return Base(spec.title, pipeline, spec, fingerprint(folder), weights, fast, mixed)
 
 
 def fingerprint(folder: Path) -> str:
@@ -139,7 +139,7 @@ def _identity_files(folder: Path) -> list[Path]:
 
 
 def device_named(name: str) -> torch.device:
-    """The device of that name, or for "auto" the fastest that is here. Raises UsageProblem."""
+    """The device of that name, or for "auto" the fastest that is here. Raises UsageError."""
     name = name.lower()
     if name == "auto":
         if torch.cuda.is_available():
@@ -150,9 +150,7 @@ def device_named(name: str) -> torch.device:
         place = torch.device(name)
         torch.ones(1, device=place).item()  # "meta", say, is a device that holds no numbers
     except Exception as error:  # each backend raises its own
-        raise UsageProblem(
-            f"the device {name!r} is not on this machine{_in_short(error)}", "use --device cpu"
-        ) from error
+        raise UsageError(f"the device {name!r} is not on this machine{_in_short(error)}", "use --device cpu") from error
     return place
 
 
@@ -174,7 +172,7 @@ def fast_type(device: torch.device) -> torch.dtype | None:
     return None
 
 
-def keep_in(network: nn.Module, fast: torch.dtype, *, mixed: bool) -> None:
+def cast_network(network: nn.Module, fast: torch.dtype, *, mixed: bool) -> None:
     """The weights of `network` in `fast`, for one that is given numbers in it, and called in `Base.autocast` alone.
 
     mixed: norms stay as they are. A CPU's take numbers of two types, and the rest has the very bits of autocast, which
@@ -187,7 +185,7 @@ def keep_in(network: nn.Module, fast: torch.dtype, *, mixed: bool) -> None:
 
 
 @contextmanager
-def quietly() -> Iterator[None]:
+def quiet_libraries() -> Iterator[None]:
     """While inside, the libraries show no bars, say nothing below an error and use no network.
 
     What matters of what they would say is checked here.

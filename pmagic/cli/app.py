@@ -38,7 +38,7 @@ from pmagic.cli import (
     verify,
 )
 from pmagic.cli import list as listing
-from pmagic.errors import STOPPED_BY_PERSON, OutOfMemory, Problem, UsageProblem
+from pmagic.errors import STOPPED_BY_PERSON, OutOfMemory, PmagicError, UsageError
 
 
 class Program(TyperGroup):
@@ -52,7 +52,7 @@ class Program(TyperGroup):
             sys.stdout.flush()
             if code == STOPPED_BY_PERSON:  # typer's own answer to KeyboardInterrupt
                 raise KeyboardInterrupt
-        except Problem as problem:
+        except PmagicError as problem:
             code = _end(problem, as_json)
         except typer.TyperException as error:
             code = _end(_usage(error), as_json)
@@ -126,7 +126,7 @@ def main() -> None:
     app()
 
 
-def _end(problem: Problem, as_json: bool) -> int:
+def _end(problem: PmagicError, as_json: bool) -> int:
     try:
         console.show_problem(problem, as_json=as_json)
     except OSError as error:
@@ -134,17 +134,17 @@ def _end(problem: Problem, as_json: bool) -> int:
     return problem.exit_code
 
 
-def _usage(error: typer.TyperException) -> Problem:
+def _usage(error: typer.TyperException) -> PmagicError:
     """What typer found wrong with the command line; without arguments it is the help text itself."""
     context = getattr(error, "ctx", None)
     command = context.command_path if context else "pmagic"
     if type(error).__name__ == "NoArgsIsHelpError":
         print(error.format_message())
-        raise SystemExit(UsageProblem.exit_code)
-    return UsageProblem(error.format_message(), f"see `{command} --help`")
+        raise SystemExit(UsageError.exit_code)
+    return UsageError(error.format_message(), f"see `{command} --help`")
 
 
-def _in_words(error: Exception) -> Problem:
+def _in_words(error: Exception) -> PmagicError:
     """A closed stdout, a name that is too long and missing memory are not defects; everything else is.
 
     A defect leaves its traceback in a log.
@@ -152,14 +152,14 @@ def _in_words(error: Exception) -> Problem:
     if isinstance(error, OSError) and error.filename is None and error.errno in (errno.EPIPE, errno.ENOSPC, errno.EIO):
         return console.unwritable(error)
     if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
-        return UsageProblem(f"the name is too long for a file: {str(error.filename)[:80]!r}...", "give a shorter one")
+        return UsageError(f"the name is too long for a file: {str(error.filename)[:80]!r}...", "give a shorter one")
     if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
         # numpy and torch say how much was asked for, Python says nothing.
         return OutOfMemory(
             f"there is not enough memory for this{f': {error}' if str(error) else ''}",
             "end other programs, draw smaller pictures (--size), or learn with --batch 1",
         )
-    return Problem(f"this is a defect of pmagic: {type(error).__name__}: {error}", _logged(error))
+    return PmagicError(f"this is a defect of pmagic: {type(error).__name__}: {error}", _logged(error))
 
 
 def _logged(error: Exception) -> str:
@@ -167,14 +167,14 @@ def _logged(error: Exception) -> str:
     import traceback
 
     from pmagic import settings
-    from pmagic.library import durable
+    from pmagic.library import atomic_io
 
     text = "".join(traceback.format_exception(error))
     name = f"{datetime.now(UTC):%Y%m%d-%H%M%S}.log"
     try:
-        path: Path = durable.publish_file(
+        path: Path = atomic_io.publish_file(
             f"pmagic {pmagic.__version__}\n{text}".encode(errors="backslashreplace"), settings.log_dir() / name
         )
-    except (OSError, Problem) as failure:
+    except (OSError, PmagicError) as failure:
         return f"its log could not be written ({failure}); run the command again to see it"
     return f"please report it with the log {path}"

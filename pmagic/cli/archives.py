@@ -9,8 +9,8 @@ from pmagic import settings
 from pmagic.cli import names
 from pmagic.cli.console import Console
 from pmagic.cli.options import AsJson, Quiet
-from pmagic.errors import UsageProblem
-from pmagic.library import archive, durable
+from pmagic.errors import UsageError
+from pmagic.library import archive, atomic_io
 from pmagic.library.store import Library
 
 
@@ -35,8 +35,8 @@ def export_persona(
     target = out or Path(f"{address.name}{archive.SUFFIX}")
     if target.is_dir():
         target = target / f"{address.name}{archive.SUFFIX}"
-    with durable.storing(f"the archive {target}"):
-        written = durable.publish_file(data, target)
+    with atomic_io.storing(f"the archive {target}"):
+        written = atomic_io.publish_file(data, target)
     console.say("whoever has this file can draw the person: keep it as private as the photo")
     console.result([str(written)], {"persona": str(address), "file": str(written), "bytes": len(data)})
 
@@ -57,10 +57,10 @@ def import_persona(
     library = Library(settings.library_dir())
     before = library.addresses()
     try:
-        address = library.take_in(file, chosen)
-    except UsageProblem as problem:
+        address = library.import_archive(file, chosen)
+    except UsageError as problem:
         if name is None and "cannot be a persona's name" in problem.what:
-            raise UsageProblem(problem.what, "say what to call it with --as NAME") from problem
+            raise UsageError(problem.what, "say what to call it with --as NAME") from problem
         raise
     console = Console(quiet=quiet, as_json=as_json)
     already = address in before

@@ -14,15 +14,15 @@ from pmagic.cli import drawing
 from pmagic.cli.console import Console
 from pmagic.cli.options import AsJson, Quiet, number
 from pmagic.engine.prompts import check_text
-from pmagic.errors import PhotoRefused, UsageProblem
-from pmagic.library import durable
+from pmagic.errors import PhotoRefused, UsageError
+from pmagic.library import atomic_io
 from pmagic.library.store import Library
 from pmagic.tasks.drawing import CountFaces, RenderOptions, Scene, find_base, prepare
 from pmagic.tasks.prompt_text import compose_names
 
 if TYPE_CHECKING:
-    from pmagic.bases.card import Card
-    from pmagic.engine.localising import Edit
+    from pmagic.bases.model_spec import ModelSpec
+    from pmagic.engine.inpainting import InpaintRegion
     from pmagic.engine.regions import Box
 
 # Each word's part of the picture, where no other word of the layout says more.
@@ -108,20 +108,20 @@ def compose(
     if plain:
         console.warn(
             f"ordinary words where they stand without braces in the prompt: {', '.join(plain)}; for the persona write "
-            f"{prompts.braced(plain[0])}"
+            f"{prompts.in_braces(plain[0])}"
         )
-    card = find_base(list(personas.values()), base)
-    style = options.settings([persona for _, persona in personas.values()], card)
+    spec = find_base(list(personas.values()), base)
+    style = options.settings([persona for _, persona in personas.values()], spec)
     if len({persona.settings["recipe"] for _, persona in personas.values()}) > 1:
         console.say(
             f"learned by several recipes: drawn with {style.scheduler} and the negative prompt {style.negative!r}"
         )
     edit, metadata = None, {}
     if background is not None:
-        edit, metadata = _edit(console, card, background, marks, fit_mask, soft_edge, style.size or (1, 1))
+        edit, metadata = _edit(console, spec, background, marks, fit_mask, soft_edge, style.size or (1, 1))
     title = prompt
     for name, (address, _) in personas.items():
-        title = title.replace(prompts.braced(name), prompts.braced(str(address)))
+        title = title.replace(prompts.in_braces(name), prompts.in_braces(str(address)))
     file_name = drawing.slug(prompt)
     if edit is not None and preview:
         _write_preview(console, output, f"{file_name}-mask", edit)
@@ -135,9 +135,9 @@ def compose(
         regions=regions,
         edit=edit,
         metadata={"verb": "compose", **metadata},
-        count_faces=_face_counter(console, card, people, edit) if people else None,
+        count_faces=_face_counter(console, spec, people, edit) if people else None,
     )
-    prepared = partial(prepare, console, personas, [scene], options, base=card, settings=style)
+    prepared = partial(prepare, console, personas, [scene], options, base=spec, settings=style)
     drawing.draw(console, output, prepared, [file_name])
 
 
@@ -151,7 +151,7 @@ def parse_layout(text: str) -> "list[Box]":
         boxes = [_numbers(each, "--layout", text) for each in text.split(";")]
         if all(x + width <= 100 and y + height <= 100 for x, y, width, height in boxes):
             return [(x / 100, y / 100, (x + width) / 100, (y + height) / 100) for x, y, width, height in boxes]
-    raise UsageProblem(
+    raise UsageError(
         f"--layout cannot be {text!r}",
         "write left,right or left,middle,right or top,bottom, or boxes as x,y,width,height;x,y,width,height in percent "
         "of the picture, with a --background of the red frame that --preview shows",
@@ -162,7 +162,7 @@ def parse_box(text: str, size: tuple[int, int]) -> tuple[int, int, int, int]:
     """`x,y,width,height` in pixels of a picture of `size`, to left, top, right, bottom."""
     x, y, width, height = _numbers(text, "--box", text)
     if x + width > size[0] or y + height > size[1]:
-        raise UsageProblem(f"--box {text} is not inside the background of {size[0]} x {size[1]}", "give a smaller box")
+        raise UsageError(f"--box {text} is not inside the background of {size[0]} x {size[1]}", "give a smaller box")
     return x, y, x + width, y + height
 
 
@@ -170,34 +170,32 @@ def _numbers(text: str, option: str, whole: str) -> tuple[int, int, int, int]:
     parts = [number(part.strip()) for part in text.split(",")]
     found = [each for each in parts if each is not None]
     if len(parts) != 4 or len(found) != 4 or 0 in found[2:]:
-        raise UsageProblem(
-            f"{option} cannot be {whole[:80]!r}", "write it as x,y,width,height, for example 10,20,30,40"
-        )
+        raise UsageError(f"{option} cannot be {whole[:80]!r}", "write it as x,y,width,height, for example 10,20,30,40")
     x, y, width, height = found
     return x, y, width, height
 
 
 def _face_counter(
-    console: Console, card: "Card", people: "Mapping[str, Box]", edit: "Edit | None"
+    console: Console, spec: "ModelSpec", people: "Mapping[str, Box]", edit: "InpaintRegion | None"
 ) -> CountFaces | None:
     """What counts the faces in each person's place, where the base's face pack is on this machine."""
-    from pmagic.engine import placing, portraits
+    from pmagic.engine import face_selection, layout_check
 
-    if not isinstance(card.faces, Path):
+    if not isinstance(spec.faces, Path):
         console.warn(
-            f"whether everybody is in their place is not looked at: the face pack {card.faces} is not on this machine; "
-            f"fetch it with `pmagic models pull {card.faces}`"
+            f"whether everybody is in their place is not looked at: the face pack {spec.faces} is not on this machine; "
+            f"fetch it with `pmagic models pull {spec.faces}`"
         )
         return None
-    pack = portraits.opened(card)
-    return lambda picture: placing.faces_in(pack, picture, people, edit)
+    pack = face_selection.open_pack(spec)
+    return lambda picture: layout_check.count_faces(pack, picture, people, edit)
 
 
 def _regions(layout: str, named: Sequence[str]) -> "dict[str, Box]":
     """The boxes of the first names in the prompt; those that are left, such as a style, are everywhere."""
     boxes = parse_layout(layout)
     if len(boxes) > len(named):
-        raise UsageProblem(
+        raise UsageError(
             f"--layout {layout!r} has {len(boxes)} places, the prompt names {len(named)}", "leave some of them out"
         )
     return dict(zip(named, boxes, strict=False))
@@ -207,29 +205,29 @@ def _check_place(background: Path | None, marks: Sequence[object], fit_mask: boo
     """marks: --mask, --mask-text, --box. more: whether a --soft-edge or a --preview was asked for."""
     given = [each for each in marks if each is not None]
     if background is None and (given or more or fit_mask):
-        raise UsageProblem("a mask, a box, a soft edge and a preview are about a --background", "give one")
+        raise UsageError("a mask, a box, a soft edge and a preview are about a --background", "give one")
     if background is not None and len(given) != 1:
-        raise UsageProblem(
+        raise UsageError(
             f"a --background needs one of --mask, --mask-text and --box, not {len(given)}", "say where to draw"
         )
     if fit_mask and marks[0] is None:
-        raise UsageProblem("--fit-mask is about a --mask", "leave it out")
+        raise UsageError("--fit-mask is about a --mask", "leave it out")
 
 
 def _edit(
     console: Console,
-    card: "Card",
+    spec: "ModelSpec",
     background: Path,
     marks: tuple[Path | None, str | None, str | None],
     fit_mask: bool,
     soft_edge: int,
     size: tuple[int, int],
-) -> "tuple[Edit, dict[str, object]]":
+) -> "tuple[InpaintRegion, dict[str, object]]":
     """The place to draw in, and the metadata of its pictures: no path, but what identifies the files."""
     from PIL import Image
 
     from pmagic import pictures
-    from pmagic.engine import localising
+    from pmagic.engine import inpainting
 
     photo, (mask, text, box) = pictures.read_photo(background), marks
     if photo.see_through:
@@ -247,23 +245,23 @@ def _edit(
                 )
             marked = marked.resize(photo.image.size, Image.Resampling.BILINEAR)
     elif text is not None:
-        marked, about["mask_text"] = localising.text_mask(card, photo.image, text), text
+        marked, about["mask_text"] = inpainting.text_mask(spec, photo.image, text), text
     else:
         assert box is not None  # _check_place says so
         marked, about["box"] = Image.new("L", photo.image.size, 0), box
         marked.paste(255, parse_box(box, photo.image.size))
-    return localising.edit(photo.image, marked, size, soft_edge), about
+    return inpainting.inpaint_region(photo.image, marked, size, soft_edge), about
 
 
-def _write_preview(console: Console, output: drawing.Output, name: str, edit: "Edit") -> None:
+def _write_preview(console: Console, output: drawing.Output, name: str, edit: "InpaintRegion") -> None:
     from pmagic import pictures
 
     folder, file_name, ending = drawing.parse_out(output.out, output.kind)
     buffer = io.BytesIO()
     edit.preview().save(buffer, pictures.ENDINGS[ending.lower()])
-    with durable.storing(f"the preview in {folder}"):
-        durable.make_folder(folder)
-        path = durable.publish_file(buffer.getvalue(), folder / (file_name or f"{name}{ending}"))
+    with atomic_io.storing(f"the preview in {folder}"):
+        atomic_io.make_folder(folder)
+        path = atomic_io.publish_file(buffer.getvalue(), folder / (file_name or f"{name}{ending}"))
     left, top, right, bottom = edit.frame
     console.say(f"the red frame, {right - left} x {bottom - top} pixels, is drawn anew in the base's size")
     console.result([str(path)], {"preview": str(path), "frame": edit.frame})

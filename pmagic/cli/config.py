@@ -10,7 +10,7 @@ from pmagic import settings
 from pmagic.cli import names
 from pmagic.cli.console import Console, table
 from pmagic.cli.options import AsJson, Quiet
-from pmagic.library import durable
+from pmagic.library import atomic_io
 
 app = typer.Typer(
     help="Read and write your own defaults: base, device, format.",
@@ -60,9 +60,9 @@ def set_value(
     value = _usable(key, value) if value else value
     data = settings.with_value(key, value)
     path = settings.config_file()
-    with durable.storing(str(path)):
-        durable.make_folder(path.parent)
-        durable.replace_file(path, data)
+    with atomic_io.storing(str(path)):
+        atomic_io.make_folder(path.parent)
+        atomic_io.replace_file(path, data)
     variable = settings.VARIABLES[key]
     now = os.environ.get(variable)
     if value and now and now != value:
@@ -94,8 +94,8 @@ def unset(key: Key, quiet: Quiet = False, as_json: AsJson = False) -> None:
     data = settings.with_value(key, "")
     path = settings.config_file()
     if path.exists():
-        with durable.storing(str(path)):
-            durable.replace_file(path, data)
+        with atomic_io.storing(str(path)):
+            atomic_io.replace_file(path, data)
     Console(quiet=quiet, as_json=as_json).result([] if quiet else [f"{key} ="], {"key": key, "file": str(path)})
 
 
@@ -113,13 +113,13 @@ def path(quiet: Quiet = False, as_json: AsJson = False) -> None:
 def _usable(key: str, value: str) -> str:
     """The value as it is to be kept, checked as a command would that uses it, before anything is written.
 
-    Raises UsageProblem, and NotFound or Incompatible for a base that is none.
+    Raises UsageError, and NotFound or Incompatible for a base that is none.
     """
     settings.checked_key(key)
     if key == "base":
-        from pmagic.bases import card
+        from pmagic.bases import model_spec
 
-        return card.find(value).name  # a folder by its whole path: commands are given in other folders, too
+        return model_spec.resolve(value).name  # a folder by its whole path: commands are given in other folders, too
     if key == "device":
         settings.check_device(value)  # without torch
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from pmagic.errors import STOPPED_BY_PERSON, Problem, StorageFailed
+from pmagic.errors import STOPPED_BY_PERSON, PmagicError, StorageFailed
 from pmagic.tasks.reporting import Advance, duration
 
 TIMED_STEPS = 5  # after so many the time left can be told
@@ -102,7 +102,7 @@ class Console:
         return advance
 
 
-def show_problem(problem: Problem, *, as_json: bool) -> None:
+def show_problem(problem: PmagicError, *, as_json: bool) -> None:
     """One message: what happened, what was kept, what to type next. As JSON it takes the result's place on stdout."""
     if as_json:
         print(_as_json(problem.as_dict()), flush=True)

@@ -16,7 +16,7 @@ from pmagic import settings
 from pmagic.cli import learn, render, sample
 from pmagic.cli.console import PROGRESS, Console, duration
 from pmagic.cli.options import AsJson, Quiet
-from pmagic.errors import UsageProblem
+from pmagic.errors import UsageError
 from pmagic.library.store import Library
 
 NAME, BASE = "alice", "mini"
@@ -91,7 +91,7 @@ def _kept(portrait: Path) -> str | None:
         return None
     address, manifest = library.verify(NAME)
     if manifest.photos != (hashlib.sha256(portrait.read_bytes()).hexdigest(),) or manifest.base != BASE:
-        raise UsageProblem(
+        raise UsageError(
             f"your library has another persona {NAME!r}, which the demonstration would add a version to",
             f"rename it with `pmagic mv {NAME} NEW`, or set PMAGIC_HOME to another folder for the demonstration",
             kept=f"{address} as it is",

@@ -15,13 +15,13 @@ import typer
 import pmagic
 from pmagic import network, settings, shelf
 from pmagic.cli.console import Console
-from pmagic.errors import Problem
+from pmagic.errors import PmagicError
 from pmagic.library import unfinished
 from pmagic.library.store import Library
 from pmagic.tasks import base_options
 
 if TYPE_CHECKING:
-    from pmagic.bases.card import Card
+    from pmagic.bases.model_spec import ModelSpec
 
 LIBRARIES = (
     "torch",
@@ -46,10 +46,10 @@ def doctor(
     pmagic doctor
     pmagic doctor --json > report.json
     """
-    from pmagic.bases import needs
+    from pmagic.bases import memory_estimate
 
     library = Library(settings.library_dir())
-    free = needs.memory_free()
+    free = memory_estimate.memory_free()
     problems = [*_configuration(), *_disk(), *_library(library), *_models()]
     document: dict[str, Any] = {
         "pmagic": pmagic.__version__,
@@ -113,14 +113,14 @@ def _settings() -> dict[str, str]:
     """What config.toml and the environment say; nothing where they cannot be used, which is told as a problem."""
     try:
         return {name: _homeless(str(value)) for name, value in vars(settings.config()).items() if value is not None}
-    except Problem:
+    except PmagicError:
         return {}
 
 
 def _configuration() -> Iterator[dict[str, str]]:
     try:
         config = settings.config()
-    except Problem as problem:
+    except PmagicError as problem:
         yield {"what": problem.what, "next": problem.next_step}
         return
     for check in (
@@ -129,24 +129,24 @@ def _configuration() -> Iterator[dict[str, str]]:
     ):
         try:
             check()
-        except Problem as problem:
+        except PmagicError as problem:
             yield {"what": problem.what, "next": problem.next_step}
 
 
 def _state(name: str) -> str:
-    from pmagic.bases import card
+    from pmagic.bases import model_spec
 
     try:
-        return "not here" if card.missing_parts(card.find(name)) else "here"
-    except Problem:
+        return "not here" if model_spec.missing_parts(model_spec.resolve(name)) else "here"
+    except PmagicError:
         return "cannot be used"
 
 
 def _models() -> Iterator[dict[str, str]]:
     """Bases that are here without what learning needs beside them, and downloads that were interrupted."""
-    from pmagic.bases import card, fetching
+    from pmagic.bases import fetching, model_spec
 
-    needs = (card.require_weights, _faces, _masks)
+    needs = (model_spec.require_weights, _faces, _masks)
     told = {problem.what: problem.next_step for name in shelf.names("bases.known") for problem in _lacking(name, needs)}
     for what, next_step in told.items():  # what several bases lack is told once
         yield {"what": what, "next": next_step}
@@ -159,13 +159,13 @@ def _models() -> Iterator[dict[str, str]]:
         }
 
 
-def _lacking(name: str, needs: Sequence[Callable[["Card"], object]]) -> Iterator[Problem]:
+def _lacking(name: str, needs: Sequence[Callable[["ModelSpec"], object]]) -> Iterator[PmagicError]:
     """Which of its needs a base that is here does not meet."""
-    from pmagic.bases import card
+    from pmagic.bases import model_spec
 
     try:
-        found = card.find(name)
-    except Problem as problem:
+        found = model_spec.resolve(name)
+    except PmagicError as problem:
         yield problem
         return
     if found.folder is None:
@@ -173,17 +173,17 @@ def _lacking(name: str, needs: Sequence[Callable[["Card"], object]]) -> Iterator
     for need in needs:
         try:
             need(found)
-        except Problem as problem:
+        except PmagicError as problem:
             yield problem
 
 
-def _faces(found: "Card") -> None:
+def _faces(found: "ModelSpec") -> None:
     from pmagic.engine import subject
 
     subject.require_observers(found, "face", masked=True, recognised=True)
 
 
-def _masks(found: "Card") -> None:
+def _masks(found: "ModelSpec") -> None:
     from pmagic.engine import subject
 
     subject.require_observers(found, "face", masked=False, recognised=False)
@@ -206,7 +206,7 @@ def _library(library: Library) -> Iterator[dict[str, str]]:
             "what": f"others may read the personas in {_shown(library.root)}",
             "next": f"chmod 700 {_shown(library.root)}",
         }
-    if library.untidy():
+    if library.has_leftovers():
         yield {
             "what": "a command that was killed has left a copy of a persona, or one is changing the library now",
             "next": "`pmagic rm NAME` erases such a copy whatever the name, and so does every change of the library",
@@ -215,7 +215,7 @@ def _library(library: Library) -> Iterator[dict[str, str]]:
     for address in library.addresses():
         try:
             library.verify(str(address))
-        except Problem:
+        except PmagicError:
             damaged += 1  # by name they would be private
     if damaged:
         yield {"what": f"{damaged} of the kept personas cannot be used", "next": "pmagic verify --all names them"}
@@ -240,7 +240,7 @@ def _homeless(text: str) -> str:
 def _own_folders() -> Iterator[tuple[str, str]]:
     """(folder, what stands for it), the longest first: a configured base, PMAGIC_HOME, the home."""
     folders = []
-    with contextlib.suppress(Problem):
+    with contextlib.suppress(PmagicError):
         base = settings.expanded(settings.config().base or "mini")
         if base.is_absolute():
             folders += [(each, f".../{base.name}") for each in (base, base.resolve())]

@@ -10,12 +10,12 @@ from typing import Annotated, Any
 import typer
 
 from pmagic import settings
-from pmagic.cli import names, scenes, terminal
+from pmagic.cli import names, prompt_files, terminal
 from pmagic.cli.console import Console
 from pmagic.cli.options import number, parse_seed
 from pmagic.cli.stopping import StopAtStep, Stopped
-from pmagic.errors import UsageProblem
-from pmagic.library import durable
+from pmagic.errors import UsageError
+from pmagic.library import atomic_io
 from pmagic.tasks.drawing import Drawing
 from pmagic.tasks.reporting import duration
 
@@ -58,7 +58,7 @@ ENDINGS = {"png": ".png", "jpeg": ".jpg", "webp": ".webp"}
 
 @dataclass(frozen=True, kw_only=True)
 class Output:
-    """Where pictures go, and how. Raises UsageProblem for what can be seen to be wrong."""
+    """Where pictures go, and how. Raises UsageError for what can be seen to be wrong."""
 
     out: Path
     kind: str | None = None
@@ -68,7 +68,7 @@ class Output:
 
     def __post_init__(self) -> None:
         if not 1 <= self.enlarge <= _MAX_ENLARGE:
-            raise UsageProblem(f"--enlarge must be 1 to {_MAX_ENLARGE}, not {self.enlarge}", "4 is good for looking at")
+            raise UsageError(f"--enlarge must be 1 to {_MAX_ENLARGE}, not {self.enlarge}", "4 is good for looking at")
         parse_out(self.out, self.kind)
 
 
@@ -81,15 +81,15 @@ def draw(console: Console, output: Output, prepare: Callable[..., Drawing], file
     folder, file_name, ending = parse_out(output.out, output.kind)
 
     def make_folder() -> None:
-        with durable.storing(f"pictures in {folder}"):
-            durable.make_folder(folder)  # before the work, or a picture would have no place
+        with atomic_io.storing(f"pictures in {folder}"):
+            atomic_io.make_folder(folder)  # before the work, or a picture would have no place
 
     task = prepare(before_opening=make_folder)
     total = task.total
     targets = [folder / (file_name or f"{each}{ending}") for each in file_names]
     about = task.scenes[0].title if len(task.scenes) == 1 else f"{len(task.scenes)} prompts"
     console.say(
-        f"drawing {total} of {task.who} on {task.base.card.name} ({task.base.device}, {task.base.computes_in}): {about}"
+        f"drawing {total} of {task.who} on {task.base.spec.name} ({task.base.device}, {task.base.computes_in}): {about}"
     )
     start = time.monotonic()
     files = _write_pictures(console, task, targets)
@@ -108,10 +108,10 @@ def draw(console: Console, output: Output, prepare: Callable[..., Drawing], file
     if output.grid:
         target = folder / f"{slug(task.who.replace('@', '-'))}-grid{ending}"
         rows, heads = [each.title for each in task.scenes], [f"seed {each}" for each in task.options.seeds]
-        document["grid"] = str(scenes.write_grid(paths, rows, heads, target, {**task.metadata, "kind": "grid"}))
+        document["grid"] = str(prompt_files.write_grid(paths, rows, heads, target, {**task.metadata, "kind": "grid"}))
         paths.append(document["grid"])
     if output.enlarge > 1:
-        document["enlarged"] = [scenes.write_enlarged(each["file"], output.enlarge) for each in files]
+        document["enlarged"] = [prompt_files.write_enlarged(each["file"], output.enlarge) for each in files]
         paths += document["enlarged"]
     if output.show:
         terminal.show_pictures(console, paths)
@@ -149,14 +149,14 @@ def parse_out(out: Path, kind: str | None) -> tuple[Path, str, str]:
     from pmagic import pictures
 
     if kind is not None and kind not in ENDINGS:
-        raise UsageProblem(f"there is no format {kind!r}", f"choose one of: {', '.join(ENDINGS)}")
+        raise UsageError(f"there is no format {kind!r}", f"choose one of: {', '.join(ENDINGS)}")
     ending = out.suffix.lower()
     if ending in pictures.ENDINGS and not out.is_dir():
         if kind not in (None, pictures.ENDINGS[ending]):
-            raise UsageProblem(f"--out {out} is not a name of --format {kind}", "leave one of them out")
+            raise UsageError(f"--out {out} is not a name of --format {kind}", "leave one of them out")
         return out.parent, out.name, out.suffix
     if ending in (".gif", ".tif", ".tiff", ".bmp", ".avif") or (out.exists() and not out.is_dir()):
-        raise UsageProblem(
+        raise UsageError(
             f"--out cannot be {out}: pictures are PNG, JPEG or WEBP",
             "give a folder, or a name that ends in .png, .jpg or .webp",
         )
@@ -170,7 +170,7 @@ def parse_size(text: str | None) -> tuple[int, int] | None:
     sides = [number(side) for side in text.lower().replace("×", "x").split("x")]
     width, height = sides[0], sides[-1]
     if len(sides) > 2 or width is None or height is None:
-        raise UsageProblem(f"--size cannot be {text[:80]!r}", "write it as WIDTHxHEIGHT, for example 512x768")
+        raise UsageError(f"--size cannot be {text[:80]!r}", "write it as WIDTHxHEIGHT, for example 512x768")
     return width, height
 
 

@@ -10,7 +10,7 @@ from pmagic.cli.console import Console
 from pmagic.cli.options import AsJson, Quiet, number, parse_seed
 from pmagic.cli.stopping import Stopped, stop_at_step
 from pmagic.engine import recipes
-from pmagic.errors import NotFound, UsageProblem
+from pmagic.errors import NotFound, UsageError
 from pmagic.tasks import base_options
 from pmagic.tasks.base_options import quiet_libraries
 from pmagic.tasks.drawing import warn_of_instructions
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from pmagic.datasets import Individual
+    from pmagic.evaluation.eval_config import EvalConfig, EvalSubject
     from pmagic.evaluation.harness import Event, Failure, Task, Workers
-    from pmagic.evaluation.order import Order, Sitter
     from pmagic.evaluation.report import Report
     from pmagic.evaluation.store import Store
     from pmagic.evaluation.variants import Variant
@@ -108,7 +108,7 @@ def evaluate(
         scoring.score(console, pictures, photos, prompts, base, base_options.device(device), out)
         return
     if dataset is None:
-        raise UsageProblem("nothing is named to evaluate", "give --dataset, or --pictures with --photos and --prompts")
+        raise UsageError("nothing is named to evaluate", "give --dataset, or --pictures with --photos and --prompts")
     _check(people, repeats, count)
     base_options.check_seeds(seed, count)
     base_options.check_numbers(device, dtype)
@@ -118,17 +118,17 @@ def evaluate(
 
     from pmagic import datasets, shelf
     from pmagic.bases import loading
-    from pmagic.evaluation import bench, harness, observers, order, store
+    from pmagic.evaluation import eval_config, eval_context, harness, observers, store
 
     known = [each.replace("_", "-") for each in shelf.names("datasets")]  # as --help has them
     if dataset.replace("_", "-") not in known:
         raise NotFound(f"there is no data set {dataset!r}", f"choose one of: {', '.join(known)}")
     source = shelf.take("datasets", dataset.replace("-", "_"))
     sort = _sort_of_photos(dataset.replace("-", "_"), photos)
-    card = base_options.choose_base(base)
+    spec = base_options.choose_base(base)
     quiet_libraries()
-    asked = order.Order(
-        base=card.name,
+    asked = eval_config.EvalConfig(
+        base=spec.name,
         dataset=dataset.replace("-", "_"),
         recipes=tuple(recipe.split(",")),
         ablation=(ablation or "").replace("-", "_"),
@@ -140,12 +140,12 @@ def evaluate(
         device=base_options.device(device),
         dtype=dtype,
     )
-    variants = bench.compared(asked, card)
-    bench.require_observers(card, variants)
-    _check_prompts(console, card.folder, asked.prompts, variants[0].learn.tokens)
+    variants = eval_context.variants_of(asked, spec)
+    eval_context.require_observers(spec, variants)
+    _check_prompts(console, spec.folder, asked.prompts, variants[0].learn.tokens)
     fetches = source.fetches() if root is None else ""
     if fetches and dry_run:
-        raise UsageProblem(
+        raise UsageError(
             f"a dry run fetches nothing, and this needs {fetches}", "leave --dry-run out once, or give --root"
         )
     if fetches:
@@ -157,9 +157,9 @@ def evaluate(
     sample = [who for each in drawn for who in each]
     sitters, unread = harness.people(sample)
     about = {
-        "fingerprint": loading.fingerprint(card.folder),
+        "fingerprint": loading.fingerprint(spec.folder),
         "device": loading.device_named(asked.device).type,
-        "observers": observers.identity(card),
+        "observers": observers.identity(spec),
     }
     plan = harness.plan(asked, [[who.name for who in each] for each in drawn], variants, about)
     keys = [each.key for each in variants]
@@ -177,7 +177,7 @@ def evaluate(
 
 def _carry_out(
     console: Console,
-    asked: "Order",
+    asked: "EvalConfig",
     plan: "Mapping[str, object]",
     kept: "Store",
     todo: "Sequence[Task]",
@@ -220,21 +220,23 @@ def _variants_of(kept: "Mapping[str, object]") -> int:
     return sum(place.startswith("variants/") for place in kept)
 
 
-def _workers(asked: "Order", fingerprint: str, kept: "Store", hands: int, told: "Callable[[str], None]") -> "Workers":
-    from pmagic.evaluation import bench, cluster, harness, processes
+def _workers(
+    asked: "EvalConfig", fingerprint: str, kept: "Store", hands: int, told: "Callable[[str], None]"
+) -> "Workers":
+    from pmagic.evaluation import cluster, eval_context, harness, processes
 
     if hands == _RAY:
         return cluster.spread(asked, fingerprint, told)
     if hands > 1:
         return processes.spread(asked, fingerprint, hands, kept.unfinished, told)
-    return harness.alone(bench.opened(asked, fingerprint), kept, told)
+    return harness.alone(eval_context.open_context(asked, fingerprint), kept, told)
 
 
 def _report(
     plan: "Mapping[str, object]",
     kept: "Store",
     sample: "Sequence[Individual]",
-    sitters: "Sequence[Sitter]",
+    sitters: "Sequence[EvalSubject]",
     variants: "Sequence[Variant]",
     failures: "Mapping[int, Failure]",
 ) -> "Report":
@@ -259,7 +261,7 @@ def _report(
 
 def _tell_plan(
     console: Console,
-    asked: "Order",
+    asked: "EvalConfig",
     todo: "Sequence[Task]",
     sample: "Sequence[Individual]",
     unread: "Mapping[int, Failure]",
@@ -267,9 +269,9 @@ def _tell_plan(
     hands: int,
 ) -> None:
     """What is left to do, and what it takes: measured on the first person of it who can be learned."""
-    from pmagic.evaluation import bench, estimate
+    from pmagic.evaluation import estimate, eval_context
 
-    found = estimate.estimate(bench.opened(asked), todo)
+    found = estimate.estimate(eval_context.open_context(asked), todo)
     failures = {**unread, **found.failures}
     for which, each in sorted(failures.items()):
         console.warn(f"{sample[which - 1].name}: {each.what}")
@@ -307,7 +309,7 @@ def _count(number: int, thing: str) -> str:
 
 
 def _read_prompts(asked: str | None, own: "tuple[str, ...] | None") -> "tuple[str, ...]":
-    """The paper's, a file's, or the data set's own. Raises NotFound or UsageProblem."""
+    """The paper's, a file's, or the data set's own. Raises NotFound or UsageError."""
     from pmagic.evaluation import prompts
 
     if asked is None and own is not None:
@@ -316,24 +318,24 @@ def _read_prompts(asked: str | None, own: "tuple[str, ...] | None") -> "tuple[st
 
 
 def _sort_of_photos(dataset: str, asked: Path | None) -> str:
-    """The sort of the data set's photos that is learned from, "" where it has one. Raises UsageProblem."""
+    """The sort of the data set's photos that is learned from, "" where it has one. Raises UsageError."""
     from pmagic import datasets
 
     sorts = datasets.sorts_of(dataset)
     if asked is None:
         return sorts[0] if sorts else ""
     if not sorts:
-        raise UsageProblem(
+        raise UsageError(
             "--photos goes with --pictures, or with a data set that has several sorts of photos",
             "to learn from a folder use --dataset folder --root DIR",
         )
     if str(asked) not in sorts:
-        raise UsageProblem(f"{dataset} has no photos {str(asked)!r}", f"choose one of: {', '.join(sorts)}")
+        raise UsageError(f"{dataset} has no photos {str(asked)!r}", f"choose one of: {', '.join(sorts)}")
     return str(asked)
 
 
 def _check_prompts(console: Console, folder: Path, asked: "Sequence[str]", tokens: int) -> None:
-    """UsageProblem where a name is cut off; a warning where something else is."""
+    """UsageError where a name is cut off; a warning where something else is."""
     from pmagic.engine import prompts
 
     tokenizer = prompts.load_tokenizer(folder)
@@ -345,20 +347,20 @@ def _check_prompts(console: Console, folder: Path, asked: "Sequence[str]", token
 
 
 def _check_scoring(context: typer.Context) -> None:
-    """UsageProblem for what would say nothing about pictures that are there already."""
+    """UsageError for what would say nothing about pictures that are there already."""
     others = [
         each.opts[0]
         for each in context.command.params
         if each.name not in _OF_SCORING and context.get_parameter_source(each.name).name == "COMMANDLINE"
     ]
     if others:
-        raise UsageProblem(f"--pictures are there already: {', '.join(others)} cannot be obeyed", "leave it out")
+        raise UsageError(f"--pictures are there already: {', '.join(others)} cannot be obeyed", "leave it out")
 
 
 def _check(people: int, repeats: int, count: int) -> None:
     for name, value, most in (("--people", people, 10**6), ("--repeats", repeats, 1000), ("-n", count, _MOST)):
         if not 1 <= value <= most:
-            raise UsageProblem(f"{name} must be 1 to {most}, not {value}", f"give for example {name} 4")
+            raise UsageError(f"{name} must be 1 to {most}, not {value}", f"give for example {name} 4")
 
 
 def _hands(text: str) -> int:
@@ -370,5 +372,5 @@ def _hands(text: str) -> int:
         return _RAY
     hands = number(text)
     if hands is None or not 1 <= hands <= 1024:
-        raise UsageProblem(f"--workers cannot be {text[:80]!r}", "give a number of processes, or ray")
+        raise UsageError(f"--workers cannot be {text[:80]!r}", "give a number of processes, or ray")
     return hands

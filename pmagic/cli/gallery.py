@@ -13,8 +13,8 @@ import typer
 from pmagic import settings
 from pmagic.cli.console import Console, clean
 from pmagic.cli.options import AsJson, Quiet
-from pmagic.errors import NotFound, PhotoRefused, Problem, UsageProblem
-from pmagic.library import bundle, durable
+from pmagic.errors import NotFound, PhotoRefused, PmagicError, UsageError
+from pmagic.library import atomic_io, bundle
 from pmagic.library.naming import folder_of
 from pmagic.library.store import Library
 
@@ -59,7 +59,7 @@ def gallery(
     """
     console = Console(quiet=quiet, as_json=as_json)
     if recursive and folder is None:
-        raise UsageProblem("--recursive is about a folder of pictures", "give the folder, or leave --recursive out")
+        raise UsageError("--recursive is about a folder of pictures", "give the folder, or leave --recursive out")
     cards = list(_personas(console) if folder is None else _pictures(console, folder, recursive))
     if not cards:
         what = "no persona is kept yet" if folder is None else f"{folder} holds no picture that pmagic has drawn"
@@ -67,8 +67,8 @@ def gallery(
     shown = ("base", "word") if folder is None else ("persona", "base")
     title = "Personas" if folder is None else f"Pictures in {folder.name or folder.resolve().name}"
     data = page(title, "personas" if folder is None else "pictures", cards, shown)
-    with durable.storing(str(out)):
-        written = durable.publish_file(data, out / "gallery.html" if out.is_dir() else out)
+    with atomic_io.storing(str(out)):
+        written = atomic_io.publish_file(data, out / "gallery.html" if out.is_dir() else out)
     console.say("the page holds faces: keep it as private as the photos")
     console.result([str(written)], {"file": str(written), "cards": len(cards), "warnings": console.warnings})
 
@@ -97,7 +97,7 @@ def _personas(console: Console) -> Iterator[Card]:
         try:
             files = bundle.files(folder_of(library.root, address))
             about = bundle.verify_files(files)
-        except Problem as problem:
+        except PmagicError as problem:
             console.warn(f"{address} is left out: {problem.what}")
             continue
         facts = {

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from pmagic.cli import stories
+from pmagic.cli import reproduce
 from pmagic.cli.console import Console, on_one_line
 from pmagic.cli.options import AsJson, Quiet
 from pmagic.errors import PhotoRefused
@@ -38,8 +38,8 @@ def info(
             raise
         _show_foreign(console, picture, texts, quiet)
         return
-    unrepeatable = story.get("kind") in stories.UNREPEATABLE
-    command = "" if unrepeatable else stories.repeat(story)
+    unrepeatable = story.get("kind") in reproduce.UNREPEATABLE
+    command = "" if unrepeatable else reproduce.repeat(story)
     if unrepeatable:
         console.warn(f"this is a {story['kind']}: no single command draws it again")
     elif isinstance(story.get("at_once"), int):
@@ -47,7 +47,7 @@ def info(
     if command and isinstance(story.get("enlarged"), int):
         console.warn(f"this copy is enlarged {story['enlarged']} times: the command draws the picture in its own size")
     if command:
-        for each in stories.not_here(story):
+        for each in reproduce.not_here(story):
             console.warn(on_one_line(each))
     lines = [on_one_line(f"{key}: {value}") for key, value in story.items() if value not in ("", None)]
     shown = (

@@ -13,9 +13,9 @@ from pmagic.cli import names, resuming
 from pmagic.cli.console import Console
 from pmagic.cli.options import AsJson, Quiet, parse_seed, parse_stages
 from pmagic.cli.previews import Previews
-from pmagic.cli.resuming import Asked
+from pmagic.cli.resuming import LearnArgs
 from pmagic.cli.stopping import LeftAtOnce, StopAtStep, Stopped
-from pmagic.errors import UsageProblem
+from pmagic.errors import UsageError
 from pmagic.library import naming, unfinished
 from pmagic.library.store import Library
 from pmagic.tasks import learning
@@ -88,20 +88,22 @@ def learn(
     """
     console = Console(quiet=quiet, as_json=as_json)
     paths = [str(each) for each in photo or ()]
-    asked = Asked(
+    asked = LearnArgs(
         tuple(paths), base, word, style, face, None if mask is None else str(mask), method, recipe, iterations, batch,
         learning_rate, stages, seed, device, dtype, compile_unet,
     )  # fmt: skip
     if resume:
         name, asked = resuming.recall(settings.library_dir(), name, asked)
     elif name is None:
-        raise UsageProblem("Missing option '--name'", "say what to call the persona, as in --name alice")
+        raise UsageError("Missing option '--name'", "say what to call the persona, as in --name alice")
     if not asked.photos:
-        raise UsageProblem("Missing argument 'photo'", "give a photo, or --resume to go on with a stopped learning")
+        raise UsageError("Missing argument 'photo'", "give a photo, or --resume to go on with a stopped learning")
     _learn(console, naming.checked_name(name), asked, memory=memory, resumed=resume, preview_every=preview_every)
 
 
-def _learn(console: Console, name: str, asked: Asked, *, memory: str, resumed: bool, preview_every: int | None) -> None:
+def _learn(
+    console: Console, name: str, asked: LearnArgs, *, memory: str, resumed: bool, preview_every: int | None
+) -> None:
     library = Library(settings.library_dir())
     library.require_free(name)
     task = learning.prepare(
@@ -127,16 +129,16 @@ def _learn(console: Console, name: str, asked: Asked, *, memory: str, resumed: b
     base, count = task.base, len(task.photos.images)
     library.require_same_base(name, base.name, base.fingerprint)
     console.say(
-        f"learning {name} from {count} photo{'s' * (count > 1)} on {base.card.name} "
+        f"learning {name} from {count} photo{'s' * (count > 1)} on {base.spec.name} "
         f"({base.device}, {base.computes_in}): {task.settings.iterations} iterations of {task.settings.batch}"
     )
     start = time.monotonic()
     previews = Previews(console, task, name, preview_every)
-    with unfinished.alone(library.root, name) as folder:
+    with unfinished.locked_run(library.root, name) as folder:
         inputs = {**task.inputs(), "pmagic": pmagic.__version__}
         if resumed:
             resuming.require_same_inputs(folder, name, asked, inputs)
-        resuming.keep(folder, asked.on(base.card.name))
+        resuming.keep(folder, asked.on(base.spec.name))
         unfinished.keep_inputs(folder, inputs)
         try:
             persona = task.run(

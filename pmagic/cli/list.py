@@ -8,8 +8,8 @@ import typer
 from pmagic import settings
 from pmagic.cli.console import Console, table
 from pmagic.cli.options import AsJson, Quiet
-from pmagic.errors import Problem
-from pmagic.library.bundle import Glance
+from pmagic.errors import PmagicError
+from pmagic.library.bundle import Summary
 from pmagic.library.naming import Address, folder_of
 from pmagic.library.store import Library
 
@@ -30,7 +30,7 @@ def list_personas(
         console.result([str(address) for address in library.addresses()], None)
         end_unreadable(console, library)
         return
-    found = library.glances()
+    found = library.summaries()
     if not found:
         console.say("no persona is kept yet: pmagic learn PHOTO --name NAME")
         console.result([], [])
@@ -63,9 +63,9 @@ def _files(folder: str | os.PathLike[str]) -> tuple[int, datetime | None]:
     return sum(each.st_size for each in files), created
 
 
-def _row(address: Address, about: Glance | Problem, files: tuple[int, datetime | None]) -> tuple[str, ...]:
+def _row(address: Address, about: Summary | PmagicError, files: tuple[int, datetime | None]) -> tuple[str, ...]:
     size, created = f"{files[0] / 1e6:.1f} MB", "-" if files[1] is None else f"{files[1]:%Y-%m-%d %H:%M}"
-    if isinstance(about, Problem):
+    if isinstance(about, PmagicError):
         return str(address), "-", "-", "-", "-", size, f"cannot be used: {about}"
     # Only the embedding methods know recipes; of another method its name says more.
     recipe = about.recipe if about.method == "personamagic" and about.recipe else about.method
@@ -73,9 +73,9 @@ def _row(address: Address, about: Glance | Problem, files: tuple[int, datetime |
     return str(address), about.base, about.word, recipe, iterations, size, created
 
 
-def _document(address: Address, about: Glance | Problem, files: tuple[int, datetime | None]) -> dict[str, object]:
+def _document(address: Address, about: Summary | PmagicError, files: tuple[int, datetime | None]) -> dict[str, object]:
     named = {"persona": str(address), "name": address.name, "version": address.version}
     kept = {"bytes": files[0], "created": files[1] and files[1].isoformat(timespec="seconds")}
-    if isinstance(about, Problem):
+    if isinstance(about, PmagicError):
         return {**named, **kept, **about.as_dict()}
     return {**named, **kept, **vars(about), "bounds": [about.bounds.low, about.bounds.high]}

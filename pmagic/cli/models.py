@@ -11,12 +11,12 @@ from pmagic import settings, shelf
 from pmagic.cli import names
 from pmagic.cli.console import Console, table
 from pmagic.cli.options import AsJson, Quiet
-from pmagic.errors import NotFound, Problem, UsageProblem
-from pmagic.library import durable
+from pmagic.errors import NotFound, PmagicError, UsageError
+from pmagic.library import atomic_io
 from pmagic.library.store import Library
 
 if TYPE_CHECKING:
-    from pmagic.bases.fetching import Order
+    from pmagic.bases.fetching import DownloadPlan
     from pmagic.library.store import Entry
 
 app = typer.Typer(
@@ -35,14 +35,14 @@ def list_models(quiet: Quiet = False, as_json: AsJson = False) -> None:
     pmagic models list
     pmagic models list -q    (only the names of those that are here)
     """
-    from pmagic.bases import card, fetching
+    from pmagic.bases import fetching, model_spec
 
     documents: list[dict[str, object]] = []
     for name in [*shelf.names("bases.known"), *_pulled()]:
         try:
-            each = card.find(name)
-            missing = card.missing_parts(each)
-        except Problem as problem:  # one folder that cannot be used hides no other
+            each = model_spec.resolve(name)
+            missing = model_spec.missing_parts(each)
+        except PmagicError as problem:  # one folder that cannot be used hides no other
             documents.append(_about(name, missing=[problem.what], licence=f"cannot be used: {problem.what}"))
             continue
         documents.append(
@@ -57,7 +57,7 @@ def list_models(quiet: Quiet = False, as_json: AsJson = False) -> None:
             )
         )
     for name, size in (fetching.HUB_OBSERVERS | fetching.PACKS).items():
-        place = card.place_of(name)
+        place = model_spec.place_of(name)
         here = place.is_dir()
         documents.append(
             _about(
@@ -115,30 +115,30 @@ def pull(
     from pmagic.bases import fetching
 
     console = Console(quiet=quiet, as_json=as_json)
-    orders, besides = fetching.orders(name), fetching.besides(name)
+    plans, besides = fetching.plan_downloads(name), fetching.besides(name)
     if dry_run:
-        _tell_plan(console, name, orders, besides)
+        _tell_plan(console, name, plans, besides)
         return
-    for order in orders:
+    for plan in plans:
         # Not only on a terminal: whoever fetches it must have been told.
-        console.warn(f"{order.repo}: {order.size / 1e9:.2f} GB to {order.place}, licence: {order.licence}")
-    for order in besides:
+        console.warn(f"{plan.repo}: {plan.size / 1e9:.2f} GB to {plan.place}, licence: {plan.licence}")
+    for plan in besides:
         console.warn(
-            f"learning people needs {order.repo}, too, {order.size / 1e9:.2f} GB, licence: {order.licence}; this does "
-            f"not fetch it. Fetch it with `pmagic models pull {order.repo}`, or learn without it: `--recipe reference`"
+            f"learning people needs {plan.repo}, too, {plan.size / 1e9:.2f} GB, licence: {plan.licence}; this does "
+            f"not fetch it. Fetch it with `pmagic models pull {plan.repo}`, or learn without it: `--recipe reference`"
         )
     fetched = []
-    for order in orders:
-        fetching.fetch(order, show=console.talks)
-        fetched.append(_about_order(order))
-    if not orders:
+    for plan in plans:
+        fetching.fetch(plan, show=console.talks)
+        fetched.append(_about_order(plan))
+    if not plans:
         console.say(f"{name} is here already")
     console.result(
         [str(each["folder"]) for each in fetched],
         {
             "base": name,
             "fetched": fetched,
-            "besides": [order.repo for order in besides],
+            "besides": [plan.repo for plan in besides],
             "warnings": console.warnings,
         },
     )
@@ -176,52 +176,52 @@ def remove(
     console = Console(quiet=quiet, as_json=as_json)
     folder = _folder(name)
     if folder.parent != settings.models_dir():
-        raise UsageProblem(f"{name!r} was not pulled: it is in {folder}", "only pulled models can be removed")
+        raise UsageError(f"{name!r} was not pulled: it is in {folder}", "only pulled models can be removed")
     freed = sum(each.stat().st_size for each in folder.rglob("*") if each.is_file())
     needing = [str(each.address) for each in Library(settings.library_dir()).entries() if _learned_on(each, name)]
     if needing:
         console.warn(f"{', '.join(needing)} cannot be drawn before {name} is pulled again")
-    with durable.storing(f"the removal of {name}"):
-        durable.withdraw(folder, folder.with_name(f".{folder.name}.removed"))
+    with atomic_io.storing(f"the removal of {name}"):
+        atomic_io.withdraw(folder, folder.with_name(f".{folder.name}.removed"))
     console.say(f"{freed / 1e9:.2f} GB are free again")
     console.result([name], {"removed": name, "folder": str(folder), "bytes": freed, "warnings": console.warnings})
 
 
-def _tell_plan(console: Console, name: str, orders: "Sequence[Order]", besides: "Sequence[Order]") -> None:
+def _tell_plan(console: Console, name: str, plans: "Sequence[DownloadPlan]", besides: "Sequence[DownloadPlan]") -> None:
     """What a pull would fetch, and what learning needs that another pull fetches."""
-    whole = sum(order.size for order in (*orders, *besides))
+    whole = sum(plan.size for plan in (*plans, *besides))
     document = {
         "base": name,
-        "would_fetch": [_about_order(order) for order in orders],
-        "besides": [_about_order(order) for order in besides],
-        "bytes": sum(order.size for order in orders),
+        "would_fetch": [_about_order(plan) for plan in plans],
+        "besides": [_about_order(plan) for plan in besides],
+        "bytes": sum(plan.size for plan in plans),
         "bytes_with_besides": whole,
     }
     rows = [
-        (order.repo, f"{order.size / 1e9:.2f} GB", order.licence, f"pmagic models pull {command}")
-        for command, several in ((name, orders), *((each.repo, [each]) for each in besides))
-        for order in several
+        (plan.repo, f"{plan.size / 1e9:.2f} GB", plan.licence, f"pmagic models pull {command}")
+        for command, several in ((name, plans), *((each.repo, [each]) for each in besides))
+        for plan in several
     ]
     lines = table(rows, ("MODEL", "SIZE", "LICENCE", "FETCHED BY")) if rows else []
     lines.append(f"{whole / 1e9:.2f} GB in all" if rows else f"{name} is here already")
     console.result(lines, document)
 
 
-def _about_order(order: "Order") -> dict[str, object]:
-    return {"repo": order.repo, "bytes": order.size, "licence": order.licence, "folder": str(order.place)}
+def _about_order(plan: "DownloadPlan") -> dict[str, object]:
+    return {"repo": plan.repo, "bytes": plan.size, "licence": plan.licence, "folder": str(plan.place)}
 
 
 def _folder(name: str) -> Path:
     """Where a model is; NotFound where it is not on this machine, or only in part."""
-    from pmagic.bases import card
+    from pmagic.bases import model_spec
 
     if name.startswith("."):
         raise NotFound(f"there is no model {name!r}", "see `pmagic models list`")
-    if not card.place_of(name).is_dir():
-        found = card.find(name)
-        place = found.folder or card.place_of(found.repo or name)
+    if not model_spec.place_of(name).is_dir():
+        found = model_spec.resolve(name)
+        place = found.folder or model_spec.place_of(found.repo or name)
     else:
-        place = card.place_of(name)
+        place = model_spec.place_of(name)
     part = place.with_name(place.name + ".part")
     for each in (place, part):
         if each.is_dir():

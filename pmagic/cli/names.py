@@ -14,10 +14,10 @@ def bases(incomplete: str) -> list[str]:
 
 
 def pullable(incomplete: str) -> list[str]:
-    from pmagic.bases import card
+    from pmagic.bases import model_spec
 
-    known = [each.name for each in card.known() if each.repo is not None]
-    return [name for name in (*known, card.FACES_PACK, card.JUDGE_PACK) if name.startswith(incomplete)]
+    known = [each.name for each in model_spec.known() if each.repo is not None]
+    return [name for name in (*known, model_spec.FACES_PACK, model_spec.JUDGE_PACK) if name.startswith(incomplete)]
 
 
 def methods(incomplete: str) -> list[str]:

@@ -6,20 +6,20 @@ from typing import Annotated
 
 import typer
 
-from pmagic.errors import UsageProblem
+from pmagic.errors import UsageError
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No talk; only names or paths.")]
 
 
 def parse_seed(text: str) -> int:
-    """--seed: a whole number, or `random` for one that is drawn now. UsageProblem for anything else."""
+    """--seed: a whole number, or `random` for one that is drawn now. UsageError for anything else."""
     if str(text).strip().lower() == "random":
         return secrets.randbelow(2**31)  # with room above for one picture after the other
     try:
         return int(text)
     except ValueError as error:
-        raise UsageProblem(
+        raise UsageError(
             f"--seed must be a whole number, or random, not {text[:80]!r}", "give for example --seed 1"
         ) from error
 
@@ -35,5 +35,5 @@ def parse_stages(text: str | None) -> tuple[int, int] | None:
         return None
     low, high = (number(each) for each in text.partition(":")[::2])
     if low is None or high is None:
-        raise UsageProblem(f"--stages cannot be {text[:80]!r}", "write it as LOW:HIGH, for example 400:800")
+        raise UsageError(f"--stages cannot be {text[:80]!r}", "write it as LOW:HIGH, for example 400:800")
     return low, high

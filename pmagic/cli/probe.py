@@ -11,8 +11,8 @@ from pmagic.cli import curves, names
 from pmagic.cli.console import Console
 from pmagic.cli.options import AsJson, Quiet, parse_seed
 from pmagic.cli.stopping import StopAtStep, Stopped
-from pmagic.errors import UsageProblem
-from pmagic.library import durable, naming, probes, unfinished
+from pmagic.errors import UsageError
+from pmagic.library import atomic_io, naming, probes, unfinished
 from pmagic.tasks import probe_step, probing
 from pmagic.tasks.reporting import duration
 
@@ -55,11 +55,11 @@ def probe(
     console = Console(quiet=quiet, as_json=as_json)
     name = None if name is None else naming.checked_name(name)
     if out.exists() and not out.is_dir():
-        raise UsageProblem(f"--out cannot be {out}: it is a file", "give a folder")
+        raise UsageError(f"--out cannot be {out}: it is a file", "give a folder")
 
     def make_out() -> None:
-        with durable.storing(f"the plots in {out}"):
-            durable.make_folder(out)  # before the work, or its result would have no place
+        with atomic_io.storing(f"the plots in {out}"):
+            atomic_io.make_folder(out)  # before the work, or its result would have no place
 
     task = probing.prepare(
         console,
@@ -85,21 +85,21 @@ def probe(
 
     levels = (task.settings.iou_low, task.settings.iou_high)
     stem = photo[0].stem
-    with durable.storing(f"the plots in {out}"):
+    with atomic_io.storing(f"the plots in {out}"):
         files = [
-            durable.publish_file(plots.curve_plot(found, levels), out / f"{stem}-stages.png"),
-            durable.publish_file(plots.attention_strip(found, task.square), out / f"{stem}-attention.png"),
+            atomic_io.publish_file(plots.curve_plot(found, levels), out / f"{stem}-stages.png"),
+            atomic_io.publish_file(plots.attention_strip(found, task.square), out / f"{stem}-attention.png"),
         ]
     if name is not None:
         library = settings.library_dir()
-        with unfinished.alone(library, name) as folder:
+        with unfinished.locked_run(library, name) as folder:
             probes.keep(folder, task.shared_inputs(), probe_step.as_found(found))
         console.say(f"kept: pmagic learn {photo[0]} --name {name} will not probe again")
     console.say(f"found in {duration(seconds)}")
     bounds = found.bounds
     drawn = [] if quiet else curves.plot(found.curve, bounds.low, bounds.high, levels)
     document = {
-        "base": task.base.card.name,
+        "base": task.base.spec.name,
         "word": task.photos.word,
         "photos": task.photos.hashes,
         "bounds": [bounds.low, bounds.high],
@@ -107,7 +107,7 @@ def probe(
         "iou_low": task.settings.iou_low,
         "iou_high": task.settings.iou_high,
         "curve": [list(point) for point in found.curve],
-        "monotone": engine_probe.rising(found.curve),
+        "monotone": engine_probe.isotonic(found.curve),
         "files": files,
         "kept_for": name,
         "seconds": round(seconds, 1),

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from pmagic import settings
-from pmagic.cli import drawing, names, scenes
+from pmagic.cli import drawing, names, prompt_files
 from pmagic.cli.console import Console
 from pmagic.cli.options import AsJson, Quiet
 from pmagic.engine.prompts import NAME, bare_names
@@ -53,7 +53,7 @@ def render(
     pmagic render alice - --grid < prompts.txt
     """
     console = Console(quiet=quiet, as_json=as_json)
-    texts = scenes.prompts(prompt, prompts)
+    texts = prompt_files.prompts(prompt, prompts)
     output = drawing.Output(out=out, kind=kind, grid=grid, show=show, enlarge=enlarge)
     options = RenderOptions(
         count=count,
@@ -74,15 +74,15 @@ def render(
             f"{address.name} is an ordinary word where it stands without brackets in a prompt: for the persona write "
             f"{NAME} or <{address.name}>"
         )
-    card = find_base([(address, persona)], base)
+    spec = find_base([(address, persona)], base)
     prepared = partial(
         prepare,
         console,
         {"": (address, persona)},
         [Scene(prompt=whole, title=title_of(whole, address.name)) for whole in wholes],
         options,
-        base=card,
-        settings=options.settings([persona], card),
+        base=spec,
+        settings=options.settings([persona], spec),
     )
     names = [f"{address.name}-{drawing.slug(text.replace(NAME, ''))}" for text in texts]
     drawing.draw(console, output, prepared, names)

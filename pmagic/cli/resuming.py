@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import get_args, get_type_hints
 
-from pmagic.errors import BundleDamaged, Incompatible, NotFound, UsageProblem
+from pmagic.errors import BundleDamaged, Incompatible, NotFound, UsageError
 from pmagic.library import naming, unfinished
 
 # What the person gives, by its key among a learning's inputs.
@@ -22,7 +22,7 @@ _GIVEN = {
 
 
 @dataclass(frozen=True)
-class Asked:
+class LearnArgs:
     """Everything on the command line of `learn` that decides what is learned, and on which device."""
 
     photos: Sequence[str] = ()  # as given; absolute once kept
@@ -42,31 +42,31 @@ class Asked:
     dtype: str = "auto"
     compile: bool = False
 
-    def on(self, base: str) -> "Asked":
+    def on(self, base: str) -> "LearnArgs":
         """As it is kept: on the base that was chosen, whatever config.toml says later, and from any folder."""
         mask = None if self.mask is None else str(Path(self.mask).absolute())
         return replace(self, photos=[str(Path(each).absolute()) for each in self.photos], mask=mask, base=base)
 
 
-def keep(folder: Path, asked: Asked) -> None:
-    """Into a folder given by `unfinished.alone`."""
-    unfinished.keep_order(folder, json.dumps(asdict(asked), sort_keys=True).encode())
+def keep(folder: Path, asked: LearnArgs) -> None:
+    """Into a folder given by `unfinished.locked_run`."""
+    unfinished.keep_options(folder, json.dumps(asdict(asked), sort_keys=True).encode())
 
 
-def command(name: str, asked: Asked) -> str:
+def command(name: str, asked: LearnArgs) -> str:
     """The command line that asks for the same once more, from the start."""
     flags = {"word": "--class"}
     words = ["pmagic", "learn", *asked.photos, "--name", name]
-    for each in fields(Asked):
+    for each in fields(LearnArgs):
         value = getattr(asked, each.name)
-        if each.name == "photos" or value == getattr(Asked(), each.name):
+        if each.name == "photos" or value == getattr(LearnArgs(), each.name):
             continue
         words.append(flags.get(each.name, f"--{each.name}".replace("_", "-")))
         words += [] if value is True else [str(value)]
     return shlex.join(words)
 
 
-def require_same_inputs(folder: Path, name: str, asked: Asked, inputs: Mapping[str, object]) -> None:
+def require_same_inputs(folder: Path, name: str, asked: LearnArgs, inputs: Mapping[str, object]) -> None:
     """Incompatible, naming what changed, where a checkpoint in the folder was made from other inputs.
 
     inputs: of the learning as it would go on now; JSON values. A folder of an earlier version, which kept none, passes.
@@ -104,22 +104,22 @@ def _difference(key: str, old: object, new: object) -> str:
     return f"{key} was {old} and is {new}"
 
 
-def recall(root: Path, name: str | None, given: Asked) -> tuple[str, Asked]:
+def recall(root: Path, name: str | None, given: LearnArgs) -> tuple[str, LearnArgs]:
     """The name and words of a stopped learning: of `name`, or of the only one there is.
 
-    Raises NotFound, UsageProblem where other options are `given` or several were stopped, BundleDamaged.
+    Raises NotFound, UsageError where other options are `given` or several were stopped, BundleDamaged.
     """
-    changed = [each.name for each in fields(Asked) if getattr(given, each.name) != getattr(Asked(), each.name)]
+    changed = [each.name for each in fields(LearnArgs) if getattr(given, each.name) != getattr(LearnArgs(), each.name)]
     if changed:
         shown = ", ".join({"photos": "the photo", "word": "--class"}.get(each, f"--{each}") for each in changed)
-        raise UsageProblem(
+        raise UsageError(
             f"--resume goes on with the options it was started with, so it takes no {shown.replace('_', '-')}",
             "leave them out, or leave out --resume to start another learning",
         )
-    started = unfinished.orders(root)
+    started = unfinished.resumable_names(root)
     if name is None:
         if len(started) > 1:
-            raise UsageProblem(
+            raise UsageError(
                 f"several learnings were stopped: {', '.join(started)}", f"add --name, as in --name {started[0]}"
             )
         if not started:
@@ -129,7 +129,7 @@ def recall(root: Path, name: str | None, given: Asked) -> tuple[str, Asked]:
         others = f"there is one of: {', '.join(started)}" if started else "start it with `pmagic learn PHOTO --name`"
         raise NotFound(f"no learning of {chosen!r} was stopped", others)
     try:
-        return chosen, _asked(json.loads(unfinished.read_order(root, chosen)))
+        return chosen, _parse_args(json.loads(unfinished.read_options(root, chosen)))
     except (ValueError, TypeError, RecursionError) as error:
         raise BundleDamaged(
             f"what was asked for when learning {chosen!r} cannot be read: {error}",
@@ -137,12 +137,12 @@ def recall(root: Path, name: str | None, given: Asked) -> tuple[str, Asked]:
         ) from error
 
 
-def _asked(words: object) -> Asked:
+def _parse_args(words: object) -> LearnArgs:
     """The options in what was kept; TypeError where one is of another type than its own."""
     if not isinstance(words, dict):
         raise TypeError("it is no table")
-    asked = Asked(**words)
-    for name, kind in get_type_hints(Asked).items():
+    asked = LearnArgs(**words)
+    for name, kind in get_type_hints(LearnArgs).items():
         value = getattr(asked, name)
         wanted = (list, tuple) if name == "photos" else get_args(kind) or (kind,)
         whole = type(value) is int and float in wanted

@@ -11,7 +11,7 @@ from pmagic import settings
 from pmagic.cli import names
 from pmagic.cli.console import Console
 from pmagic.cli.options import AsJson, Quiet
-from pmagic.errors import UsageProblem
+from pmagic.errors import UsageError
 from pmagic.library import naming, unfinished
 from pmagic.library.store import Library
 
@@ -34,14 +34,14 @@ def remove(
     """
     console = Console(quiet=quiet, as_json=as_json)
     library = Library(settings.library_dir())
-    library.tidy()  # also where the name is not there: a learning that was killed as it was kept has left a copy
+    library.clean_staging()  # also where the name is not there: a learning that was killed while saving has left a copy
     plain, version = naming.parse(name)
     versions = library.versions(plain) if version is None else []
     if len(versions) > 1 and not yes and console.talks and not as_json and sys.stdin.isatty():
         _ask(plain, versions)
     removed = []
     started = version is None and plain in unfinished.names(library.root)
-    with unfinished.alone(library.root, plain) if started else contextlib.nullcontext() as folder:
+    with unfinished.locked_run(library.root, plain) if started else contextlib.nullcontext() as folder:
         if not started or library.versions(plain):
             removed = [str(address) for address in library.remove(name)]
         if folder is not None:
@@ -54,7 +54,7 @@ def remove(
 
 
 def _ask(name: str, versions: Sequence[int]) -> None:
-    """UsageProblem unless the person agrees to lose all versions."""
+    """UsageError unless the person agrees to lose all versions."""
     shown = ", ".join(f"{name}@{each}" for each in versions)
     if not typer.confirm(f"this removes {shown}, with no way back; go on?", err=True):
-        raise UsageProblem("nothing was removed", f"`pmagic rm {name}@{versions[-1]}` removes one version", kept=shown)
+        raise UsageError("nothing was removed", f"`pmagic rm {name}@{versions[-1]}` removes one version", kept=shown)

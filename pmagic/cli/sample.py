@@ -9,7 +9,7 @@ import typer
 from pmagic.cli.console import Console
 from pmagic.cli.options import AsJson, Quiet
 from pmagic.errors import StorageFailed
-from pmagic.library import durable
+from pmagic.library import atomic_io
 
 FOLDERS = ("portraits", "examples")  # beside the miniature's weights, drawn by `python -m pmagic.mini.samples`
 
@@ -42,11 +42,11 @@ def copy_samples(folder: Path) -> list[Path]:
                 "give another folder with --out",
                 kept=f"{there} as it is",
             )
-    with durable.storing(f"the samples in {folder}"):
+    with atomic_io.storing(f"the samples in {folder}"):
         folder.mkdir(parents=True, exist_ok=True)
         for path in shipped:
             if not (folder / path.name).exists():
-                durable.publish_file(path.read_bytes(), folder / path.name)
+                atomic_io.publish_file(path.read_bytes(), folder / path.name)
     return [folder / path.name for path in shipped]
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from pmagic import settings
 from pmagic.cli.console import Console, table
 from pmagic.cli.stopping import Stopped, stop_at_step
-from pmagic.errors import DoneInPart, UsageProblem
+from pmagic.errors import DoneInPart, UsageError
 from pmagic.tasks import base_options
 from pmagic.tasks.base_options import quiet_libraries
 
@@ -29,24 +29,24 @@ def score(
     """Measures what is there; nothing is learned or drawn, and of the base only its observers are needed."""
     if photos is None or prompts is None:
         lacks = "--photos" if photos is None else "--prompts"
-        raise UsageProblem(f"--pictures needs {lacks}", "pmagic eval --pictures DIR --photos DIR --prompts FILE")
+        raise UsageError(f"--pictures needs {lacks}", "pmagic eval --pictures DIR --photos DIR --prompts FILE")
 
-    from pmagic.bases import card as cards
     from pmagic.bases import loading
+    from pmagic.bases import model_spec as specs
     from pmagic.evaluation import foreign, harness, metrics, observers, report, store
     from pmagic.evaluation import prompts as texts
 
     asked = texts.PAPER if prompts == "paper" else texts.read(Path(prompts))
     shown, without = foreign.found(pictures, photos, len(asked))
-    for doubt in foreign.doubts(shown, without):
+    for doubt in foreign.caveats(shown, without):
         console.warn(doubt)
-    card = cards.find(base or settings.config().base or base_options.DEFAULT)
+    spec = specs.resolve(base or settings.config().base or base_options.DEFAULT)
     quiet_libraries()
-    eyes = observers.observers(card, str(loading.device_named(device)))
+    eyes = observers.observers(spec, str(loading.device_named(device)))
     sitters, failures = harness.people([each.who for each in shown])
     about = {
-        "base": card.name,
-        "observers": observers.identity(card),
+        "base": spec.name,
+        "observers": observers.identity(spec),
         "people": [[each.who.name for each in shown]],
         "prompts": list(asked),
         "files": foreign.identity(shown),
@@ -93,7 +93,7 @@ def finish(console: Console, told: "Report", kept: "Store") -> None:
     if not told.failures or not console.as_json:
         heads, *lines = report.table(told)
         console.result([*table(lines, heads), "", *map(str, files)], report.document(told))
-    for doubt in report.doubts(told):
+    for doubt in report.caveats(told):
         console.warn(doubt)
     if told.failures:
         listed = "; ".join(f"{told.names[number - 1]}: {each.what}" for number, each in sorted(told.failures.items()))

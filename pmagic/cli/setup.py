@@ -13,10 +13,10 @@ from pmagic import settings
 from pmagic.cli import names
 from pmagic.cli.console import Console, table
 from pmagic.cli.options import AsJson, Quiet
-from pmagic.errors import StorageFailed, UsageProblem
+from pmagic.errors import StorageFailed, UsageError
 
 if TYPE_CHECKING:
-    from pmagic.bases.card import Card
+    from pmagic.bases.model_spec import ModelSpec
 
 PURPOSES = {"photos": "people, animals and things in photographs", "drawings": "drawn people, to try pmagic out"}
 PHOTO_BASE, DRAWN_BASE = "sd14", "mini"
@@ -60,14 +60,14 @@ def setup(
     machine = _machine()
     console.tell("this machine: " + ", ".join(machine))
     purpose = _purpose(purpose if base is None or purpose is not None else "photos")
-    card = _card(base or (PHOTO_BASE if purpose == "photos" else DRAWN_BASE))
-    items = _items(card, faces=not commercial)
+    spec = _card(base or (PHOTO_BASE if purpose == "photos" else DRAWN_BASE))
+    items = _items(spec, faces=not commercial)
     missing = [each for each in items if not each.here]
-    next_command = _next(card, "reference" if commercial and _lacks_faces(card) else "paper")
+    next_command = _next(spec, "reference" if commercial and _lacks_faces(spec) else "paper")
     document = {
-        "machine": machine, "base": card.name, "items": [vars(each) for each in items], "next": next_command,
+        "machine": machine, "base": spec.name, "items": [vars(each) for each in items], "next": next_command,
     }  # fmt: skip
-    console.tell("\n".join(_lines(card, items)))
+    console.tell("\n".join(_lines(spec, items)))
     if missing and not dry_run:
         _require_space(missing)
         _ask(missing, yes)
@@ -76,15 +76,15 @@ def setup(
     console.result([next_command], document)
 
 
-def missing_faces(card: "Card") -> bool:
-    return isinstance(card.faces, str)
+def missing_faces(spec: "ModelSpec") -> bool:
+    return isinstance(spec.faces, str)
 
 
 def _machine() -> list[str]:
     """What matters of this machine, each with its number."""
     import torch
 
-    from pmagic.bases import needs
+    from pmagic.bases import memory_estimate
 
     parts = []
     if torch.cuda.is_available():
@@ -94,7 +94,7 @@ def _machine() -> list[str]:
         parts.append("an Apple GPU (mps)")
     else:
         parts.append("no GPU that torch can use")
-    free = needs.memory_free()
+    free = memory_estimate.memory_free()
     if free is not None:
         parts.append(f"{free / 1e9:.1f} GB of memory free")
     return [*parts, f"{_disk_free() / 1e9:.1f} GB of disk free"]
@@ -109,9 +109,9 @@ def _purpose(given: str | None) -> str:
     if given in PURPOSES:
         return given
     if given is not None:
-        raise UsageProblem(f"--for cannot be {given[:80]!r}", f"choose one of: {', '.join(PURPOSES)}")
+        raise UsageError(f"--for cannot be {given[:80]!r}", f"choose one of: {', '.join(PURPOSES)}")
     if not _at_keyboard():
-        raise UsageProblem("what pmagic is for is not said, and there is no keyboard to ask", "add --for photos")
+        raise UsageError("what pmagic is for is not said, and there is no keyboard to ask", "add --for photos")
     for number, (name, text) in enumerate(PURPOSES.items(), start=1):
         print(f"  {number}  {name}: {text}", file=sys.stderr)
     answer = typer.prompt("what do you want to draw? 1 or 2", default="1", err=True).strip()
@@ -123,24 +123,24 @@ def _at_keyboard() -> bool:
     return sys.stdin.isatty()
 
 
-def _card(name: str) -> "Card":
-    from pmagic.bases import card
+def _card(name: str) -> "ModelSpec":
+    from pmagic.bases import model_spec
 
-    return card.find(name)
+    return model_spec.resolve(name)
 
 
-def _items(card: "Card", *, faces: bool) -> list[Item]:
+def _items(spec: "ModelSpec", *, faces: bool) -> list[Item]:
     """What learning a face on this base needs; a base whose own folder has its observers needs nothing more."""
     from pmagic.bases import fetching
 
     items = []
-    if card.repo is not None:
-        size = None if card.size_gb is None else card.size_gb * 1e9
-        items.append(Item(card.name, "draws the pictures", size, card.licence, card.folder is not None))
+    if spec.repo is not None:
+        size = None if spec.size_gb is None else spec.size_gb * 1e9
+        items.append(Item(spec.name, "draws the pictures", size, spec.licence, spec.folder is not None))
     wanted = [
-        (card.clip, "describes the photo (CLIP)"),
-        (card.clipseg, "finds the person in the photo (CLIPSeg)"),
-        *([(card.faces, "finds and compares faces")] if faces else []),
+        (spec.clip, "describes the photo (CLIP)"),
+        (spec.clipseg, "finds the person in the photo (CLIPSeg)"),
+        *([(spec.faces, "finds and compares faces")] if faces else []),
     ]
     sizes = {**fetching.HUB_OBSERVERS, **fetching.PACKS}
     for stated, use in wanted:
@@ -150,9 +150,9 @@ def _items(card: "Card", *, faces: bool) -> list[Item]:
     return items
 
 
-def _lines(card: "Card", items: Sequence[Item]) -> list[str]:
+def _lines(spec: "ModelSpec", items: Sequence[Item]) -> list[str]:
     if not items:
-        return [f"the base {card.name} is shipped with pmagic: there is nothing to download"]
+        return [f"the base {spec.name} is shipped with pmagic: there is nothing to download"]
     rows = [
         (each.name, "here" if each.here else _gigabytes(each.size), each.use, each.licence.partition(" (")[0])
         for each in items
@@ -160,7 +160,7 @@ def _lines(card: "Card", items: Sequence[Item]) -> list[str]:
     known = sum(each.size or 0 for each in items if not each.here)
     lines = [*table(rows, ("MODEL", "SIZE", "USE", "LICENCE")), f"to download: {known / 1e9:.1f} GB"]
     if any(each.size is None for each in items):
-        lines[-1] += f", and the base {card.name}, whose size only the hub knows"
+        lines[-1] += f", and the base {spec.name}, whose size only the hub knows"
     return [*lines, *_memory_line()]
 
 
@@ -199,7 +199,7 @@ def _ask(missing: Sequence[Item], yes: bool) -> None:
         return
     names_of = ", ".join(each.name for each in missing)
     if not _at_keyboard():
-        raise UsageProblem(f"{names_of}: a download is not begun without a yes", "add --yes, or --dry-run")
+        raise UsageError(f"{names_of}: a download is not begun without a yes", "add --yes, or --dry-run")
     if not typer.confirm("download them under these licences?", err=True):
         raise typer.Exit(0)
 
@@ -208,19 +208,19 @@ def _pull(console: Console, missing: Sequence[Item]) -> None:
     from pmagic.bases import fetching
 
     for each in missing:
-        for order in fetching.orders(each.name):
-            console.tell(f"downloading {order.repo}, {order.size / 1e9:.2f} GB, to {order.place}")
-            fetching.fetch(order, show=console.talks)
+        for plan in fetching.plan_downloads(each.name):
+            console.tell(f"downloading {plan.repo}, {plan.size / 1e9:.2f} GB, to {plan.place}")
+            fetching.fetch(plan, show=console.talks)
 
 
-def _lacks_faces(card: "Card") -> bool:
-    return isinstance(card.faces, str)
+def _lacks_faces(spec: "ModelSpec") -> bool:
+    return isinstance(spec.faces, str)
 
 
-def _next(card: "Card", recipe: str) -> str:
+def _next(spec: "ModelSpec", recipe: str) -> str:
     """The exact command to type next."""
-    photo = "alice.png" if card.repo is None else "alice.jpg"
-    options = "" if card.name == PHOTO_BASE else f" --base {card.name}"
+    photo = "alice.png" if spec.repo is None else "alice.jpg"
+    options = "" if spec.name == PHOTO_BASE else f" --base {spec.name}"
     options += "" if recipe == "paper" else f" --recipe {recipe}"
-    copied = f"pmagic sample && pmagic learn {photo}" if card.repo is None else f"pmagic learn {photo}"
+    copied = f"pmagic sample && pmagic learn {photo}" if spec.repo is None else f"pmagic learn {photo}"
     return f"{copied} --name alice{options}"

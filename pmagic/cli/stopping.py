@@ -8,14 +8,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from pmagic.cli.console import Console
-from pmagic.errors import STOPPED_BY_PERSON, Problem
+from pmagic.errors import STOPPED_BY_PERSON, PmagicError
 from pmagic.tasks.reporting import Advance
 
 SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 _HEARD = b"stopping at the end of this step; once more to leave at once\n"
 
 
-class Stopped(Problem):
+class Stopped(PmagicError):
     """The person asked for it; `kept` and `next_step` say what there is to go on with."""
 
     exit_code = STOPPED_BY_PERSON

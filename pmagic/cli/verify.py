@@ -10,7 +10,7 @@ from pmagic.cli import names
 from pmagic.cli.console import Console, on_one_line
 from pmagic.cli.list import end_unreadable
 from pmagic.cli.options import AsJson, Quiet
-from pmagic.errors import BundleDamaged, Incompatible, NotFound, StorageFailed, UsageProblem, WeightsMissing
+from pmagic.errors import BundleDamaged, Incompatible, NotFound, StorageFailed, UsageError, WeightsMissing
 from pmagic.library.store import Library
 
 
@@ -36,11 +36,11 @@ def verify(
     """
     if base is not None:
         if everything or name is not None:
-            raise UsageProblem("--base is given with a persona or --all", "run the command once for each")
+            raise UsageError("--base is given with a persona or --all", "run the command once for each")
         _verify_weights(Console(quiet=quiet, as_json=as_json), base)
         return
     if everything and name is not None:
-        raise UsageProblem(f"both {name!r} and --all are given", "leave one of them out")
+        raise UsageError(f"both {name!r} and --all are given", "leave one of them out")
     library = Library(settings.library_dir())
     chosen = [str(entry.address) for entry in library.entries()] if name is None else [str(library.find(name))]
     found: list[dict[str, object]] = []
@@ -67,10 +67,10 @@ def verify(
 
 def _verify_weights(console: Console, name: str) -> None:
     """Compares each folder of a base with its SHA256SUMS. Ends with code 5 for a fault, else 7 where there are none."""
-    from pmagic.bases import card, checksums
+    from pmagic.bases import checksums, model_spec
 
-    base = card.require_weights(card.find(name))
-    places = (base.folder, *(getattr(base, observer) for observer in card.OBSERVERS))
+    base = model_spec.require_weights(model_spec.resolve(name))
+    places = (base.folder, *(getattr(base, observer) for observer in model_spec.OBSERVERS))
     found: list[dict[str, object]] = []
     lines: list[str] = []
     for folder in dict.fromkeys(each for each in places if isinstance(each, Path)):

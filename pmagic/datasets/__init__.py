@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pmagic import decoding, pictures, shelf
-from pmagic.errors import NotFound, UsageProblem
+from pmagic.errors import NotFound, UsageError
 from pmagic.pictures import Photo
 
 if TYPE_CHECKING:
@@ -56,12 +56,12 @@ class Individual:
 def drawn(people: Sequence[Individual], count: int, repeats: int, seed: int) -> list[list[Individual]]:
     """`repeats` samples of `count` people each, nobody twice, the same for the same seed.
 
-    Raises UsageProblem where there are not that many people.
+    Raises UsageError where there are not that many people.
     """
     import numpy as np
 
     if count * repeats > len(people):
-        raise UsageProblem(
+        raise UsageError(
             f"{repeats} x {count} different people are asked for, and the data set has {len(people)}",
             f"draw fewer: --people {max(1, len(people) // repeats)}" + (f" --repeats {repeats}" if repeats > 1 else ""),
         )
@@ -179,9 +179,9 @@ def from_file(path: Path) -> Source:
 
 
 def require_folder(root: Path | None, wanted: str, where: str) -> Path:
-    """UsageProblem or NotFound where there is no such folder."""
+    """UsageError or NotFound where there is no such folder."""
     if root is None:
-        raise UsageProblem(f"this data set needs --root, {wanted}", where)
+        raise UsageError(f"this data set needs --root, {wanted}", where)
     if root.is_file() and root.name.lower().endswith(_PACKED):
         raise NotFound(f"{root} is still packed", f"unpack it, {_unpacking(root)}, and give --root {wanted}")
     if not root.is_dir():
@@ -213,7 +213,7 @@ def _entries(folder: Path) -> list[Path]:
     try:
         return list(folder.iterdir())
     except OSError as error:
-        raise UsageProblem(
+        raise UsageError(
             f"the folder {folder} cannot be read: {error.strerror}", "check its permissions, or take it out of --root"
         ) from error
 

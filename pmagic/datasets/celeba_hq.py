@@ -15,7 +15,7 @@ _NUMBER = re.compile(r"(img)?\d+")
 
 
 def people(root: Path | None) -> list[Individual]:
-    """Raises UsageProblem or NotFound for a folder of another layout."""
+    """Raises UsageError or NotFound for a folder of another layout."""
     root = datasets.require_folder(root, WANTED, WHERE)
     found = datasets.numbered(root, _FOLDERS, _NUMBER)
     if not found.photos:

@@ -15,7 +15,7 @@ _NUMBER = re.compile(r"\d{5}")
 
 
 def people(root: Path | None) -> list[Individual]:
-    """Photos in folders of a thousand, or all in one. Raises UsageProblem or NotFound for another layout."""
+    """Photos in folders of a thousand, or all in one. Raises UsageError or NotFound for another layout."""
     root = datasets.require_folder(root, WANTED, WHERE)
     found = datasets.numbered(root, _FOLDERS, _NUMBER)
     if not found.photos:

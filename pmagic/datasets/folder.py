@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pmagic import datasets
 from pmagic.datasets import Individual
-from pmagic.errors import UsageProblem
+from pmagic.errors import UsageError
 
 WANTED = "a folder of photos, one person each, or of folders with the photos of one person each"
 WHERE = "put JPEG, PNG or WEBP photos there"
@@ -18,7 +18,7 @@ fetches = datasets.fetches_nothing
 
 
 def people(root: Path | None) -> list[Individual]:
-    """Raises NotFound for a folder without photos, UsageProblem where two people have one name."""
+    """Raises NotFound for a folder without photos, UsageError where two people have one name."""
     root = datasets.require_folder(root, WANTED, WHERE)
     places = {each: [each] for each in datasets.photos_of(root)}
     places |= {each: photos for each in _groups(root) if (photos := datasets.photos_of(each))}
@@ -28,7 +28,7 @@ def people(root: Path | None) -> list[Individual]:
     for place in places:
         name = place.stem if place.is_file() else place.name
         if name in named:
-            raise UsageProblem(
+            raise UsageError(
                 f"{named[name]} and {place} are two people of the name {name!r}",
                 "rename one of them, or put the photos of one person into one folder",
             )

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from pmagic import datasets, network, settings
 from pmagic.datasets import Individual
-from pmagic.errors import UsageProblem, WeightsMissing
-from pmagic.library import durable
+from pmagic.errors import UsageError, WeightsMissing
+from pmagic.library import atomic_io
 
 WANTED = "a folder of LFW's people, Name_Surname/Name_Surname_0001.jpg (or one that holds lfw/ or lfw_funneled/)"
 WHERE = "without --root it is fetched: `pip install 'pmagic[lfw]'`, then the same command without --root"
@@ -30,7 +30,7 @@ def people(root: Path | None) -> list[Individual]:
         raise datasets.wrong_layout(root, WANTED, WHERE)
     enough = {name: photos for name, photos in found.items() if len(photos) > LEARNED}
     if not enough:
-        raise UsageProblem(
+        raise UsageError(
             f"nobody in {root} has more than {LEARNED} photos",
             f"give the whole data set: {LEARNED} photos are learned from and one is kept to compare with",
         )
@@ -75,8 +75,8 @@ def fetched() -> Path:
         return photos
     from sklearn.datasets import fetch_lfw_people
 
-    with durable.storing("LFW"):
-        durable.make_folder(home)
+    with atomic_io.storing("LFW"):
+        atomic_io.make_folder(home)
         if photos.is_dir():  # a part of it: scikit-learn would take it for the whole
             shutil.rmtree(photos)
     try:
@@ -86,7 +86,7 @@ def fetched() -> Path:
     except (*network.ERRORS, ValueError, EOFError, tarfile.TarError, zlib.error) as error:
         local = network.local_failure(error)
         if local is not None:
-            with durable.storing("LFW"):
+            with atomic_io.storing("LFW"):
                 raise local from error
         why = network.failure(error)
         what = f"the server of LFW cannot be reached ({why})" if why else f"LFW did not arrive whole: {error}"

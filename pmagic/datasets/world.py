@@ -16,7 +16,7 @@ from PIL import Image
 
 from pmagic import datasets
 from pmagic.datasets import Individual
-from pmagic.errors import UsageProblem, WeightsMissing
+from pmagic.errors import UsageError, WeightsMissing
 from pmagic.pictures import Photo
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ _SNAPSHOT = 8  # a stream of random numbers of its own
 
 
 def people(root: Path | None, photos: str = PORTRAITS) -> list[Individual]:
-    """Raises UsageProblem for a root, WeightsMissing where the drawing library is not installed."""
+    """Raises UsageError for a root, WeightsMissing where the drawing library is not installed."""
     return individuals(root, range(held_out() + FIRST, held_out() + FIRST + PEOPLE), photos)
 
 
@@ -71,7 +71,7 @@ def held_out() -> int:
 def individuals(root: Path | None, seeds: Sequence[int], photos: str) -> list[Individual]:
     """The people of these seeds, of either range. Raises as `people`."""
     if root is not None:
-        raise UsageProblem("the drawn world has no folder, so no --root", WHERE)
+        raise UsageError("the drawn world has no folder, so no --root", WHERE)
     first = held_out()
     from pmagic.world.people import person, trait_words
     from pmagic.world.scenes import PORTRAIT

@@ -23,7 +23,7 @@ FINEST = 12
 
 
 @dataclass(frozen=True)
-class Look:
+class AttentionMap:
     """One cross-attention in one UNet call: what share of each cell's attention to some tokens the chosen ones got."""
 
     layer: str
@@ -31,7 +31,7 @@ class Look:
 
 
 @contextmanager
-def captured(unet: nn.Module, chosen: Tensor, among: Tensor) -> Iterator[list[Look]]:
+def capture_attention(unet: nn.Module, chosen: Tensor, among: Tensor) -> Iterator[list[AttentionMap]]:
     """While inside, every UNet call adds one look per cross-attention to the list.
 
     chosen: (B, S) bool, the text positions that are looked for in each row of the batch, at least one each. among:
@@ -39,7 +39,7 @@ def captured(unet: nn.Module, chosen: Tensor, among: Tensor) -> Iterator[list[Lo
     padding take most of what a cell has to give and say nothing of the picture (Chefer et al. 2023,
     "Attend-and-Excite", leave out the start), so a reader of maps takes the words alone.
     """
-    looks: list[Look] = []
+    looks: list[AttentionMap] = []
     extent: list[int] = []  # of the latents in the current call
     queries: dict[str, Tensor] = {}
 
@@ -57,7 +57,7 @@ def captured(unet: nn.Module, chosen: Tensor, among: Tensor) -> Iterator[list[Lo
             watched, rivals = (each.to(scores.device)[:, None, None, :] for each in (chosen, among))
             scores = scores.masked_fill(~rivals, float("-inf"))
             share = (scores.softmax(dim=-1) * watched).sum(dim=-1) / watched.sum(dim=-1)
-            looks.append(Look(name, share.mean(dim=1).unflatten(-1, grid(extent, share.shape[-1]))))
+            looks.append(AttentionMap(name, share.mean(dim=1).unflatten(-1, grid(extent, share.shape[-1]))))
 
         return [
             attention.to_q.register_forward_hook(see_queries),
@@ -75,7 +75,7 @@ def captured(unet: nn.Module, chosen: Tensor, among: Tensor) -> Iterator[list[Lo
             hook.remove()
 
 
-def averaged(looks: Sequence[Look], size: tuple[int, int]) -> Tensor:
+def average(looks: Sequence[AttentionMap], size: tuple[int, int]) -> Tensor:
     """The mean over the layers of middle resolution, enlarged to `size`, that of the latents: (B, h, w).
 
     Those are the layers two to four times coarser than the latents (32 and 16 cells a side for Stable Diffusion) with

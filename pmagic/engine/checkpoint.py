@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from pmagic.errors import BundleDamaged, Incompatible, NumericFailure
-from pmagic.library import durable
+from pmagic.library import atomic_io
 
 MOMENTS = ("exp_avg", "exp_avg_sq")  # AdamW's own names
 # Another number of threads computes the same mask or embedding with other last bits; another photo's differ by more.
@@ -32,7 +32,7 @@ class Checkpoint:
     observed: Mapping[str, Tensor] = field(default_factory=dict)
 
     def save(
-        self, step: int, running: Mapping[str, float], learner: nn.Module, optimiser: torch.optim.Optimizer
+        self, step: int, running: Mapping[str, float], learner: nn.Module, optimizer: torch.optim.Optimizer
     ) -> None:
         """Replace the file in one move, once the new one is on the disk.
 
@@ -43,7 +43,7 @@ class Checkpoint:
         for name, weight in learner.named_parameters():
             tensors[f"learner.{name}"] = weight.detach()
             for moment in MOMENTS:
-                tensors[f"{moment}.{name}"] = optimiser.state[weight][moment]
+                tensors[f"{moment}.{name}"] = optimizer.state[weight][moment]
         tensors = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
         spoilt = next((name for name, tensor in tensors.items() if not tensor.isfinite().all()), None)
         if spoilt is not None:
@@ -52,11 +52,11 @@ class Checkpoint:
             )
         facts = {"identity": self.identity, "step": str(step)}
         data = safetensors.torch.save(tensors, {**facts, "digest": digest([facts], tensors)})
-        with durable.storing("the unfinished learning"):
-            durable.make_folder(self.path.parent)
-            durable.replace_file(self.path, data)
+        with atomic_io.storing("the unfinished learning"):
+            atomic_io.make_folder(self.path.parent)
+            atomic_io.replace_file(self.path, data)
 
-    def restore(self, learner: nn.Module, optimiser: torch.optim.Optimizer) -> tuple[int, dict[str, float]]:
+    def restore(self, learner: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[int, dict[str, float]]:
         """Steps done and running losses, with learner and optimiser as they were then; (0, {}) without a file.
 
         Raises BundleDamaged for a file that does not verify, Incompatible for that of another learning.
@@ -68,7 +68,7 @@ class Checkpoint:
             for name, weight in learner.named_parameters():
                 weight.copy_(tensors[f"learner.{name}"])
                 moments = {moment: tensors[f"{moment}.{name}"].to(weight.device) for moment in MOMENTS}
-                optimiser.state[weight] = {"step": torch.tensor(float(step)), **moments}
+                optimizer.state[weight] = {"step": torch.tensor(float(step)), **moments}
         prefix = "running."
         return step, {name.removeprefix(prefix): tensors[name].item() for name in tensors if name.startswith(prefix)}
 

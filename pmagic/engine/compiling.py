@@ -14,17 +14,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pmagic.errors import UsageProblem
+from pmagic.errors import UsageError
 
-ASTRAY = 0.1  # rounding in bfloat16 changes a gradient by a few hundredths of its length
+MAX_GRADIENT_ERROR = 0.1  # rounding in bfloat16 changes a gradient by a few hundredths of its length
 
 
-def compiled(unet: nn.Module) -> Callable[..., Any]:
+def compile_unet(unet: nn.Module) -> Callable[..., Any]:
     """`unet`, compiled when it is first called, and again for every other shape."""
     made, doubling = torch.compile(unet, dynamic=False), doubling_parts(unet)
 
     def ask(*given: Any, **named: Any) -> Any:
-        with repeating(doubling):
+        with patched_upsampling(doubling):
             return made(*given, **named)
 
     return ask
@@ -38,7 +38,7 @@ def doubling_parts(unet: nn.Module) -> list[nn.Module]:
 
 
 @contextmanager
-def repeating(doubling: Sequence[nn.Module]) -> Iterator[None]:
+def patched_upsampling(doubling: Sequence[nn.Module]) -> Iterator[None]:
     """While inside, these parts repeat each cell of a map instead, which is the same.
 
     The slope of torch's interpolation is compiled to zeros to which it is added. Where only a division by 1 reads them,
@@ -68,14 +68,14 @@ def _repeat(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
     return (twice.reshape(batch, channels, 2 * height, 2 * width),)
 
 
-def require_slope(slope: Tensor, compiled: Tensor) -> None:
-    """Raises UsageProblem where the gradient of a compiled step differs from the step's own by more than ASTRAY of it.
+def check_gradient(slope: Tensor, compiled: Tensor) -> None:
+    """Raises UsageError where the gradient of a compiled step differs from the step's own by more than ASTRAY of it.
 
     A compiler may be wrong, and answer with the right noise and a gradient that leads elsewhere: see `repeating`.
     """
     apart = float((compiled - slope).norm() / slope.norm())
-    if not apart <= ASTRAY:
-        raise UsageProblem(
+    if not apart <= MAX_GRADIENT_ERROR:
+        raise UsageError(
             f"the UNet as torch {torch.__version__} compiles it here leads astray: the gradient of a step differs by "
             f"{apart:.0%} of its length",
             "leave out --compile",
@@ -84,8 +84,8 @@ def require_slope(slope: Tensor, compiled: Tensor) -> None:
 
 
 @contextmanager
-def possible() -> Iterator[None]:
-    """While inside, compiling is quiet; where a machine cannot do it, that raises UsageProblem."""
+def compile_errors() -> Iterator[None]:
+    """While inside, compiling is quiet; where a machine cannot do it, that raises UsageError."""
     from torch._dynamo.exc import BackendCompilerFailed
 
     try:
@@ -94,6 +94,6 @@ def possible() -> Iterator[None]:
             yield
     except BackendCompilerFailed as error:
         reason = str(error).partition("\n")[0]
-        raise UsageProblem(
+        raise UsageError(
             f"the UNet cannot be compiled here: {reason}", "install a C++ compiler such as g++, or leave out --compile"
         ) from error

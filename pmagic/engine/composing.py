@@ -15,13 +15,13 @@ from torch import Tensor
 
 from pmagic import shelf
 from pmagic.bases.loading import Base
-from pmagic.engine import prompts, sentences
+from pmagic.engine import prompts, token_batch
 from pmagic.engine.conditioning import Condition, encode
 from pmagic.persona import Persona
 
 
 @dataclass(frozen=True, eq=False)
-class Dynamic:
+class LearnedTokens:
     """Learned tokens that stand for a name, and what is mixed into their values: (n, w) each, or no residual."""
 
     tokens: Tensor
@@ -29,35 +29,35 @@ class Dynamic:
 
 
 # What stands for a name: a plain word, or dynamic tokens. Equal words are the same, and so is one and the same Dynamic.
-Said = str | Dynamic
+NameEmbedding = str | LearnedTokens
 # A sampler's timesteps, falling, to what stands for the name at each of them. All timesteps at once, because below the
 # dynamic interval it is what stood there at the last timestep inside it.
-Wording = Callable[[Sequence[float]], Mapping[float, Said]]
+EmbeddingSchedule = Callable[[Sequence[float]], Mapping[float, NameEmbedding]]
 
 
 @contextmanager
-def worn(base: Base, cast: Mapping[str, Persona | str]) -> Iterator[Mapping[str, Wording]]:
+def apply_personas(base: Base, cast: Mapping[str, Persona | str]) -> Iterator[Mapping[str, EmbeddingSchedule]]:
     """While inside, `base` wears all of `cast`: by name a persona, or the plain word that stands for it throughout.
 
     Raises Incompatible for a persona of another base; the base is restored in every case.
     """
     with ExitStack() as wardrobe:
         yield {
-            name: always(each)
+            name: constant_schedule(each)
             if isinstance(each, str)
             else wardrobe.enter_context(shelf.take("methods", each.method).wear(base, each))
             for name, each in cast.items()
         }
 
 
-def always(said: Said) -> Wording:
+def constant_schedule(said: NameEmbedding) -> EmbeddingSchedule:
     """The wording that never changes."""
     return lambda timesteps: dict.fromkeys(timesteps, said)
 
 
-def readings(
-    wordings: Mapping[str, Wording], words: Mapping[str, str], placed: Sequence[str]
-) -> list[Mapping[str, Wording]]:
+def regional_prompts(
+    wordings: Mapping[str, EmbeddingSchedule], words: Mapping[str, str], placed: Sequence[str]
+) -> list[Mapping[str, EmbeddingSchedule]]:
     """How the prompt reads in the region of each `placed` name, and last in the rest of the picture.
 
     In a region every placed name means the one who stands there, so nothing of the others reaches it, not even by way
@@ -65,23 +65,23 @@ def readings(
     they are plain `words`. Who has no region, such as a style, is the same everywhere.
     """
     regional = [{**wordings, **dict.fromkeys(placed, wordings[name])} for name in placed]
-    return [*regional, {**wordings, **{name: always(words[name]) for name in placed}}]
+    return [*regional, {**wordings, **{name: constant_schedule(words[name]) for name in placed}}]
 
 
 @torch.no_grad()
-def conditions(
-    base: Base, prompt: str, wordings: Mapping[str, Wording], timesteps: Sequence[float]
+def encode_schedule(
+    base: Base, prompt: str, wordings: Mapping[str, EmbeddingSchedule], timesteps: Sequence[float]
 ) -> Mapping[float, Condition]:
     """What cross-attention reads of a prompt with names in braces, at each timestep (B = 1).
 
-    Raises UsageProblem for a name that is missing, unknown or cut off.
+    Raises UsageError for a name that is missing, unknown or cut off.
     """
     said = {name: wording(timesteps) for name, wording in wordings.items()}
     at = {t: tuple(said[name][t] for name in wordings) for t in timesteps}
-    alike: dict[tuple[str | int, ...], list[tuple[Said, ...]]] = {}
+    alike: dict[tuple[str | int, ...], list[tuple[NameEmbedding, ...]]] = {}
     for each in dict.fromkeys(at.values()):
         alike.setdefault(tuple(one if isinstance(one, str) else len(one.tokens) for one in each), []).append(each)
-    found: dict[tuple[Said, ...], Condition] = {}
+    found: dict[tuple[NameEmbedding, ...], Condition] = {}
     for many in alike.values():
         both = _encoded(base, prompt, list(wordings), many)
         pairs = zip(both.keys.split(1), both.values.split(1), strict=True)
@@ -89,22 +89,22 @@ def conditions(
     return {t: found[at[t]] for t in timesteps}
 
 
-def _encoded(base: Base, prompt: str, names: Sequence[str], many: Sequence[tuple[Said, ...]]) -> Condition:
+def _encoded(base: Base, prompt: str, names: Sequence[str], many: Sequence[tuple[NameEmbedding, ...]]) -> Condition:
     """The prompt, once per row of `many`, in which the same names are words, and the same words: B = len(many)."""
     first = dict(zip(names, many[0], strict=True))
-    text = prompts.spoken(prompt, {name: said for name, said in first.items() if isinstance(said, str)})
-    tokens = {name: len(said.tokens) for name, said in first.items() if isinstance(said, Dynamic)}
+    text = prompts.substitute_names(prompt, {name: said for name, said in first.items() if isinstance(said, str)})
+    tokens = {name: len(said.tokens) for name, said in first.items() if isinstance(said, LearnedTokens)}
     if not tokens:
-        return sentences.plain(base, text)
-    rows = [[said for said in each if isinstance(said, Dynamic)] for each in many]
+        return token_batch.encode_plain(base, text)
+    rows = [[said for said in each if isinstance(said, LearnedTokens)] for each in many]
     dynamic = torch.stack([torch.cat([said.tokens for said in row]) for row in rows])  # (B, all n, w)
     residual = None
     if any(said.residual is not None for row in rows for said in row):  # a residual of zero leaves values as they are
         residual = torch.stack([torch.cat([_residual(said) for said in row]) for row in rows])
     which = torch.zeros(len(many), dtype=torch.long, device=base.device)
-    placed = sentences.with_names(base, [text], tokens).chosen(which)
+    placed = token_batch.tokens_with_names(base, [text], tokens).chosen(which)
     return encode(base.pipeline.text_encoder, placed.ids, placed.slots, dynamic, residual).condition
 
 
-def _residual(said: Dynamic) -> Tensor:
+def _residual(said: LearnedTokens) -> Tensor:
     return torch.zeros_like(said.tokens) if said.residual is None else said.residual

@@ -64,8 +64,8 @@ def encode(
         hidden = output.hidden_states[-1]  # (B, S, w), before the final layer norm
         mixed = keep_length(hidden + _at_slots(residual.to(hidden.dtype), slots), hidden)
         mixed = torch.where((slots >= 0).unsqueeze(-1), mixed, hidden)
-        values = core(text_encoder).final_layer_norm(mixed)
-    attention = _probabilities(core(text_encoder), projections) if projections is not None else None
+        values = clip_text_model(text_encoder).final_layer_norm(mixed)
+    attention = _probabilities(clip_text_model(text_encoder), projections) if projections is not None else None
     return Encoded(Condition(keys, values), attention)
 
 
@@ -84,7 +84,7 @@ def dynamic_tokens(text_encoder: nn.Module, slots: Tensor, dynamic: Tensor) -> I
 
 
 @contextmanager
-def packed_attention(unet: nn.Module) -> Iterator[None]:
+def packed_kv(unet: nn.Module) -> Iterator[None]:
     """While inside, every cross-attention of `unet` takes keys from the first w features and values from the last w.
 
     An unpacked condition is as wide as `to_k` expects, so it passes through unchanged. Each reader takes it into the
@@ -123,7 +123,7 @@ def timestep_switch(unet: nn.Module, rows: Mapping[float, Tensor], pictures: int
 
 
 @contextmanager
-def fast_noise(base: Base) -> Iterator[None]:
+def unet_in_compute_dtype(base: Base) -> Iterator[None]:
     """While inside, the base's UNet computes in the type `base.fast` (None is its own) and answers in `base.weights`.
 
     Its condition is read through `packed_attention`, or must come in the type of the weights that read it. In half
@@ -149,7 +149,7 @@ def fast_noise(base: Base) -> Iterator[None]:
             hook.remove()
 
 
-def core(text_encoder: nn.Module) -> nn.Module:
+def clip_text_model(text_encoder: nn.Module) -> nn.Module:
     """The module that holds `encoder` and `final_layer_norm`; some transformers classes wrap it in `text_model`."""
     return getattr(text_encoder, "text_model", text_encoder)
 
@@ -180,7 +180,7 @@ def _last_features(module: nn.Linear, args: tuple[Tensor, ...]) -> tuple[Tensor,
 @contextmanager
 def _last_projections(text_encoder: nn.Module) -> Iterator[dict[str, Tensor]]:
     """Queries and keys of the last self-attention, each (B, S, w), as the forward pass computes them."""
-    attention = core(text_encoder).encoder.layers[-1].self_attn
+    attention = clip_text_model(text_encoder).encoder.layers[-1].self_attn
     seen: dict[str, Tensor] = {}
     hooks = [
         attention.q_proj.register_forward_hook(lambda module, args, output: seen.__setitem__("queries", output)),

@@ -10,21 +10,21 @@ from typing import TypeVar
 
 import torch
 
-from pmagic.engine.chance import Draw
+from pmagic.engine.randomness import StepSample
 
 WARM = 3  # passes before the one that is recorded, in which libraries choose their ways and fill what they keep
 Answer = TypeVar("Answer")
 
 
-def recorded(once: Callable[[Draw], Answer], device: torch.device) -> Callable[[Draw], Answer]:
+def cuda_graphed(once: Callable[[StepSample], Answer], device: torch.device) -> Callable[[StepSample], Answer]:
     """`once` as a graph, recorded when it is first called.
 
     once: asks the GPU for no number, and for the same kernels at every draw; it may leave gradients. The answer's
     tensors, and the gradients, are the same ones after every call.
     """
-    held: list[tuple[torch.cuda.CUDAGraph, Draw, Answer]] = []
+    held: list[tuple[torch.cuda.CUDAGraph, StepSample, Answer]] = []
 
-    def record(draw: Draw) -> tuple[torch.cuda.CUDAGraph, Draw, Answer]:
+    def record(draw: StepSample) -> tuple[torch.cuda.CUDAGraph, StepSample, Answer]:
         still = draw.to(device)
         aside = torch.cuda.Stream(device)  # nothing may be recorded on the usual one
         aside.wait_stream(torch.cuda.current_stream(device))
@@ -37,7 +37,7 @@ def recorded(once: Callable[[Draw], Answer], device: torch.device) -> Callable[[
             answer = once(still)
         return graph, still, answer
 
-    def replayed(draw: Draw) -> Answer:
+    def replayed(draw: StepSample) -> Answer:
         if not held:
             held.append(record(draw))
         graph, still, answer = held[0]

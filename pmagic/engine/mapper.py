@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from pmagic.engine import chance
+from pmagic.engine import randomness
 from pmagic.engine.recipes import LearnSettings
 from pmagic.persona import StageBounds
 
@@ -85,7 +85,7 @@ def fresh(word: Tensor, image_embedding: Tensor, settings: LearnSettings) -> Map
     assert settings.bounds is not None  # the probe has found them
     shape = MapperShape(settings.tokens, len(word), image_embedding.shape[-1])
     word = word.to(image_embedding.dtype)
-    with chance.seeded_weights(settings.seed):
+    with randomness.seeded_weights(settings.seed):
         return Mapper(shape, word.cpu(), settings.bounds).to(image_embedding.device, image_embedding.dtype)
 
 

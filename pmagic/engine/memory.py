@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from pmagic.engine.conditioning import packed_attention
+from pmagic.engine.conditioning import packed_kv
 from pmagic.errors import OutOfMemory
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ _WANTED = re.compile(r"tried to allocate ([\d.]+) ?(\w+)", re.IGNORECASE)
 
 
 @contextmanager
-def recomputed(pipeline: "StableDiffusionPipeline") -> Iterator[None]:
+def gradient_checkpointing(pipeline: "StableDiffusionPipeline") -> Iterator[None]:
     """While inside, the backward pass computes blocks of UNet and autoencoder again instead of keeping what they saw.
 
     Less memory for a third more work (`python -m tests.bench memory`), and the same bits. Only blocks in training mode
@@ -29,7 +29,7 @@ def recomputed(pipeline: "StableDiffusionPipeline") -> Iterator[None]:
         network.enable_gradient_checkpointing()
         network.train()
     try:
-        with packed_attention(pipeline.unet):  # a block that is computed again needs the hooks it had
+        with packed_kv(pipeline.unet):  # a block that is computed again needs the hooks it had
             yield
     finally:
         for network in networks:
@@ -38,7 +38,7 @@ def recomputed(pipeline: "StableDiffusionPipeline") -> Iterator[None]:
 
 
 @contextmanager
-def enough_for(what: str, next_step: str) -> Iterator[None]:
+def oom_as_problem(what: str, next_step: str) -> Iterator[None]:
     """Turns the allocator's refusal into OutOfMemory, which says what did not fit and how much was asked for."""
     try:
         yield

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from pmagic.engine.probe import Probe, rising
+from pmagic.engine.probe import Probe, isotonic
 
 INK = "#22577a"
 _STAGES = ("first static", "dynamic", "second static")
@@ -35,7 +35,7 @@ def curve_plot(found: Probe, levels: tuple[float, float]) -> bytes:
     for symbol, level in zip(("λ1", "λ2"), levels, strict=True):
         axes.axhline(level, color="#888888", ls="--", lw=1)
         axes.text(5, level + 0.01, f"{symbol} = {level:g}", fontsize=9, ha="right")
-    axes.plot(times, rising(found.curve), color=INK, lw=2, label="monotone")
+    axes.plot(times, isotonic(found.curve), color=INK, lw=2, label="monotone")
     axes.plot(times, [iou for _, iou in found.curve], "o", color=INK, ms=4, label="measured")
     axes.set(xlim=(1000, 0), ylim=(0, 1), xlabel="timestep t", ylabel="IoU of attention and mask")
     axes.set_title(

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from pmagic.bases.loading import Base
-from pmagic.engine import attention, chance, mapper, memory, sentences, training
-from pmagic.engine.conditioning import encode, fast_noise, packed_attention
+from pmagic.engine import attention, mapper, memory, randomness, token_batch, training
+from pmagic.engine.conditioning import encode, packed_kv, unet_in_compute_dtype
 from pmagic.engine.recipes import LearnSettings
 from pmagic.engine.subject import Subject
 from pmagic.persona import Persona, StageBounds
@@ -55,71 +55,73 @@ def probe(
     """
     before = settings.probe_iterations
     total = before + len(GRID)
-    course, learner = trained(base, subject, settings, lambda report: on_step(report.step, total))
+    context, learner = train_briefly(base, subject, settings, lambda report: on_step(report.step, total))
     curve, maps = [], []
     for done, t in enumerate(GRID, before + 1):
-        seen = look(course, learner, t)  # (R, h, w)
+        seen = attention_map(context, learner, t)  # (R, h, w)
         mask = subject.mask[photo_of_row(subject)][:, 0]
-        curve.append((t, float(overlap(binarised(seen), outlined(mask)).mean())))
+        curve.append((t, float(overlap(binarize(seen), outlined(mask)).mean())))
         maps.append(seen[photo_of_row(subject) == 0].mean(dim=0))
         on_step(done, total)
     bounds, fell_back = read_bounds(tuple(curve), settings)
     return Probe(bounds, tuple(curve), torch.stack(maps), outlined(subject.mask[:1, 0])[0], fell_back)
 
 
-def trained(
+def train_briefly(
     base: Base,
     subject: Subject,
     settings: LearnSettings,
     on_step: Callable[[training.StepReport], None] = lambda report: None,
-) -> tuple[training.Course, nn.Module]:
+) -> tuple[training.TrainingContext, nn.Module]:
     """The mapper after the probe's short training, and what it was trained on."""
-    how = brief(settings)
-    course = training.course(base, subject, how)
-    learner = mapper.fresh(sentences.word_embedding(base, subject.word), subject.image_embedding, how)
-    training.train(course, learner, on_step)
-    return course, learner
+    brief = probe_settings(settings)
+    context = training.prepare_training(base, subject, brief)
+    learner = mapper.fresh(token_batch.word_embedding(base, subject.word), subject.image_embedding, brief)
+    training.train(context, learner, on_step)
+    return context, learner
 
 
-def brief(settings: LearnSettings) -> LearnSettings:
+def probe_settings(settings: LearnSettings) -> LearnSettings:
     """The probe's own short training: the whole schedule, the denoising loss alone."""
     return replace(settings, bounds=WHOLE, iterations=settings.probe_iterations, losses=LOSSES)
 
 
-def told(persona: Persona, curve: Curve, fell_back: str) -> Persona:
+def with_probe_result(persona: Persona, curve: Curve, fell_back: str) -> Persona:
     """The persona with the curve of the probe that gave it its bounds, or why that had none to give."""
     stages = f"fell back: {fell_back}" if fell_back else "found by the probe"
     return replace(persona, curve=curve, settings={**persona.settings, "stages": stages})
 
 
-def look(course: training.Course, learner: nn.Module, t: int) -> Tensor:
+def attention_map(context: training.TrainingContext, learner: nn.Module, t: int) -> Tensor:
     """What the UNet looks at for the name at timestep t, for each photo and fixed noise: (R, h, w), range [0, 1]."""
-    size = course.subject.mean.shape[-2:]
-    return attention.averaged(looks(course, learner, t), tuple(size))
+    size = context.subject.mean.shape[-2:]
+    return attention.average(attention_maps(context, learner, t), tuple(size))
 
 
 @torch.no_grad()
-def looks(course: training.Course, learner: nn.Module, t: int, *, words_alone: bool = True) -> list[attention.Look]:
+def attention_maps(
+    context: training.TrainingContext, learner: nn.Module, t: int, *, words_alone: bool = True
+) -> list[attention.AttentionMap]:
     """The same layer by layer. words_alone: start, end and padding have no share in the attention."""
-    base, subject = course.base, course.subject
+    base, subject = context.base, context.subject
     photo = photo_of_row(subject)
     rows = len(photo)
     shape = (rows, *subject.mean.shape[1:])
-    noise = torch.randn(shape, generator=chance.generator(course.settings.seed, "probe")).to(subject.mean)
+    noise = torch.randn(shape, generator=randomness.generator(context.settings.seed, "probe")).to(subject.mean)
     latents = base.pipeline.vae.config.scaling_factor * subject.mean[photo]
     timesteps = torch.full((rows,), t, device=base.device)
-    noisy = course.schedule.add_noise(latents, noise, timesteps)
-    said = course.templates.chosen(torch.zeros(rows, dtype=torch.long, device=base.device))
+    noisy = context.schedule.add_noise(latents, noise, timesteps)
+    said = context.templates.chosen(torch.zeros(rows, dtype=torch.long, device=base.device))
     dynamic, residual = learner(timesteps, subject.image_embedding[photo])
     condition = encode(base.pipeline.text_encoder, said.ids, said.slots, dynamic, residual).condition
     unet = base.pipeline.unet
     places = torch.arange(said.slots.shape[1], device=base.device)
     among = (places >= 1) & (places <= said.lengths[:, None]) if words_alone else torch.ones_like(said.slots >= 0)
     with (
-        memory.enough_for("probe", "probe with --device cpu"),
-        packed_attention(unet),
-        fast_noise(base),
-        attention.captured(unet, said.slots >= 0, among) as seen,
+        memory.oom_as_problem("probe", "probe with --device cpu"),
+        packed_kv(unet),
+        unet_in_compute_dtype(base),
+        attention.capture_attention(unet, said.slots >= 0, among) as seen,
     ):
         packed = condition.packed().to(base.weights)
         unet(noisy.to(base.weights), timesteps, encoder_hidden_states=packed, return_dict=False)
@@ -131,7 +133,7 @@ def outlined(mask: Tensor) -> Tensor:
     return mask > 0.5 * mask.amax(dim=(1, 2), keepdim=True)
 
 
-def binarised(maps: Tensor) -> Tensor:
+def binarize(maps: Tensor) -> Tensor:
     """The cells of each map (R, h, w) that are brighter than its mean: bool."""
     return maps > maps.mean(dim=(1, 2), keepdim=True)
 
@@ -142,7 +144,7 @@ def overlap(found: Tensor, mask: Tensor) -> Tensor:
     return both / either.clamp(min=1)
 
 
-def rising(curve: Curve) -> list[float]:
+def isotonic(curve: Curve) -> list[float]:
     """The IoU at each t of the curve, made monotone: the nearest numbers that never fall as t does."""
     from scipy.optimize import isotonic_regression
 
@@ -155,7 +157,7 @@ def read_bounds(curve: Curve, settings: LearnSettings) -> tuple[StageBounds, str
     A curve that lies above `iou_low` from the start has no first static stage; `iou_high` = 1 asks for no second one.
     """
     iou_low, iou_high, fallback = settings.iou_low, settings.iou_high, settings.fallback
-    ious = rising(curve)
+    ious = isotonic(curve)
     if ious[-1] < iou_low:
         return fallback, f"the IoU never reaches {iou_low:g}, it ends at {ious[-1]:.2f}"
     if iou_high < 1 and ious[-1] < iou_high:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from pmagic.bases.offline import offline
-from pmagic.errors import Incompatible, UsageProblem
+from pmagic.errors import Incompatible, UsageError
 
 NAME = "{}"
 _IN_BRACES = re.compile(r"\{([^{}]*)\}")
@@ -144,7 +144,7 @@ COMMON_WORDS = ("face", "person", "man", "woman", "boy", "girl", "cat", "dog", "
 
 
 @dataclass(frozen=True)
-class Placed:
+class TokenizedPrompt:
     """A prompt as the text encoder takes it. ids and slots have one entry per text position (77).
 
     slots: k where placeholder k stands, -1 elsewhere; counted over all names, in the order in which they were given.
@@ -173,40 +173,40 @@ def load_tokenizer(folder: Path) -> Any:
 
 
 def check_word(tokenizer: Any, word: str) -> int:
-    """The token id of a super-category word; UsageProblem, with proposals, unless it is exactly one token."""
+    """The token id of a super-category word; UsageError, with proposals, unless it is exactly one token."""
     ids = tokenizer(word, add_special_tokens=False).input_ids
     if len(ids) == 1 and ids[0] not in tokenizer.all_special_ids:
         return int(ids[0])
     good = _single_token_words(tokenizer, [*word.split(), *_close_words(tokenizer, word), *COMMON_WORDS])
-    raise UsageProblem(
+    raise UsageError(
         f"the super-category {word!r} is {len(ids)} tokens for this base, and must be a single one",
         f"use one of: {', '.join(good[:6])}" if good else "use another word",
     )
 
 
 def check_text(text: str, what: str = "the prompt") -> None:
-    """Raises UsageProblem for what is not text, or holds control characters other than blanks and line ends."""
+    """Raises UsageError for what is not text, or holds control characters other than blanks and line ends."""
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise UsageProblem(f"{what} is not valid text", "check the terminal's encoding") from error
+        raise UsageError(f"{what} is not valid text", "check the terminal's encoding") from error
     for each in text:
         if unicodedata.category(each) == "Cc" and each not in "\t\n\r":
-            raise UsageProblem(f"{what} holds the control character U+{ord(each):04X}", "leave it out")
+            raise UsageError(f"{what} holds the control character U+{ord(each):04X}", "leave it out")
 
 
 def read_prompts(data: bytes, source: str) -> list[tuple[int, str]]:
     """(line, prompt) of a text with one prompt a line; empty lines and lines that begin with # do not count.
 
-    A line ends with LF, CR or both and nowhere else. source: as messages call it. Raises UsageProblem, which names the
+    A line ends with LF, CR or both and nowhere else. source: as messages call it. Raises UsageError, which names the
     line.
     """
     if len(data) > MAX_BYTES:
-        raise UsageProblem(f"{source} holds more than {MAX_BYTES // 1024**2} MB", "give one prompt a line")
+        raise UsageError(f"{source} holds more than {MAX_BYTES // 1024**2} MB", "give one prompt a line")
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise UsageProblem(f"{source} is not UTF-8 text: {error.reason}", "save it as UTF-8") from error
+        raise UsageError(f"{source} is not UTF-8 text: {error.reason}", "save it as UTF-8") from error
     found = []
     for number, line in enumerate(re.split(r"\r\n|\r|\n", text), 1):
         prompt = line.strip(" \t")
@@ -215,7 +215,7 @@ def read_prompts(data: bytes, source: str) -> list[tuple[int, str]]:
         check_text(prompt, f"{source}, line {number}:")
         found.append((number, prompt))
     if not found:
-        raise UsageProblem(f"{source} holds no prompt", "write one a line; lines that begin with # do not count")
+        raise UsageError(f"{source} holds no prompt", "write one a line; lines that begin with # do not count")
     return found
 
 
@@ -248,32 +248,32 @@ def stray_brace(prompt: str) -> str:
     return prompt[first.start() :] if first else ""
 
 
-def check_prompt(tokenizer: Any, prompt: str, tokens: int) -> Placed:
+def check_prompt(tokenizer: Any, prompt: str, tokens: int) -> TokenizedPrompt:
     """The prompt with `tokens` placeholders at each `{}`; as check_names."""
     return check_names(tokenizer, prompt, {"": tokens})
 
 
-def check_names(tokenizer: Any, prompt: str, tokens: Mapping[str, int]) -> Placed:
-    """The prompt with tokens[name] placeholders at each `{name}`; UsageProblem where a name is missing or cut off.
+def check_names(tokenizer: Any, prompt: str, tokens: Mapping[str, int]) -> TokenizedPrompt:
+    """The prompt with tokens[name] placeholders at each `{name}`; UsageError where a name is missing or cut off.
 
     A prompt that is too long otherwise is allowed: `cut` holds what the model will not read.
     """
     for name in tokens:
-        if braced(name) not in prompt:
+        if in_braces(name) not in prompt:
             raise _nameless(prompt, name)
-    return place(tokenizer, prompt, tokens, filler=tokenizer.eos_token_id)
+    return tokenize_prompt(tokenizer, prompt, tokens, filler=tokenizer.eos_token_id)
 
 
-def spoken(prompt: str, words: Mapping[str, str]) -> str:
-    """The prompt with plain words where the names stand; UsageProblem where one of the names is missing."""
+def substitute_names(prompt: str, words: Mapping[str, str]) -> str:
+    """The prompt with plain words where the names stand; UsageError where one of the names is missing."""
     for name, word in words.items():
-        if braced(name) not in prompt:
+        if in_braces(name) not in prompt:
             raise _nameless(prompt, name)
-        prompt = prompt.replace(braced(name), word)
+        prompt = prompt.replace(in_braces(name), word)
     return prompt
 
 
-def place(tokenizer: Any, prompt: str, tokens: Mapping[str, int], filler: int) -> Placed:
+def tokenize_prompt(tokenizer: Any, prompt: str, tokens: Mapping[str, int], filler: int) -> TokenizedPrompt:
     """Tokenise around each `{name}` and put tokens[name] placeholders there, with `filler` as their id.
 
     The text between them is split exactly as if the placeholders were added words of the tokenizer.
@@ -292,19 +292,19 @@ def place(tokenizer: Any, prompt: str, tokens: Mapping[str, int], filler: int) -
             slots += [-1] * len(words)
             continue
         if part not in tokens:
-            raise UsageProblem(f"the prompt names {braced(part)}, which stands for nothing", "name personas in braces")
+            raise UsageError(f"the prompt names {in_braces(part)}, which stands for nothing", "name personas in braces")
         ids += [filler] * tokens[part]
         slots += range(first[part], first[part] + tokens[part])
         if len(ids) > room:
-            raise UsageProblem(
-                f"the prompt is too long: {f'{braced(part)} stands' if part else 'the name stands'} beyond the {room} "
-                f"tokens that the model reads, which end after {_ending(tokenizer, ids, slots, room)!r}",
-                f"put {braced(part)} nearer to the beginning, or shorten the prompt",
+            raise UsageError(
+                f"the prompt is too long: {f'{in_braces(part)} stands' if part else 'the name stands'} beyond the "
+                f"{room} tokens that the model reads, which end after {_ending(tokenizer, ids, slots, room)!r}",
+                f"put {in_braces(part)} nearer to the beginning, or shorten the prompt",
             )
     cut = tokenizer.decode(ids[room:]).strip() if len(ids) > room else ""
     ids, slots = ids[:room], slots[:room]
     padding = room - len(ids)
-    return Placed(
+    return TokenizedPrompt(
         ids=(tokenizer.bos_token_id, *ids, tokenizer.eos_token_id, *[tokenizer.pad_token_id] * padding),
         slots=(-1, *slots, -1, *[-1] * padding),
         length=len(ids),
@@ -312,7 +312,7 @@ def place(tokenizer: Any, prompt: str, tokens: Mapping[str, int], filler: int) -
     )
 
 
-def braced(name: str) -> str:
+def in_braces(name: str) -> str:
     """`alice` -> `{alice}`."""
     return NAME[0] + name + NAME[1]
 
@@ -323,8 +323,10 @@ def _ending(tokenizer: Any, ids: Sequence[int], slots: Sequence[int], room: int)
     return tokenizer.decode(last[-_SHOWN:]).strip()
 
 
-def _nameless(prompt: str, name: str) -> UsageProblem:
-    return UsageProblem(f"the prompt {prompt!r} has no {braced(name)}", f"write {braced(name)} where the name stands")
+def _nameless(prompt: str, name: str) -> UsageError:
+    return UsageError(
+        f"the prompt {prompt!r} has no {in_braces(name)}", f"write {in_braces(name)} where the name stands"
+    )
 
 
 def _single_token_words(tokenizer: Any, words: Sequence[str]) -> list[str]:

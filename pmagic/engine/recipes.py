@@ -8,7 +8,7 @@ from typing import Any
 
 from pmagic.engine import prompts
 from pmagic.engine.schedulers import SCHEDULERS
-from pmagic.errors import UsageProblem
+from pmagic.errors import UsageError
 from pmagic.persona import MAX_TOKENS, REFERENCE_BOUNDS, StageBounds
 
 REFERENCE_LOSSES: Mapping[str, float] = MappingProxyType({"masked_mse": 1.0, "tandem_equilibrium": 0.001})
@@ -49,19 +49,19 @@ class LearnSettings:
     def __post_init__(self) -> None:
         for name in ("iterations", "batch", "tokens", "probe_iterations", "narrowest"):
             if getattr(self, name) < 1:
-                raise UsageProblem(f"{name} must be at least 1, not {getattr(self, name)}", "give a larger number")
+                raise UsageError(f"{name} must be at least 1, not {getattr(self, name)}", "give a larger number")
         if self.tokens > MAX_TOKENS:
-            raise UsageProblem(f"tokens must be at most {MAX_TOKENS}, not {self.tokens}", "4 is usual")
+            raise UsageError(f"tokens must be at most {MAX_TOKENS}, not {self.tokens}", "4 is usual")
         if not 0 < self.learning_rate < float("inf"):
-            raise UsageProblem(f"the learning rate must be above 0, not {self.learning_rate}", "try 0.0001")
+            raise UsageError(f"the learning rate must be above 0, not {self.learning_rate}", "try 0.0001")
         if not 0 < self.iou_low < self.iou_high <= 1:
-            raise UsageProblem(
+            raise UsageError(
                 f"the probe's thresholds must satisfy 0 < iou_low < iou_high <= 1, not {self.iou_low}, {self.iou_high}",
                 "the paper has 0.7 and 0.8",
             )
         for text in (*self.templates, *self.open_prompts):
             if prompts.NAME not in text:
-                raise UsageProblem(
+                raise UsageError(
                     f"the training prompt {text!r} has no {prompts.NAME}", "write {} where the name stands"
                 )
 
@@ -92,23 +92,23 @@ class RenderSettings:
 
     def __post_init__(self) -> None:
         if not 1 <= self.steps <= 1000:
-            raise UsageProblem(
+            raise UsageError(
                 f"steps must be from 1 to 1000, not {self.steps}", "leave it out for the base's usual number"
             )
         if self.batch < 1:
-            raise UsageProblem(f"the batch must be at least 1, not {self.batch}", "give a larger number")
+            raise UsageError(f"the batch must be at least 1, not {self.batch}", "give a larger number")
         if not 0 <= self.guidance < float("inf"):
-            raise UsageProblem(
+            raise UsageError(
                 f"the guidance must be 0 or above, not {self.guidance}", "leave it out for the base's usual one"
             )
         if self.scheduler not in SCHEDULERS:
-            raise UsageProblem(f"there is no scheduler {self.scheduler!r}", f"choose one of: {', '.join(SCHEDULERS)}")
+            raise UsageError(f"there is no scheduler {self.scheduler!r}", f"choose one of: {', '.join(SCHEDULERS)}")
         for side in self.size or ():
             if side < 8 or side % 8:
                 near = max(8, 8 * round(side / 8))
-                raise UsageProblem(f"a picture's sides must be multiples of 8, not {side}", f"{near} is the nearest")
+                raise UsageError(f"a picture's sides must be multiples of 8, not {side}", f"{near} is the nearest")
             if side > MAX_SIDE:
-                raise UsageProblem(
+                raise UsageError(
                     f"a picture's sides are at most {MAX_SIDE} pixels, not {side}",
                     "leave it out for the base's own size",
                 )
@@ -149,7 +149,7 @@ def _usable(table: str) -> Iterator[None]:
     try:
         yield
     except TypeError as error:
-        raise UsageProblem(
+        raise UsageError(
             f"a value in [{table}] of the base's pmagic.toml is of the wrong type: {error}", "correct the file"
         ) from error
 
@@ -159,22 +159,22 @@ def settings_for(recipe: str, base_defaults: Mapping[str, Any], **overrides: Any
     """A recipe's values, under those of the base's pmagic.toml (see of_base), under the person's own.
 
     An override of None counts as not given. bounds may be a pair (low, high). What the kind cannot have is left out.
-    Raises UsageProblem for an unknown recipe, key or kind.
+    Raises UsageError for an unknown recipe, key or kind.
     """
     if recipe not in RECIPES:
-        raise UsageProblem(f"there is no recipe {recipe!r}", f"choose one of: {', '.join(RECIPES)}")
+        raise UsageError(f"there is no recipe {recipe!r}", f"choose one of: {', '.join(RECIPES)}")
     settings = RECIPES[recipe]()
     given = {key: value for key, value in overrides.items() if value is not None}
     values = {**of_base(recipe, base_defaults), **given}
     kind = values.get("kind", settings.kind)
     if kind not in prompts.TEMPLATES:
-        raise UsageProblem(f"there is no kind {kind!r}", f"choose one of: {', '.join(prompts.TEMPLATES)}")
+        raise UsageError(f"there is no kind {kind!r}", f"choose one of: {', '.join(prompts.TEMPLATES)}")
     if "templates" not in values or ("kind" in given and "templates" not in given):
         values["templates"] = prompts.TEMPLATES[kind]  # a kind that the person names outweighs the base's templates
     known = {each.name for each in fields(LearnSettings)} - {"recipe"}
     for key in values:
         if key not in known:
-            raise UsageProblem(f"learning has no setting {key!r}", f"choose one of: {', '.join(sorted(known))}")
+            raise UsageError(f"learning has no setting {key!r}", f"choose one of: {', '.join(sorted(known))}")
     return _fitting(replace(settings, **{key: _as_typed(key, value) for key, value in values.items()}))
 
 
@@ -192,12 +192,12 @@ def of_base(recipe: str, base_defaults: Mapping[str, Any]) -> dict[str, Any]:
 def render_settings_for(recipe: str, base_defaults: Mapping[str, Any], **overrides: Any) -> RenderSettings:
     """The recipe's way to draw, under the base's pmagic.toml [render], under the person's own."""
     if recipe not in RENDER_DEFAULTS:
-        raise UsageProblem(f"there is no recipe {recipe!r}", f"choose one of: {', '.join(RENDER_DEFAULTS)}")
+        raise UsageError(f"there is no recipe {recipe!r}", f"choose one of: {', '.join(RENDER_DEFAULTS)}")
     values = {**base_defaults.get("render", {}), **{k: v for k, v in overrides.items() if v is not None}}
     known = {each.name for each in fields(RenderSettings)}
     for key in values:
         if key not in known:
-            raise UsageProblem(f"drawing has no setting {key!r}", f"choose one of: {', '.join(sorted(known))}")
+            raise UsageError(f"drawing has no setting {key!r}", f"choose one of: {', '.join(sorted(known))}")
     return replace(RENDER_DEFAULTS[recipe], **{k: tuple(v) if k == "size" else v for k, v in values.items()})
 
 
@@ -216,7 +216,7 @@ def _as_typed(key: str, value: Any) -> Any:
         try:
             return StageBounds(int(low), int(high))
         except ValueError as error:
-            raise UsageProblem(str(error), "write it as LOW:HIGH, for example 400:800") from error
+            raise UsageError(str(error), "write it as LOW:HIGH, for example 400:800") from error
     if key == "losses":
         return MappingProxyType(dict(value))
     return tuple(value) if isinstance(value, list) else value

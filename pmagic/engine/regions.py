@@ -21,7 +21,7 @@ from pmagic.engine.attention import grid
 Box = tuple[float, float, float, float]
 
 
-def shares(boxes: Sequence[Box], size: tuple[int, int]) -> Tensor:
+def region_weights(boxes: Sequence[Box], size: tuple[int, int]) -> Tensor:
     """How much of each cell belongs to each box, and last to none of them: (K, h, w), sums to 1 over the K.
 
     Where boxes overlap a cell belongs to them alike. K is one more than there are boxes.
@@ -29,7 +29,7 @@ def shares(boxes: Sequence[Box], size: tuple[int, int]) -> Tensor:
     height, width = size
     covered = torch.stack(
         [
-            _covered(top, bottom, height)[:, None] * _covered(left, right, width)[None, :]
+            _coverage(top, bottom, height)[:, None] * _coverage(left, right, width)[None, :]
             for left, top, right, bottom in boxes
         ]
     )
@@ -38,7 +38,7 @@ def shares(boxes: Sequence[Box], size: tuple[int, int]) -> Tensor:
 
 
 @contextmanager
-def confined(unet: nn.Module, shares: Tensor | None) -> Iterator[None]:
+def regional_attention(unet: nn.Module, shares: Tensor | None) -> Iterator[None]:
     """While inside, cross-attention reads text k of the K that the condition holds only where its share is not 0.
 
     shares: (K, h, w) on the grid of the latents, summing to 1 over K. None confines nothing.
@@ -74,7 +74,7 @@ def confined(unet: nn.Module, shares: Tensor | None) -> Iterator[None]:
             hook.remove()
 
 
-def _covered(low: float, high: float, cells: int) -> Tensor:
+def _coverage(low: float, high: float, cells: int) -> Tensor:
     """The share of each of `cells` equal parts of [0, 1] that lies in [low, high]: (cells,)."""
     edges = torch.arange(cells + 1) / cells
     return ((edges[1:].clamp(max=high) - edges[:-1].clamp(min=low)).clamp(min=0) * cells).clamp(max=1)

@@ -16,23 +16,23 @@ from PIL import Image
 from torch import Tensor
 
 from pmagic.bases.loading import Base
-from pmagic.engine import composing, memory, prompts, schedulers, sentences
-from pmagic.engine.composing import Wording
-from pmagic.engine.conditioning import fast_noise, packed_attention, timestep_switch
-from pmagic.engine.localising import Edit
+from pmagic.engine import composing, memory, prompts, schedulers, token_batch
+from pmagic.engine.composing import EmbeddingSchedule
+from pmagic.engine.conditioning import packed_kv, timestep_switch, unet_in_compute_dtype
+from pmagic.engine.inpainting import InpaintRegion
 from pmagic.engine.recipes import RenderSettings
-from pmagic.engine.regions import Box, confined, shares
+from pmagic.engine.regions import Box, region_weights, regional_attention
 from pmagic.engine.schedulers import SCHEDULERS
-from pmagic.errors import NumericFailure, UsageProblem
+from pmagic.errors import NumericFailure, UsageError
 from pmagic.persona import Persona
 
-__all__ = ["SCHEDULERS", "Script", "compose", "initial_noise", "render", "sample", "script"]
+__all__ = ["SCHEDULERS", "PromptSchedule", "compose", "encode_prompt", "initial_noise", "render", "sample"]
 
 MAX_SEED = 2**32 - 1  # torch reads no more bits of it on a CPU, where noise is drawn
 
 
 @dataclass(frozen=True)
-class Script:
+class PromptSchedule:
     """What the UNet reads at each of the sampler's timesteps, packed [K|V]."""
 
     rows: Mapping[float, Tensor]  # (K * S, 2w)
@@ -56,7 +56,7 @@ def render(
     """
     who = persona if persona is not None else word
     if who is None:
-        raise UsageProblem("without a persona a word must stand for the name", "give the super-category, such as face")
+        raise UsageError("without a persona a word must stand for the name", "give the super-category, such as face")
     return compose(base, {"": who}, prompt, seeds, settings, on_step=on_step)
 
 
@@ -68,7 +68,7 @@ def compose(
     settings: RenderSettings,
     *,
     regions: Mapping[str, Box] = MappingProxyType({}),
-    edit: Edit | None = None,
+    edit: InpaintRegion | None = None,
     on_step: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Image.Image]:
     """One picture per seed of `prompt`, in which every `{name}` is what `cast` gives it: a persona, or a plain word.
@@ -76,42 +76,42 @@ def compose(
     regions: by name, the part of the picture in which that one alone is read. edit: a background of which one place
     is drawn, in the settings' size or the base's; the rest of the result is the background's own pixels.
     on_step is told the UNet calls done and to do, over all pictures; what it raises goes through.
-    Raises UsageProblem (prompt, seeds), Incompatible (a persona of another base), OutOfMemory, NumericFailure.
+    Raises UsageError (prompt, seeds), Incompatible (a persona of another base), OutOfMemory, NumericFailure.
     """
     if not seeds:
-        raise UsageProblem("there is no picture to draw", "ask for at least one")
+        raise UsageError("there is no picture to draw", "ask for at least one")
     for seed in seeds:
         if not 0 <= seed <= MAX_SEED:
-            raise UsageProblem(f"a seed must be from 0 to {MAX_SEED}, not {seed}", "give another seed")
+            raise UsageError(f"a seed must be from 0 to {MAX_SEED}, not {seed}", "give another seed")
     words = {name: who if isinstance(who, str) else who.word for name, who in cast.items()}
-    with composing.worn(base, cast) as wordings:
-        read = script(base, wordings, prompt, settings, words, regions)
-        drawn = _drawn(base, read, seeds, settings, edit, on_step)
-    return drawn if edit is None else [edit.put_back(each) for each in drawn]
+    with composing.apply_personas(base, cast) as wordings:
+        read = encode_prompt(base, wordings, prompt, settings, words, regions)
+        drawn = _draw(base, read, seeds, settings, edit, on_step)
+    return drawn if edit is None else [edit.composite(each) for each in drawn]
 
 
-def script(
+def encode_prompt(
     base: Base,
-    wordings: Mapping[str, Wording],
+    wordings: Mapping[str, EmbeddingSchedule],
     prompt: str,
     settings: RenderSettings,
     words: Mapping[str, str] = MappingProxyType({}),
     regions: Mapping[str, Box] = MappingProxyType({}),
-) -> Script:
+) -> PromptSchedule:
     """Prompt and negative prompt, encoded for every timestep of the settings' scheduler.
 
     words: the super-category of each name that has a region, said of it outside.
     """
     for name in prompts.names(prompt):
         if name not in wordings:
-            raise UsageProblem(f"nobody stands for {prompts.braced(name)} in the prompt", "name personas in braces")
+            raise UsageError(f"nobody stands for {prompts.in_braces(name)} in the prompt", "name personas in braces")
     steps = timesteps(base, settings)
-    texts = composing.readings(wordings, words, list(regions)) if regions else [wordings]
+    texts = composing.regional_prompts(wordings, words, list(regions)) if regions else [wordings]
     with torch.no_grad():
-        read = [composing.conditions(base, prompt, each, steps) for each in texts]
-        negative = sentences.plain(base, settings.negative).packed()
+        read = [composing.encode_schedule(base, prompt, each, steps) for each in texts]
+        negative = token_batch.encode_plain(base, settings.negative).packed()
     rows = {t: torch.cat([each[t].packed()[0] for each in read]) for t in steps}
-    return Script(rows, negative.repeat(1, len(texts), 1), tuple(regions.values()))
+    return PromptSchedule(rows, negative.repeat(1, len(texts), 1), tuple(regions.values()))
 
 
 def timesteps(base: Base, settings: RenderSettings) -> list[float]:
@@ -131,11 +131,11 @@ def initial_noise(base: Base, seeds: Sequence[int], width: int, height: int) -> 
 
 def sample(
     base: Base,
-    script: Script,
+    script: PromptSchedule,
     noise: Tensor,
     settings: RenderSettings,
     on_call: Callable[[], None] = lambda: None,
-    edit: Edit | None = None,
+    edit: InpaintRegion | None = None,
 ) -> Tensor:
     """The stock pipeline's loop from `noise` (N, C, h, w) to clean latents of the same shape."""
     from diffusers import StableDiffusionInpaintPipeline, StableDiffusionPipeline
@@ -154,10 +154,10 @@ def sample(
     pictures = len(noise)
     first = next(iter(script.rows.values()))
     with (
-        packed_attention(stock.unet),
+        packed_kv(stock.unet),
         timestep_switch(stock.unet, script.rows, pictures),
-        confined(stock.unet, shares(script.boxes, noise.shape[-2:]) if script.boxes else None),
-        fast_noise(base),
+        regional_attention(stock.unet, region_weights(script.boxes, noise.shape[-2:]) if script.boxes else None),
+        unet_in_compute_dtype(base),
     ):
         return pipeline(
             prompt_embeds=first.expand(pictures, -1, -1),
@@ -173,12 +173,12 @@ def sample(
         ).images
 
 
-def _drawn(
+def _draw(
     base: Base,
-    read: Script,
+    read: PromptSchedule,
     seeds: Sequence[int],
     settings: RenderSettings,
-    edit: Edit | None,
+    edit: InpaintRegion | None,
     on_step: Callable[[int, int], None],
 ) -> list[Image.Image]:
     width, height = settings.size or (base.size, base.size)
@@ -192,13 +192,13 @@ def _drawn(
         on_step(calls, total)
 
     for first in range(0, len(seeds), settings.batch):
-        with memory.enough_for(f"draw {width} x {height} pixels", "draw smaller pictures (--size)"):
+        with memory.oom_as_problem(f"draw {width} x {height} pixels", "draw smaller pictures (--size)"):
             noise = initial_noise(base, seeds[first : first + settings.batch], width, height)
-            pictures += _decoded(base, sample(base, read, noise, settings, told, edit))
+            pictures += _decode(base, sample(base, read, noise, settings, told, edit))
     return pictures
 
 
-def _decoded(base: Base, latents: Tensor) -> list[Image.Image]:
+def _decode(base: Base, latents: Tensor) -> list[Image.Image]:
     """Latents (N, C, h, w) as pictures, decoded one by one. A number that is not finite would be drawn as black."""
     vae, processor = base.pipeline.vae, base.pipeline.image_processor
     pictures: list[Image.Image] = []

@@ -13,14 +13,14 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from pmagic.bases.card import Card
 from pmagic.bases.loading import Base
-from pmagic.engine import portraits, prompts
-from pmagic.engine.portraits import Portrait
-from pmagic.errors import PhotoRefused, UsageProblem, WeightsMissing
+from pmagic.bases.model_spec import ModelSpec
+from pmagic.engine import face_selection, prompts
+from pmagic.engine.face_selection import SelectedFace
+from pmagic.errors import PhotoRefused, UsageError, WeightsMissing
 from pmagic.vision import clip, clipseg
 
-FOUND = 0.2  # the highest probability in a mask below which the word counts as not in the photo
+MIN_MASK_PROBABILITY = 0.2  # the highest probability in a mask below which the word counts as not in the photo
 MARGIN = 0.25  # of a face's box, kept around it where the photo's central square would cut it
 
 # Left, top, right, bottom in pixels.
@@ -41,7 +41,7 @@ class Subject:
     likeness: Tensor | None = None  # (P, E), unit rows: the recogniser's answer for that picture
 
 
-def observe(
+def encode_photos(
     base: Base,
     photos: Sequence[Image.Image],
     hashes: Sequence[str],
@@ -49,29 +49,30 @@ def observe(
     word: str,
     kind: str = "face",
     mask: Image.Image | None = None,
-    known: Sequence[Portrait] | None = None,
+    known: Sequence[SelectedFace] | None = None,
 ) -> Subject:
     """Encode the photos once: autoencoder moments, mask on the latent grid, image embedding, face.
 
     Photos are cut to a square (the central one, moved as far as the face asks for) and brought to the base's own size
     for the autoencoder; CLIP sees them whole. kind: "face", "object" or "style". Without a mask CLIPSeg says where the
-    word is; a style is the whole picture. known: the faces, where portraits.portraits was asked before; otherwise it
-    is asked here, if the base has a face pack on this machine. A photo is turned as its face stands upright.
-    Raises UsageProblem for a word of several tokens or a mask with several photos, PhotoRefused, WeightsMissing.
+    word is; a style is the whole picture. known: the faces, where face_selection.select_faces was asked before;
+    otherwise it is asked here, if the base has a face pack on this machine. Each photo is turned until its face is
+    upright.
+    Raises UsageError for a word of several tokens or a mask with several photos, PhotoRefused, WeightsMissing.
     """
     if not photos:
-        raise UsageProblem("there is no photo to learn from", "give at least one")
+        raise UsageError("there is no photo to learn from", "give at least one")
     if mask is not None and len(photos) > 1:
-        raise UsageProblem("one mask cannot serve several photos", "learn from one photo, or leave the mask out")
+        raise UsageError("one mask cannot serve several photos", "learn from one photo, or leave the mask out")
     prompts.check_word(base.pipeline.tokenizer, word)
-    if known is None and kind == "face" and isinstance(base.card.faces, Path):
+    if known is None and kind == "face" and isinstance(base.spec.faces, Path):
         names = [f"photo {number}" for number in range(1, len(photos) + 1)]
-        known = portraits.portraits(base.card, photos, names)
-    faces: Sequence[Portrait | None] = known or [None] * len(photos)
+        known = face_selection.select_faces(base.spec, photos, names)
+    faces: Sequence[SelectedFace | None] = known or [None] * len(photos)
     photos = [photo if each is None else each.upright(photo) for photo, each in zip(photos, faces, strict=True)]
     if mask is not None and faces[0] is not None:
         mask = faces[0].upright(mask)
-    frames = [frame(photo.size, each) for photo, each in zip(photos, faces, strict=True)]
+    frames = [square_crop(photo.size, each) for photo, each in zip(photos, faces, strict=True)]
     squares = [photo.crop(where) for photo, where in zip(photos, frames, strict=True)]
     vae = base.pipeline.vae
     pixels = torch.cat([photo_pixels(square, base.size) for square in squares])
@@ -83,7 +84,7 @@ def observe(
     elif kind == "style":
         masks = torch.ones(len(photos), 1, *size)
     else:
-        seen = [_word_mask(base.card, photo, word, each) for photo, each in zip(photos, faces, strict=True)]
+        seen = [_word_mask(base.spec, photo, word, each) for photo, each in zip(photos, faces, strict=True)]
         masks = torch.cat([_cut(each, where, size) for each, where in zip(seen, frames, strict=True)])
     found = Subject(
         word=word,
@@ -96,39 +97,39 @@ def observe(
     return _with_faces(base, found, squares, frames, known) if known else found
 
 
-def require_observers(card: Card, kind: str, *, masked: bool, recognised: bool) -> None:
+def require_observers(spec: ModelSpec, kind: str, *, masked: bool, recognised: bool) -> None:
     """WeightsMissing, before anything is loaded, for what learning in this way would lack.
 
     masked: whether the person gave a mask. recognised: whether a loss looks at the face.
     """
     if recognised:
-        portraits.folder_of(card)
+        face_selection.folder_of(spec)
     if kind != "style" and not masked:
-        _segmenter_of(card)
+        _segmenter_of(spec)
 
 
 def observer(base: Base) -> clip.Clip:
     """The base's CLIP, opened once per process. Raises WeightsMissing where it is not on this machine."""
-    return observer_of(base.card, str(base.device))
+    return observer_of(base.spec, str(base.device))
 
 
-def observer_of(card: Card, device: str) -> clip.Clip:
+def observer_of(spec: ModelSpec, device: str) -> clip.Clip:
     """The same before the base itself is opened."""
-    return _opened_clip(clip_folder(card), device)
+    return _opened_clip(clip_folder(spec), device)
 
 
-def clip_folder(card: Card) -> Path:
+def clip_folder(spec: ModelSpec) -> Path:
     """Where the base's CLIP lies. Raises WeightsMissing where it is not on this machine."""
-    if not isinstance(card.clip, Path):
+    if not isinstance(spec.clip, Path):
         raise WeightsMissing(
-            f"the observer {card.clip} is not on this machine", f"fetch it with `pmagic models pull {card.clip}`"
+            f"the observer {spec.clip} is not on this machine", f"fetch it with `pmagic models pull {spec.clip}`"
         )
-    return card.clip
+    return spec.clip
 
 
-def segmenter(card: Card) -> clipseg.ClipSeg:
+def segmenter(spec: ModelSpec) -> clipseg.ClipSeg:
     """The base's CLIPSeg, opened once per process. Raises WeightsMissing where it is not on this machine."""
-    return _opened_clipseg(_segmenter_of(card))
+    return _opened_clipseg(_segmenter_of(spec))
 
 
 @lru_cache(maxsize=2)
@@ -141,7 +142,7 @@ def _opened_clipseg(folder: Path) -> clipseg.ClipSeg:
     return clipseg.load(folder)  # on the CPU: it is asked once a photo
 
 
-def frame(size: tuple[int, int], portrait: Portrait | None = None) -> Frame:
+def square_crop(size: tuple[int, int], portrait: SelectedFace | None = None) -> Frame:
     """The square of a photo that is learned from: the central one, moved along the long side to hold the whole face."""
     side = min(size)
     corner = [(each - side) // 2 for each in size]
@@ -163,13 +164,13 @@ def photo_pixels(photo: Image.Image, size: int) -> Tensor:
 
 def resized(photo: Image.Image, size: int) -> Image.Image:
     """The central square of a photo at `size` x `size` pixels, RGB."""
-    square = photo.convert("RGB").crop(frame(photo.size))
+    square = photo.convert("RGB").crop(square_crop(photo.size))
     return square if square.size == (size, size) else square.resize((size, size), Image.Resampling.BICUBIC)
 
 
 def latent_mask(mask: Image.Image, size: tuple[int, int]) -> Tensor:
     """The mask's central square on the latent grid, nearest neighbour: (1, 1, h, w), range [0, 1], white is subject."""
-    square = mask.convert("L").crop(frame(mask.size))
+    square = mask.convert("L").crop(square_crop(mask.size))
     levels = torch.frombuffer(bytearray(square.tobytes()), dtype=torch.uint8).view(1, 1, *reversed(square.size))
     found = F.interpolate(levels.to(torch.float64) / 255, size=size, mode="nearest-exact")
     if not found.any():
@@ -179,10 +180,10 @@ def latent_mask(mask: Image.Image, size: tuple[int, int]) -> Tensor:
     return found
 
 
-def _word_mask(card: Card, photo: Image.Image, word: str, portrait: Portrait | None) -> Tensor:
+def _word_mask(spec: ModelSpec, photo: Image.Image, word: str, portrait: SelectedFace | None) -> Tensor:
     """How probable the word is at each pixel of the photo, 0 where another face is nearer: (H, W)."""
-    found = segmenter(card).mask(photo, word)
-    if found.max() < FOUND:
+    found = segmenter(spec).mask(photo, word)
+    if found.max() < MIN_MASK_PROBABILITY:
         raise PhotoRefused(
             f"no {word} is found in the photo: nowhere is it more than {found.max():.0%} probable",
             "say with --class what the photo shows, or with --mask where it is",
@@ -192,7 +193,7 @@ def _word_mask(card: Card, photo: Image.Image, word: str, portrait: Portrait | N
     return found
 
 
-def _nearest(size: tuple[int, int], portrait: Portrait) -> Tensor:
+def _nearest(size: tuple[int, int], portrait: SelectedFace) -> Tensor:
     """1 at each pixel whose nearest face is the portrait's, 0 elsewhere: (H, W)."""
     down, across = torch.meshgrid(*(torch.arange(each) for each in size), indexing="ij")
     distances = []
@@ -202,13 +203,13 @@ def _nearest(size: tuple[int, int], portrait: Portrait) -> Tensor:
     return torch.stack(distances).argmin(dim=0) == 0
 
 
-def _segmenter_of(card: Card) -> Path:
-    if not isinstance(card.clipseg, Path):
+def _segmenter_of(spec: ModelSpec) -> Path:
+    if not isinstance(spec.clipseg, Path):
         raise WeightsMissing(
-            f"where the subject is in the photo is found with {card.clipseg}, which is not on this machine",
-            f"fetch it with `pmagic models pull {card.clipseg}`, or say it yourself: `--recipe reference --mask MASK`",
+            f"where the subject is in the photo is found with {spec.clipseg}, which is not on this machine",
+            f"fetch it with `pmagic models pull {spec.clipseg}`, or say it yourself: `--recipe reference --mask MASK`",
         )
-    return card.clipseg
+    return spec.clipseg
 
 
 def _cut(found: Tensor, where: Frame, size: tuple[int, int]) -> Tensor:
@@ -218,10 +219,10 @@ def _cut(found: Tensor, where: Frame, size: tuple[int, int]) -> Tensor:
 
 
 def _with_faces(
-    base: Base, found: Subject, squares: Sequence[Image.Image], frames: Sequence[Frame], known: Sequence[Portrait]
+    base: Base, found: Subject, squares: Sequence[Image.Image], frames: Sequence[Frame], known: Sequence[SelectedFace]
 ) -> Subject:
     """The subject with landmarks and likeness, both of the square picture that the base sees."""
-    pack = portraits.opened(base.card)
+    pack = face_selection.open_pack(base.spec)
     landmarks, likeness = [], []
     for square, where, portrait in zip(squares, frames, known, strict=True):
         scale = base.size / square.width

@@ -21,14 +21,14 @@ from torch import Tensor, nn
 
 from pmagic import shelf
 from pmagic.bases.loading import Base
-from pmagic.engine import chance, checkpoint, compiling, graphs, likeness, mapper, memory, sentences
-from pmagic.engine.conditioning import Encoded, encode, fast_noise, packed_attention
-from pmagic.engine.likeness import Looker
+from pmagic.engine import checkpoint, compiling, face_embedding, graphs, mapper, memory, randomness, token_batch
+from pmagic.engine.conditioning import Encoded, encode, packed_kv, unet_in_compute_dtype
+from pmagic.engine.face_embedding import FaceEmbedder
 from pmagic.engine.recipes import LearnSettings
-from pmagic.engine.sentences import Sentences
 from pmagic.engine.subject import Subject
+from pmagic.engine.token_batch import TokenBatch
 from pmagic.errors import NumericFailure
-from pmagic.losses import Moment
+from pmagic.losses import StepOutput
 from pmagic.persona import Persona
 
 SAVE_EVERY = 50  # steps between two checkpoints
@@ -47,17 +47,17 @@ class StepReport:
 
 
 @dataclass(frozen=True)
-class Course:
+class TrainingContext:
     """All that stays the same from step to step."""
 
     base: Base
     subject: Subject
     settings: LearnSettings
-    templates: Sentences
-    open_prompts: Sentences
+    templates: TokenBatch
+    open_prompts: TokenBatch
     schedule: Any  # diffusers.DDPMScheduler, for its noising alone
     losses: Mapping[str, ModuleType]
-    looker: Looker | None  # where no loss reads the face
+    face_embedder: FaceEmbedder | None  # where no loss reads the face
     unet: Callable[..., tuple[Tensor]]  # the base's, as the steps ask it
 
     @property
@@ -65,51 +65,54 @@ class Course:
         return any(loss.READS_OPEN_PROMPT for loss in self.losses.values())
 
 
-def course(base: Base, subject: Subject, settings: LearnSettings) -> Course:
+def prepare_training(base: Base, subject: Subject, settings: LearnSettings) -> TrainingContext:
     """Everything tokenised, opened and looked up once.
 
-    Raises NotFound for an unknown loss, UsageProblem for a bad prompt, and as likeness.looker where a loss reads faces.
+    Raises NotFound for an unknown loss, UsageError for a bad prompt, and as face_embedding.open_face_embedder where a
+    loss reads faces.
     """
     from diffusers import DDPMScheduler
 
     if settings.bounds is None:
         raise ValueError("the stages are found by the probe, before anything is trained in them")
     losses = {name: shelf.take("losses", name) for name, weight in settings.losses.items() if weight}
-    return Course(
+    return TrainingContext(
         base=base,
         subject=subject,
         settings=settings,
-        templates=sentences.with_name(base, settings.templates, settings.tokens),
-        open_prompts=sentences.with_name(base, settings.open_prompts, settings.tokens),
+        templates=token_batch.tokens_with_name(base, settings.templates, settings.tokens),
+        open_prompts=token_batch.tokens_with_name(base, settings.open_prompts, settings.tokens),
         schedule=DDPMScheduler.from_config(base.pipeline.scheduler.config),
         losses=losses,
-        looker=likeness.looker(base, subject) if any(loss.READS_FACE for loss in losses.values()) else None,
-        unet=compiling.compiled(base.pipeline.unet) if base.compiled else base.pipeline.unet,
+        face_embedder=face_embedding.open_face_embedder(base, subject)
+        if any(loss.READS_FACE for loss in losses.values())
+        else None,
+        unet=compiling.compile_unet(base.pipeline.unet) if base.compiled else base.pipeline.unet,
     )
 
 
-def draw_of(subject: Subject, settings: LearnSettings, step: int) -> chance.Draw:
+def sample_of_step(subject: Subject, settings: LearnSettings, step: int) -> randomness.StepSample:
     """What chance decides in optimiser step `step` of learning `subject`; 0 is the first."""
-    return chance.draw(settings, step, len(subject.mean), subject.mean.shape[1:], subject.mean.dtype)
+    return randomness.sample_step(settings, step, len(subject.mean), subject.mean.shape[1:], subject.mean.dtype)
 
 
-def moment(course: Course, learner: nn.Module, draw: chance.Draw) -> Moment:
+def forward_step(context: TrainingContext, learner: nn.Module, draw: randomness.StepSample) -> StepOutput:
     """One forward pass: noise the latents, encode the prompts, ask the UNet. Differentiable in the learner."""
-    base, subject = course.base, course.subject
+    base, subject = context.base, context.subject
     draw = draw.to(base.device)
     scale = base.pipeline.vae.config.scaling_factor
     latents = scale * (subject.mean[draw.photo] + subject.std[draw.photo] * draw.posterior)  # (B, C, h, w)
-    noisy = course.schedule.add_noise(latents, draw.noise, draw.t)
-    velocity = course.schedule.config.prediction_type == "v_prediction"
-    target = course.schedule.get_velocity(latents, draw.noise, draw.t) if velocity else draw.noise
-    open_prompts = course.open_prompts.chosen(draw.open_prompt) if course.reads_open_prompt else None
-    encoded = _encoded(course, learner, draw, open_prompts)
+    noisy = context.schedule.add_noise(latents, draw.noise, draw.t)
+    velocity = context.schedule.config.prediction_type == "v_prediction"
+    target = context.schedule.get_velocity(latents, draw.noise, draw.t) if velocity else draw.noise
+    open_prompts = context.open_prompts.chosen(draw.open_prompt) if context.reads_open_prompt else None
+    encoded = _encode_prompts(context, learner, draw, open_prompts)
     batch = len(draw.t)
     unet = base.pipeline.unet
-    with packed_attention(unet), fast_noise(base):
+    with packed_kv(unet), unet_in_compute_dtype(base):
         packed = encoded.condition.packed()[:batch].to(base.weights)
-        (prediction,) = course.unet(noisy.to(base.weights), draw.t, encoder_hidden_states=packed, return_dict=False)
-    return Moment(
+        (prediction,) = context.unet(noisy.to(base.weights), draw.t, encoder_hidden_states=packed, return_dict=False)
+    return StepOutput(
         t=draw.t,
         latents=latents,
         noisy=noisy,
@@ -121,16 +124,18 @@ def moment(course: Course, learner: nn.Module, draw: chance.Draw) -> Moment:
         attention=None if encoded.attention is None else encoded.attention[batch:],
         open_slots=None if open_prompts is None else open_prompts.slots,
         open_lengths=None if open_prompts is None else open_prompts.lengths,
-        signal=course.schedule.alphas_cumprod.to(base.device)[draw.t],
+        signal=context.schedule.alphas_cumprod.to(base.device)[draw.t],
         velocity=velocity,
-        apart=None if course.looker is None else partial(course.looker.apart, photo=draw.photo),
+        apart=None if context.face_embedder is None else partial(context.face_embedder.apart, photo=draw.photo),
     )
 
 
-def _encoded(course: Course, learner: nn.Module, draw: chance.Draw, open_prompts: Sentences | None) -> Encoded:
+def _encode_prompts(
+    context: TrainingContext, learner: nn.Module, draw: randomness.StepSample, open_prompts: TokenBatch | None
+) -> Encoded:
     """The training prompts and, below them, the open prompts, in one pass of learner and text encoder."""
-    said = course.templates.chosen(draw.template)
-    dynamic, residual = learner(draw.t, course.subject.image_embedding[draw.photo])
+    said = context.templates.chosen(draw.template)
+    dynamic, residual = learner(draw.t, context.subject.image_embedding[draw.photo])
     ids, slots, keep = said.ids, said.slots, draw.keep
     if open_prompts is not None:  # the same timesteps and photo, another sentence and its own dropout
         ids, slots = torch.cat([ids, open_prompts.ids]), torch.cat([slots, open_prompts.slots])
@@ -139,21 +144,21 @@ def _encoded(course: Course, learner: nn.Module, draw: chance.Draw, open_prompts
     if residual is not None:
         # A dropped residual stays in the graph as zeros: its gradients are 0, not absent, and the optimiser coasts.
         residual = residual * keep[:, None, None]
-    text_encoder = course.base.pipeline.text_encoder
+    text_encoder = context.base.pipeline.text_encoder
     return encode(text_encoder, ids, slots, dynamic, residual, with_attention=open_prompts is not None)
 
 
-def terms(course: Course, moment: Moment) -> dict[str, Tensor]:
+def loss_terms(context: TrainingContext, moment: StepOutput) -> dict[str, Tensor]:
     """Each loss by name, per sample, not weighted: (B,)."""
-    return {name: loss.loss(moment) for name, loss in course.losses.items()}
+    return {name: loss.loss(moment) for name, loss in context.losses.items()}
 
 
-def weighted(course: Course, terms: Mapping[str, Tensor]) -> Tensor:
+def weighted_sum(context: TrainingContext, terms: Mapping[str, Tensor]) -> Tensor:
     """The recipe's sum of the terms, per sample: (B,)."""
-    return torch.stack([course.settings.losses[name] * value for name, value in terms.items()]).sum(dim=0)
+    return torch.stack([context.settings.losses[name] * value for name, value in terms.items()]).sum(dim=0)
 
 
-def optimiser_for(learner: nn.Module, settings: LearnSettings) -> torch.optim.AdamW:
+def make_optimizer(learner: nn.Module, settings: LearnSettings) -> torch.optim.AdamW:
     return torch.optim.AdamW(
         learner.parameters(),
         lr=settings.learning_rate,
@@ -165,53 +170,55 @@ def optimiser_for(learner: nn.Module, settings: LearnSettings) -> torch.optim.Ad
 
 
 # A draw's loss and its terms, each (); their gradients are left in the learner.
-Losses = Callable[[chance.Draw], tuple[Tensor, dict[str, Tensor]]]
+Losses = Callable[[randomness.StepSample], tuple[Tensor, dict[str, Tensor]]]
 
 
 @dataclass(frozen=True)
-class Lesson:
+class TrainStep:
     """What one learner is taught."""
 
-    course: Course
+    prepare_training: TrainingContext
     learner: nn.Module
     losses: Losses
 
 
-def lesson(course: Course, learner: nn.Module) -> Lesson:
+def make_train_step(context: TrainingContext, learner: nn.Module) -> TrainStep:
     """Recorded as a CUDA graph on a GPU, but where memory is saved: what is computed again cannot be recorded."""
-    losses, base = losses_of(course, learner), course.base
+    losses, base = make_losses(context, learner), context.base
     if base.device.type == "cuda" and not base.pipeline.unet.is_gradient_checkpointing:
-        losses = graphs.recorded(losses, base.device)
-    return Lesson(course, learner, losses)
+        losses = graphs.cuda_graphed(losses, base.device)
+    return TrainStep(context, learner, losses)
 
 
-def losses_of(course: Course, learner: nn.Module) -> Losses:
+def make_losses(context: TrainingContext, learner: nn.Module) -> Losses:
     """One pass there and back, kernel by kernel; gradients of an earlier one are forgotten."""
 
-    def losses(draw: chance.Draw) -> tuple[Tensor, dict[str, Tensor]]:
+    def losses(draw: randomness.StepSample) -> tuple[Tensor, dict[str, Tensor]]:
         for weight in learner.parameters():
             weight.grad = None
-        with course.base.tf32():  # in full float32 the text encoder takes a good part of a GPU's step
-            values = terms(course, moment(course, learner, draw))
-            loss = weighted(course, values).mean()
+        with context.base.tf32():  # in full float32 the text encoder takes a good part of a GPU's step
+            values = loss_terms(context, forward_step(context, learner, draw))
+            loss = weighted_sum(context, values).mean()
             loss.backward()
         return loss.detach(), {name: value.detach().mean() for name, value in values.items()}
 
     return losses
 
 
-def advance(lesson: Lesson, optimiser: torch.optim.Optimizer, draw: chance.Draw) -> tuple[float, dict[str, float]]:
+def optimizer_step(
+    train_step: TrainStep, optimizer: torch.optim.Optimizer, draw: randomness.StepSample
+) -> tuple[float, dict[str, float]]:
     """One optimiser step; the loss and its terms before it. Raises NumericFailure with the weights as they were."""
-    loss, values = lesson.losses(draw)
-    slope = torch.nn.utils.get_total_norm([weight.grad for weight in lesson.learner.parameters()])
+    loss, values = train_step.losses(draw)
+    slope = torch.nn.utils.get_total_norm([weight.grad for weight in train_step.learner.parameters()])
     names = list(values)
     told = torch.stack([loss, slope, *(values[name] for name in names)]).tolist()  # a GPU is waited for once
     if not math.isfinite(told[0] + told[1]):
         raise NumericFailure(
             f"the loss became {told[0]} and its gradient {told[1]}",
-            f"learn with a learning rate below {lesson.course.settings.learning_rate:g}",
+            f"learn with a learning rate below {train_step.context.settings.learning_rate:g}",
         )
-    optimiser.step()
+    optimizer.step()
     return told[0], dict(zip(names, told[2:], strict=True))
 
 
@@ -220,31 +227,31 @@ def seconds_per_step(base: Base, subject: Subject, settings: LearnSettings, *, m
 
     measured: seconds of steps whose median is taken; of one at least.
     """
-    taught = lesson(*_tried(base, subject, settings))
+    taught = make_train_step(*_trial_learner(base, subject, settings))
     times: list[float] = []
-    with memory.enough_for("learn", "learn with a smaller --batch"):
+    with memory.oom_as_problem("learn", "learn with a smaller --batch"):
         while len(times) < 2 or sum(times[1:]) < measured:
-            draw = draw_of(subject, settings, len(times))
+            draw = sample_of_step(subject, settings, len(times))
             start = time.monotonic()
             taught.losses(draw)[0].item()  # a GPU has answered only now
             times.append(time.monotonic() - start)
     return statistics.median(times[1:])
 
 
-def slope(base: Base, subject: Subject, settings: LearnSettings) -> Tensor:
+def first_step_gradient(base: Base, subject: Subject, settings: LearnSettings) -> Tensor:
     """The gradient of the first step's loss, of a mapper that is thrown away: (N,), all its weights in a row."""
-    tried, learner = _tried(base, subject, settings)
-    losses_of(tried, learner)(draw_of(subject, settings, 0))
+    tried, learner = _trial_learner(base, subject, settings)
+    make_losses(tried, learner)(sample_of_step(subject, settings, 0))
     return torch.cat([weight.grad.flatten() for weight in learner.parameters()])
 
 
-def _tried(base: Base, subject: Subject, settings: LearnSettings) -> tuple[Course, nn.Module]:
-    learner = mapper.fresh(sentences.word_embedding(base, subject.word), subject.image_embedding, settings)
-    return course(base, subject, settings), learner
+def _trial_learner(base: Base, subject: Subject, settings: LearnSettings) -> tuple[TrainingContext, nn.Module]:
+    learner = mapper.fresh(token_batch.word_embedding(base, subject.word), subject.image_embedding, settings)
+    return prepare_training(base, subject, settings), learner
 
 
 def train(
-    course: Course,
+    context: TrainingContext,
     learner: nn.Module,
     on_step: Callable[[StepReport], None] = lambda report: None,
     saved: Path | None = None,
@@ -255,34 +262,34 @@ def train(
     step's end; where it exists already, training goes on from it with the same bits.
     Raises NumericFailure, OutOfMemory, StorageFailed, Incompatible or BundleDamaged (see checkpoint).
     """
-    settings = course.settings
-    optimiser = optimiser_for(learner, settings)
-    taught = lesson(course, learner)
-    keeper = None if saved is None else checkpoint.Checkpoint(saved, identity_of(course, learner), observed(course))
-    done, running = keeper.restore(learner, optimiser) if keeper is not None else (0, {})
-    with memory.enough_for("learn", "learn with a smaller --batch"):
+    settings = context.settings
+    optimizer = make_optimizer(learner, settings)
+    taught = make_train_step(context, learner)
+    keeper = None if saved is None else checkpoint.Checkpoint(saved, run_id(context, learner), observed_inputs(context))
+    done, running = keeper.restore(learner, optimizer) if keeper is not None else (0, {})
+    with memory.oom_as_problem("learn", "learn with a smaller --batch"):
         for step in range(done, settings.iterations):
-            loss, values = advance(taught, optimiser, draw_of(course.subject, settings, step))
+            loss, values = optimizer_step(taught, optimizer, sample_of_step(context.subject, settings, step))
             done = step + 1
             running = _running(running, values, done)
             if keeper is not None and (done % SAVE_EVERY == 0 or done == settings.iterations):
-                keeper.save(done, running, learner, optimiser)
+                keeper.save(done, running, learner, optimizer)
             try:
                 on_step(StepReport(done, settings.iterations, loss, values))
             except BaseException:
                 if keeper is not None:
-                    keeper.save(done, running, learner, optimiser)
+                    keeper.save(done, running, learner, optimizer)
                 raise
-    return {name: running[name] for name in course.losses}  # in one order, also from a checkpoint of the last step
+    return {name: running[name] for name in context.losses}  # in one order, also from a checkpoint of the last step
 
 
-def identity_of(course: Course, learner: nn.Module) -> str:
+def run_id(context: TrainingContext, learner: nn.Module) -> str:
     """What makes two learnings the same one besides what was `observed`; a checkpoint is only good for its own."""
-    subject, base = course.subject, course.base
+    subject, base = context.subject, context.base
     return checkpoint.digest(
         facts=[
             type(learner).__name__,
-            course.settings.as_table(),
+            context.settings.as_table(),
             [
                 base.fingerprint,
                 str(base.device.type),
@@ -297,11 +304,15 @@ def identity_of(course: Course, learner: nn.Module) -> str:
     )
 
 
-def observed(course: Course) -> dict[str, Tensor]:
+def observed_inputs(context: TrainingContext) -> dict[str, Tensor]:
     """What models have seen in the photos, and learning depends on."""
-    subject = course.subject
+    subject = context.subject
     seen = {"mask": subject.mask, "image_embedding": subject.image_embedding}
-    return seen if course.looker is None else {**seen, "landmarks": subject.landmarks, "likeness": subject.likeness}
+    return (
+        seen
+        if context.face_embedder is None
+        else {**seen, "landmarks": subject.landmarks, "likeness": subject.likeness}
+    )
 
 
 def _running(means: Mapping[str, float], values: Mapping[str, float], done: int) -> dict[str, float]:

@@ -5,14 +5,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from pmagic.bases import card, needs
-from pmagic.errors import OutOfMemory, Problem, UsageProblem
-from pmagic.evaluation import bench, crew, harness
-from pmagic.evaluation.crew import Died, Worker
+from pmagic.bases import memory_estimate, model_spec
+from pmagic.errors import OutOfMemory, PmagicError, UsageError
+from pmagic.evaluation import eval_context, harness, worker_pool
+from pmagic.evaluation.eval_config import EvalConfig
 from pmagic.evaluation.harness import Event, Failure, Task, Workers
-from pmagic.evaluation.order import Order
-from pmagic.evaluation.sitting import Sitting, Told
 from pmagic.evaluation.store import Result
+from pmagic.evaluation.subject_run import Progress, SubjectRun
+from pmagic.evaluation.worker_pool import Died, Worker
 
 _MEMORY = 256 * 1024**2  # bytes of the local cluster's object store: results are small
 _PROGRAM = 10**9  # bytes of a worker besides what it learns with: the libraries and the observers
@@ -21,15 +21,15 @@ _PROGRAM = 10**9  # bytes of a worker besides what it learns with: the libraries
 class Actor:
     """Lives in a process of the cluster. It keeps no checkpoint: the next one may be on a machine with another disk."""
 
-    def __init__(self, order: Order, fingerprint: str) -> None:
-        self.open = partial(bench.opened, order, fingerprint)
-        self.bench: bench.Bench | None = None
+    def __init__(self, config: EvalConfig, fingerprint: str) -> None:
+        self.open = partial(eval_context.open_context, config, fingerprint)
+        self.context: eval_context.EvalContext | None = None
 
-    def events(self, task: Task) -> Iterator[Result | Failure | Problem | None]:
+    def events(self, task: Task) -> Iterator[Result | Failure | PmagicError | None]:
         try:
-            self.bench = self.bench or self.open()  # here, where a problem can be told
-            yield from harness.guarded(partial(Sitting, self.bench, task.who, dict(task.kept)))
-        except Problem as problem:
+            self.context = self.context or self.open()  # here, where a problem can be told
+            yield from harness.guarded(partial(SubjectRun, self.context, task.who, dict(task.kept)))
+        except PmagicError as problem:
             yield problem
 
 
@@ -51,22 +51,22 @@ class _Remote:
             found = ray.get(next(self.stream))
         except RayError as error:
             raise Died from error
-        if isinstance(found, Problem):
+        if isinstance(found, PmagicError):
             raise found
         return found
 
 
 def require() -> None:
-    """Raises UsageProblem where Ray is not installed."""
+    """Raises UsageError where Ray is not installed."""
     try:
         import ray  # noqa: F401
     except ImportError as error:
-        raise UsageProblem(
+        raise UsageError(
             "`--workers ray` needs Ray, which is not installed", "install it with `pip install 'pmagic[cluster]'`"
         ) from error
 
 
-def spread(order: Order, fingerprint: str, told: Told) -> Workers:
+def spread(config: EvalConfig, fingerprint: str, told: Progress) -> Workers:
     """Workers of the cluster at RAY_ADDRESS, or of one on this machine that is started for this and ended after."""
 
     def events(todo: Sequence[Task]) -> Iterator[Event]:
@@ -75,23 +75,23 @@ def spread(order: Order, fingerprint: str, told: Told) -> Workers:
         _join()
         try:
             there = [each["Resources"] for each in ray.nodes() if each["Alive"]]
-            gpu = order.device != "cpu" and any(each.get("GPU") for each in there)
-            memory = _PROGRAM if gpu else _PROGRAM + most_memory(order)
+            gpu = config.device != "cpu" and any(each.get("GPU") for each in there)
+            memory = _PROGRAM if gpu else _PROGRAM + most_memory(config)
             kind = ray.remote(num_cpus=1, num_gpus=int(gpu), memory=memory, max_restarts=0)(Actor)
-            make = lambda: _Remote(kind.remote(order, fingerprint))  # noqa: E731
-            yield from crew.carried_out(todo, make, places(there, gpu, memory), _ready, told)
+            make = lambda: _Remote(kind.remote(config, fingerprint))  # noqa: E731
+            yield from worker_pool.run_tasks(todo, make, places(there, gpu, memory), _ready, told)
         finally:
             ray.shutdown()
 
     return events
 
 
-def most_memory(order: Order) -> int:
+def most_memory(config: EvalConfig) -> int:
     """Bytes, roughly, of the models and of the largest batch that the order learns with."""
-    base = card.find(order.base)
+    base = model_spec.resolve(config.base)
     return max(
-        needs.memory_to_learn(base, each.learn.batch, decodes=each.learn.looks_at_faces)
-        for each in bench.compared(order, base)
+        memory_estimate.memory_to_learn(base, each.learn.batch, decodes=each.learn.looks_at_faces)
+        for each in eval_context.variants_of(config, base)
     )
 
 

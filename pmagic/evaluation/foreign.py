@@ -13,12 +13,12 @@ from pathlib import Path
 from pmagic import datasets, pictures
 from pmagic.datasets import Individual, folder
 from pmagic.engine import prompts
-from pmagic.errors import Problem, UsageProblem
+from pmagic.errors import PmagicError, UsageError
 from pmagic.evaluation import harness, metrics, scores
+from pmagic.evaluation.eval_config import FACE, EvalSubject
 from pmagic.evaluation.harness import Failure
-from pmagic.evaluation.metrics import Case
+from pmagic.evaluation.metrics import Sample
 from pmagic.evaluation.observers import Observers
-from pmagic.evaluation.order import FACE, Sitter
 from pmagic.evaluation.statistics import Score
 
 WANTED = (
@@ -40,14 +40,14 @@ class Shown:
 def found(root: Path, photos: Path, prompts: int) -> tuple[list[Shown], list[str]]:
     """Everyone of the photos who has pictures, and the names of those who have none.
 
-    Raises NotFound (layout) or UsageProblem (numbers, people).
+    Raises NotFound (layout) or UsageError (numbers, people).
     """
     root = datasets.require_folder(root, WANTED, WHERE)
     known = {each.name: each for each in folder.people(photos)}
     shown = []
     for place in datasets.folders_of(root):
         if place.name not in known:
-            raise UsageProblem(
+            raise UsageError(
                 f"{place} shows somebody of whom there is no photo in {photos}",
                 "name the folders of pictures as the photos are",
             )
@@ -55,7 +55,7 @@ def found(root: Path, photos: Path, prompts: int) -> tuple[list[Shown], list[str
         for path in datasets.photos_of(place):
             number = _NUMBER.match(path.name)
             if number is None or not 1 <= int(number[1]) <= prompts:
-                raise UsageProblem(
+                raise UsageError(
                     f"{path} does not begin with the number of a prompt, 1 to {prompts}", f"rename it: {WHERE}"
                 )
             files.setdefault(int(number[1]) - 1, []).append(path)
@@ -67,7 +67,7 @@ def found(root: Path, photos: Path, prompts: int) -> tuple[list[Shown], list[str
     return shown, [name for name in known if name not in seen]
 
 
-def doubts(shown: Sequence[Shown], without: Sequence[str]) -> Iterator[str]:
+def caveats(shown: Sequence[Shown], without: Sequence[str]) -> Iterator[str]:
     """What makes the numbers say less than they seem to, a sentence each. without: names of people without pictures."""
     if without:
         yield f"there is no picture of {_listed(without)}: the means are without them"
@@ -96,7 +96,7 @@ def identity(shown: Sequence[Shown]) -> str:
 def measured(
     observers: Observers,
     shown: Sequence[Shown],
-    sitters: Sequence[Sitter],
+    sitters: Sequence[EvalSubject],
     asked: Sequence[str],
     root: Path,
     key: str,
@@ -105,7 +105,7 @@ def measured(
     """Every picture's numbers; by the person's number photos without a face that were to be compared with, and why
     some people have no numbers. sitters: numbered as shown.
     """
-    spoken = [prompts.spoken(each, {"": FACE}) for each in asked]
+    spoken = [prompts.substitute_names(each, {"": FACE}) for each in asked]
     lines: list[Score] = []
     faceless: dict[int, Sequence[str]] = {}
     failures: dict[int, Failure] = {}
@@ -117,11 +117,11 @@ def measured(
             for prompt, files in sorted(shown[who.number - 1].files.items()):
                 drawn = [pictures.read_photo(path).image for path in files]
                 values = metrics.measured(
-                    observers, Case(drawn, prompt, spoken, known.learned, known.unseen, known.scans)
+                    observers, Sample(drawn, prompt, spoken, known.learned, known.unseen, known.scans)
                 )
                 names = [path.relative_to(root).as_posix() for path in files]
                 mine += scores.rows((key, who.number, prompt + 1), [None] * len(files), names, values)
-        except Problem as problem:
+        except PmagicError as problem:
             failures[who.number] = harness.failure(problem)
         else:
             lines += mine

@@ -10,11 +10,11 @@ from typing import Any
 
 from pmagic import errors
 from pmagic.datasets import Individual
-from pmagic.errors import Problem
-from pmagic.evaluation.bench import Bench
-from pmagic.evaluation.order import Order, Sitter, sitter
-from pmagic.evaluation.sitting import Sitting, Told, is_done
+from pmagic.errors import PmagicError
+from pmagic.evaluation.eval_config import EvalConfig, EvalSubject, eval_subject
+from pmagic.evaluation.eval_context import EvalContext
 from pmagic.evaluation.store import Result, Store
+from pmagic.evaluation.subject_run import Progress, SubjectRun, is_done
 
 
 @dataclass(frozen=True)
@@ -29,28 +29,28 @@ class Failure:
 class Task:
     """One person's part, with what is kept of it."""
 
-    who: Sitter
+    who: EvalSubject
     kept: dict[str, dict[str, bytes]]
 
 
-Event = tuple[Sitter, Result | Failure | None]  # None: the person's part is complete
+Event = tuple[EvalSubject, Result | Failure | None]  # None: the person's part is complete
 Workers = Callable[[Sequence[Task]], Iterator[Event]]
 # Failures that the next person would meet as well.
 _NOT_THE_PERSONS = (errors.StorageFailed, errors.WeightsMissing, errors.Incompatible, errors.OutOfMemory, errors.Busy)
 
 
-def people(sample: Sequence[Individual]) -> tuple[list[Sitter], dict[int, Failure]]:
+def people(sample: Sequence[Individual]) -> tuple[list[EvalSubject], dict[int, Failure]]:
     """Everyone of the sample whose photos can be read, and why others' cannot, by number from 1."""
     sitters, failures = [], {}
     for number, who in enumerate(sample, 1):
         try:
-            sitters.append(sitter(number, who))
-        except Problem as problem:
+            sitters.append(eval_subject(number, who))
+        except PmagicError as problem:
             failures[number] = failure(problem)
     return sitters, failures
 
 
-def tasks(store: Store, sitters: Sequence[Sitter], variants: Sequence[str]) -> list[Task]:
+def tasks(store: Store, sitters: Sequence[EvalSubject], variants: Sequence[str]) -> list[Task]:
     """What is still to do."""
     left = [who for who in sitters if not is_done(store.kept(who.place, weights=False), variants)]
     return [Task(who, store.kept(who.place)) for who in left]
@@ -68,28 +68,28 @@ def run(store: Store, todo: Sequence[Task], workers: Workers, on_event: Callable
     return failures
 
 
-def alone(bench: Bench, store: Store, told: Told) -> Workers:
+def alone(context: EvalContext, store: Store, told: Progress) -> Workers:
     """Everything in this process, where a learning that was stopped goes on from its checkpoint."""
 
     def events(todo: Sequence[Task]) -> Iterator[Event]:
         for task in todo:
-            for event in guarded(partial(_sitting, bench, store, told, task)):
+            for event in guarded(partial(_sitting, context, store, told, task)):
                 yield task.who, event
 
     return events
 
 
-def _sitting(bench: Bench, store: Store, told: Told, task: Task) -> Sitting:
-    return Sitting(bench, task.who.brought(), dict(task.kept), told, store.unfinished)
+def _sitting(context: EvalContext, store: Store, told: Progress, task: Task) -> SubjectRun:
+    return SubjectRun(context, task.who.brought(), dict(task.kept), told, store.unfinished)
 
 
-def guarded(sit: Callable[[], Sitting]) -> Iterator[Result | Failure | None]:
+def guarded(sit: Callable[[], SubjectRun]) -> Iterator[Result | Failure | None]:
     """A sitting's results, then None; or why it failed, for what concerns this person alone."""
     try:
         yield from sit().results()
     except _NOT_THE_PERSONS:
         raise
-    except Problem as problem:
+    except PmagicError as problem:
         yield failure(problem)
     except Exception as error:
         yield Failure(f"this is a defect of pmagic: {type(error).__name__}: {error}", "learn this person by itself")
@@ -97,12 +97,12 @@ def guarded(sit: Callable[[], Sitting]) -> Iterator[Result | Failure | None]:
         yield None
 
 
-def failure(problem: Problem) -> Failure:
+def failure(problem: PmagicError) -> Failure:
     return Failure(problem.what, problem.next_step)
 
 
 def plan(
-    order: Order, names: Sequence[Sequence[str]], variants: Sequence[Any], about: dict[str, object]
+    config: EvalConfig, names: Sequence[Sequence[str]], variants: Sequence[Any], about: dict[str, object]
 ) -> dict[str, object]:
     """All that decides the numbers, as plain values. names: of the people, by repeat. about: base and observers."""
     import diffusers
@@ -114,15 +114,15 @@ def plan(
 
     return {
         "pmagic": pmagic.__version__,
-        "base": order.base,
+        "base": config.base,
         **about,
-        "dataset": order.dataset,
+        "dataset": config.dataset,
         "people": [list(each) for each in names],
-        **({"photos": order.photos} if order.photos else {}),
-        "prompts": list(order.prompts),
-        "pictures": order.pictures,
-        "seed": order.seed,
-        "dtype": order.dtype,
+        **({"photos": config.photos} if config.photos else {}),
+        "prompts": list(config.prompts),
+        "pictures": config.pictures,
+        "seed": config.seed,
+        "dtype": config.dtype,
         "variants": [
             {"key": each.key, "title": each.title, "learn": each.learn.as_table(), "render": vars(each.render)}
             for each in variants

@@ -13,10 +13,10 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from pmagic.bases.card import Card
+from pmagic.bases.model_spec import ModelSpec
 from pmagic.engine import subject
 from pmagic.errors import Incompatible, PhotoRefused, WeightsMissing
-from pmagic.evaluation.order import Sitter
+from pmagic.evaluation.eval_config import EvalSubject
 from pmagic.vision import clip, faces
 
 
@@ -82,7 +82,7 @@ class Observers:
             size=float(np.linalg.norm(mouth - eyes) / picture.height),
         )
 
-    def known(self, who: Sitter) -> Known:
+    def known(self, who: EvalSubject) -> Known:
         """The person's faces. Raises PhotoRefused for a photo that is learned from and in which none is found."""
         scans = tuple(self._scan(photo) for photo in who.photos)
         learned, faceless = _faces(scans, who.files[: who.learned])
@@ -101,32 +101,32 @@ def _faces(scans: Sequence[FaceScan], files: Sequence[str]) -> tuple[np.ndarray,
     return np.stack(rows) if rows else np.zeros((0, 1), np.float32), faceless
 
 
-def observers(card: Card, device: str) -> Observers:
+def observers(spec: ModelSpec, device: str) -> Observers:
     """Raises WeightsMissing where one is not on this machine, Incompatible where a loss has seen the judge."""
-    eyes = subject.observer_of(card, device)
-    judge = faces.load(_judge_of(card))
-    if isinstance(card.faces, Path) and _digest(faces.load(card.faces)) == _digest(judge):
+    eyes = subject.observer_of(spec, device)
+    judge = faces.load(_judge_of(spec))
+    if isinstance(spec.faces, Path) and _digest(faces.load(spec.faces)) == _digest(judge):
         raise Incompatible(
-            f"the face packs {card.faces} and {card.judge} hold the same recogniser: learned against and judged by one "
+            f"the face packs {spec.faces} and {spec.judge} hold the same recogniser: learned against and judged by one "
             "network, likeness would mean nothing",
             "set another pack for `judge` in the base's pmagic.toml",
         )
     return Observers(eyes, judge)
 
 
-def identity(card: Card) -> dict[str, str]:
+def identity(spec: ModelSpec) -> dict[str, str]:
     """What each observer is: the name of its folder and a digest of its weights."""
-    folders = {"clip": subject.clip_folder(card), "judge": _judge_of(card)}
+    folders = {"clip": subject.clip_folder(spec), "judge": _judge_of(spec)}
     return {name: f"{folder.name} {_of_files(folder)}" for name, folder in folders.items()}
 
 
-def _judge_of(card: Card) -> Path:
-    if not isinstance(card.judge, Path):
+def _judge_of(spec: ModelSpec) -> Path:
+    if not isinstance(spec.judge, Path):
         raise WeightsMissing(
-            f"likeness is judged with the face pack {card.judge}, which is not on this machine",
-            f"fetch it with `pmagic models pull {card.judge}`",
+            f"likeness is judged with the face pack {spec.judge}, which is not on this machine",
+            f"fetch it with `pmagic models pull {spec.judge}`",
         )
-    return card.judge
+    return spec.judge
 
 
 def _digest(pack: faces.FacePack) -> str:

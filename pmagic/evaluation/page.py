@@ -10,15 +10,15 @@ from pathlib import Path
 from PIL import Image
 
 from pmagic.evaluation import metrics, plots, statistics
-from pmagic.evaluation.order import FACE
-from pmagic.evaluation.report import Plots, Report, beside, cell_text, doubts, people_in
+from pmagic.evaluation.eval_config import FACE
+from pmagic.evaluation.report import Plots, Report, caveats, cell_text, people_in, published_rows
 from pmagic.pictures import MARK
 
 SHEETS, CASES, THUMB = 4, 6, 160  # people on contact sheets, cases of a kind, pixels
 _TEMPLATE = "report.html"
 
 
-def page(report: Report, drawn: Plots) -> str:
+def render_page(report: Report, drawn: Plots) -> str:
     """One HTML file with everything in it; it runs no script and asks nobody for anything."""
     import jinja2
 
@@ -32,7 +32,9 @@ def page(report: Report, drawn: Plots) -> str:
     for row in report.rows:
         of = {each.column: each for each in report.means if each.variant == row.key}
         cells = [cell_text(of.get(column), people_in(of)) for column in columns]
-        rows.append({"title": row.title, "cells": cells, "people": people_in(of), "published": beside(report, row)})
+        rows.append(
+            {"title": row.title, "cells": cells, "people": people_in(of), "published": published_rows(report, row)}
+        )
     return template.render(
         title=_title(report),
         base=_base(report),
@@ -45,7 +47,7 @@ def page(report: Report, drawn: Plots) -> str:
         columns=list(columns),
         legend=list(columns.items()),
         rows=rows,
-        doubts=list(doubts(report)),
+        doubts=list(caveats(report)),
         observers=report.about["observers"],
         word=FACE,
         masks=any(who.source.mask is not None for who in report.people.values()),
@@ -98,7 +100,7 @@ def _stages(report: Report, titles: Mapping[str, str]) -> list[dict[str, object]
 
 def _cases(report: Report, titles: Mapping[str, str]) -> list[dict[str, object]]:
     found = []
-    for column in metrics.chiefs():
+    for column in metrics.primaries():
         known = [score for score in report.scores if score.values.get(column) is not None]
         known.sort(key=lambda s: (-s.values[column], s.variant, s.person, s.prompt, s.k))
         for told, some in (("highest", known[:CASES]), ("lowest", known[::-1][:CASES])):

@@ -80,8 +80,8 @@ def trend(titles: Sequence[str], columns: Mapping[str, Sequence[Mean]]) -> bytes
     return png(drawing)
 
 
-def _ticks(place: Any, labels: Any, texts: Sequence[str], **how: Any) -> None:
-    place(range(len(texts)), [printable(each) for each in texts], fontsize=7, **how)
+def _ticks(place: Any, labels: Any, texts: Sequence[str], **settings: Any) -> None:
+    place(range(len(texts)), [printable(each) for each in texts], fontsize=7, **settings)
     for label in labels():
         label.set_parse_math(False)
 

@@ -8,13 +8,13 @@ from functools import partial
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 
-from pmagic.errors import Problem
-from pmagic.evaluation import bench, crew, harness
-from pmagic.evaluation.crew import Died, Worker
+from pmagic.errors import PmagicError
+from pmagic.evaluation import eval_context, harness, worker_pool
+from pmagic.evaluation.eval_config import EvalConfig
 from pmagic.evaluation.harness import Event, Failure, Task, Workers
-from pmagic.evaluation.order import Order
-from pmagic.evaluation.sitting import Sitting, Told
 from pmagic.evaluation.store import Result
+from pmagic.evaluation.subject_run import Progress, SubjectRun
+from pmagic.evaluation.worker_pool import Died, Worker
 
 GRACE = 10  # seconds for a worker to come to the end of its step
 
@@ -22,10 +22,10 @@ GRACE = 10  # seconds for a worker to come to the end of its step
 class _Process:
     """A worker at the other end of a pipe. Whichever end dies, the other finds the pipe closed."""
 
-    def __init__(self, order: Order, fingerprint: str, scratch: Path) -> None:
+    def __init__(self, config: EvalConfig, fingerprint: str, scratch: Path) -> None:
         context = multiprocessing.get_context("spawn")
         self.pipe, theirs = context.Pipe()
-        self.process = context.Process(target=_serve, args=(theirs, order, fingerprint, scratch), daemon=True)
+        self.process = context.Process(target=_serve, args=(theirs, config, fingerprint, scratch), daemon=True)
         self.process.start()
         theirs.close()
 
@@ -40,23 +40,23 @@ class _Process:
             found = self.pipe.recv()
         except (EOFError, OSError) as error:
             raise Died from error
-        if isinstance(found, Problem):
+        if isinstance(found, PmagicError):
             raise found
         return found
 
 
-def spread(order: Order, fingerprint: str, count: int, scratch: Path, told: Told) -> Workers:
+def spread(config: EvalConfig, fingerprint: str, count: int, scratch: Path, told: Progress) -> Workers:
     """At most `count` processes; none outlives the evaluation. scratch: for checkpoints of learnings in work."""
 
     def events(todo: Sequence[Task]) -> Iterator[Event]:
         made: list[_Process] = []
 
         def make() -> Worker:
-            made.append(_Process(order, fingerprint, scratch))
+            made.append(_Process(config, fingerprint, scratch))
             return made[-1]
 
         try:
-            yield from crew.carried_out(todo, make, count, _ready, told)
+            yield from worker_pool.run_tasks(todo, make, count, _ready, told)
         finally:
             for each in made:
                 each.pipe.close()
@@ -75,7 +75,7 @@ def _ready(workers: Sequence[Worker], seconds: float) -> list[Worker]:
     return [of[pipe] for pipe in wait(list(of), seconds)]
 
 
-def _serve(pipe: Connection, order: Order, fingerprint: str, scratch: Path) -> None:
+def _serve(pipe: Connection, config: EvalConfig, fingerprint: str, scratch: Path) -> None:
     """Works off the tasks that come, until nobody sends any more. A Ctrl-C is for the other end to obey."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
@@ -85,12 +85,12 @@ def _serve(pipe: Connection, order: Order, fingerprint: str, scratch: Path) -> N
 
     try:
         try:
-            own = bench.opened(order, fingerprint)
+            own = eval_context.open_context(config, fingerprint)
             while True:
                 task = pipe.recv()
-                for event in harness.guarded(partial(Sitting, own, task.who, dict(task.kept), told, scratch)):
+                for event in harness.guarded(partial(SubjectRun, own, task.who, dict(task.kept), told, scratch)):
                     pipe.send(event)
-        except Problem as problem:
+        except PmagicError as problem:
             pipe.send(problem)
     except (EOFError, OSError):
         pass

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from pmagic.engine.prompts import MAX_BYTES, NAME, read_prompts
-from pmagic.errors import NotFound, UsageProblem
+from pmagic.errors import NotFound, UsageError
 
 # The evaluation prompts of the paper's Figure 16, left column then right. Its text evaluates by 17 prompts and does not
 # say which of these 25: `paper` is the first 17.
@@ -40,7 +40,7 @@ PAPER = FIGURE_16[:17]
 def read(path: Path) -> tuple[str, ...]:
     """Prompts as engine.prompts.read_prompts has them, `{}` where the name stands, none twice.
 
-    Raises NotFound, or UsageProblem which names the line.
+    Raises NotFound, or UsageError which names the line.
     """
     try:
         with path.open("rb") as file:
@@ -52,10 +52,8 @@ def read(path: Path) -> tuple[str, ...]:
     found: dict[str, int] = {}
     for number, prompt in read_prompts(data, str(path)):
         if NAME not in prompt:
-            raise UsageProblem(
-                f"{path}, line {number}: {prompt!r} has no {NAME}", f"write {NAME} where the name stands"
-            )
+            raise UsageError(f"{path}, line {number}: {prompt!r} has no {NAME}", f"write {NAME} where the name stands")
         if prompt in found:
-            raise UsageProblem(f"{path}, line {number}: {prompt!r} is line {found[prompt]} again", "leave it out")
+            raise UsageError(f"{path}, line {number}: {prompt!r} is line {found[prompt]} again", "leave it out")
         found[prompt] = number
     return tuple(found)

@@ -11,8 +11,8 @@ from functools import cached_property
 from pathlib import Path
 
 from pmagic.evaluation import metrics, plots, published, statistics
+from pmagic.evaluation.eval_config import EvalSubject
 from pmagic.evaluation.harness import Failure
-from pmagic.evaluation.order import Sitter
 from pmagic.evaluation.statistics import Difference, Mean, Score
 from pmagic.evaluation.store import Store, as_json
 
@@ -36,7 +36,7 @@ class Report:
     about: Mapping[str, object]
     rows: Sequence[Row]
     prompts: Sequence[str]
-    people: Mapping[int, Sitter]
+    people: Mapping[int, EvalSubject]
     names: Sequence[str]  # of everyone who was drawn, in order of their numbers
     traits: Mapping[int, str]
     scores: Sequence[Score]
@@ -70,7 +70,7 @@ def write(report: Report, store: Store) -> list[Path]:
         store.write("results.json", as_json(document(report))),
         store.write("summary.csv", statistics.as_csv(report.means, report.differences)),
         *(store.write(f"{name}.png", data) for name, (data, _) in drawn.items()),
-        store.write("report.html", page.page(report, drawn).encode()),
+        store.write("report.html", page.render_page(report, drawn).encode()),
     ]
 
 
@@ -81,7 +81,7 @@ def table(report: Report) -> list[list[str]]:
     for row in report.rows:
         of = {each.column: each for each in report.means if each.variant == row.key}
         lines.append([row.title, *(cell_text(of.get(column), people_in(of)) for column in columns), str(people_in(of))])
-        theirs = beside(report, row)
+        theirs = published_rows(report, row)
         if theirs is not None:
             lines.append(
                 [f"  the paper's: {theirs['told']}", *(str(theirs["scores"].get(column, "")) for column in columns), ""]
@@ -89,7 +89,7 @@ def table(report: Report) -> list[list[str]]:
     return lines
 
 
-def doubts(report: Report) -> Iterator[str]:
+def caveats(report: Report) -> Iterator[str]:
     """What makes the numbers say less than they seem to, a sentence each."""
     for row in report.rows:
         of = report.stages.get(row.key, [])
@@ -134,7 +134,7 @@ def people_in(of: Mapping[str, Mean]) -> int:
     return max((each.people for each in of.values()), default=0)
 
 
-def beside(report: Report, row: Row) -> dict | None:
+def published_rows(report: Report, row: Row) -> dict | None:
     """The paper's numbers, and whether they are of another base or other people."""
     dataset, base = str(report.about.get("dataset", "")), str(report.about.get("base", ""))
     found = published.row(row.table, row.label, dataset, base) if row.table else None
@@ -184,12 +184,12 @@ def _people(report: Report) -> bytes:
 
 
 def _plots(report: Report) -> Plots:
-    chiefs = metrics.chiefs()
+    primaries = metrics.primaries()
     of = {(each.variant, each.column): each for each in report.means}
     shown = [row for row in report.rows if all((row.key, column) in of for column in ("t_sim", "i_pre"))]
     if not shown:
         return {}
-    theirs = {row.title: beside(report, row) for row in shown}
+    theirs = {row.title: published_rows(report, row) for row in shown}
     squares = {  # of another base they would say nothing here, and leave our points one corner
         title: (float(each["scores"]["i_pre"]), float(each["scores"]["t_sim"]))
         for title, each in theirs.items()
@@ -203,7 +203,7 @@ def _plots(report: Report) -> Plots:
                 strict=True,
             )
         )
-        for column in chiefs
+        for column in primaries
     }
     titles = [row.title for row in shown]
     drawn = {
@@ -211,6 +211,6 @@ def _plots(report: Report) -> Plots:
         "heatmap": (plots.heat_map(report.prompts, titles, by_prompt), "the mean of each prompt and variant"),
     }
     if any(row.table == 2 for row in shown):
-        lines = {column: [of[row.key, column] for row in shown] for column in chiefs}
+        lines = {column: [of[row.key, column] for row in shown] for column in primaries}
         drawn["trend"] = (plots.trend(titles, lines), "the scores over the thresholds")
     return drawn

@@ -3,16 +3,16 @@
 import json
 from collections.abc import Iterator, Mapping, Sequence
 
-from pmagic.evaluation.order import Sitter
-from pmagic.evaluation.sitting import VARIANT, cell
+from pmagic.evaluation.eval_config import EvalSubject
 from pmagic.evaluation.statistics import Score
 from pmagic.evaluation.store import CELL, Store
+from pmagic.evaluation.subject_run import VARIANT, cell
 
 Stages = dict[str, list[dict[str, object]]]
 
 
 def scores_of(
-    store: Store, people: Mapping[int, Sitter], variants: Sequence[str], prompts: int
+    store: Store, people: Mapping[int, EvalSubject], variants: Sequence[str], prompts: int
 ) -> tuple[list[Score], Stages]:
     """Every picture's numbers by variant, person and prompt; and what each variant came to for each person.
 

@@ -21,8 +21,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pmagic.errors import Busy, Incompatible, UsageProblem
-from pmagic.library import durable
+from pmagic.errors import Busy, Incompatible, UsageError
+from pmagic.library import atomic_io
 
 PLAN, TIMES, CELL, PERSONA = "plan.json", "times.csv", "cell.json", "persona"
 _CELL_NAME = re.compile(r"[0-9a-f]{8}-\d{2,}")
@@ -62,12 +62,12 @@ class Store:
         if target.is_dir():
             return
         staging = self._aside / f"{person}-{result.place.replace('/', '-')}"
-        with durable.storing(f"the evaluation in {self.root}"):
-            durable.make_folder(target.parent)
+        with atomic_io.storing(f"the evaluation in {self.root}"):
+            atomic_io.make_folder(target.parent)
             if staging.exists():
-                durable.erase(staging)
-            durable.publish_folder(result.files, staging, target)
-            with open(self.root / TIMES, "a", opener=partial(os.open, mode=durable.FILE_MODE)) as file:
+                atomic_io.erase(staging)
+            atomic_io.publish_folder(result.files, staging, target)
+            with open(self.root / TIMES, "a", opener=partial(os.open, mode=atomic_io.FILE_MODE)) as file:
                 file.write(f"{person},{result.place},{result.seconds:.2f}\n")
 
     def kept(self, person: str, *, weights: bool = True) -> dict[str, dict[str, bytes]]:
@@ -88,13 +88,13 @@ class Store:
     def write(self, name: str, data: bytes) -> Path:
         """A file of the final report, replaced as a whole."""
         path = self.root / name
-        with durable.storing(str(path)):
-            durable.make_folder(self._aside)
+        with atomic_io.storing(str(path)):
+            atomic_io.make_folder(self._aside)
             staging = self._aside / name
             staging.unlink(missing_ok=True)
-            durable.write_file(staging, data)
+            atomic_io.write_file(staging, data)
             staging.replace(path)
-            durable.sync_folder(path.parent)
+            atomic_io.sync_folder(path.parent)
         return path
 
 
@@ -106,15 +106,15 @@ def picture_name(k: int) -> str:
 def opened(root: Path, plan: Mapping[str, Any]) -> Iterator[Store]:
     """The store in `root`, new or with exactly this plan, while nobody else works in it.
 
-    Raises UsageProblem (something else is there), Incompatible (another plan), Busy, StorageFailed.
+    Raises UsageError (something else is there), Incompatible (another plan), Busy, StorageFailed.
     """
     import filelock
 
     store = Store(root)
     check(root, plan)
-    with durable.storing(f"the evaluation in {root}"):
-        durable.make_folder(root)
-        lock = filelock.FileLock(root / ".lock", timeout=0, mode=durable.FILE_MODE)
+    with atomic_io.storing(f"the evaluation in {root}"):
+        atomic_io.make_folder(root)
+        lock = filelock.FileLock(root / ".lock", timeout=0, mode=atomic_io.FILE_MODE)
         try:
             lock.acquire()
         except filelock.Timeout as error:
@@ -125,22 +125,22 @@ def opened(root: Path, plan: Mapping[str, Any]) -> Iterator[Store]:
         else:
             store.write(PLAN, as_json(plan))
         shutil.rmtree(root / ".aside", ignore_errors=True)
-        with durable.storing(f"the evaluation in {root}"):
-            durable.make_folder(root / "people")
-            durable.make_folder(store.unfinished)
+        with atomic_io.storing(f"the evaluation in {root}"):
+            atomic_io.make_folder(root / "people")
+            atomic_io.make_folder(store.unfinished)
         yield store
     finally:
         lock.release()
 
 
 def check(root: Path, plan: Mapping[str, Any]) -> None:
-    """Whether a run with this plan could go into `root`; looks only. Raises UsageProblem or Incompatible."""
+    """Whether a run with this plan could go into `root`; looks only. Raises UsageError or Incompatible."""
     if root.exists() and not root.is_dir():
-        raise UsageProblem(f"{root} is not a folder", "give another --out")
+        raise UsageError(f"{root} is not a folder", "give another --out")
     if (root / PLAN).exists():
         _require_same(root, plan)
     elif root.is_dir() and _holds_something(root):
-        raise UsageProblem(f"{root} holds something, and no evaluation", "give --out an empty or a new folder")
+        raise UsageError(f"{root} holds something, and no evaluation", "give --out an empty or a new folder")
 
 
 def as_json(document: object) -> bytes:

@@ -7,7 +7,7 @@ from typing import Any
 
 from pmagic import shelf
 from pmagic.engine.recipes import LearnSettings, RenderSettings, render_settings_for, settings_for
-from pmagic.errors import UsageProblem
+from pmagic.errors import UsageError
 from pmagic.evaluation import ablations
 from pmagic.persona import StageBounds
 
@@ -32,17 +32,15 @@ def variants(
     """One for each recipe, or the rows of one ablation of the only recipe.
 
     defaults: the base's pmagic.toml. pictures: of one prompt, drawn at once. iterations: of learning, None for the
-    recipe's own. Raises UsageProblem.
+    recipe's own. Raises UsageError.
     """
     if len(set(recipes)) != len(recipes) or not recipes:
-        raise UsageProblem(
-            f"--recipe cannot be {','.join(recipes)!r}", "name each recipe once: --recipe paper,reference"
-        )
+        raise UsageError(f"--recipe cannot be {','.join(recipes)!r}", "name each recipe once: --recipe paper,reference")
     known = shelf.names(ablations.SHELF)
     if ablation and ablation not in known:
-        raise UsageProblem(f"there is no ablation {ablation!r}", f"choose one of: {', '.join(known)}")
+        raise UsageError(f"there is no ablation {ablation!r}", f"choose one of: {', '.join(known)}")
     if ablation and len(recipes) > 1:
-        raise UsageProblem("an ablation takes one recipe apart", f"give one: --recipe {recipes[0]}")
+        raise UsageError("an ablation takes one recipe apart", f"give one: --recipe {recipes[0]}")
     found = []
     for recipe in recipes:
         learn = settings_for(recipe, defaults, iterations=iterations)

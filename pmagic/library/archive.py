@@ -10,7 +10,7 @@ import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from pmagic.errors import BundleDamaged, NotFound, UsageProblem
+from pmagic.errors import BundleDamaged, NotFound, UsageError
 from pmagic.library import bundle
 
 SUFFIX = ".pmagic"
@@ -35,7 +35,7 @@ def pack(files: Mapping[str, bytes]) -> bytes:
 def unpack(path: Path) -> dict[str, bytes]:
     """The bundle's files in an archive, none of them trusted yet (see bundle.unpack).
 
-    Raises NotFound, UsageProblem for what is no archive, BundleDamaged for one that is not as `pack` writes it.
+    Raises NotFound, UsageError for what is no archive, BundleDamaged for one that is not as `pack` writes it.
     """
     if not path.is_file():
         raise NotFound(f"there is no file {path}", "check the path of the archive")
@@ -44,13 +44,13 @@ def unpack(path: Path) -> dict[str, bytes]:
             raise _hostile(path, f"it is larger than {_MAX_BYTES} bytes")
         data = path.read_bytes()
     except OSError as error:
-        raise UsageProblem(f"{path} cannot be read: {error.strerror}", "check its permissions") from error
+        raise UsageError(f"{path} cannot be read: {error.strerror}", "check its permissions") from error
     try:
         _require_short_list(path, data)
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             return _members(path, archive)
     except (zipfile.BadZipFile, ValueError, EOFError, NotImplementedError, RuntimeError, OverflowError) as error:
-        raise UsageProblem(f"{path} is not a persona's archive: {error}", "give a file that pmagic exported") from error
+        raise UsageError(f"{path} is not a persona's archive: {error}", "give a file that pmagic exported") from error
 
 
 def _require_short_list(path: Path, data: bytes) -> None:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pmagic import bounded_toml
-from pmagic.errors import BundleDamaged, StorageFailed, UsageProblem
+from pmagic.errors import BundleDamaged, StorageFailed, UsageError
 from pmagic.library import migrations
 from pmagic.library.naming import base_name
 from pmagic.persona import MAX_TOKENS, Persona, StageBounds
@@ -67,7 +67,7 @@ class Manifest:
 
 
 @dataclass(frozen=True)
-class Glance:
+class Summary:
     """The few facts that a list of thousands shows; None where the persona does not say."""
 
     method: str
@@ -82,7 +82,7 @@ class Glance:
 def pack(persona: Persona) -> dict[str, bytes]:
     """The bundle's files by name; the same persona gives the same bytes.
 
-    Raises UsageProblem or BundleDamaged for a persona that could not be read again.
+    Raises UsageError or BundleDamaged for a persona that could not be read again.
     """
     import tomli_w
 
@@ -111,7 +111,7 @@ def pack(persona: Persona) -> dict[str, bytes]:
     packed = {TOML: head + body, **files}
     for name, data in packed.items():
         if len(data) > MAX_BYTES[name]:
-            raise UsageProblem(
+            raise UsageError(
                 f"the persona cannot be kept: its {name} would have {len(data)} bytes, {MAX_BYTES[name]} at most",
                 "learn it from fewer photos, or ask for another archive",
             )
@@ -136,7 +136,7 @@ def read_manifest(folder: Path) -> Manifest:
     return _parsed(_read(folder, TOML))
 
 
-def glance(folder: Path) -> Glance:
+def summary(folder: Path) -> Summary:
     """As `read_manifest`, thirty times as fast for a persona.toml that is laid out as `pack` does it.
 
     Its SHA-256 is compared, its lines are only looked for: to be shown, not to be trusted.
@@ -147,10 +147,10 @@ def glance(folder: Path) -> Glance:
         text = {name: value.decode(errors="replace") for name, value in found.groupdict().items()}
         low, high, iterations, seed = (int(text.pop(name)) for name in ("low", "high", "iterations", "seed"))
         if low < high <= 1000:
-            return Glance(**text, bounds=StageBounds(low, high), iterations=iterations, seed=seed)
+            return Summary(**text, bounds=StageBounds(low, high), iterations=iterations, seed=seed)
     about = _parsed(data)
     told = {name: about.settings.get(name) for name in ("recipe", "iterations", "seed")}
-    return Glance(about.method, about.base, about.word, about.bounds, **told)
+    return Summary(about.method, about.base, about.word, about.bounds, **told)
 
 
 def verify(folder: Path) -> Manifest:

@@ -5,7 +5,7 @@ import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 
-from pmagic.errors import UsageProblem
+from pmagic.errors import UsageError
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)  # owner/name
 MAX_BYTES = 100  # of UTF-8; leaves room for suffixes on every file system
@@ -36,10 +36,10 @@ def version_of(folder_name: str) -> int | None:
 
 
 def checked_name(text: str) -> str:
-    """The name in Unicode's composed form; UsageProblem says what about it cannot be."""
+    """The name in Unicode's composed form; UsageError says what about it cannot be."""
     name = unicodedata.normalize("NFC", text)
     if why := _objection(name):
-        raise UsageProblem(f"{text!r} cannot be a persona's name: {why}", "use letters, digits, - or _, as in alice-2")
+        raise UsageError(f"{text!r} cannot be a persona's name: {why}", "use letters, digits, - or _, as in alice-2")
     return name
 
 
@@ -61,7 +61,7 @@ def parse(text: str) -> tuple[str, int | None]:
     if not at:
         return checked_name(name), None
     if not re.fullmatch(r"[1-9]\d{0,8}", version, re.ASCII):
-        raise UsageProblem(f"{text!r} does not address a version", "write it as in alice@1")
+        raise UsageError(f"{text!r} does not address a version", "write it as in alice@1")
     return checked_name(name), int(version)
 
 

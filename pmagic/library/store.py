@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from pmagic.errors import BundleDamaged, Busy, Incompatible, NotFound, Problem, StorageFailed, UsageProblem
-from pmagic.library import archive, bundle, durable
+from pmagic.errors import BundleDamaged, Busy, Incompatible, NotFound, PmagicError, StorageFailed, UsageError
+from pmagic.library import archive, atomic_io, bundle
 from pmagic.library.naming import Address, checked_name, folder_of, parse, version_of
 from pmagic.persona import Persona
 
@@ -32,7 +32,7 @@ class Entry:
     address: Address
     folder: Path
     manifest: bundle.Manifest | None
-    problem: Problem | None = None
+    problem: PmagicError | None = None
 
 
 class Library:
@@ -60,9 +60,9 @@ class Library:
                 found += [Address(name, version) for version in self.versions(name)]
         return found
 
-    def unreadable(self) -> list[Problem]:
+    def unreadable(self) -> list[PmagicError]:
         """Why folders of the library are not listed: no permission, or a link in the place of a folder."""
-        problems: list[Problem] = []
+        problems: list[PmagicError] = []
         for name in sorted(_folders(self.root)):
             try:
                 self.versions(name)
@@ -76,15 +76,15 @@ class Library:
         """Every version of every persona; a damaged one is an entry too, so that one never hides the others."""
         return [self.entry(address) for address in self.addresses()]
 
-    def glances(self) -> list[tuple[Address, bundle.Glance | Problem]]:
+    def summaries(self) -> list[tuple[Address, bundle.Summary | PmagicError]]:
         """As `entries`, with what a list shows and no more: a thousand of them take a tenth of a second."""
-        found = [(address, self._glance(address)) for address in self.addresses()]
+        found = [(address, self._summary(address)) for address in self.addresses()]
         return [each for each in found if not isinstance(each[1], NotFound)]
 
-    def _glance(self, address: Address) -> bundle.Glance | Problem:
+    def _summary(self, address: Address) -> bundle.Summary | PmagicError:
         try:
             with self._reading(address) as folder:
-                return bundle.glance(folder)
+                return bundle.summary(folder)
         except (BundleDamaged, Incompatible, StorageFailed, NotFound) as problem:
             return problem
 
@@ -142,11 +142,11 @@ class Library:
         name = checked_name(name)
         self.require_free(name)
         files = bundle.pack(persona)
-        with durable.storing(f"persona {name!r}"), self._locked():
+        with atomic_io.storing(f"persona {name!r}"), self._locked():
             self.require_same_base(name, persona.base, persona.fingerprint)
             address = Address(name, max(self.versions(name), default=0) + 1)
-            durable.make_folder(self.root / name)
-            durable.publish_folder(files, self.root / STAGING / "saved", folder_of(self.root, address))
+            atomic_io.make_folder(self.root / name)
+            atomic_io.publish_folder(files, self.root / STAGING / "saved", folder_of(self.root, address))
             return address
 
     def require_free(self, name: str) -> None:
@@ -155,7 +155,7 @@ class Library:
             raise _linked(self.root / name)
         for known in _folders(self.root):
             if known != name and known.casefold() == name.casefold() and self.versions(known):
-                raise UsageProblem(f"{name!r} is too close to the persona {known!r}", f"use {known!r} or another name")
+                raise UsageError(f"{name!r} is too close to the persona {known!r}", f"use {known!r} or another name")
 
     def require_same_base(self, name: str, base: str, fingerprint: str) -> None:
         """A name stands for one person on one base: Incompatible tells both bases."""
@@ -173,19 +173,19 @@ class Library:
             return
 
     def rename(self, old: str, new: str) -> list[Address]:
-        """All versions of `old` under another name; UsageProblem where that one is taken."""
+        """All versions of `old` under another name; UsageError where that one is taken."""
         old, new = checked_name(old), checked_name(new)
         self.find(old)
         if new.casefold() != old.casefold():
             self.require_free(new)
-        with durable.storing(f"the new name {new!r}"), self._locked():
+        with atomic_io.storing(f"the new name {new!r}"), self._locked():
             if self.versions(new):
-                raise UsageProblem(f"the name {new!r} is taken", f"remove it with `pmagic rm {new}`, or use another")
+                raise UsageError(f"the name {new!r} is taken", f"remove it with `pmagic rm {new}`, or use another")
             if (self.root / new).is_dir() and not (self.root / new).samefile(self.root / old):
-                durable.erase(self.root / new)  # an empty folder that a stopped process has left
-            durable.rename_new(self.root / old, self.root / new)
-            with durable.already(f"{old!r} is called {new!r} now, but a loss of power may still undo it"):
-                durable.sync_folder(self.root)
+                atomic_io.erase(self.root / new)  # an empty folder that a stopped process has left
+            atomic_io.rename_new(self.root / old, self.root / new)
+            with atomic_io.visible_change(f"{old!r} is called {new!r} now, but a loss of power may still undo it"):
+                atomic_io.sync_folder(self.root)
             return [Address(new, version) for version in self.versions(new)]
 
     def copy(self, text: str, name: str) -> Address:
@@ -197,7 +197,7 @@ class Library:
         address, persona = self.load(text)
         return address, archive.pack(bundle.pack(persona))  # packed anew: an early pmagic kept a path in it
 
-    def take_in(self, path: Path, name: str) -> Address:
+    def import_archive(self, path: Path, name: str) -> Address:
         """An archive as the next version of `name`, or the version that is the same persona already.
 
         Raises as `archive.unpack`, `bundle.unpack` and `save` do.
@@ -209,21 +209,21 @@ class Library:
         """Erases one version (`alice@1`) or all of a name (`alice`), with every copy that was derived from it."""
         name, version = parse(text)
         self.find(text)
-        with durable.storing(f"the removal of {text!r}"), self._locked():
+        with atomic_io.storing(f"the removal of {text!r}"), self._locked():
             versions = self.versions(name)
             chosen = [each for each in versions if version in (None, each)]
             whole = chosen == versions
             target = self.root / name if whole else folder_of(self.root, Address(name, chosen[0]))
-            durable.withdraw(target, self.root / STAGING / "removed")
+            atomic_io.withdraw(target, self.root / STAGING / "removed")
         return [Address(name, each) for each in chosen]
 
-    def tidy(self) -> None:
+    def clean_staging(self) -> None:
         """Erases what a process that was killed has left of a change; every change does so, too."""
-        if self.untidy():
-            with durable.storing("the removal of what a killed process left"), self._locked():
+        if self.has_leftovers():
+            with atomic_io.storing("the removal of what a killed process left"), self._locked():
                 pass
 
-    def untidy(self) -> bool:
+    def has_leftovers(self) -> bool:
         """Whether there are files of a change that is under way, or never came to its end."""
         try:
             return any((self.root / STAGING).iterdir())
@@ -257,8 +257,8 @@ class Library:
         """Alone in the library, with nothing left in staging by a process that was killed."""
         import filelock
 
-        durable.make_folder(self.root)
-        lock = filelock.FileLock(self.root / LOCK, timeout=LOCK_SECONDS, mode=durable.FILE_MODE)
+        atomic_io.make_folder(self.root)
+        lock = filelock.FileLock(self.root / LOCK, timeout=LOCK_SECONDS, mode=atomic_io.FILE_MODE)
         try:
             lock.acquire()
         except filelock.Timeout as error:
@@ -268,7 +268,7 @@ class Library:
             ) from error
         try:
             if (self.root / STAGING).exists():
-                durable.erase(self.root / STAGING)
+                atomic_io.erase(self.root / STAGING)
             yield
         finally:
             lock.release()
@@ -285,8 +285,8 @@ def _folders(path: str | Path) -> list[str]:
         raise StorageFailed(f"{path} cannot be read: {error.strerror}", "correct its permissions") from error
 
 
-def _linked(path: Path) -> UsageProblem:
-    return UsageProblem(
+def _linked(path: Path) -> UsageError:
+    return UsageError(
         f"{path} is a link, which the library never follows", "put the folder itself there, or set PMAGIC_HOME"
     )
 

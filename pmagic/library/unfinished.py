@@ -10,8 +10,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from pmagic.errors import STOPPED_BY_PERSON, Busy, Problem, UsageProblem
-from pmagic.library import durable
+from pmagic.errors import STOPPED_BY_PERSON, Busy, PmagicError, UsageError
+from pmagic.library import atomic_io
 from pmagic.library.naming import checked_name
 
 FOLDER = ".unfinished"
@@ -22,7 +22,7 @@ _MAX_ORDER = 1024**2
 
 
 @contextmanager
-def alone(root: Path, name: str) -> Iterator[Path]:
+def locked_run(root: Path, name: str) -> Iterator[Path]:
     """The folder for `name`'s checkpoints, while no other process learns that name (Busy).
 
     Left without checkpoint and probe, it is removed: an order alone is nothing to go on from. Only where the person
@@ -31,9 +31,9 @@ def alone(root: Path, name: str) -> Iterator[Path]:
     import filelock
 
     folder = root / FOLDER / checked_name(name)
-    with durable.storing(f"the checkpoint of {name!r}"):
-        durable.make_folder(folder)
-        lock = filelock.FileLock(folder / _LOCK, timeout=0, mode=durable.FILE_MODE)
+    with atomic_io.storing(f"the checkpoint of {name!r}"):
+        atomic_io.make_folder(folder)
+        lock = filelock.FileLock(folder / _LOCK, timeout=0, mode=atomic_io.FILE_MODE)
         try:
             lock.acquire()
         except filelock.Timeout as error:
@@ -41,14 +41,14 @@ def alone(root: Path, name: str) -> Iterator[Path]:
     nothing = {_LOCK, _ORDER, _INPUTS}
     try:
         yield folder
-    except (KeyboardInterrupt, Problem) as stop:
+    except (KeyboardInterrupt, PmagicError) as stop:
         if getattr(stop, "exit_code", STOPPED_BY_PERSON) == STOPPED_BY_PERSON:
             nothing = {_LOCK}
         raise
     finally:
         with contextlib.suppress(OSError):  # on a disk that cannot be changed an empty folder may stay
             if {each.name for each in folder.iterdir()} <= nothing:
-                durable.erase(folder)
+                atomic_io.erase(folder)
         lock.release()
 
 
@@ -61,46 +61,46 @@ def file_for(folder: Path, inputs: Mapping[str, object]) -> Path:
 def clear(folder: Path, after: str = "") -> None:
     """Erases every checkpoint in a folder given by `alone`. after: what was done before it, said where it fails."""
     kept = f"{after}what is left of the unfinished learning lies in {folder}"
-    with durable.storing("the removal of checkpoints"), durable.already(kept):
+    with atomic_io.storing("the removal of checkpoints"), atomic_io.visible_change(kept):
         for each in folder.iterdir():
             if each.is_dir() and not each.is_symlink():
-                durable.erase(each)
+                atomic_io.erase(each)
             elif each.name != _LOCK:
                 each.unlink()
-        durable.sync_folder(folder)
+        atomic_io.sync_folder(folder)
 
 
 @contextmanager
 def renaming(root: Path, old: str, new: str) -> Iterator[None]:
     """While inside nobody learns either name; at the end what is unfinished of `old` is `new`'s.
 
-    Raises UsageProblem where `new` has something unfinished itself, Busy.
+    Raises UsageError where `new` has something unfinished itself, Busy.
     """
     if old not in names(root):
         yield
         return
     if new in names(root):
-        raise UsageProblem(
+        raise UsageError(
             f"a learning of {new!r} was stopped, too", f"remove it with `pmagic rm {new}`, or use another name"
         )
-    with alone(root, old) as source, alone(root, new) as target:
+    with locked_run(root, old) as source, locked_run(root, new) as target:
         yield
         kept = f"{old!r} is called {new!r} now; what is unfinished may be in {source} or in {target}"
-        with durable.storing(f"what is unfinished of {new!r}"), durable.already(kept):
+        with atomic_io.storing(f"what is unfinished of {new!r}"), atomic_io.visible_change(kept):
             for each in source.iterdir():
                 if each.name != _LOCK:
-                    durable.rename_new(each, target / each.name)
-            durable.sync_folder(target)
-            durable.sync_folder(source)
+                    atomic_io.rename_new(each, target / each.name)
+            atomic_io.sync_folder(target)
+            atomic_io.sync_folder(source)
 
 
-def keep_order(folder: Path, data: bytes) -> None:
+def keep_options(folder: Path, data: bytes) -> None:
     """The words of the learning that is under way in a folder given by `alone`, in place of those of an earlier one."""
-    with durable.storing("what was asked for"):
-        durable.replace_file(folder / _ORDER, data)
+    with atomic_io.storing("what was asked for"):
+        atomic_io.replace_file(folder / _ORDER, data)
 
 
-def read_order(root: Path, name: str) -> bytes:
+def read_options(root: Path, name: str) -> bytes:
     """What `keep_order` kept; empty where it is too large or cannot be read, which is no order."""
     try:
         with (root / FOLDER / name / _ORDER).open("rb") as file:
@@ -112,8 +112,8 @@ def read_order(root: Path, name: str) -> bytes:
 
 def keep_inputs(folder: Path, inputs: Mapping[str, object]) -> None:
     """All that decides what the learning under way learns, in a folder given by `alone`: plain values."""
-    with durable.storing("what is learned from"):
-        durable.replace_file(folder / _INPUTS, json.dumps(dict(inputs), sort_keys=True, default=str).encode())
+    with atomic_io.storing("what is learned from"):
+        atomic_io.replace_file(folder / _INPUTS, json.dumps(dict(inputs), sort_keys=True, default=str).encode())
 
 
 def kept_inputs(folder: Path) -> Mapping[str, object] | None:
@@ -130,7 +130,7 @@ def has_checkpoint(folder: Path) -> bool:
     return any(folder.glob("*.checkpoint"))
 
 
-def orders(root: Path) -> list[str]:
+def resumable_names(root: Path) -> list[str]:
     """The names whose learning was stopped and can go on by itself."""
     return [name for name in names(root) if (root / FOLDER / name / _ORDER).is_file()]
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Moment:
+class StepOutput:
     """One training step as a loss may see it.
 
     The prediction and its target are the noise, or the velocity for a base that predicts it. The attention is the

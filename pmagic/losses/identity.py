@@ -10,20 +10,20 @@ import math
 
 from torch import Tensor
 
-from pmagic.losses import Moment
+from pmagic.losses import StepOutput
 
 READS_OPEN_PROMPT = False
 READS_FACE = True
 TIMESTEPS = 1000  # T of Eq. 4
 
 
-def loss(moment: Moment) -> Tensor:
+def loss(moment: StepOutput) -> Tensor:
     """lambda_id(t) * (1 - cosine) per sample, range [0, 2]: (B,)."""
     apart = distance(moment)
     return weight(moment.t).to(apart.dtype) * apart
 
 
-def distance(moment: Moment) -> Tensor:
+def distance(moment: StepOutput) -> Tensor:
     """1 - cosine of the face in X_0|t and the photo's, range [0, 2]: (B,)."""
     if moment.apart is None:
         raise ValueError("the identity loss needs a recogniser and the photo's face")
@@ -35,7 +35,7 @@ def weight(t: Tensor) -> Tensor:
     return (t.double() * (math.pi / 2 / TIMESTEPS)).cos()
 
 
-def clean(moment: Moment) -> Tensor:
+def clean(moment: StepOutput) -> Tensor:
     """X_0|t: the clean latents if the prediction were right, (B, C, h, w).
 
     From x_t = a x_0 + s noise with a^2 + s^2 = 1; a velocity is a noise - s x_0.

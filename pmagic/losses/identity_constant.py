@@ -6,7 +6,7 @@ import math
 
 from torch import Tensor
 
-from pmagic.losses import Moment
+from pmagic.losses import StepOutput
 from pmagic.losses.identity import distance
 
 READS_OPEN_PROMPT = False
@@ -14,6 +14,6 @@ READS_FACE = True
 WEIGHT = 2 / math.pi  # the mean of cos(pi t / 2T) over 0 <= t <= T
 
 
-def loss(moment: Moment) -> Tensor:
+def loss(moment: StepOutput) -> Tensor:
     """2 / pi * (1 - cosine) per sample, range [0, 4 / pi]: (B,)."""
     return WEIGHT * distance(moment)

@@ -2,13 +2,13 @@
 
 from torch import Tensor
 
-from pmagic.losses import Moment
+from pmagic.losses import StepOutput
 
 READS_OPEN_PROMPT = False
 READS_FACE = False
 
 
-def loss(moment: Moment) -> Tensor:
+def loss(moment: StepOutput) -> Tensor:
     """sum(mask * error^2) / sum(mask) per sample, the mask repeated over the latent channels: (B,)."""
     error = (moment.prediction.to(moment.target.dtype) - moment.target).square()  # (B, C, h, w)
     mask = moment.mask.expand_as(error)

@@ -5,14 +5,14 @@
 import torch
 from torch import Tensor
 
-from pmagic.losses import Moment
+from pmagic.losses import StepOutput
 
 READS_OPEN_PROMPT = True
 READS_FACE = False
 SHARPNESS = 100.0  # the authors' code multiplies the attention by it before the softmax; the paper does not say
 
 
-def loss(moment: Moment) -> Tensor:
+def loss(moment: StepOutput) -> Tensor:
     """-(p * (1 - p)) per sample, range [-0.25, 0]: lowest at balance. (B,)"""
     if moment.attention is None or moment.open_slots is None or moment.open_lengths is None:
         raise ValueError("tandem equilibrium needs the attention of an open prompt")

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from pmagic.bases.loading import Base
-    from pmagic.engine.composing import Wording
+    from pmagic.engine.composing import EmbeddingSchedule
     from pmagic.engine.recipes import LearnSettings
     from pmagic.engine.subject import Subject
     from pmagic.engine.training import StepReport
@@ -40,7 +40,7 @@ class Method(Protocol):
         checkpoint: Path | None = None,
     ) -> Persona: ...
 
-    def wear(self, base: Base, persona: Persona) -> AbstractContextManager[Wording]: ...
+    def wear(self, base: Base, persona: Persona) -> AbstractContextManager[EmbeddingSchedule]: ...
 
 
 def persona_of(
@@ -84,7 +84,7 @@ def persona_of(
     )
 
 
-def telling(
+def report_persona(
     on_step: Callable[[StepReport], None], finished: Callable[[Mapping[str, float]], Persona]
 ) -> Callable[[StepReport], None]:
     """`on_step` with reports that can also make the persona as it stands; made only when asked for."""

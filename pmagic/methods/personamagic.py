@@ -12,15 +12,15 @@ import torch
 from torch import Tensor
 
 from pmagic.bases.loading import Base
-from pmagic.engine import mapper, probe, sentences, training
-from pmagic.engine.composing import Dynamic, Said, Wording
+from pmagic.engine import mapper, probe, token_batch, training
+from pmagic.engine.composing import EmbeddingSchedule, LearnedTokens, NameEmbedding
 from pmagic.engine.mapper import HIDDEN, Mapper, MapperShape
 from pmagic.engine.recipes import LearnSettings, settings_for
 from pmagic.engine.stages import dynamic_sources
 from pmagic.engine.subject import Subject
 from pmagic.engine.training import StepReport
 from pmagic.errors import Incompatible
-from pmagic.methods import persona_of, require_base, telling
+from pmagic.methods import persona_of, report_persona, require_base
 from pmagic.persona import Persona
 
 __all__ = ["learn", "settings_for", "wear"]
@@ -40,15 +40,15 @@ def learn(
     if settings.bounds is None:
         found = probe.probe(base, subject, settings)
         persona = learn(base, subject, replace(settings, bounds=found.bounds), on_step, checkpoint)
-        return probe.told(persona, found.curve, found.fell_back)
-    course = training.course(base, subject, settings)
-    learner = mapper.fresh(sentences.word_embedding(base, subject.word), subject.image_embedding, settings)
+        return probe.with_probe_result(persona, found.curve, found.fell_back)
+    context = training.prepare_training(base, subject, settings)
+    learner = mapper.fresh(token_batch.word_embedding(base, subject.word), subject.image_embedding, settings)
     finished = partial(persona_of, "personamagic", base, subject, settings, learner)
-    return finished(training.train(course, learner, telling(on_step, finished), checkpoint))
+    return finished(training.train(context, learner, report_persona(on_step, finished), checkpoint))
 
 
 @contextmanager
-def wear(base: Base, persona: Persona) -> Iterator[Wording]:
+def wear(base: Base, persona: Persona) -> Iterator[EmbeddingSchedule]:
     """What stands for the name at each timestep: the plain word, then dynamic tokens, then the last of those.
 
     Raises Incompatible for a persona of another base.
@@ -57,14 +57,14 @@ def wear(base: Base, persona: Persona) -> Iterator[Wording]:
     learner, image_embedding = mapper_of(base, persona)
 
     @torch.no_grad()
-    def wording(timesteps: Sequence[float]) -> Mapping[float, Said]:
+    def wording(timesteps: Sequence[float]) -> Mapping[float, NameEmbedding]:
         sources = dynamic_sources(timesteps, persona.bounds)
-        found: dict[float | None, Said] = {None: persona.word}
+        found: dict[float | None, NameEmbedding] = {None: persona.word}
         dynamic = list(dict.fromkeys(source for source in sources if source is not None))
         if dynamic:
             t = torch.tensor(dynamic, device=base.device, dtype=base.precision)
             pairs = zip(*learner(t, image_embedding.expand(len(dynamic), -1)), strict=True)
-            found.update({source: Dynamic(*pair) for source, pair in zip(dynamic, pairs, strict=True)})
+            found.update({source: LearnedTokens(*pair) for source, pair in zip(dynamic, pairs, strict=True)})
         return {t: found[source] for t, source in zip(timesteps, sources, strict=True)}
 
     yield wording
@@ -76,7 +76,7 @@ def mapper_of(base: Base, persona: Persona) -> tuple[Mapper, Tensor]:
         name.removeprefix("learner."): torch.tensor(array, dtype=base.precision, device=base.device)
         for name, array in persona.tensors.items()
     }
-    word = sentences.word_embedding(base, persona.word).to(base.precision)
+    word = token_batch.word_embedding(base, persona.word).to(base.precision)
     try:
         image_embedding = weights.pop("image_embedding")
         outputs, inputs = len(weights["dynamic_out.bias"]), weights["image_hidden.0.weight"].shape[-1]

@@ -15,13 +15,13 @@ import torch
 from torch import Tensor, nn
 
 from pmagic.bases.loading import Base
-from pmagic.engine import composing, recipes, sentences, training
-from pmagic.engine.composing import Dynamic, Wording
+from pmagic.engine import composing, recipes, token_batch, training
+from pmagic.engine.composing import EmbeddingSchedule, LearnedTokens
 from pmagic.engine.recipes import LearnSettings
 from pmagic.engine.subject import Subject
 from pmagic.engine.training import StepReport
-from pmagic.errors import Incompatible, UsageProblem
-from pmagic.methods import persona_of, require_base, telling
+from pmagic.errors import Incompatible, UsageError
+from pmagic.methods import persona_of, report_persona, require_base
 from pmagic.persona import Persona, StageBounds
 
 WHOLE = StageBounds(0, 1000)
@@ -59,25 +59,27 @@ def learn(
     on_step: Callable[[StepReport], None] = lambda report: None,
     checkpoint: Path | None = None,
 ) -> Persona:
-    """Train the tokens on the subject. Raises as `training.train` does, and UsageProblem for bounds."""
+    """Train the tokens on the subject. Raises as `training.train` does, and UsageError for bounds."""
     if settings.bounds != WHOLE:
-        raise UsageProblem(
+        raise UsageError(
             f"textual inversion has no stages, so no bounds {settings.bounds.low}:{settings.bounds.high}",
             "leave the bounds out",
         )
-    course = training.course(base, subject, settings)
-    word = sentences.word_embedding(base, subject.word).to(base.precision)
+    context = training.prepare_training(base, subject, settings)
+    word = token_batch.word_embedding(base, subject.word).to(base.precision)
     tokens = Tokens(settings.tokens, word)
     finished = partial(persona_of, "textual_inversion", base, subject, settings, tokens)
-    return finished(training.train(course, tokens, telling(on_step, finished), checkpoint))
+    return finished(training.train(context, tokens, report_persona(on_step, finished), checkpoint))
 
 
 @contextmanager
-def wear(base: Base, persona: Persona) -> Iterator[Wording]:
+def wear(base: Base, persona: Persona) -> Iterator[EmbeddingSchedule]:
     """The same tokens for all timesteps. Raises Incompatible for a persona of another base."""
     require_base(base, persona)
     vectors = persona.tensors.get("learner.vectors")
     width = base.pipeline.text_encoder.config.hidden_size
     if vectors is None or vectors.ndim != 2 or vectors.shape[-1] != width:
         raise Incompatible("the persona's tensors are not those of textual inversion", "learn it again")
-    yield composing.always(Dynamic(torch.tensor(vectors, dtype=base.precision, device=base.device), residual=None))
+    yield composing.constant_schedule(
+        LearnedTokens(torch.tensor(vectors, dtype=base.precision, device=base.device), residual=None)
+    )

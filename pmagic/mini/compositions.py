@@ -24,11 +24,11 @@ import torch
 from PIL import Image, ImageDraw
 
 from pmagic import shelf
-from pmagic.engine.localising import edit
+from pmagic.engine.inpainting import inpaint_region
 from pmagic.engine.recipes import RenderSettings, render_settings_for
 from pmagic.engine.regions import Box
 from pmagic.engine.rendering import compose
-from pmagic.engine.subject import observe
+from pmagic.engine.subject import encode_photos
 from pmagic.library.store import Library
 from pmagic.mini.measuring import FIRST, WORD, eyes, opened, portrait
 from pmagic.persona import Persona
@@ -49,7 +49,7 @@ CEILING = "drawn by the world itself"
 
 
 @dataclass(frozen=True)
-class How:
+class Options:
     """What decides the numbers besides the base. iterations and steps: None for the recipe's own."""
 
     work: Path
@@ -72,31 +72,31 @@ class Cell:
 
 @cache
 def _judge() -> faces.FacePack:
-    return faces.load(opened().card.judge)
+    return faces.load(opened().spec.judge)
 
 
-def _drawing(how: How) -> RenderSettings:
-    return render_settings_for(how.recipe, opened().card.defaults, steps=how.steps)
+def _drawing(options: Options) -> RenderSettings:
+    return render_settings_for(options.recipe, opened().spec.defaults, steps=options.steps)
 
 
-def learn(how: How, name: str, photos: Sequence[Image.Image], word: str, kind: str) -> None:
+def learn(options: Options, name: str, photos: Sequence[Image.Image], word: str, kind: str) -> None:
     """Into the library, unless it is there."""
     torch.set_num_threads(1)  # one lesson a core
-    library, base = Library(how.work), opened()
+    library, base = Library(options.work), opened()
     if name in library.names():
         return
     method = shelf.take("methods", "personamagic")
-    settings = method.settings_for(how.recipe, base.card.defaults, kind=kind, iterations=how.iterations)
+    settings = method.settings_for(options.recipe, base.spec.defaults, kind=kind, iterations=options.iterations)
     hashes = [hashlib.sha256(photo.tobytes()).hexdigest() for photo in photos]
-    library.save(name, method.learn(base, observe(base, photos, hashes, word=word, kind=kind), settings))
+    library.save(name, method.learn(base, encode_photos(base, photos, hashes, word=word, kind=kind), settings))
     print(f"learned {name}", flush=True)
 
 
-def lessons(how: How) -> Iterator[tuple[str, list[Image.Image], str, str]]:
+def lessons(options: Options) -> Iterator[tuple[str, list[Image.Image], str, str]]:
     """Name, photos, word and kind of everyone and everything that is learned."""
-    for k in range(how.people):
+    for k in range(options.people):
         yield f"person-{k}", [portrait(FIRST + k)], WORD, "face"
-    for style in OF_STYLE[: how.people]:
+    for style in OF_STYLE[: options.people]:
         shown = [replace(PORTRAIT, style=style, place=place, seed=9) for place in ("beach", "library", "yellow")]
         seen = [draw([(person(NAMED + k), scene)], side=SIDE).image for k, scene in enumerate(shown)]
         yield f"style-{style}", [Image.fromarray(each) for each in seen], "painting", "style"
@@ -122,70 +122,70 @@ def obeyed(picture: Image.Image, texts: Sequence[str], own: int) -> float:
     return float(eyes().fits([picture], texts)[0].argmax() == own)
 
 
-def measured(how: How, pair: int) -> list[Cell]:
+def measured(options: Options, pair: int) -> list[Cell]:
     """Every picture of one pair."""
     torch.set_num_threads(1)  # one pair a core
-    parts: list[Callable[[How, int, int], Iterator[Cell]]] = [_styles, _people, _places, _moods]
-    return [cell for part in parts for cell in part(how, pair, (pair + 1) % how.people)]
+    parts: list[Callable[[Options, int, int], Iterator[Cell]]] = [_styles, _people, _places, _moods]
+    return [cell for part in parts for cell in part(options, pair, (pair + 1) % options.people)]
 
 
-def _persona(how: How, name: str) -> Persona:
-    return Library(how.work).load(name)[1]
+def _persona(options: Options, name: str) -> Persona:
+    return Library(options.work).load(name)[1]
 
 
-def _drawn(how: How, cast: dict[str, Persona | str], prompt: str, pair: int, **more: object) -> Image.Image:
+def _drawn(options: Options, cast: dict[str, Persona | str], prompt: str, pair: int, **more: object) -> Image.Image:
     size = more.pop("size", None)
-    return compose(opened(), cast, prompt, [pair], replace(_drawing(how), size=size), **more)[0]
+    return compose(opened(), cast, prompt, [pair], replace(_drawing(options), size=size), **more)[0]
 
 
 def _world(*figures: tuple[int, Scene]) -> Image.Image:
     return Image.fromarray(draw([(person(FIRST + who), scene) for who, scene in figures], side=SIDE).image)
 
 
-def _styles(how: How, pair: int, _: int) -> Iterator[Cell]:
-    style = OF_STYLE[: how.people][pair % min(how.people, len(OF_STYLE))]
+def _styles(options: Options, pair: int, _: int) -> Iterator[Cell]:
+    style = OF_STYLE[: options.people][pair % min(options.people, len(OF_STYLE))]
     texts = [f"{words} a {WORD}" for words in STYLES.values()]
-    me, other = _persona(how, f"person-{pair}"), _persona(how, f"style-{style}")
+    me, other = _persona(options, f"person-{pair}"), _persona(options, f"style-{style}")
     cast = {"me": me, "style": other}
     rows = {
         CEILING: _world((pair, replace(PORTRAIT, style=style))),
-        "the person alone": _drawn(how, {"me": me}, "a photo of {me}", pair),
-        "the style alone": _drawn(how, {"style": other}, "a painting in the style of {style}", pair),
-        "person and style": _drawn(how, cast, "a photo of {me} in the style of {style}", pair),
-        "person, and the style in words": _drawn(how, {"me": me}, f"{STYLES[style]} {{me}}", pair),
+        "the person alone": _drawn(options, {"me": me}, "a photo of {me}", pair),
+        "the style alone": _drawn(options, {"style": other}, "a painting in the style of {style}", pair),
+        "person and style": _drawn(options, cast, "a photo of {me} in the style of {style}", pair),
+        "person, and the style in words": _drawn(options, {"me": me}, f"{STYLES[style]} {{me}}", pair),
     }
     for row, picture in rows.items():
-        likeness = {} if row == "the style alone" else seen(picture, pair, how.people)
+        likeness = {} if row == "the style alone" else seen(picture, pair, options.people)
         score = {**likeness, "style": obeyed(picture, texts, list(STYLES).index(style))}
         yield Cell("style", row, pair, picture, score)
 
 
-def _people(how: How, pair: int, next_to: int) -> Iterator[Cell]:
+def _people(options: Options, pair: int, next_to: int) -> Iterator[Cell]:
     side = opened().size
-    cast = {"a": _persona(how, f"person-{pair}"), "b": _persona(how, f"person-{next_to}")}
+    cast = {"a": _persona(options, f"person-{pair}"), "b": _persona(options, f"person-{next_to}")}
     prompt, both = "a photo of {a} and {b} on a beach", {"a": LEFT, "b": RIGHT}
     stand = [replace(PORTRAIT, place="beach", scale=0.22, x=x) for x in (0.27, 0.73)]
     rows = {
         CEILING: _world((pair, stand[0]), (next_to, stand[1])),
-        "in one prompt": _drawn(how, cast, prompt, pair),
-        "each in a region": _drawn(how, cast, prompt, pair, regions=both),
-        "each in a region, twice as wide": _drawn(how, cast, prompt, pair, regions=both, size=(2 * side, side)),
-        "one after the other, into a wide background": _one_by_one(how, cast, pair),
+        "in one prompt": _drawn(options, cast, prompt, pair),
+        "each in a region": _drawn(options, cast, prompt, pair, regions=both),
+        "each in a region, twice as wide": _drawn(options, cast, prompt, pair, regions=both, size=(2 * side, side)),
+        "one after the other, into a wide background": _one_by_one(options, cast, pair),
     }
     for row, picture in rows.items():
-        yield Cell("people", row, pair, picture, _both(picture, (pair, next_to), how.people))
+        yield Cell("people", row, pair, picture, _both(picture, (pair, next_to), options.people))
     for who, name in ((pair, "a"), (next_to, "b")):
-        picture = _drawn(how, {name: cast[name]}, f"a photo of {{{name}}} on a beach", pair)
-        yield Cell("people", "one person alone", pair, picture, seen(picture, who, how.people))
+        picture = _drawn(options, {name: cast[name]}, f"a photo of {{{name}}} on a beach", pair)
+        yield Cell("people", "one person alone", pair, picture, seen(picture, who, options.people))
 
 
-def _one_by_one(how: How, cast: dict[str, Persona | str], pair: int) -> Image.Image:
+def _one_by_one(options: Options, cast: dict[str, Persona | str], pair: int) -> Image.Image:
     """Two people by localised editing, each drawn at the base's full size into a background twice as wide."""
     scenery = Image.fromarray(draw([], (None, Scene(place="beach")), side=2 * SIDE).image)
     picture = scenery.crop((0, SIDE // 2, 2 * SIDE, SIDE // 2 + SIDE))
     for number, name in enumerate(cast):
-        place = edit(picture, _oval(picture.size, (0.5 * number, 0.0, 0.5 * number + 0.5, 1.0)), (1, 1), SOFT)
-        picture = _drawn(how, {name: cast[name]}, f"a photo of {{{name}}} on a beach", pair, edit=place)
+        place = inpaint_region(picture, _oval(picture.size, (0.5 * number, 0.0, 0.5 * number + 0.5, 1.0)), (1, 1), SOFT)
+        picture = _drawn(options, {name: cast[name]}, f"a photo of {{{name}}} on a beach", pair, edit=place)
     return picture
 
 
@@ -222,54 +222,56 @@ def _both(picture: Image.Image, who: tuple[int, int], people: int) -> dict[str, 
     }
 
 
-def _places(how: How, pair: int, _: int) -> Iterator[Cell]:
-    me = _persona(how, f"person-{pair}")
+def _places(options: Options, pair: int, _: int) -> Iterator[Cell]:
+    me = _persona(options, f"person-{pair}")
     place = list(PLACES)[pair % len(PLACES)]
     background = Image.fromarray(draw([], (None, Scene(place=place)), side=SIDE).image)
     mask = _oval(background.size, (0.1, 0.1, 1.0, 1.0))
     prompt, outside = f"a photo of {{me}} {PLACES[place]}", np.asarray(mask) == 0
     rows = {
         CEILING: _world((pair, replace(PORTRAIT, place=place, x=0.55, y=0.65, scale=0.26))),
-        "in a background": _drawn(how, {"me": me}, prompt, pair, edit=edit(background, mask, (1, 1))),
-        "in a background, soft edge": _drawn(how, {"me": me}, prompt, pair, edit=edit(background, mask, (1, 1), SOFT)),
-        "the person alone": _drawn(how, {"me": me}, prompt, pair),
+        "in a background": _drawn(options, {"me": me}, prompt, pair, edit=inpaint_region(background, mask, (1, 1))),
+        "in a background, soft edge": _drawn(
+            options, {"me": me}, prompt, pair, edit=inpaint_region(background, mask, (1, 1), SOFT)
+        ),
+        "the person alone": _drawn(options, {"me": me}, prompt, pair),
     }
     for row, picture in rows.items():
-        scores = seen(picture, pair, how.people)
+        scores = seen(picture, pair, options.people)
         if "background" in row:
             same = np.asarray(picture)[outside] == np.asarray(background)[outside]
             scores["background the same"] = float(same.all())
         yield Cell("background", row, pair, picture, scores)
 
 
-def _moods(how: How, pair: int, _: int) -> Iterator[Cell]:
-    me = _persona(how, f"person-{pair}")
+def _moods(options: Options, pair: int, _: int) -> Iterator[Cell]:
+    me = _persona(options, f"person-{pair}")
     texts = [f"a photo of {word} {WORD}" for word in MOODS.values()]
     for number, (mood, word) in enumerate(MOODS.items()):
         rows = {
             CEILING: _world((pair, replace(PORTRAIT, expression=mood))),
-            "the plain word": _drawn(how, {"me": WORD}, f"a photo of {word} {{me}}", pair),
-            "the person": _drawn(how, {"me": me}, f"a photo of {word} {{me}}", pair),
+            "the plain word": _drawn(options, {"me": WORD}, f"a photo of {word} {{me}}", pair),
+            "the person": _drawn(options, {"me": me}, f"a photo of {word} {{me}}", pair),
         }
         for row, picture in rows.items():
-            score = {**seen(picture, pair, how.people), "expression": obeyed(picture, texts, number)}
+            score = {**seen(picture, pair, options.people), "expression": obeyed(picture, texts, number)}
             yield Cell("expression", row, pair, picture, score)
 
 
-def report(how: How, pairs: int, sheets: Path | None, cores: int | None) -> str:
+def report(options: Options, pairs: int, sheets: Path | None, cores: int | None) -> str:
     """The tables as Markdown."""
     with ProcessPoolExecutor(cores, mp_context=get_context("spawn")) as pool:
-        learned = [pool.submit(learn, how, *each) for each in lessons(how)]
+        learned = [pool.submit(learn, options, *each) for each in lessons(options)]
         for each in learned:
             each.result()
-        cells = [cell for each in pool.map(measured, [how] * pairs, range(pairs)) for cell in each]
+        cells = [cell for each in pool.map(measured, [options] * pairs, range(pairs)) for cell in each]
     parts = dict.fromkeys(cell.part for cell in cells)
     if sheets is not None:
         for part in parts:
             mine = [cell for cell in cells if cell.part == part and cell.pair < SHOWN]
             rows = dict.fromkeys(cell.row for cell in mine)
             shown = [(row, [cell.picture for cell in mine if cell.row == row]) for row in rows]
-            portraits = [portrait(FIRST + k) for k in range(min(SHOWN + 1, how.people))]
+            portraits = [portrait(FIRST + k) for k in range(min(SHOWN + 1, options.people))]
             contact_sheet(sheets / f"compose-{part}.png", [("learned from", portraits), *shown])
     return "\n\n".join("\n".join(_table([cell for cell in cells if cell.part == part])) for part in parts)
 
@@ -302,5 +304,5 @@ if __name__ == "__main__":
     parser.add_argument("--sheets", type=Path)
     parser.add_argument("--cores", type=int, default=os.cpu_count())
     given = parser.parse_args()
-    setting = How(given.work, max(given.pairs, 2), given.recipe, given.iterations, given.steps)
+    setting = Options(given.work, max(given.pairs, 2), given.recipe, given.iterations, given.steps)
     print(report(setting, given.pairs, given.sheets, given.cores))

@@ -38,7 +38,7 @@ def shown(where: Scene, count: int) -> list[Image.Image]:
 def measured(name: str, count: int) -> Iterator[tuple[str, float, float]]:
     """Each kind, and the share of its pictures that show what was asked for: the world's and the base's."""
     base = opened(name)
-    drawing = render_settings_for("paper", base.card.defaults)
+    drawing = render_settings_for("paper", base.spec.defaults)
     for kind, prompts in KINDS.items():
         texts = [prompt.replace("{}", WORD) for prompt in prompts.values()]
         hits: tuple[list[bool], list[bool]] = ([], [])

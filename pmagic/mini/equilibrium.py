@@ -23,11 +23,11 @@ import torch
 from PIL import Image
 
 from pmagic.bases import loading
-from pmagic.engine import probe, sentences
+from pmagic.engine import probe, token_batch
 from pmagic.engine.conditioning import encode
 from pmagic.engine.recipes import LearnSettings, render_settings_for, settings_for
 from pmagic.engine.rendering import render
-from pmagic.engine.subject import Subject, observe
+from pmagic.engine.subject import Subject, encode_photos
 from pmagic.losses import tandem_equilibrium
 from pmagic.methods import personamagic
 from pmagic.mini.measuring import FIRST, WORD, eyes, opened, portrait
@@ -54,14 +54,14 @@ def measured(seed: int, weights: Sequence[float]) -> list[Row]:
     """A row for each weight of one person."""
     torch.set_num_threads(1)  # one person a core
     base, photo = opened(), portrait(seed)
-    subject = observe(base, [photo], [f"{seed:064x}"], word=WORD)
-    how = settings_for("paper", base.card.defaults)
-    how = replace(how, bounds=probe.probe(base, subject, how).bounds)
+    subject = encode_photos(base, [photo], [f"{seed:064x}"], word=WORD)
+    settings = settings_for("paper", base.spec.defaults)
+    settings = replace(settings, bounds=probe.probe(base, subject, settings).bounds)
     rows = []
     for weight in weights:
-        losses = MappingProxyType({**how.losses, "tandem_equilibrium": weight})
-        persona = personamagic.learn(base, subject, replace(how, losses=losses))
-        name, other, share = _attention(base, subject, persona, how)
+        losses = MappingProxyType({**settings.losses, "tandem_equilibrium": weight})
+        persona = personamagic.learn(base, subject, replace(settings, losses=losses))
+        name, other, share = _attention(base, subject, persona, settings)
         shown, identity = _pictures(base, persona, photo)
         rows.append(Row(weight, name, other, share, shown, identity))
         print(f"person {seed}  weight {weight:g}  name {name:.3f}  other {other:.3f}  shown {shown:.0%}", flush=True)
@@ -70,10 +70,10 @@ def measured(seed: int, weights: Sequence[float]) -> list[Row]:
 
 @torch.no_grad()
 def _attention(
-    base: loading.Base, subject: Subject, persona: Persona, how: LearnSettings
+    base: loading.Base, subject: Subject, persona: Persona, settings: LearnSettings
 ) -> tuple[float, float, float]:
     """Attention to the name and to the strongest other word, and p: means over prompts, at the interval's middle."""
-    said = sentences.with_name(base, PROMPTS, how.tokens)
+    said = token_batch.tokens_with_name(base, PROMPTS, settings.tokens)
     learner = personamagic.mapper_of(base, persona)[0]
     middle = torch.full((len(PROMPTS),), (persona.bounds.low + persona.bounds.high) // 2)
     dynamic, _ = learner(middle, subject.image_embedding.expand(len(PROMPTS), -1))
@@ -89,7 +89,7 @@ def _attention(
 
 def _pictures(base: loading.Base, persona: Persona, photo: Image.Image) -> tuple[float, float]:
     """The share of pictures whose garment CLIP finds among all, and the mean identity."""
-    drawing = render_settings_for("paper", base.card.defaults)
+    drawing = render_settings_for("paper", base.spec.defaults)
     texts, likeness = [prompt.replace("{}", WORD) for prompt in PROMPTS], eyes().face(photo)
     hits, identities = [], []
     for number, prompt in enumerate(PROMPTS):

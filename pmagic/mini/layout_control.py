@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from pmagic.bases import card, loading
+from pmagic.bases import loading, model_spec
 from pmagic.engine.recipes import render_settings_for
 from pmagic.engine.rendering import render
 from pmagic.mini.gallery import BOTTOM, TOP
@@ -76,7 +76,7 @@ def drawings(asked: str, count: int) -> list[Image.Image]:
 
 def measured(base: loading.Base, pack: faces.FacePack, count: int) -> Iterator[tuple[str, Shares, Shares]]:
     """Each prompt's layout words, and the shares of the world's pictures and of the base's."""
-    settings = render_settings_for("paper", base.card.defaults)
+    settings = render_settings_for("paper", base.spec.defaults)
     for words, asked in {**FRAMINGS, **SIDES}.items():
         rendered = list(render(base, None, f"a photo of a {{}} {words}", range(count), settings, word=WORD))
         yield words, shares(pack, drawings(asked, count), asked), shares(pack, rendered, asked)
@@ -88,7 +88,7 @@ if __name__ == "__main__":
     parser.add_argument("--pictures", type=int, default=16, help="of each prompt")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    model = card.find(arguments.base)
+    model = model_spec.resolve(arguments.base)
     opened, detector = loading.load(model), faces.load(model.faces)
     print("| words | one face, world | obeyed | one face, base | obeyed |\n|---|---|---|---|---|")
     for words, world, own in measured(opened, detector, arguments.pictures):

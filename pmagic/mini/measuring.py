@@ -7,7 +7,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from pmagic.bases import card
+from pmagic.bases import model_spec
 from pmagic.bases.loading import Base, load
 from pmagic.evaluation.observers import Observers, observers
 from pmagic.world.drawing import draw
@@ -27,13 +27,13 @@ def portrait(seed: int) -> Image.Image:
 
 @cache
 def opened(name: str = "mini") -> Base:
-    return load(card.find(name))
+    return load(model_spec.resolve(name))
 
 
 @cache
 def eyes(name: str = "mini") -> Observers:
     """The CLIP of the base of that name, trained apart from it, and a recogniser that no loss has seen."""
-    return observers(card.find(name), "cpu")
+    return observers(model_spec.resolve(name), "cpu")
 
 
 def require(parser: ArgumentParser, weights: Path, parts: Iterable[str]) -> None:

@@ -14,10 +14,10 @@ import numpy as np
 import torch
 from PIL import Image
 
-from pmagic.bases import card, loading
+from pmagic.bases import loading, model_spec
 from pmagic.engine import attention, probe, recipes
 from pmagic.engine.probe import GRID, Curve
-from pmagic.engine.subject import observe
+from pmagic.engine.subject import encode_photos
 from pmagic.mini.measuring import SIDE, TRAINING, WORD
 from pmagic.mini.stages import rise
 from pmagic.world.drawing import draw
@@ -35,13 +35,13 @@ def curve(base: loading.Base, seed: int) -> Curve:
     where = replace(portrait(seed), **layout(rng, "bust", random_side(rng, "bust"), PORTRAIT_TILT))
     drawing = draw([(person(seed), where)], side=SIDE)
     photo, mask = Image.fromarray(drawing.image), Image.fromarray(drawing.mask)
-    subject = observe(base, [photo], [f"{seed:064x}"], word=WORD, mask=mask)
-    course, learner = probe.trained(base, subject, recipes.settings_for("paper", base.card.defaults))
+    subject = encode_photos(base, [photo], [f"{seed:064x}"], word=WORD, mask=mask)
+    context, learner = probe.train_briefly(base, subject, recipes.settings_for("paper", base.spec.defaults))
     exact = probe.outlined(subject.mask[probe.photo_of_row(subject)][:, 0])
     points = []
     for t in GRID:
-        maps = attention.averaged(probe.looks(course, learner, t, words_alone=True), exact.shape[-2:])
-        points.append((t, float(probe.overlap(probe.binarised(maps), exact).mean())))
+        maps = attention.average(probe.attention_maps(context, learner, t, words_alone=True), exact.shape[-2:])
+        points.append((t, float(probe.overlap(probe.binarize(maps), exact).mean())))
     return tuple(points)
 
 
@@ -50,7 +50,7 @@ if __name__ == "__main__":
     parser.add_argument("base", help="a name, or the folder of a pipeline")
     parser.add_argument("--people", type=int, default=12)
     arguments = parser.parse_args()
-    opened = loading.load(card.find(arguments.base))
+    opened = loading.load(model_spec.resolve(arguments.base))
     torch.set_num_threads(1)
     print("| person | Spearman | IoU at t = 975 | 725 | 475 | 25 |\n|---|---|---|---|---|---|")
     curves = []

@@ -41,7 +41,7 @@ from pmagic.bases.loading import Base
 from pmagic.datasets.world import SCENES as PROMPTS
 from pmagic.engine.recipes import RenderSettings, render_settings_for
 from pmagic.engine.rendering import render
-from pmagic.engine.subject import Subject, observe
+from pmagic.engine.subject import Subject, encode_photos
 from pmagic.library.store import Library
 from pmagic.mini.measuring import FIRST, SIDE, TRAINING, WORD, eyes, opened, portrait
 from pmagic.pictures import ENDINGS
@@ -112,7 +112,7 @@ def _plain(name: str, prompt: str, draws: int) -> list[Image.Image]:
 
 
 def _drawing(base: Base, recipe: str) -> RenderSettings:
-    return render_settings_for(recipe, base.card.defaults)
+    return render_settings_for(recipe, base.spec.defaults)
 
 
 def measured(name: str, seed: int, draws: int, ways: Sequence[str]) -> list[Cell]:
@@ -146,7 +146,7 @@ def _drawn(
         start = time.monotonic()
         with tempfile.TemporaryDirectory() as folder:
             library, verbs = Library(Path(folder)), shelf.take("methods", method)
-            settings = verbs.settings_for(recipe, base.card.defaults)
+            settings = verbs.settings_for(recipe, base.spec.defaults)
             learned = verbs.learn(base, _subject(base, photo), settings)
             _, persona = library.load(str(library.save("person", learned)))
         seconds = time.monotonic() - start
@@ -156,7 +156,7 @@ def _drawn(
 
 
 def _subject(base: Base, photo: Image.Image) -> Subject:
-    return observe(base, [photo], [hashlib.sha256(photo.tobytes()).hexdigest()], word=WORD)
+    return encode_photos(base, [photo], [hashlib.sha256(photo.tobytes()).hexdigest()], word=WORD)
 
 
 def report(base: str, seeds: Sequence[int], draws: int, ways: Sequence[str], sheet: Path | None) -> str:

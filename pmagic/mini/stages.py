@@ -29,12 +29,12 @@ from skimage.filters import threshold_otsu
 from torch import Tensor
 from torch.nn import functional as F
 
-from pmagic.bases import card, loading
+from pmagic.bases import loading, model_spec
 from pmagic.datasets import world
 from pmagic.engine import attention, probe, recipes
-from pmagic.engine.attention import Look
+from pmagic.engine.attention import AttentionMap
 from pmagic.engine.probe import GRID, Curve, read_bounds
-from pmagic.engine.subject import observe
+from pmagic.engine.subject import encode_photos
 from pmagic.mini.measuring import TRAINING
 from pmagic.persona import StageBounds
 from pmagic.world.drawing import draw
@@ -63,7 +63,7 @@ def _otsu(maps: Tensor, mask: Tensor) -> Tensor:
 PROBES_OWN = "above the mean"
 # (R, h, w) maps and masks to bool cells
 BINARISATIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    PROBES_OWN: lambda maps, mask: probe.binarised(maps),
+    PROBES_OWN: lambda maps, mask: probe.binarize(maps),
     "as many cells as the mask": _as_many,
     "above half of the range": _above_half,
     "Otsu": _otsu,
@@ -82,39 +82,39 @@ class Found:
 
 @cache
 def _base(name: str) -> loading.Base:
-    return loading.load(card.find(name))
+    return loading.load(model_spec.resolve(name))
 
 
 def found(name: str, seed: int, photos: str = world.PORTRAITS) -> Found:
     torch.set_num_threads(1)  # one person a core
     base = _base(name)
-    how = recipes.settings_for(recipes.DEFAULT, base.card.defaults)
+    settings = recipes.settings_for(recipes.DEFAULT, base.spec.defaults)
     scene = PORTRAIT if photos == world.PORTRAITS else world.snapshot(seed)
     drawing = draw([(person(seed), scene)], side=SIDE)
     photo, hashes = Image.fromarray(drawing.image), [f"{seed:064x}"]
-    exact = observe(base, [photo], hashes, word=WORD, mask=Image.fromarray(drawing.mask))
-    course, learner = probe.trained(base, exact, how)
+    exact = encode_photos(base, [photo], hashes, word=WORD, mask=Image.fromarray(drawing.mask))
+    context, learner = probe.train_briefly(base, exact, settings)
     mask = probe.outlined(exact.mask[probe.photo_of_row(exact)][:, 0])
     points: dict[str, list[tuple[int, float]]] = defaultdict(list)
     for t in GRID:
-        words, everywhere = (probe.looks(course, learner, t, words_alone=each) for each in (True, False))
-        maps = attention.averaged(words, mask.shape[-2:])
+        words, everywhere = (probe.attention_maps(context, learner, t, words_alone=each) for each in (True, False))
+        maps = attention.average(words, mask.shape[-2:])
         for way, binarised in BINARISATIONS.items():
             points[way].append((t, float(probe.overlap(binarised(maps, mask), mask).mean())))
         for tokens, looks in (("the words", words), ("all positions", everywhere)):
             for side, maps in _by_level(looks, mask).items():
-                iou = probe.overlap(probe.binarised(maps), mask).mean()
+                iou = probe.overlap(probe.binarize(maps), mask).mean()
                 points[f"{side} x {side} cells, {tokens}"].append((t, float(iou)))
     curves = {way: tuple(each) for way, each in points.items()}
-    by_probe = probe.probe(base, observe(base, [photo], hashes, word=WORD), how)
+    by_probe = probe.probe(base, encode_photos(base, [photo], hashes, word=WORD), settings)
     bounds = {
-        "exact": read_bounds(curves[PROBES_OWN], how),
+        "exact": read_bounds(curves[PROBES_OWN], settings),
         "CLIPSeg": (by_probe.bounds, by_probe.fell_back),
     }
     return Found(seed, curves, by_probe.curve, bounds)
 
 
-def _by_level(looks: Sequence[Look], mask: Tensor) -> dict[int, Tensor]:
+def _by_level(looks: Sequence[AttentionMap], mask: Tensor) -> dict[int, Tensor]:
     """The mean map (R, h, w) of the layers of each side, as large as the mask."""
     levels: dict[int, list[Tensor]] = defaultdict(list)
     for each in looks:
@@ -148,7 +148,7 @@ def _bounds_table(people: list[Found]) -> Iterator[str]:
     yield "|---|---|---|---|---|"
     for each in people:
         told = [f"{b.low}:{b.high}{f' ({why})' if why else ''}" for b, why in each.bounds.values()]
-        ious = " ".join(f"{iou:.2f}" for iou in probe.rising(each.own)[::3])
+        ious = " ".join(f"{iou:.2f}" for iou in probe.isotonic(each.own)[::3])
         yield f"| {each.seed} | {' | '.join(told)} | {rise(each.own):.2f} | {ious} |"
 
 

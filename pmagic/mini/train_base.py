@@ -126,7 +126,7 @@ def train(
     # A short average: a longer one lags behind what the names have come to tell.
     steps = samples // size if samples else None
     run = Run(work, "base", networks, minutes, RATE, 0.99, {"unet.": unet_share}, steps)
-    predict = compiling.compiled(networks.unet) if compiled else networks.unet
+    predict = compiling.compile_unet(networks.unet) if compiled else networks.unet
     batch = size // processes()
     if rank() == 0 and processes() > 1:
         if compiled:

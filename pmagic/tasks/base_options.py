@@ -7,12 +7,12 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from pmagic import settings
-from pmagic.errors import UsageProblem, WeightsMissing
+from pmagic.errors import UsageError, WeightsMissing
 from pmagic.tasks.reporting import Reporter, duration
 
 if TYPE_CHECKING:
-    from pmagic.bases.card import Card
     from pmagic.bases.loading import Base
+    from pmagic.bases.model_spec import ModelSpec
     from pmagic.engine.recipes import LearnSettings
     from pmagic.engine.subject import Subject
 
@@ -23,42 +23,42 @@ MEMORY = ("auto", "low", "normal")
 LOW = ", with less kept and more computed again"
 
 
-def card_of(base: "Base | str | None") -> "Card":
+def resolve_base(base: "Base | str | None") -> "ModelSpec":
     """The card of an opened base, or of the one that is named or configured; its weights are on this machine."""
-    return choose_base(base) if base is None or isinstance(base, str) else base.card
+    return choose_base(base) if base is None or isinstance(base, str) else base.spec
 
 
-def open_base(base: "Base | str | None", card: "Card", device: str, dtype: str) -> "Base":
+def open_base(base: "Base | str | None", spec: "ModelSpec", device: str, dtype: str) -> "Base":
     """The base itself where it is opened already; else the card's, whose place on this machine is remembered."""
-    from pmagic.bases import loading, places
+    from pmagic.bases import loading, local_bases
 
     if base is not None and not isinstance(base, str):
         return base
-    opened = loading.load(card, device=device, dtype=dtype)
-    places.remember(card, opened.fingerprint)
+    opened = loading.load(spec, device=device, dtype=dtype)
+    local_bases.remember(spec, opened.fingerprint)
     return opened
 
 
-def choose_base(asked: str | None) -> "Card":
+def choose_base(asked: str | None) -> "ModelSpec":
     """The base of that name, or config.toml's, or Stable Diffusion 1.4 where it is; its weights are on this machine."""
-    from pmagic.bases import card
+    from pmagic.bases import model_spec
 
     name = asked if asked is not None else settings.config().base
     if name is not None:
-        return card.require_weights(card.find(name))
-    found = card.find(DEFAULT)
+        return model_spec.require_weights(model_spec.resolve(name))
+    found = model_spec.resolve(DEFAULT)
     if found.folder is not None:
-        return card.require_weights(found)
+        return model_spec.require_weights(found)
     raise WeightsMissing(
         f"no base is chosen, and the default {DEFAULT} is not on this machine; with what learning needs besides it is "
         f"{found.download_gb:.1f} GB",
-        f"for photographs fetch it with {card.pulls(found)}; to try pmagic at once, on drawn faces "
+        f"for photographs fetch it with {model_spec.pulls(found)}; to try pmagic at once, on drawn faces "
         f"only, add `--base {DEMO}`",
     )
 
 
 def device(asked: str | None) -> str:
-    """--device, or what the settings say; it is on this machine. UsageProblem names the place that says it."""
+    """--device, or what the settings say; it is on this machine. UsageError names the place that says it."""
     from pmagic.bases import loading
 
     if asked is not None:
@@ -67,42 +67,42 @@ def device(asked: str | None) -> str:
     name = settings.config().device
     try:
         loading.device_named(name)
-    except UsageProblem as problem:
+    except UsageError as problem:
         place = settings.origin("device")
-        raise UsageProblem(
+        raise UsageError(
             f"{place}: {problem.what}", f"{settings.mending('device', place)}, or add --device cpu"
         ) from problem
     return name
 
 
 def check_numbers(device: str | None, dtype: str) -> None:
-    """UsageProblem for a --device or a --dtype that can be none; needs no torch."""
+    """UsageError for a --device or a --dtype that can be none; needs no torch."""
     if device is not None:
         settings.check_device(device)
     else:
         settings.config()  # names the file or the variable
     if dtype not in ("auto", *settings.NUMBER_TYPES):
-        raise UsageProblem(
+        raise UsageError(
             f"there is no number type {dtype!r}", f"choose one of: auto, {', '.join(settings.NUMBER_TYPES)}"
         )
 
 
 def check_memory(asked: str) -> None:
     if asked not in MEMORY:
-        raise UsageProblem(f"--memory cannot be {asked!r}", f"choose one of: {', '.join(MEMORY)}")
+        raise UsageError(f"--memory cannot be {asked!r}", f"choose one of: {', '.join(MEMORY)}")
 
 
 def check_seed(seed: int) -> None:
-    """UsageProblem for a seed that no learning can have."""
+    """UsageError for a seed that no learning can have."""
     if not 0 <= seed < 2**63:
-        raise UsageProblem(f"--seed must be 0 or more and below 2^63, not {seed}", "give for example --seed 1")
+        raise UsageError(f"--seed must be 0 or more and below 2^63, not {seed}", "give for example --seed 1")
 
 
 def check_seeds(first: int, count: int) -> None:
-    """UsageProblem for seeds that pictures cannot have: torch reads 32 bits of one on a CPU, where noise is drawn."""
+    """UsageError for seeds that pictures cannot have: torch reads 32 bits of one on a CPU, where noise is drawn."""
     if first < 0 or first + count > SEEDS:
         same = f"give --seed {first % SEEDS}, which draws the same" if first >= SEEDS else "give for example --seed 1"
-        raise UsageProblem(
+        raise UsageError(
             f"--seed must be 0 or more, and with the number of pictures at most 2^32, not {first} for {count}", same
         )
 
@@ -137,30 +137,30 @@ def learn_low(reporter: Reporter, needed: Callable[..., int], asked: str, place:
     return low
 
 
-def memory_to_learn(card: "Card", settings: "LearnSettings", place: str, dtype: str, *, low: bool = False) -> int:
+def memory_to_learn(spec: "ModelSpec", settings: "LearnSettings", place: str, dtype: str, *, low: bool = False) -> int:
     """Bytes, roughly, as needs.memory_to_learn, with the base opened on that device in that type."""
-    from pmagic.bases import loading, needs
+    from pmagic.bases import loading, memory_estimate
 
     fast = loading.fast_type(loading.device_named(place)) if dtype == "auto" else loading.DTYPES.get(dtype)
     half = fast is not None and fast.itemsize == 2
-    return needs.memory_to_learn(card, settings.batch, half=half, low=low, decodes=settings.looks_at_faces)
+    return memory_estimate.memory_to_learn(spec, settings.batch, half=half, low=low, decodes=settings.looks_at_faces)
 
 
 def compiled(reporter: Reporter, base: "Base", subject: "Subject", settings: "LearnSettings") -> "Base":
     """The base with its UNet compiled for this learning; tells what that took and brings, and warns if it does not pay.
 
-    Raises UsageProblem where this machine cannot compile, or compiles to what is wrong.
+    Raises UsageError where this machine cannot compile, or compiles to what is wrong.
     """
     from pmagic.engine import compiling, probe, training
 
-    short = probe.brief(settings)  # a step whose losses are quickly had; the UNet is asked the same
+    short = probe.probe_settings(settings)  # a step whose losses are quickly had; the UNet is asked the same
     before = training.seconds_per_step(base, subject, short, measured=1.0)
     reporter.say("compiling the UNet: minutes the first time, seconds where this machine has done it before")
-    own, start = training.slope(base, subject, short), time.monotonic()
+    own, start = training.first_step_gradient(base, subject, short), time.monotonic()
     base = replace(base, compiled=True)
-    with compiling.possible():
+    with compiling.compile_errors():
         after = training.seconds_per_step(base, subject, short, measured=1.0)
-        compiling.require_slope(own, training.slope(base, subject, short))
+        compiling.check_gradient(own, training.first_step_gradient(base, subject, short))
     took = time.monotonic() - start
     steps = settings.iterations + (settings.probe_iterations if settings.bounds is None else 0)
     brings = steps * (before - after)
@@ -175,11 +175,11 @@ def _free(place: str) -> int | None:
     """Bytes free where the models will be: on the first GPU, or else in the machine."""
     import torch
 
-    from pmagic.bases import needs
+    from pmagic.bases import memory_estimate
 
     if place.partition(":")[0] in ("auto", "cuda") and torch.cuda.is_available():
         return torch.cuda.mem_get_info()[0]
-    return needs.memory_free()
+    return memory_estimate.memory_free()
 
 
 def gigabytes(count: int) -> str:

@@ -7,7 +7,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from pmagic.engine.prompts import check_text
-from pmagic.errors import Incompatible, NotFound, OutOfMemory, UsageProblem
+from pmagic.errors import Incompatible, NotFound, OutOfMemory, UsageError
 from pmagic.library import bundle
 from pmagic.library.naming import Address
 from pmagic.tasks import base_options
@@ -17,9 +17,9 @@ from pmagic.tasks.reporting import Reporter
 if TYPE_CHECKING:
     from PIL import Image
 
-    from pmagic.bases.card import Card
     from pmagic.bases.loading import Base
-    from pmagic.engine.localising import Edit
+    from pmagic.bases.model_spec import ModelSpec
+    from pmagic.engine.inpainting import InpaintRegion
     from pmagic.engine.recipes import RenderSettings
     from pmagic.engine.regions import Box
     from pmagic.persona import Persona
@@ -36,7 +36,7 @@ class RenderOptions:
     """How pictures are drawn, whatever they show; None for the recipe's or the base's own value.
 
     size: (width, height) in pixels. memory: "auto" and "low" draw one by one, "normal" four at once.
-    Raises UsageProblem.
+    Raises UsageError.
     """
 
     count: int = 1
@@ -52,7 +52,7 @@ class RenderOptions:
 
     def __post_init__(self) -> None:
         if not 1 <= self.count <= MAX_PICTURES:
-            raise UsageProblem(f"-n must be 1 to {MAX_PICTURES}, not {self.count}", "give for example -n 4")
+            raise UsageError(f"-n must be 1 to {MAX_PICTURES}, not {self.count}", "give for example -n 4")
         base_options.check_seeds(self.seed, self.count)
         base_options.check_memory(self.memory)
         base_options.check_numbers(self.device, self.dtype)
@@ -62,7 +62,7 @@ class RenderOptions:
     def seeds(self) -> list[int]:
         return [self.seed + k for k in range(self.count)]
 
-    def settings(self, personas: "Sequence[Persona]", card: "Card") -> "RenderSettings":
+    def settings(self, personas: "Sequence[Persona]", spec: "ModelSpec") -> "RenderSettings":
         """The usual way to draw these personas on this base, with the options on top.
 
         Where they were learned by several recipes it is the default recipe's, whoever is named first.
@@ -72,7 +72,7 @@ class RenderOptions:
         learned_by = {str(persona.settings["recipe"]) for persona in personas}
         return recipes.render_settings_for(
             learned_by.pop() if len(learned_by) == 1 else recipes.DEFAULT,
-            card.defaults,
+            spec.defaults,
             steps=self.steps,
             guidance=self.guidance,
             scheduler=self.scheduler,
@@ -93,7 +93,7 @@ class Scene:
     prompt: str
     title: str
     regions: "Mapping[str, Box]" = field(default_factory=lambda: MappingProxyType({}))
-    edit: "Edit | None" = None
+    edit: "InpaintRegion | None" = None
     metadata: Mapping[str, object] = field(default_factory=dict)
     count_faces: CountFaces | None = None
 
@@ -196,25 +196,25 @@ def prepare(
     scenes: Sequence[Scene],
     options: RenderOptions,
     *,
-    base: "Base | Card",
+    base: "Base | ModelSpec",
     settings: "RenderSettings",
     before_opening: Callable[[], None] = lambda: None,
 ) -> Drawing:
     """Checks the prompts, then opens the base. personas: with their addresses, by the name in the prompts' braces.
 
     before_opening: called when nothing but the base is left to check.
-    Raises Incompatible for a base with other weights, UsageProblem, WeightsMissing.
+    Raises Incompatible for a base with other weights, UsageError, WeightsMissing.
     """
-    from pmagic.bases.card import Card
+    from pmagic.bases.model_spec import ModelSpec
     from pmagic.engine import prompts
 
-    card = base if isinstance(base, Card) else base.card
+    spec = base if isinstance(base, ModelSpec) else base.spec
     if options.count * len(scenes) > MAX_PICTURES:
-        raise UsageProblem(
+        raise UsageError(
             f"these are {options.count * len(scenes)} pictures, more than {MAX_PICTURES}", "draw fewer at once"
         )
     base_options.quiet_libraries()
-    tokenizer = prompts.load_tokenizer(card.folder)
+    tokenizer = prompts.load_tokenizer(spec.folder)
     tokens = {name: _token_count(*each) for name, each in personas.items()}
     cut = [prompts.check_names(tokenizer, each.prompt, tokens).cut for each in scenes]
     for text in filter(None, cut):
@@ -228,12 +228,12 @@ def prepare(
 
     from pmagic.bases import loading
 
-    if isinstance(base, Card):
-        base = loading.load(card, device=base_options.device(options.device), dtype=options.dtype)
+    if isinstance(base, ModelSpec):
+        base = loading.load(spec, device=base_options.device(options.device), dtype=options.dtype)
     for address, persona in personas.values():
         if base.fingerprint != persona.fingerprint:
             raise Incompatible(
-                f"{address} was learned on {persona.base}, and the base in {card.folder} has other weights",
+                f"{address} was learned on {persona.base}, and the base in {spec.folder} has other weights",
                 "restore that base, or learn the persona again",
             )
     return Drawing(
@@ -259,13 +259,13 @@ def warn_of_instructions(reporter: Reporter, texts: Sequence[str]) -> None:
         )
 
 
-def find_base(personas: "Sequence[tuple[Address | str, Persona]]", moved_to: str | None = None) -> "Card":
+def find_base(personas: "Sequence[tuple[Address | str, Persona]]", moved_to: str | None = None) -> "ModelSpec":
     """The base that all of them were learned on, its weights on this machine.
 
     Raises Incompatible for personas of two bases, NotFound, WeightsMissing.
     """
-    from pmagic.bases import card as cards
-    from pmagic.bases import places
+    from pmagic.bases import local_bases
+    from pmagic.bases import model_spec as specs
 
     first, persona = personas[0]
     for address, other in personas[1:]:
@@ -276,14 +276,14 @@ def find_base(personas: "Sequence[tuple[Address | str, Persona]]", moved_to: str
                 "personas in one picture must be of one base: learn one of them again on the other's",
             )
     if moved_to is not None:
-        return cards.require_weights(cards.find(moved_to))
+        return specs.require_weights(specs.resolve(moved_to))
     try:
-        found = places.base_of(persona.base, persona.fingerprint)
+        found = local_bases.base_of(persona.base, persona.fingerprint)
     except NotFound as problem:
         raise NotFound(
             f"the base that it was learned on is not known here: {persona.base}", "say where it is with --base"
         ) from problem
-    return cards.require_weights(found)
+    return specs.require_weights(found)
 
 
 def _token_count(address: Address | str, persona: "Persona") -> int:

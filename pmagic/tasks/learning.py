@@ -7,9 +7,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pmagic.errors import Incompatible, NotFound, NumericFailure, OutOfMemory, UsageProblem
+from pmagic.errors import Incompatible, NotFound, NumericFailure, OutOfMemory, UsageError
 from pmagic.library import probes, unfinished
-from pmagic.library.probes import Found
+from pmagic.library.probes import ProbeResult
 from pmagic.tasks import base_options, photo_input, probe_step
 from pmagic.tasks.photo_input import PhotoInput
 from pmagic.tasks.previews import add_preview
@@ -60,11 +60,11 @@ class Learning:
     ) -> "Persona":
         """The learned persona, with a small preview picture.
 
-        folder: where checkpoints and the probe's result are kept while it runs, as `unfinished.alone` gives it; None
-        keeps nothing. resumed: whether a checkpoint must be there where one was written by this folder's learning.
+        folder: where checkpoints and the probe's result are kept while it runs, as `unfinished.locked_run` gives it;
+        None keeps nothing. resumed: whether a checkpoint must be there where one was written by this folder's learning.
         anew: how to begin from the start, for a message. on_step: called after each iteration. What it raises, and what
         the reporter's progress raises, ends the learning after a checkpoint was written.
-        Raises Incompatible, NumericFailure, OutOfMemory, StorageFailed, UsageProblem.
+        Raises Incompatible, NumericFailure, OutOfMemory, StorageFailed, UsageError.
         """
         with self._memory_explained():
             if self.compiles:
@@ -84,7 +84,7 @@ class Learning:
             if found is not None:
                 from pmagic.engine import probe
 
-                persona = probe.told(persona, found.curve, found.fell_back)
+                persona = probe.with_probe_result(persona, found.curve, found.fell_back)
             return add_preview(reporter, self.base, persona)
 
     def inputs(self) -> dict[str, object]:
@@ -107,7 +107,7 @@ class Learning:
             )
         return checkpoint
 
-    def _find_stages(self, reporter: Reporter, folder: Path | None) -> Found:
+    def _find_stages(self, reporter: Reporter, folder: Path | None) -> ProbeResult:
         """The stages that an earlier probe has kept, or those of a new one, which is kept in its turn."""
         shared = probe_step.shared_inputs(self.photos, self.base, self.settings)
         own = probe_step.own_inputs(self.photos, self.base, self.settings)
@@ -136,7 +136,7 @@ class Learning:
             except OutOfMemory as problem:
                 again = ", and the UNet compiled once more" if self.base.compiled else ""
                 reporter.warn(f"{problem.what}; going on{base_options.LOW}{again}")
-        with memory.recomputed(self.base.pipeline):
+        with memory.gradient_checkpointing(self.base.pipeline):
             return train()
 
     def _train(
@@ -169,12 +169,12 @@ class Learning:
     @contextmanager
     def _memory_explained(self) -> Iterator[None]:
         """Running out of memory says how much it takes on this base, and what makes it less."""
-        from pmagic.bases import needs
+        from pmagic.bases import memory_estimate
 
         try:
             yield
         except OutOfMemory as problem:
-            free, batch = needs.memory_free(), self.settings.batch
+            free, batch = memory_estimate.memory_free(), self.settings.batch
             there = "" if free is None else f", {base_options.gigabytes(free)} are free now"
             usual, low = (base_options.gigabytes(self.memory_needed(low=low)) for low in (False, True))
             raise OutOfMemory(
@@ -210,7 +210,7 @@ def prepare(
 
     base: an opened one, or a name as `--base` takes it, None for the configured one. bounds: (low, high) timesteps of
     the dynamic stage instead of a probe. The other arguments are the options of `pmagic learn`.
-    Raises NotFound, PhotoRefused, UsageProblem, WeightsMissing, Incompatible.
+    Raises NotFound, PhotoRefused, UsageError, WeightsMissing, Incompatible.
     """
     from pmagic import shelf
     from pmagic.engine import prompts, recipes
@@ -224,12 +224,12 @@ def prepare(
     )  # once more below, with what the base's own file says
     given = photo_input.read(reporter, photos, mask, word, style)
     require_method(method)
-    card = base_options.card_of(base)
+    spec = base_options.resolve_base(base)
     base_options.quiet_libraries()
     chosen = shelf.take("methods", method)
     settings = chosen.settings_for(
         recipe,
-        card.defaults,
+        spec.defaults,
         iterations=iterations,
         batch=batch,
         learning_rate=learning_rate,
@@ -237,17 +237,17 @@ def prepare(
         bounds=bounds,
         kind=given.kind,
     )
-    prompts.check_word(prompts.load_tokenizer(card.folder), given.word)
-    faces = given.select_faces(card, settings, face)
+    prompts.check_word(prompts.load_tokenizer(spec.folder), given.word)
+    faces = given.select_faces(spec, settings, face)
     place = base_options.device(device)
-    needed = partial(base_options.memory_to_learn, card, settings, place, dtype)
+    needed = partial(base_options.memory_to_learn, spec, settings, place, dtype)
     low = base_options.learn_low(reporter, needed, memory, place)
     if low and compiles:
-        raise UsageProblem(
+        raise UsageError(
             "--compile does not go with less memory: what is computed again would be compiled once more",
             "leave out --compile, or say --memory normal",
         )
-    opened = base_options.open_base(base, card, place, dtype)
+    opened = base_options.open_base(base, spec, place, dtype)
     photo_input.warn_of_strange_photos(reporter, opened, given, faces)
     subject = given.encode(opened, faces)
     return Learning(

@@ -6,15 +6,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pmagic.errors import NotFound, UsageProblem
+from pmagic.errors import NotFound, UsageError
 from pmagic.tasks.reporting import Reporter
 
 if TYPE_CHECKING:
     from PIL import Image
 
-    from pmagic.bases.card import Card
     from pmagic.bases.loading import Base
-    from pmagic.engine.portraits import Portrait
+    from pmagic.bases.model_spec import ModelSpec
+    from pmagic.engine.face_selection import SelectedFace
     from pmagic.engine.recipes import LearnSettings
     from pmagic.engine.subject import Subject
 
@@ -32,30 +32,32 @@ class PhotoInput:
     word: str
     kind: str
 
-    def select_faces(self, card: "Card", settings: "LearnSettings", pick: int | None) -> "list[Portrait] | None":
+    def select_faces(
+        self, spec: "ModelSpec", settings: "LearnSettings", pick: int | None
+    ) -> "list[SelectedFace] | None":
         """The face of each photo, where the base has a face pack here; refuses what cannot be learned before any work.
 
-        Raises PhotoRefused, UsageProblem, WeightsMissing.
+        Raises PhotoRefused, UsageError, WeightsMissing.
         """
-        from pmagic.engine import portraits, subject
+        from pmagic.engine import face_selection, subject
 
-        subject.require_observers(card, self.kind, masked=self.mask is not None, recognised=settings.looks_at_faces)
-        if self.kind != "face" or not isinstance(card.faces, Path):
+        subject.require_observers(spec, self.kind, masked=self.mask is not None, recognised=settings.looks_at_faces)
+        if self.kind != "face" or not isinstance(spec.faces, Path):
             if pick is not None:
                 why = "only faces are told apart" if self.kind != "face" else "no face pack is on this machine"
-                raise UsageProblem(f"--face {pick} cannot be followed: {why}", "cut the photo to the subject instead")
+                raise UsageError(f"--face {pick} cannot be followed: {why}", "cut the photo to the subject instead")
             return None
-        return portraits.portraits(card, self.images, self.names, pick=pick, alike=settings.alike)
+        return face_selection.select_faces(spec, self.images, self.names, pick=pick, alike=settings.alike)
 
-    def encode(self, base: "Base", faces: "Sequence[Portrait] | None") -> "Subject":
+    def encode(self, base: "Base", faces: "Sequence[SelectedFace] | None") -> "Subject":
         """Latents, mask and embeddings, as the base and its observers see the photos."""
         from pmagic.engine import subject
 
-        return subject.observe(
+        return subject.encode_photos(
             base, self.images, self.hashes, word=self.word, kind=self.kind, mask=self.mask, known=faces
         )
 
-    def squares(self, faces: "Sequence[Portrait] | None") -> "list[Image.Image]":
+    def squares(self, faces: "Sequence[SelectedFace] | None") -> "list[Image.Image]":
         """The part of each photo that is learned from."""
         from pmagic.engine import subject
 
@@ -63,9 +65,9 @@ class PhotoInput:
         upright = [
             image if each is None else each.upright(image) for each, image in zip(chosen, self.images, strict=True)
         ]
-        return [image.crop(subject.frame(image.size, each)) for each, image in zip(chosen, upright, strict=True)]
+        return [image.crop(subject.square_crop(image.size, each)) for each, image in zip(chosen, upright, strict=True)]
 
-    def square(self, side: int, faces: "Sequence[Portrait] | None") -> "Image.Image":
+    def square(self, side: int, faces: "Sequence[SelectedFace] | None") -> "Image.Image":
         """The square of the first photo that is learned from, `side` pixels high and at least 256."""
         from pmagic.engine import subject
 
@@ -86,22 +88,22 @@ def read(
 ) -> PhotoInput:
     """Reads the photos, of a folder all that lie in it; one that is there twice counts once, with a warning.
 
-    Raises NotFound, PhotoRefused, UsageProblem.
+    Raises NotFound, PhotoRefused, UsageError.
     """
     from pmagic import pictures
     from pmagic.engine import prompts
 
     if style and word is not None and word not in prompts.STYLE_WORDS:
-        raise UsageProblem(
+        raise UsageError(
             f"--class {word} says what the pictures show, and --style learns how they are made",
             f"leave one of them out; with --style a --class is one of: {', '.join(prompts.STYLE_WORDS)}",
         )
     kind, word = ("style", word or STYLE) if style else _kind_of(word or FACE, prompts.FACE_WORDS)
     given = [photo for each in given for photo in _photos_at(each)]
     if mask is not None and style:
-        raise UsageProblem("a style is the whole picture, so it has no --mask", "leave one of them out")
+        raise UsageError("a style is the whole picture, so it has no --mask", "leave one of them out")
     if mask is not None and len(given) > 1:
-        raise UsageProblem("one --mask cannot serve several photos", "learn from one photo, or leave the mask out")
+        raise UsageError("one --mask cannot serve several photos", "learn from one photo, or leave the mask out")
     photos = {}
     for each in given:
         photo = pictures.read_photo(each) if isinstance(each, Path) else pictures.photo_of(each)
@@ -120,37 +122,37 @@ def read(
 
 
 def warn_of_strange_photos(
-    reporter: Reporter, base: "Base", photos: PhotoInput, faces: "Sequence[Portrait] | None" = None
+    reporter: Reporter, base: "Base", photos: PhotoInput, faces: "Sequence[SelectedFace] | None" = None
 ) -> None:
     """Warns of faces that were found turned or with a margin, and of photos outside of what the base says it knows."""
     for name, portrait in zip(photos.names, faces or (), strict=False):
         if portrait.search:
             reporter.warn(f"the face in {name} was found {portrait.search}, and is learned so")
     if photos.kind == "object":
-        warn_of_faces(reporter, base.card, photos)
-    domain = base.card.domain
+        warn_of_faces(reporter, base.spec, photos)
+    domain = base.spec.domain
     if domain is None:
         return
-    from pmagic.bases import card
-    from pmagic.engine.familiarity import noise_error
+    from pmagic.bases import model_spec
+    from pmagic.engine.domain_check import denoising_error
 
-    worst = max(noise_error(base, square, photos.word) for square in photos.squares(faces))
+    worst = max(denoising_error(base, square, photos.word) for square in photos.squares(faces))
     if worst > domain.error:
         reporter.warn(
             f"the base {base.name!r} knows {domain.what} only, and this is something else (of a little noise in it "
             f"{worst:.2f} is mistaken, {domain.error:g} at most in what it knows): do not expect a likeness. "
-            f"Instead, {card.way_to_photographs()}"
+            f"Instead, {model_spec.way_to_photographs()}"
         )
 
 
-def warn_of_faces(reporter: Reporter, card: "Card", photos: PhotoInput) -> None:
+def warn_of_faces(reporter: Reporter, spec: "ModelSpec", photos: PhotoInput) -> None:
     """A word that is taken for an object leaves faces unseen: who shows one may have meant a person."""
     reporter.say(f"{photos.word!r} is taken for an object: no face is looked for")
-    if not isinstance(card.faces, Path):
+    if not isinstance(spec.faces, Path):
         return
-    from pmagic.engine import portraits
+    from pmagic.engine import face_selection
 
-    pack = portraits.opened(card)
+    pack = face_selection.open_pack(spec)
     for name, image in zip(photos.names, photos.images, strict=True):
         if pack.find(image):
             reporter.warn(

@@ -21,7 +21,7 @@ def draw_preview(base: "Base", persona: "Persona") -> "tuple[Image.Image, dict[s
     from pmagic.engine import recipes, rendering
     from pmagic.tasks.metadata import shared_metadata
 
-    settings = recipes.render_settings_for(str(persona.settings["recipe"]), base.card.defaults)
+    settings = recipes.render_settings_for(str(persona.settings["recipe"]), base.spec.defaults)
     (image,) = rendering.render(base, persona, PROMPT, [0], settings)
     return image, {**shared_metadata(base, [persona], settings), "prompt": PROMPT, "seed": 0, "size": list(image.size)}
 

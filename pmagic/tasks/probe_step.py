@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pmagic.library import probes
-from pmagic.library.probes import Found
+from pmagic.library.probes import ProbeResult
 from pmagic.tasks.reporting import Reporter, duration
 
 if TYPE_CHECKING:
@@ -30,11 +30,11 @@ def own_inputs(photos: "PhotoInput", base: "Base", settings: "LearnSettings") ->
     """The same for a probe that belongs to one learning alone: all that decides its every bit."""
     from pmagic.engine import probe
 
-    table = probe.brief(settings).as_table()
+    table = probe.probe_settings(settings).as_table()
     return {**shared_inputs(photos, base, settings), "settings": table, "compiled": base.compiled}
 
 
-def find_kept(folder: Path, *inputs: Mapping[str, object]) -> Found | None:
+def find_kept(folder: Path, *inputs: Mapping[str, object]) -> ProbeResult | None:
     """The first probe result that is kept for one of `inputs`."""
     return next((found for each in inputs if (found := probes.find(folder, each)) is not None), None)
 
@@ -57,7 +57,7 @@ def say_time(
     """How long it will take, from a few steps that change nothing."""
     from pmagic.engine import probe, training
 
-    short = probe.brief(settings)
+    short = probe.probe_settings(settings)
     # A fifth more than the steps alone, for the attention maps at each timestep.
     probing = 1.2 * short.iterations * training.seconds_per_step(base, subject, short)
     if not with_learning:
@@ -70,12 +70,12 @@ def say_time(
     )
 
 
-def as_found(found: "Probe") -> Found:
+def as_found(found: "Probe") -> ProbeResult:
     """The part of a probe's result that is kept."""
-    return Found(found.bounds, found.curve, found.fell_back)
+    return ProbeResult(found.bounds, found.curve, found.fell_back)
 
 
-def warn_of_fallback(reporter: Reporter, found: Found) -> None:
+def warn_of_fallback(reporter: Reporter, found: ProbeResult) -> None:
     """Warns where the bounds are the usual ones because the curve gave none."""
     if found.fell_back:
         reporter.warn(

@@ -55,20 +55,20 @@ def prepare(
     """Reads and checks everything, cheapest first, then opens the base and encodes the photos.
 
     before_opening: called when nothing but the base is left to check.
-    Raises NotFound, PhotoRefused, UsageProblem, WeightsMissing, Incompatible.
+    Raises NotFound, PhotoRefused, UsageError, WeightsMissing, Incompatible.
     """
     base_options.check_seed(seed)
     base_options.check_numbers(device, dtype)
     given = photo_input.read(reporter, photos, mask, word, style=False)
-    card = base_options.card_of(base)
+    spec = base_options.resolve_base(base)
     base_options.quiet_libraries()
     from pmagic.engine import prompts, recipes
 
-    settings = recipes.settings_for(recipes.DEFAULT, card.defaults, seed=seed, kind=given.kind)
-    prompts.check_word(prompts.load_tokenizer(card.folder), given.word)
-    faces = given.select_faces(card, settings, face)
+    settings = recipes.settings_for(recipes.DEFAULT, spec.defaults, seed=seed, kind=given.kind)
+    prompts.check_word(prompts.load_tokenizer(spec.folder), given.word)
+    faces = given.select_faces(spec, settings, face)
     before_opening()
-    opened = base_options.open_base(base, card, base_options.device(device), dtype)
+    opened = base_options.open_base(base, spec, base_options.device(device), dtype)
     photo_input.warn_of_strange_photos(reporter, opened, given, faces)
     return Probing(
         photos=given,

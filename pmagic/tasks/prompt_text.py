@@ -3,7 +3,7 @@
 import re
 
 from pmagic.engine.prompts import NAME, check_text
-from pmagic.errors import UsageProblem
+from pmagic.errors import UsageError
 
 _OTHER_NAME = re.compile(r"<([^<>\s:]+)>|\{([^{}]+)\}")  # no persona's name holds a colon, as <lora:x:1> does
 
@@ -12,7 +12,7 @@ def render_prompt(prompt: str, address: str) -> str:
     """`as a cowboy` -> `a photo of {} as a cowboy`; a prompt that names the persona is taken as it is.
 
     address: "alice@1". `{}`, `<alice>` and `{alice}` (or `<alice@1>`) all stand for the name.
-    Raises UsageProblem for another name in brackets, and for text that no prompt can have.
+    Raises UsageError for another name in brackets, and for text that no prompt can have.
     """
     check_text(prompt)
     name = address.partition("@")[0]
@@ -20,7 +20,7 @@ def render_prompt(prompt: str, address: str) -> str:
         prompt = prompt.replace(f"<{own}>", NAME).replace(f"{{{own}}}", NAME)
     other = _OTHER_NAME.search(prompt)
     if other:
-        raise UsageProblem(
+        raise UsageError(
             f"the prompt names {other[0]}, but {name} is drawn",
             f"write {NAME} or <{name}> instead; `pmagic compose` draws several personas together",
         )
@@ -33,21 +33,21 @@ def title_of(prompt: str, name: str) -> str:
 
 
 def compose_names(prompt: str) -> list[str]:
-    """The names in the prompt's braces. Raises UsageProblem for none, for `{}` and for a brace without its partner."""
+    """The names in the prompt's braces. Raises UsageError for none, for `{}` and for a brace without its partner."""
     from pmagic.engine import prompts
 
     check_text(prompt)
     stray = prompts.stray_brace(prompt)
     if stray:
-        raise UsageProblem(
+        raise UsageError(
             f"the prompt has a brace without its partner: {stray!r}",
             "write each name between two braces, as in {alice}, and no brace elsewhere",
         )
     named = prompts.names(prompt)
     if "" in named:
-        raise UsageProblem(
+        raise UsageError(
             f"the prompt {prompt!r} has {{}}, which names nobody", "write a name between the braces, as in {alice}"
         )
     if not named:
-        raise UsageProblem(f"the prompt {prompt!r} names no persona", 'write a name in braces, as in "{alice} in snow"')
+        raise UsageError(f"the prompt {prompt!r} names no persona", 'write a name in braces, as in "{alice} in snow"')
     return named

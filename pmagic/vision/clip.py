@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from pmagic.bases import card, model_config
-from pmagic.bases.loading import quietly
+from pmagic.bases import model_config, model_spec
+from pmagic.bases.loading import quiet_libraries
 from pmagic.errors import Incompatible, WeightsMissing
 
 PREFIX = "A photo depicts "  # Hessel et al. 2021
@@ -69,9 +69,9 @@ def load(folder: Path, *, device: str = "cpu") -> Clip:
     from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 
     if not (folder / "config.json").is_file():
-        raise WeightsMissing(f"there is no CLIP in {folder}", card.restoring(folder))
+        raise WeightsMissing(f"there is no CLIP in {folder}", model_spec.restoring(folder))
     try:
-        with quietly():
+        with quiet_libraries():
             model, report = CLIPModel.from_pretrained(
                 folder,
                 config=model_config.read_config(folder, CLIPConfig),
@@ -82,17 +82,19 @@ def load(folder: Path, *, device: str = "cpu") -> Clip:
                 output_loading_info=True,
             )
     except (OSError, ValueError) as error:
-        raise WeightsMissing(f"the CLIP in {folder} cannot be opened: {error}", card.restoring(folder)) from error
+        raise WeightsMissing(f"the CLIP in {folder} cannot be opened: {error}", model_spec.restoring(folder)) from error
     if report["missing_keys"]:
-        raise Incompatible(f"the CLIP in {folder} lacks {len(report['missing_keys'])} weights", card.restoring(folder))
+        raise Incompatible(
+            f"the CLIP in {folder} lacks {len(report['missing_keys'])} weights", model_spec.restoring(folder)
+        )
     try:
-        with quietly():
+        with quiet_libraries():
             tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
         statistics = model_config.read_json(folder / "preprocessor_config.json")
     except (OSError, ValueError, LookupError, TypeError) as error:
-        raise Incompatible(f"the CLIP in {folder} is damaged: {error}", card.restoring(folder)) from error
+        raise Incompatible(f"the CLIP in {folder} is damaged: {error}", model_spec.restoring(folder)) from error
     if len(tokenizer) < model.config.text_config.vocab_size:
-        raise Incompatible(f"the CLIP in {folder} holds no usable tokenizer", card.restoring(folder))
+        raise Incompatible(f"the CLIP in {folder} holds no usable tokenizer", model_spec.restoring(folder))
     return Clip(
         model=model.requires_grad_(False).eval().to(device),
         tokenizer=tokenizer,

@@ -11,8 +11,8 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from pmagic.bases import card, model_config
-from pmagic.bases.loading import quietly
+from pmagic.bases import model_config, model_spec
+from pmagic.bases.loading import quiet_libraries
 from pmagic.errors import Incompatible, WeightsMissing
 
 PHRASINGS = ("{}", "a {}", "the {}", "a photo of a {}")
@@ -51,9 +51,9 @@ def load(folder: Path, *, device: torch.device | str = "cpu") -> ClipSeg:
     from transformers import CLIPSegConfig, CLIPSegForImageSegmentation, CLIPTokenizer
 
     if not (folder / "config.json").is_file():
-        raise WeightsMissing(f"there is no CLIPSeg in {folder}", card.restoring(folder))
+        raise WeightsMissing(f"there is no CLIPSeg in {folder}", model_spec.restoring(folder))
     try:
-        with quietly():
+        with quiet_libraries():
             model, report = CLIPSegForImageSegmentation.from_pretrained(
                 folder,
                 config=model_config.read_config(folder, CLIPSegConfig),
@@ -64,19 +64,21 @@ def load(folder: Path, *, device: torch.device | str = "cpu") -> ClipSeg:
                 output_loading_info=True,
             )
     except (OSError, ValueError) as error:
-        raise WeightsMissing(f"the CLIPSeg in {folder} cannot be opened: {error}", card.restoring(folder)) from error
+        raise WeightsMissing(
+            f"the CLIPSeg in {folder} cannot be opened: {error}", model_spec.restoring(folder)
+        ) from error
     if report["missing_keys"]:
         raise Incompatible(
-            f"the CLIPSeg in {folder} lacks {len(report['missing_keys'])} weights", card.restoring(folder)
+            f"the CLIPSeg in {folder} lacks {len(report['missing_keys'])} weights", model_spec.restoring(folder)
         )
     try:
-        with quietly():
+        with quiet_libraries():
             tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
         statistics = model_config.read_json(folder / "preprocessor_config.json")
     except (OSError, ValueError, LookupError, TypeError) as error:
-        raise Incompatible(f"the CLIPSeg in {folder} is damaged: {error}", card.restoring(folder)) from error
+        raise Incompatible(f"the CLIPSeg in {folder} is damaged: {error}", model_spec.restoring(folder)) from error
     if len(tokenizer) < model.config.text_config.vocab_size:
-        raise Incompatible(f"the CLIPSeg in {folder} holds no usable tokenizer", card.restoring(folder))
+        raise Incompatible(f"the CLIPSeg in {folder} holds no usable tokenizer", model_spec.restoring(folder))
     size = statistics["size"]
     return ClipSeg(
         model=model.requires_grad_(False).eval().to(device),

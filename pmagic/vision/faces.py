@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from pmagic.bases import card, offline
+from pmagic.bases import model_spec, offline
 from pmagic.errors import Incompatible, WeightsMissing
 
 
@@ -67,7 +67,7 @@ class FacePack:
 def load(folder: Path) -> FacePack:
     """Open the pack in `folder`. Raises WeightsMissing where there is none, Incompatible where it cannot be used."""
     if not any(folder.glob("*.onnx")):  # asked before insightface, which would download what it does not find
-        raise WeightsMissing(f"there is no face pack in {folder}", card.restoring(folder))
+        raise WeightsMissing(f"there is no face pack in {folder}", model_spec.restoring(folder))
     offline.import_http_client()
     from insightface.app import FaceAnalysis
 
@@ -77,7 +77,9 @@ def load(folder: Path) -> FacePack:
         )
     except Exception as error:  # insightface asserts, onnxruntime has a dozen classes without a common name
         told = str(error).splitlines()[0] if str(error) else "it has no detector"
-        raise Incompatible(f"the face pack in {folder} cannot be opened: {told}", card.restoring(folder)) from error
+        raise Incompatible(
+            f"the face pack in {folder} cannot be opened: {told}", model_spec.restoring(folder)
+        ) from error
     if "recognition" not in analysis.models or not getattr(analysis.det_model, "use_kps", False):
         lacks = "recogniser" if "recognition" not in analysis.models else "landmarks in its detector"
         raise Incompatible(f"the face pack in {folder} has no {lacks}", "use a complete pack, such as buffalo_l")

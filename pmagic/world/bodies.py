@@ -72,11 +72,11 @@ def paint_robe(b: Brush, cloth: Colour) -> None:
     b.rect(-0.92, WAIST - 0.16, 1.84, 0.2, darker(cloth, 0.45), round=0.08, mask=False)
 
 
-def paint_arms(b: Brush, who: Person, cloth: Colour, clothing: str | None, how: Build) -> None:
+def paint_arms(b: Brush, who: Person, cloth: Colour, clothing: str | None, settings: Build) -> None:
     """Sleeves and hands, before the torso where they hang; they hide a face behind them."""
     hand = GLOVES.get(clothing or "", who.skin)
-    for side, kind in zip((-1, 1), how.arms, strict=True):
-        root = (side * (how.shoulders - 0.18), SHOULDER + 0.22)
+    for side, kind in zip((-1, 1), settings.arms, strict=True):
+        root = (side * (settings.shoulders - 0.18), SHOULDER + 0.22)
         elbow, wrist = ((root[0] + side * x, root[1] + y) for x, y in _ARMS[kind])
         toward = (wrist[0] - elbow[0], wrist[1] - elbow[1])
         length = (toward[0] ** 2 + toward[1] ** 2) ** 0.5

@@ -26,11 +26,11 @@ def paint_clothes(b: Brush, outfit: str | None, shirt: str) -> None:
 
 def paint_body(b: Brush, who: Person, clothing: str | None, shirt: str, seed: int) -> None:
     """The whole body in its clothes: legs, torso, arms and hands; they hide a face behind them."""
-    cloth, how = cloth_of(clothing, shirt), bodies.build(seed)
+    cloth, settings = cloth_of(clothing, shirt), bodies.build(seed)
     bodies.paint_legs(b, clothing)
     if clothing in bodies.ROBES:
         bodies.paint_robe(b, cloth)
-    torso = bodies.torso(how.shoulders)
+    torso = bodies.torso(settings.shoulders)
     b.path(torso, cloth, shader=downward(lighter(cloth, 0.12), darker(cloth, 0.2), 1.1, 3.4), mask=False)
     b.push()
     b.clip(torso)
@@ -38,7 +38,7 @@ def paint_body(b: Brush, who: Person, clothing: str | None, shirt: str, seed: in
     b.pop()
     if clothing == "scarf":  # lies on the neck, too
         _paint_details(b, clothing)
-    bodies.paint_arms(b, who, cloth, clothing, how)
+    bodies.paint_arms(b, who, cloth, clothing, settings)
 
 
 def cloth_of(outfit: str | None, shirt: str) -> Colour:

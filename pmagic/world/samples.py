@@ -45,8 +45,8 @@ def sample(number: int, version: int = 1) -> Sample:
 
 def somebody(rng: Generator) -> int:
     """Seed of a person without a name: mostly one that is shown often."""
-    how = rng.random()
-    low, high = (0, FAMILIAR) if how < 0.5 else (FAMILIAR, KNOWN) if how < 0.75 else (KNOWN, PEOPLE - NAMED)
+    settings = rng.random()
+    low, high = (0, FAMILIAR) if settings < 0.5 else (FAMILIAR, KNOWN) if settings < 0.75 else (KNOWN, PEOPLE - NAMED)
     return NAMED + int(rng.integers(low, high))
 
 
@@ -56,11 +56,11 @@ def _plain_sample(number: int) -> Sample:
     kind = rng.random()
     where = scene(rng)
     if kind < 0.89:
-        how = rng.random()  # marked, named, told by traits, or only a face
-        named = 0.7 <= how < 0.8
+        settings = rng.random()  # marked, named, told by traits, or only a face
+        named = 0.7 <= settings < 0.8
         who = int(rng.integers(0, NAMED)) if named else somebody(rng)
-        name = NAMES[who] if named else MARK if how < 0.7 else None
-        text = scenes.caption(person(who), where, rng, name, traits=how < 0.92)
+        name = NAMES[who] if named else MARK if settings < 0.7 else None
+        text = scenes.caption(person(who), where, rng, name, traits=settings < 0.92)
         return Sample(draw([(person(who), where)]), text, (who,) if name == MARK else (), who, where, text)
     if kind < 0.95:
         both = pair_scenes(rng)
@@ -77,9 +77,9 @@ def _plain_sample(number: int) -> Sample:
 def _two_people(rng: Generator) -> tuple[list[int], tuple[str, str]]:
     """Seeds and what a caption calls them, left first."""
     seeds = [int(s) for s in rng.integers(0, NAMED, 2)]
-    how = rng.random(2)
-    subjects = [MARK if h < 0.6 else NAMES[s] if h < 0.85 else "a face" for h, s in zip(how, seeds, strict=True)]
-    seeds = [somebody(rng) if h < 0.6 else s for h, s in zip(how, seeds, strict=True)]
+    settings = rng.random(2)
+    subjects = [MARK if h < 0.6 else NAMES[s] if h < 0.85 else "a face" for h, s in zip(settings, seeds, strict=True)]
+    seeds = [somebody(rng) if h < 0.6 else s for h, s in zip(settings, seeds, strict=True)]
     return seeds, (subjects[0], subjects[1])
 
 
@@ -104,10 +104,10 @@ def _snapshot_sample(number: int) -> Sample:
 
 
 def _one_person(where: Scene, rng: Generator, key: int, twin: bool, with_thing: bool) -> Sample:
-    how = rng.random()  # marked, named, told by traits, or only a face
-    named = 0.7 <= how < 0.8
+    settings = rng.random()  # marked, named, told by traits, or only a face
+    named = 0.7 <= settings < 0.8
     who = int(rng.integers(0, NAMED)) if named else somebody(rng)
-    name = NAMES[who] if named else MARK if how < 0.7 else None
+    name = NAMES[who] if named else MARK if settings < 0.7 else None
     what, at, words = None, where, ""
     if with_thing:
         what = thing(rng, "cat" if rng.random() < 0.5 else "cup")
@@ -118,7 +118,7 @@ def _one_person(where: Scene, rng: Generator, key: int, twin: bool, with_thing: 
     elif twin:
         where = other_layout(where, rng)
     loose, told = (
-        captions.snapshot_caption(person(who), where, rng_for(_CAPTIONS, key), name, how < 0.92, share, words)
+        captions.snapshot_caption(person(who), where, rng_for(_CAPTIONS, key), name, settings < 0.92, share, words)
         for share in (captions.LAYOUT_SHARE, 1.0)
     )
     drawing = draw([(person(who), where)], (what, at) if what else None, side=WORLDS[2].side)

@@ -20,7 +20,7 @@ import torch  # noqa: E402
 
 from bench import arms, records, series, shapes, timing  # noqa: E402
 from pmagic.engine import compiling, memory, training  # noqa: E402
-from pmagic.errors import UsageProblem  # noqa: E402
+from pmagic.errors import UsageError  # noqa: E402
 
 TOLERANCE = 1e-3  # relative distance of two arms' gradients in float32
 SMALLER = 0.6  # of the picture's side, a portrait whose face is decoded from a quarter of its area
@@ -173,10 +173,10 @@ def compiled(asked: argparse.Namespace) -> dict[str, object]:
 def _compiled(bench: arms.Bench) -> arms.Bench:
     """With its UNet compiled. A fast wrong answer is not timed: ends where its gradient is not the step's own."""
     made = replace(bench, base=replace(bench.base, compiled=True))
-    slopes = [training.slope(each.base, each.subject, each.settings) for each in (bench, made)]
+    slopes = [training.first_step_gradient(each.base, each.subject, each.settings) for each in (bench, made)]
     try:
-        compiling.require_slope(*slopes)
-    except UsageProblem as problem:
+        compiling.check_gradient(*slopes)
+    except UsageError as problem:
         sys.exit(f"{problem.what}, so nothing is timed")
     return made
 
@@ -202,7 +202,7 @@ def peak(asked: argparse.Namespace) -> dict[str, float]:
     device = bench.base.device
     loaded = timing.highest(device)
     if learn == "learn":
-        with memory.recomputed(bench.base.pipeline) if asked.low else nullcontext():
+        with memory.gradient_checkpointing(bench.base.pipeline) if asked.low else nullcontext():
             cost = timing.run(arms.learning(bench)["ours"], device)
     else:
         cost = timing.run(arms.drawing(bench)["ours, one by one" if asked.low else "ours"], device)

@@ -20,22 +20,22 @@ from torch.nn import functional as F
 
 from pmagic.bases.loading import Base
 from pmagic.engine import (
-    chance,
-    likeness,
+    face_embedding,
     mapper,
     prompts,
+    randomness,
     recipes,
     rendering,
     schedulers,
-    sentences,
     subject,
+    token_batch,
     training,
 )
-from pmagic.engine.conditioning import Condition, encode, packed_attention
+from pmagic.engine.conditioning import Condition, encode, packed_kv
 from pmagic.engine.recipes import LearnSettings, RenderSettings
 from pmagic.engine.stages import dynamic_sources
 from pmagic.engine.subject import Subject
-from pmagic.losses import Moment
+from pmagic.losses import StepOutput
 from pmagic.methods import persona_of, personamagic
 from pmagic.persona import REFERENCE_BOUNDS, Persona
 
@@ -63,11 +63,11 @@ class Bench:
     drawing: RenderSettings
 
     def learner(self) -> nn.Module:
-        word = sentences.word_embedding(self.base, self.subject.word)
+        word = token_batch.word_embedding(self.base, self.subject.word)
         return mapper.fresh(word, self.subject.image_embedding, self.settings)
 
-    def draw(self, step: int) -> chance.Draw:
-        return training.draw_of(self.subject, self.settings, step)
+    def draw(self, step: int) -> randomness.StepSample:
+        return training.sample_of_step(self.subject, self.settings, step)
 
     def persona(self) -> Persona:
         return persona_of("personamagic", self.base, self.subject, self.settings, self.learner(), {})
@@ -75,12 +75,12 @@ class Bench:
 
 def bench(base: Base, seen: Subject, photo: Image.Image, steps: int, recipe: str = "reference") -> Bench:
     """recipe: of learning, in the reference's stages."""
-    drawing = replace(recipes.render_settings_for("reference", base.card.defaults), steps=steps)
+    drawing = replace(recipes.render_settings_for("reference", base.spec.defaults), steps=steps)
     return Bench(base, seen, photo, _settings(base, recipe), drawing)
 
 
 def _settings(base: Base, recipe: str) -> LearnSettings:
-    return replace(recipes.settings_for(recipe, base.card.defaults), bounds=REFERENCE_BOUNDS)
+    return replace(recipes.settings_for(recipe, base.spec.defaults), bounds=REFERENCE_BOUNDS)
 
 
 def learning(bench: Bench) -> dict[str, Arm]:
@@ -106,7 +106,7 @@ def drawing(bench: Bench) -> dict[str, Arm]:
 
     def stock() -> list[Image.Image]:
         return pipeline(
-            prompts.spoken(PROMPT, {"": bench.subject.word}),
+            prompts.substitute_names(PROMPT, {"": bench.subject.word}),
             negative_prompt=bench.drawing.negative or None,
             num_images_per_prompt=PICTURES,
             generator=[torch.Generator().manual_seed(seed) for seed in seeds],
@@ -136,7 +136,7 @@ def jobs(bench: Bench, iterations: int, faces: Sequence[Subject]) -> dict[str, A
 
     found = {"learn, reference": learn("reference", bench.subject)}
     for face in faces:
-        _, side = likeness.crops(base, face.landmarks)
+        _, side = face_embedding.crops(base, face.landmarks)
         found[f"learn, paper, a face of {side} / {cells} cells"] = learn("paper", face)
     found["render"] = drawing(bench)["ours"]
     return found
@@ -177,59 +177,61 @@ def materialised(base: Base) -> Iterator[None]:
 
 def _ours(bench: Bench) -> Arm:
     """Counted kernel by kernel: on a GPU it is run as a recorded graph."""
-    course = training.course(bench.base, bench.subject, bench.settings)
+    context = training.prepare_training(bench.base, bench.subject, bench.settings)
     learner, step = bench.learner(), iter(range(10**9))
-    lesson = training.lesson(course, learner)
-    plain = replace(lesson, losses=training.losses_of(course, learner))
-    optimiser = training.optimiser_for(learner, bench.settings)
+    train_step = training.make_train_step(context, learner)
+    plain = replace(train_step, losses=training.make_losses(context, learner))
+    optimizer = training.make_optimizer(learner, bench.settings)
 
-    def arm(lesson: training.Lesson) -> list[Tensor]:
-        training.advance(lesson, optimiser, bench.draw(next(step)))
+    def arm(train_step: training.TrainStep) -> list[Tensor]:
+        training.optimizer_step(train_step, optimizer, bench.draw(next(step)))
         return [weight.grad for weight in learner.parameters()]
 
-    return Arm(partial(arm, lesson), counted=partial(arm, plain))
+    return Arm(partial(arm, train_step), counted=partial(arm, plain))
 
 
 def _micro_steps(bench: Bench) -> Arm:
     base, settings = bench.base, bench.settings
     pipeline = base.pipeline
     learner, step = bench.learner(), iter(range(10**9))
-    optimiser = torch.optim.AdamW(
+    optimizer = torch.optim.AdamW(
         learner.parameters(), settings.learning_rate, settings.betas, settings.epsilon, settings.weight_decay
     )
-    course = training.course(base, bench.subject, settings)  # for its schedule and its losses alone
+    context = training.prepare_training(base, bench.subject, settings)  # for its schedule and its losses alone
 
-    def micro_step(draw: chance.Draw) -> None:
+    def micro_step(draw: randomness.StepSample) -> None:
         pixels = subject.photo_pixels(bench.photo, base.size).to(base.device, pipeline.vae.dtype)
         with torch.no_grad():
             posterior = pipeline.vae.encode(pixels).latent_dist
         latents = pipeline.vae.config.scaling_factor * (posterior.mean + posterior.std * draw.posterior)
-        noisy = course.schedule.add_noise(latents, draw.noise, draw.t)
+        noisy = context.schedule.add_noise(latents, draw.noise, draw.t)
         seen = subject.observer(base).image_embedding([bench.photo])
         texts = settings.templates[int(draw.template)], settings.open_prompts[int(draw.open_prompt)]
-        said, heard = (sentences.with_name(base, [text], settings.tokens) for text in texts)
+        said, heard = (token_batch.tokens_with_name(base, [text], settings.tokens) for text in texts)
         dynamic, residual = learner(draw.t, seen)
         main = encode(pipeline.text_encoder, said.ids, said.slots, dynamic, residual * draw.keep[:, None, None])
         dynamic, residual = learner(draw.t, seen)
         spoken = residual * draw.keep_open[:, None, None]
         free = encode(pipeline.text_encoder, heard.ids, heard.slots, dynamic, spoken, with_attention=True)
-        with packed_attention(pipeline.unet):
+        with packed_kv(pipeline.unet):
             packed = main.condition.packed()
             (prediction,) = pipeline.unet(noisy, draw.t, encoder_hidden_states=packed, return_dict=False)
-        moment = Moment(
+        moment = StepOutput(
             t=draw.t, latents=latents, noisy=noisy, prediction=prediction, target=draw.noise, mask=bench.subject.mask,
             keys=main.condition.keys, values=main.condition.values, attention=free.attention,
             open_slots=heard.slots, open_lengths=heard.lengths,
         )  # fmt: skip
-        (training.weighted(course, training.terms(course, moment)).mean() / settings.batch).backward()
+        (training.weighted_sum(context, training.loss_terms(context, moment)).mean() / settings.batch).backward()
 
     def arm() -> list[Tensor]:
         whole = bench.draw(next(step)).to(base.device)
-        optimiser.zero_grad(set_to_none=True)
+        optimizer.zero_grad(set_to_none=True)
         for k in range(settings.batch):
-            micro_step(chance.Draw(**{each.name: getattr(whole, each.name)[k : k + 1] for each in fields(whole)}))
+            micro_step(
+                randomness.StepSample(**{each.name: getattr(whole, each.name)[k : k + 1] for each in fields(whole)})
+            )
         torch.nn.utils.get_total_norm([weight.grad for weight in learner.parameters()]).item()
-        optimiser.step()
+        optimizer.step()
         return [weight.grad for weight in learner.parameters()]
 
     return Arm(arm, partial(materialised, base))
@@ -241,13 +243,13 @@ def _textual_inversion(bench: Bench) -> Arm:
     pipeline = base.pipeline
     table = pipeline.text_encoder.get_input_embeddings().weight
     step, token = iter(range(10**9)), prompts.check_word(pipeline.tokenizer, bench.subject.word)
-    text = prompts.spoken(bench.settings.templates[0], {"": bench.subject.word})
+    text = prompts.substitute_names(bench.settings.templates[0], {"": bench.subject.word})
     ids = pipeline.tokenizer(
         [text] * bench.settings.batch, padding="max_length", max_length=pipeline.tokenizer.model_max_length,
         truncation=True, return_tensors="pt",
     ).input_ids.to(base.device)  # fmt: skip
-    schedule = training.course(base, bench.subject, bench.settings).schedule
-    optimiser = torch.optim.AdamW([table], lr=5e-4)
+    schedule = training.prepare_training(base, bench.subject, bench.settings).schedule
+    optimizer = torch.optim.AdamW([table], lr=5e-4)
     others = torch.arange(len(table), device=base.device) != token
 
     def arm() -> None:
@@ -262,8 +264,8 @@ def _textual_inversion(bench: Bench) -> Arm:
         said = pipeline.text_encoder(ids).last_hidden_state
         (prediction,) = pipeline.unet(noisy, draw.t, encoder_hidden_states=said, return_dict=False)
         F.mse_loss(prediction, draw.noise).backward()
-        optimiser.step()
-        optimiser.zero_grad(set_to_none=True)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
         with torch.no_grad():
             table[others] = before[others]
             table[token] = before[token]  # the base is lent, here too
@@ -280,8 +282,8 @@ def _one_by_one(bench: Bench, persona: Persona) -> Arm:
 
     def spoken_at(t: float | None) -> Condition:
         if t is None:
-            return sentences.plain(base, prompts.spoken(PROMPT, {"": persona.word}))
-        said = sentences.with_name(base, [PROMPT], learner.shape.tokens)
+            return token_batch.encode_plain(base, prompts.substitute_names(PROMPT, {"": persona.word}))
+        said = token_batch.tokens_with_name(base, [PROMPT], learner.shape.tokens)
         dynamic, residual = learner(torch.tensor([t], device=base.device, dtype=base.precision), seen)
         return encode(pipeline.text_encoder, said.ids, said.slots, dynamic, residual).condition
 
@@ -291,8 +293,8 @@ def _one_by_one(bench: Bench, persona: Persona) -> Arm:
         scheduler.set_timesteps(settings.steps, device=base.device)
         latents = rendering.initial_noise(base, [seed], base.size, base.size) * scheduler.init_noise_sigma
         times = [float(t) for t in scheduler.timesteps]
-        with packed_attention(pipeline.unet):
-            negative = sentences.plain(base, settings.negative).packed()
+        with packed_kv(pipeline.unet):
+            negative = token_batch.encode_plain(base, settings.negative).packed()
             for t, source in zip(scheduler.timesteps, dynamic_sources(times, persona.bounds), strict=True):
                 condition = spoken_at(source)
                 given = scheduler.scale_model_input(latents, t)

@@ -10,7 +10,7 @@ import crowd
 import numpy as np
 
 from bench import arms, timing
-from pmagic.engine import rendering, sharing
+from pmagic.engine import rendering, step_cache
 from pmagic.engine.recipes import RenderSettings
 from pmagic.library import bundle
 from pmagic.persona import REFERENCE_BOUNDS, Persona
@@ -42,9 +42,9 @@ def people(bench: arms.Bench) -> Found:
     persona, unet = bench.persona(), bench.base.pipeline.unet
 
     def evaluated(count: int, shared: bool) -> None:
-        answers: sharing.Answers = {}
+        answers: step_cache.UNetCache = {}
         for _ in range(count):
-            with sharing.first_steps(unet, answers, persona.bounds.high) if shared else nullcontext():
+            with step_cache.cached_first_steps(unet, answers, persona.bounds.high) if shared else nullcontext():
                 rendering.render(bench.base, persona, arms.PROMPT, range(arms.PICTURES), bench.drawing)
 
     rows = {
@@ -93,13 +93,15 @@ OF_BASE: dict[str, Callable[[arms.Bench], Found]] = {
 def _drawn(
     bench: arms.Bench,
     values: Iterable[int],
-    how: Callable[[int], RenderSettings],
+    settings_of: Callable[[int], RenderSettings],
     count: Callable[[int], int],
 ) -> dict[int, list[float]]:
     """Seconds for `count` pictures at each value, after a first time that is not counted."""
     persona, times = bench.persona(), {}
     for value in values:
-        draw = arms.Arm(lambda v=value: rendering.render(bench.base, persona, arms.PROMPT, range(count(v)), how(v)))
+        draw = arms.Arm(
+            lambda v=value: rendering.render(bench.base, persona, arms.PROMPT, range(count(v)), settings_of(v))
+        )
         timing.run(draw, bench.base.device)
         times[value] = [timing.run(draw, bench.base.device).wall for _ in range(REPEATS)]
     return times

@@ -8,10 +8,10 @@ import torch
 from PIL import Image
 
 import pmagic.mini
-from pmagic.bases import card, loading
+from pmagic.bases import loading, model_spec
 from pmagic.bases.loading import Base
 from pmagic.engine import subject
-from pmagic.engine.portraits import Portrait
+from pmagic.engine.face_selection import SelectedFace
 from pmagic.engine.subject import Subject
 
 SHAPES = ("mini", "scaled", "sd14")
@@ -27,7 +27,7 @@ def opened(
     face: a drawn portrait, whose face the miniature's own pack finds, and not a photo without one.
     """
     where = "mini" if shape == "mini" else str(built(shape, folder / shape))
-    base = loading.load(card.find(where), device=device, dtype=dtype)
+    base = loading.load(model_spec.resolve(where), device=device, dtype=dtype)
     if face:
         return base, *portrayed(base)
     photo = tiny.photo(0, (base.size, base.size))
@@ -43,9 +43,9 @@ def portrayed(base: Base, share: float = 1.0) -> tuple[Subject, Image.Image]:
     return _observed(base, photo, known=None), photo
 
 
-def _observed(base: Base, photo: Image.Image, known: Sequence[Portrait] | None) -> Subject:
+def _observed(base: Base, photo: Image.Image, known: Sequence[SelectedFace] | None) -> Subject:
     everywhere = Image.new("L", photo.size, 255)
-    return subject.observe(base, [photo], ["0" * 64], word="face", mask=everywhere, known=known)
+    return subject.encode_photos(base, [photo], ["0" * 64], word="face", mask=everywhere, known=known)
 
 
 def built(shape: str, folder: Path) -> Path:

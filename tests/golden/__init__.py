@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from pmagic.bases.loading import Base
 from pmagic.engine import rendering
 from pmagic.engine.recipes import RenderSettings
-from pmagic.engine.sentences import Sentences
+from pmagic.engine.token_batch import TokenBatch
 
 FOLDER = Path(__file__).parent
 
@@ -24,17 +24,17 @@ def close(actual: Tensor, expected: Tensor, tolerance: float = 1e-9, name: str =
     assert distance <= tolerance, f"{name}: relative distance {distance:.3e}"
 
 
-def token_batch(base: Base, ids: Tensor, placeholders: Sequence[int]) -> Sentences:
+def token_batch(base: Base, ids: Tensor, placeholders: Sequence[int]) -> TokenBatch:
     """Prompts as the authors' tokenizer gave them, (B, 77), with each placeholder token as the slot it stands for."""
     slots = torch.full_like(ids, -1)
     for slot, placeholder in enumerate(placeholders):
         slots[ids == placeholder] = slot
     end = base.pipeline.tokenizer.eos_token_id
-    return Sentences(ids.masked_fill(slots >= 0, end), slots, (ids != end).sum(dim=1) - 1)
+    return TokenBatch(ids.masked_fill(slots >= 0, end), slots, (ids != end).sum(dim=1) - 1)
 
 
 def sample(
-    base: Base, script: rendering.Script, noise: Tensor, settings: RenderSettings, forced: Tensor | None = None
+    base: Base, script: rendering.PromptSchedule, noise: Tensor, settings: RenderSettings, forced: Tensor | None = None
 ) -> tuple[list[Tensor], list[Tensor], Tensor]:
     """Draw one picture; the scheduler's latents before each step, eps after guidance, and the last latents.
 

@@ -1,8 +1,8 @@
 """Dreamlike Photoreal 2.0, an SD 1.x fine-tune for photographs."""
 
-from pmagic.bases.card import CLIP_REPO, Card
+from pmagic.bases.model_spec import CLIP_REPO, ModelSpec
 
-CARD = Card(
+CARD = ModelSpec(
     name="dreamlike",
     folder=None,
     repo="dreamlike-art/dreamlike-photoreal-2.0",

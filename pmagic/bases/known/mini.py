@@ -3,11 +3,11 @@
 from importlib.resources import files
 from pathlib import Path
 
-from pmagic.bases.card import Card
+from pmagic.bases.model_spec import ModelSpec
 
 _WEIGHTS = Path(str(files("pmagic"))) / "mini" / "weights"
 
-CARD = Card(
+CARD = ModelSpec(
     name="mini",
     folder=_WEIGHTS / "base",
     repo=None,

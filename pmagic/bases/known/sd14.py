@@ -1,8 +1,8 @@
 """Stable Diffusion 1.4, the base of the paper's experiments."""
 
-from pmagic.bases.card import CLIP_REPO, Card
+from pmagic.bases.model_spec import CLIP_REPO, ModelSpec
 
-CARD = Card(
+CARD = ModelSpec(
     name="sd14",
     folder=None,
     repo="CompVis/stable-diffusion-v1-4",

@@ -1,8 +1,8 @@
 """Stable Diffusion 1.5; its first repository has vanished, this is the community's copy."""
 
-from pmagic.bases.card import CLIP_REPO, Card
+from pmagic.bases.model_spec import CLIP_REPO, ModelSpec
 
-CARD = Card(
+CARD = ModelSpec(
     name="sd15",
     folder=None,
     repo="stable-diffusion-v1-5/stable-diffusion-v1-5",

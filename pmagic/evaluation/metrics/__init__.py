@@ -47,7 +47,7 @@ class Scale:
 
 
 @dataclass(frozen=True)
-class Case:
+class Sample:
     """Pictures of one person by one prompt, as a metric may see them."""
 
     pictures: Sequence[Image.Image]
@@ -62,7 +62,7 @@ class Case:
 def columns() -> dict[str, str]:
     """Every number of a picture by every metric, with what it says; the chief ones first."""
     found = {name: meaning for each in _metrics() for name, meaning in each.COLUMNS.items()}
-    return {name: found[name] for name in [*chiefs(), *(name for name in found if name not in chiefs())]}
+    return {name: found[name] for name in [*primaries(), *(name for name in found if name not in primaries())]}
 
 
 def slopes() -> dict[str, Slope]:
@@ -77,21 +77,21 @@ def tabled() -> dict[str, str]:
     return own | {name: slope.meaning for name, slope in slopes().items()}
 
 
-def chiefs() -> list[str]:
+def primaries() -> list[str]:
     """The columns that plots and differences are about, t_sim before i_pre as in the paper's tables."""
-    return sorted((each.CHIEF for each in _metrics() if each.CHIEF), reverse=True)
+    return sorted((each.PRIMARY for each in _metrics() if each.PRIMARY), reverse=True)
 
 
 def paired() -> list[str]:
     """The columns that differences are about, the chief ones first."""
-    return [*chiefs(), *(column for each in _metrics() for column in getattr(each, "PAIRED", ()))]
+    return [*primaries(), *(column for each in _metrics() for column in getattr(each, "PAIRED", ()))]
 
 
 def _metrics() -> list[ModuleType]:
     return [shelf.take(SHELF, name) for name in shelf.names(SHELF)]
 
 
-def measured(observers: Observers, case: Case) -> dict[str, list[float | None]]:
+def measured(observers: Observers, case: Sample) -> dict[str, list[float | None]]:
     """Every column by name, rounded to six decimals: less is noise."""
     found: dict[str, list[float | None]] = {}
     for name in shelf.names(SHELF):

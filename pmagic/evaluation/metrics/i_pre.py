@@ -6,7 +6,7 @@ that no loss has seen. A picture without a face counts -1.
 
 import numpy as np
 
-from pmagic.evaluation.metrics import Case
+from pmagic.evaluation.metrics import Sample
 from pmagic.evaluation.observers import Observers
 
 NOBODY = -1.0
@@ -16,10 +16,10 @@ COLUMNS = {
     "i_unseen": "cosine with photos not learned from, -1 where no face is found: a copy would lose here",
     "detected": "share of pictures in which a face is found",
 }
-CHIEF = "i_pre"
+PRIMARY = "i_pre"
 
 
-def measure(observers: Observers, case: Case) -> dict[str, list[float | None]]:
+def measure(observers: Observers, case: Sample) -> dict[str, list[float | None]]:
     """Cosines in [-1, 1], shares in [0, 1]; None where there is no face, or no photo that was not learned from."""
     faces = [scan.embedding for scan in observers.scans(case.pictures)]
     found = [None if face is None else _likeness(face, case.learned) for face in faces]

@@ -9,7 +9,7 @@ import math
 
 import numpy as np
 
-from pmagic.evaluation.metrics import Case, Slope
+from pmagic.evaluation.metrics import Sample, Slope
 from pmagic.evaluation.observers import Observers
 
 COLUMNS = {
@@ -18,7 +18,7 @@ COLUMNS = {
     "log_size_drawn": "logarithm of the distance from eyes to mouth, a share of the picture's height",
     "log_size_photo": "the same of the photos learned from, their mean",
 }
-CHIEF = ""
+PRIMARY = ""
 SLOPES = {
     "x_copied": Slope(
         "slope over people of the face's place on its place in the photo: 0 not copied, 1 copied", "x_drawn", "x_photo",
@@ -31,7 +31,7 @@ SLOPES = {
 }  # fmt: skip
 
 
-def measure(observers: Observers, case: Case) -> dict[str, list[float | None]]:
+def measure(observers: Observers, case: Sample) -> dict[str, list[float | None]]:
     """Places are about 0 to 1, log sizes negative; None where no face is found."""
     scans = observers.scans(case.pictures)
     return {

@@ -1,13 +1,13 @@
 """Obeyed: whether CLIP, asked which of the evaluation's prompts a picture was drawn by, names the right one."""
 
-from pmagic.evaluation.metrics import Case
+from pmagic.evaluation.metrics import Sample
 from pmagic.evaluation.observers import Observers
 
 COLUMNS = {"obeyed": "share of pictures whose own prompt fits best among all prompts"}
-CHIEF = ""
+PRIMARY = ""
 
 
-def measure(observers: Observers, case: Case) -> dict[str, list[float | None]]:
+def measure(observers: Observers, case: Sample) -> dict[str, list[float | None]]:
     """0 or 1; None where there is only one prompt to choose from."""
     if len(case.prompts) < 2:
         return {"obeyed": [None] * len(case.pictures)}

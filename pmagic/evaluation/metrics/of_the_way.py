@@ -5,15 +5,15 @@ panel of people, drawn by the data set, has the mean identity 0 with each other'
 picture without a face has gone none of the way.
 """
 
-from pmagic.evaluation.metrics import Case
+from pmagic.evaluation.metrics import Sample
 from pmagic.evaluation.observers import Observers
 
 COLUMNS = {"of_the_way": "identity between strangers, 0, and what the data set itself draws by the same prompt, 1"}
-CHIEF = ""
+PRIMARY = ""
 PAIRED = ("of_the_way",)
 
 
-def measure(observers: Observers, case: Case) -> dict[str, list[float | None]]:
+def measure(observers: Observers, case: Sample) -> dict[str, list[float | None]]:
     """About 0 to 1, with both ends passed by some; None where the data set draws nothing itself."""
     scale = case.scale
     if scale is None:

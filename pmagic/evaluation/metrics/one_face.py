@@ -1,13 +1,13 @@
 """One face: whether a picture shows one person. I-Pre looks at the largest face alone, and CLIP does not count."""
 
-from pmagic.evaluation.metrics import Case
+from pmagic.evaluation.metrics import Sample
 from pmagic.evaluation.observers import Observers
 
 COLUMNS = {"one_face": "share of pictures in which exactly one face is found"}
-CHIEF = ""
+PRIMARY = ""
 PAIRED = ("one_face",)
 
 
-def measure(observers: Observers, case: Case) -> dict[str, list[float | None]]:
+def measure(observers: Observers, case: Sample) -> dict[str, list[float | None]]:
     """0 or 1."""
     return {"one_face": [float(scan.count == 1) for scan in observers.scans(case.pictures)]}

@@ -4,7 +4,7 @@ CLIPScore (Hessel et al. 2021) by the base's observer, a CLIP ViT-B/32 for Stabl
 "A photo depicts ", the score is 2.5 max(cosine, 0). The raw cosine is what other papers print as CLIP-T.
 """
 
-from pmagic.evaluation.metrics import Case
+from pmagic.evaluation.metrics import Sample
 from pmagic.evaluation.observers import Observers
 from pmagic.vision import clip
 
@@ -12,10 +12,10 @@ COLUMNS = {
     "t_sim": f"CLIPScore, {clip.WEIGHT} max(cosine, 0), of picture and prompt",
     "t_cosine": "the raw cosine of picture and prompt",
 }
-CHIEF = "t_sim"
+PRIMARY = "t_sim"
 
 
-def measure(observers: Observers, case: Case) -> dict[str, list[float | None]]:
+def measure(observers: Observers, case: Sample) -> dict[str, list[float | None]]:
     """t_sim in [0, 2.5], t_cosine in [-1, 1]."""
     cosines = observers.fits(case.pictures, case.prompts)[:, case.prompt].tolist()
     return {"t_sim": [clip.WEIGHT * max(each, 0.0) for each in cosines], "t_cosine": cosines}

@@ -12,9 +12,9 @@ from typing import NoReturn
 import numpy as np
 from PIL import Image
 
-from pmagic.bases import card as bases
-from pmagic.bases.card import Card
-from pmagic.errors import PhotoRefused, UsageProblem, WeightsMissing
+from pmagic.bases import model_spec as bases
+from pmagic.bases.model_spec import ModelSpec
+from pmagic.errors import PhotoRefused, UsageError, WeightsMissing
 from pmagic.vision import faces, sightings
 from pmagic.vision.faces import Face, FacePack
 from pmagic.vision.sightings import Sighting
@@ -23,7 +23,7 @@ SMALLEST = 0.15  # of the photo's short side: about 75 pixels of the 512 that St
 
 
 @dataclass(frozen=True)
-class Portrait:
+class SelectedFace:
     """The face that is learned, in pixels of the photo turned by `turn`, which `upright` gives.
 
     others: of the same photo, so that a mask can leave them out. turn: degrees against the clock. margin: of the
@@ -50,21 +50,26 @@ class Portrait:
 _TRANSPOSES = {90: Image.Transpose.ROTATE_90, 180: Image.Transpose.ROTATE_180, 270: Image.Transpose.ROTATE_270}
 
 
-def portraits(
-    card: Card, photos: Sequence[Image.Image], names: Sequence[str], *, pick: int | None = None, alike: float = 0.28
-) -> list[Portrait]:
+def select_faces(
+    spec: ModelSpec,
+    photos: Sequence[Image.Image],
+    names: Sequence[str],
+    *,
+    pick: int | None = None,
+    alike: float = 0.28,
+) -> list[SelectedFace]:
     """The one face of each photo that is large enough to learn, or number `pick`, counted from 1, the largest first.
 
     Of a photo with several faces, `pick` says which; without it, the face is taken that all photos have in common.
     names: what the person calls each photo. alike: the cosine from which two faces count as one person's.
-    Raises PhotoRefused (no face, too small, several, two people), UsageProblem (pick), WeightsMissing (no face pack).
+    Raises PhotoRefused (no face, too small, several, two people), UsageError (pick), WeightsMissing (no face pack).
     """
-    pack = opened(card)
-    views = [_view(card, pack, photo, name) for photo, name in zip(photos, names, strict=True)]
+    pack = open_pack(spec)
+    views = [_view(spec, pack, photo, name) for photo, name in zip(photos, names, strict=True)]
     most = max((len(view.faces) for view in views), default=0)
     if pick is not None and not 1 <= pick <= most:
         counted = "; ".join(f"{view.name}: {_list(view.faces)}" for view in views)
-        raise UsageProblem(f"there is no face {pick} in {counted}", f"choose one from 1 to {most}")
+        raise UsageError(f"there is no face {pick} in {counted}", f"choose one from 1 to {most}")
     several = pick is not None and len(photos) > 1
     candidates = [_candidates(view, None if several and len(view.faces) == 1 else pick) for view in views]
     embeddings = [pack.embed(view.photo, faces) for view, faces in zip(views, candidates, strict=True)]
@@ -83,20 +88,20 @@ def portraits(
     return [view.portrait(faces[k]) for view, faces, k in zip(views, candidates, chosen, strict=True)]
 
 
-def opened(card: Card) -> FacePack:
+def open_pack(spec: ModelSpec) -> FacePack:
     """The base's face pack, opened once per process. Raises WeightsMissing where it is not on this machine."""
-    return _opened(folder_of(card))
+    return _opened(folder_of(spec))
 
 
-def folder_of(card: Card) -> Path:
+def folder_of(spec: ModelSpec) -> Path:
     """Where the base's face pack lies. Raises WeightsMissing where it is not on this machine."""
-    if not isinstance(card.faces, Path):
-        mask = "" if isinstance(card.clipseg, Path) else " --mask MASK"  # which CLIPSeg would make
+    if not isinstance(spec.faces, Path):
+        mask = "" if isinstance(spec.clipseg, Path) else " --mask MASK"  # which CLIPSeg would make
         raise WeightsMissing(
-            f"faces are found and recognised with the pack {card.faces}, which is not on this machine",
-            f"fetch it with `pmagic models pull {card.faces}`, or learn without it: `--recipe reference{mask}`",
+            f"faces are found and recognised with the pack {spec.faces}, which is not on this machine",
+            f"fetch it with `pmagic models pull {spec.faces}`, or learn without it: `--recipe reference{mask}`",
         )
-    return card.faces
+    return spec.faces
 
 
 @lru_cache(maxsize=2)
@@ -116,23 +121,23 @@ class _View:
     def faces(self) -> Sequence[Face]:
         return self.sighting.faces
 
-    def portrait(self, face: Face) -> Portrait:
+    def portrait(self, face: Face) -> SelectedFace:
         others = tuple(each for each in self.faces if each is not face)
-        return Portrait(face, others, self.sighting.turn, self.sighting.margin)
+        return SelectedFace(face, others, self.sighting.turn, self.sighting.margin)
 
 
-def _view(card: Card, pack: FacePack, photo: Image.Image, name: str) -> _View:
+def _view(spec: ModelSpec, pack: FacePack, photo: Image.Image, name: str) -> _View:
     sighting = sightings.find_upright(pack, photo)
     if sighting is None:
-        what, advice = _no_face(card, name)
+        what, advice = _no_face(spec, name)
         raise PhotoRefused(what, advice)
-    return _View(name, Portrait(sighting.faces[0], (), sighting.turn).upright(photo), sighting)
+    return _View(name, SelectedFace(sighting.faces[0], (), sighting.turn).upright(photo), sighting)
 
 
-def _no_face(card: Card, name: str) -> tuple[str, str]:
+def _no_face(spec: ModelSpec, name: str) -> tuple[str, str]:
     """What is wrong with a photo without a face, and what to do; a base that knows one domain only says so."""
     tried = "neither as it is nor with a margin around it, nor turned by 90, 180 or 270 degrees"
-    domain = card.domain
+    domain = spec.domain
     other = "for anything but people say what it is, for example `--class cat`"
     if domain is None:
         return (
@@ -142,16 +147,16 @@ def _no_face(card: Card, name: str) -> tuple[str, str]:
         )
     samples = f"try one of its own: {', '.join(map(str, domain.samples))}; " if domain.samples else ""
     return (
-        f"no face is found in {name}, {tried}; the base {card.name!r} knows {domain.what} only, so it does not learn "
+        f"no face is found in {name}, {tried}; the base {spec.name!r} knows {domain.what} only, so it does not learn "
         "from photographs",
         f"{samples}{bases.way_to_photographs()}; {other}",
     )
 
 
 def _candidates(view: _View, pick: int | None) -> list[Face]:
-    """The faces that may be meant: number `pick`, or all that are large enough. Raises PhotoRefused, UsageProblem."""
+    """The faces that may be meant: number `pick`, or all that are large enough. Raises PhotoRefused, UsageError."""
     if pick is not None and pick > len(view.faces):
-        raise UsageProblem(
+        raise UsageError(
             f"there is no face {pick} in {view.name}: {_list(view.faces)}", f"choose one from 1 to {len(view.faces)}"
         )
     least = SMALLEST * min(view.photo.size)

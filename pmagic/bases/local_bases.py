@@ -6,16 +6,16 @@ A persona may travel and may come from a stranger, so it holds no path, and what
 from pathlib import Path
 
 from pmagic import settings
-from pmagic.bases import card
-from pmagic.bases.card import Card
-from pmagic.errors import UsageProblem
-from pmagic.library import durable
+from pmagic.bases import model_spec
+from pmagic.bases.model_spec import ModelSpec
+from pmagic.errors import UsageError
+from pmagic.library import atomic_io
 
 
-def remember(base: Card, fingerprint: str) -> None:
+def remember(base: ModelSpec, fingerprint: str) -> None:
     """A local folder's place, for `base_of` to find; every other base is found by its name.
 
-    Raises StorageFailed, and UsageProblem for a path that is not text.
+    Raises StorageFailed, and UsageError for a path that is not text.
     """
     if base.name != str(base.folder) or _places().get(fingerprint) == base.name:
         return
@@ -25,23 +25,23 @@ def remember(base: Card, fingerprint: str) -> None:
     try:
         base.name.encode()
     except UnicodeEncodeError as error:
-        raise UsageProblem(f"the path {base.name!r} is not valid text", "rename the folder") from error
+        raise UsageError(f"the path {base.name!r} is not valid text", "rename the folder") from error
     path = settings.places_file()
-    with durable.storing(f"the place of {base.folder}"):
-        durable.make_folder(path.parent)
-        with filelock.FileLock(path.with_name(f".{path.name}.lock"), mode=durable.FILE_MODE):
-            durable.replace_file(path, tomli_w.dumps({**_places(), fingerprint: base.name}).encode())
+    with atomic_io.storing(f"the place of {base.folder}"):
+        atomic_io.make_folder(path.parent)
+        with filelock.FileLock(path.with_name(f".{path.name}.lock"), mode=atomic_io.FILE_MODE):
+            atomic_io.replace_file(path, tomli_w.dumps({**_places(), fingerprint: base.name}).encode())
 
 
-def base_of(name: str, fingerprint: str) -> Card:
+def base_of(name: str, fingerprint: str) -> ModelSpec:
     """The base that a persona was learned on: a remembered folder that is still there, or what the name says.
 
     Raises NotFound.
     """
     place = _places().get(fingerprint)
     if place is not None and (Path(place) / "model_index.json").is_file():
-        return card.find(place)
-    return card.named(name)
+        return model_spec.resolve(place)
+    return model_spec.resolve_name(name)
 
 
 def _places() -> dict[str, str]:
@@ -51,7 +51,5 @@ def _places() -> dict[str, str]:
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:
-        raise UsageProblem(
-            f"{path} cannot be read: {error}", "correct the file, or remove it and give --base"
-        ) from error
+        raise UsageError(f"{path} cannot be read: {error}", "correct the file, or remove it and give --base") from error
     return {fingerprint: place for fingerprint, place in found.items() if isinstance(place, str)}

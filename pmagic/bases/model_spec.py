@@ -37,7 +37,7 @@ class Domain:
 
 
 @dataclass(frozen=True)
-class Card:
+class ModelSpec:
     """One base model. Pure value: making one touches neither the network nor the weights.
 
     clip, clipseg, faces, judge: the observers' folders; while one is not on this machine, its hub id or pack name.
@@ -80,12 +80,12 @@ class Card:
         return besides + (self.size_gb or 0 if self.folder is None else 0)
 
 
-def known() -> list[Card]:
+def known() -> list[ModelSpec]:
     """The bases with a short name, each as found on this machine."""
-    return [find(name) for name in shelf.names("bases.known")]
+    return [resolve(name) for name in shelf.names("bases.known")]
 
 
-def find(name: str) -> Card:
+def resolve(name: str) -> ModelSpec:
     """The card of a short name, a hub id (owner/repo) or a local diffusers folder; never asks the network.
 
     Raises NotFound, with a proposal where a known name is close, and Incompatible for a file.
@@ -101,25 +101,25 @@ def find(name: str) -> Card:
             )
         if "/" in name and not naming.HUB_ID.fullmatch(name):
             raise NotFound(f"there is no base {name!r}: there is no such folder", _nearby(path))
-    return named(name)
+    return resolve_name(name)
 
 
-def named(name: str) -> Card:
+def resolve_name(name: str) -> ModelSpec:
     """As `find`, of a short name or a hub id alone: no folder of that name is looked at."""
-    cards = {each: shelf.take("bases.known", each).CARD for each in shelf.names("bases.known")}
-    if name in cards:
-        return _located(cards[name])
+    specs = {each: shelf.take("bases.known", each).CARD for each in shelf.names("bases.known")}
+    if name in specs:
+        return _located(specs[name])
     if naming.HUB_ID.fullmatch(name):
-        for card in cards.values():
-            if card.repo is not None and card.repo.lower() == name.lower():
-                return _located(card)
+        for spec in specs.values():
+            if spec.repo is not None and spec.repo.lower() == name.lower():
+                return _located(spec)
         licence = f"see https://huggingface.co/{name}"
-        return _located(Card(name, folder=None, repo=name, clip=CLIP_REPO, size_gb=None, licence=licence))
-    close = difflib.get_close_matches(name.lower(), cards, n=1)
+        return _located(ModelSpec(name, folder=None, repo=name, clip=CLIP_REPO, size_gb=None, licence=licence))
+    close = difflib.get_close_matches(name.lower(), specs, n=1)
     hint = f"did you mean {close[0]!r}? " if close else ""
     raise NotFound(
         f"there is no base {name!r}",
-        f"{hint}--base takes {', '.join(cards)}, a hub id (owner/repo) or a diffusers folder",
+        f"{hint}--base takes {', '.join(specs)}, a hub id (owner/repo) or a diffusers folder",
     )
 
 
@@ -131,41 +131,41 @@ def way_to_photographs() -> str:
     )
 
 
-def require_weights(card: Card) -> Card:
+def require_weights(spec: ModelSpec) -> ModelSpec:
     """The same card, once all that learning and rendering open is on this machine; else WeightsMissing."""
-    if card.folder is None:
-        raise _not_here(card)
-    lacks = _lacks(card)
+    if spec.folder is None:
+        raise _not_here(spec)
+    lacks = _lacks(spec)
     if lacks:
-        damaged = f"the base {card.name!r} cannot be opened: {lacks}"
-        if card.repo is None:
+        damaged = f"the base {spec.name!r} cannot be opened: {lacks}"
+        if spec.repo is None:
             raise WeightsMissing(
                 damaged,
                 "restore its files, let diffusers save it as safetensors, or use another base: `pmagic models list` "
                 "shows which are here",
             )
-        raise WeightsMissing(damaged, _pull_again(card.name))
-    if not isinstance(card.clip, Path):
+        raise WeightsMissing(damaged, _pull_again(spec.name))
+    if not isinstance(spec.clip, Path):
         raise WeightsMissing(
-            f"the observer {card.clip}, which reads the photo, is not on this machine",
-            f"fetch what learning needs: {pulls(card)}",
+            f"the observer {spec.clip}, which reads the photo, is not on this machine",
+            f"fetch what learning needs: {pulls(spec)}",
         )
-    if not _holds_weights(card.clip):
-        raise WeightsMissing(f"the observer in {card.clip} holds no safetensors weights", restoring(card.clip))
-    return card
+    if not _holds_weights(spec.clip):
+        raise WeightsMissing(f"the observer in {spec.clip} holds no safetensors weights", restoring(spec.clip))
+    return spec
 
 
-def missing_parts(card: Card) -> list[str]:
+def missing_parts(spec: ModelSpec) -> list[str]:
     """What of the base and its observer is not on this machine, in words; empty when it can be loaded.
 
     Raises Incompatible for a folder that holds Python code, for a base is data, and for another kind of model.
     """
-    lacks = "the weights" if card.folder is None else _lacks(card)
+    lacks = "the weights" if spec.folder is None else _lacks(spec)
     missing = [lacks] if lacks else []
-    if not isinstance(card.clip, Path):
-        missing.append(f"the observer {card.clip}")
-    elif not _holds_weights(card.clip):
-        missing.append(f"the observer in {card.clip}")
+    if not isinstance(spec.clip, Path):
+        missing.append(f"the observer {spec.clip}")
+    elif not _holds_weights(spec.clip):
+        missing.append(f"the observer in {spec.clip}")
     return missing
 
 
@@ -182,39 +182,39 @@ def place_of(repo: str) -> Path:
     return settings.models_dir() / repo.replace("/", "--")
 
 
-def _lacks(card: Card) -> str:
+def _lacks(spec: ModelSpec) -> str:
     """As kinds.lacks_of, of the base's folder. Raises Incompatible for what is no Stable Diffusion, and for code."""
-    assert card.folder is not None  # asked only of a base that is here
-    code = next(card.folder.rglob("*.py"), None)
+    assert spec.folder is not None  # asked only of a base that is here
+    code = next(spec.folder.rglob("*.py"), None)
     if code is not None:
-        raise Incompatible(f"the base folder {card.folder} holds Python code ({code.name})", "remove it first")
-    kinds.require_stable_diffusion(kinds.read_index(card.folder), f"the base {card.name!r}")
-    return kinds.lacks_of(card.folder)
+        raise Incompatible(f"the base folder {spec.folder} holds Python code ({code.name})", "remove it first")
+    kinds.require_stable_diffusion(kinds.read_index(spec.folder), f"the base {spec.name!r}")
+    return kinds.lacks_of(spec.folder)
 
 
 def _holds_weights(folder: Path) -> bool:
     return any(each.is_file() for each in folder.glob("*.safetensors"))
 
 
-def _not_here(card: Card) -> WeightsMissing:
+def _not_here(spec: ModelSpec) -> WeightsMissing:
     """Names everything that learning needs and that is not here, so that nobody comes back for the next part."""
-    size = f"{card.download_gb:.1f} GB" if card.download_gb is not None else "a size that only the hub knows"
-    called = card.name if card.name == card.repo else f"{card.name!r} ({card.repo})"
+    size = f"{spec.download_gb:.1f} GB" if spec.download_gb is not None else "a size that only the hub knows"
+    called = spec.name if spec.name == spec.repo else f"{spec.name!r} ({spec.repo})"
     near = ""
-    if card.name == card.repo and Path(card.name).parent.is_dir():  # owner/repo, and here is a folder `owner`
-        near = f"for a folder of yours: {_nearby(Path(card.name))}; from the hub "
+    if spec.name == spec.repo and Path(spec.name).parent.is_dir():  # owner/repo, and here is a folder `owner`
+        near = f"for a folder of yours: {_nearby(Path(spec.name))}; from the hub "
     return WeightsMissing(
         f"the base {called} is not on this machine; with what learning needs besides it is {size}",
-        f"{near}fetch it with {pulls(card)}, or use `--base mini`, which works at once",
+        f"{near}fetch it with {pulls(spec)}, or use `--base mini`, which works at once",
     )
 
 
-def pulls(card: Card) -> str:
+def pulls(spec: ModelSpec) -> str:
     """The commands that fetch what is missing of a base and of what learning people on it needs."""
     names = (
-        [card.name] if card.repo is not None else [each for each in (card.clip, card.clipseg) if each in HUB_OBSERVERS]
+        [spec.name] if spec.repo is not None else [each for each in (spec.clip, spec.clipseg) if each in HUB_OBSERVERS]
     )
-    return " and ".join(f"`pmagic models pull {name}`" for name in (*names, card.faces) if isinstance(name, str))
+    return " and ".join(f"`pmagic models pull {name}`" for name in (*names, spec.faces) if isinstance(name, str))
 
 
 def _pull_again(name: str) -> str:
@@ -249,32 +249,32 @@ def _nearby(path: Path) -> str:
     )
 
 
-def _located(card: Card) -> Card:
+def _located(spec: ModelSpec) -> ModelSpec:
     """The card as this machine has it: folder, observer and defaults filled in."""
-    folder = card.folder if card.repo is None else place_of(card.repo)
+    folder = spec.folder if spec.repo is None else place_of(spec.repo)
     if folder is None or not (folder / kinds.INDEX).is_file():
         folder = None
     defaults = _read_defaults(folder)
-    return replace(card, folder=folder, defaults=defaults, **_observers(card, folder, defaults))
+    return replace(spec, folder=folder, defaults=defaults, **_observers(spec, folder, defaults))
 
 
-def _of_folder(folder: Path) -> Card:
+def _of_folder(folder: Path) -> ModelSpec:
     if not (folder / kinds.INDEX).is_file():
         raise NotFound(
             f"{folder} is not a diffusers folder: {kinds.folder_kind(folder)}",
             "give the folder that holds model_index.json, unet, vae, text_encoder and tokenizer",
         )
     defaults = _read_defaults(folder)
-    plain = Card(str(folder), folder, repo=None, clip=CLIP_REPO, size_gb=None, licence="the folder's own")
+    plain = ModelSpec(str(folder), folder, repo=None, clip=CLIP_REPO, size_gb=None, licence="the folder's own")
     return replace(plain, defaults=defaults, **_observers(plain, folder, defaults))
 
 
-def _observers(card: Card, folder: Path | None, defaults: Mapping[str, Any]) -> dict[str, str | Path]:
+def _observers(spec: ModelSpec, folder: Path | None, defaults: Mapping[str, Any]) -> dict[str, str | Path]:
     """Each a folder where there is one: pmagic.toml's, the card's own, or what was pulled of that name."""
     own = defaults.get("observers", {}) if folder is not None else {}
     places: dict[str, str | Path] = {}
     for observer in OBSERVERS:
-        stated = getattr(card, observer)
+        stated = getattr(spec, observer)
         if observer in own:
             stated = (folder / own[observer]).resolve()
         elif isinstance(stated, str) and place_of(stated).is_dir():

@@ -14,34 +14,34 @@ from pmagic.engine.conditioning import Condition
 
 
 @dataclass(frozen=True)
-class Sentences:
-    """Tokenised prompts; see prompts.Placed."""
+class TokenBatch:
+    """Tokenised prompts; see prompts.TokenizedPrompt."""
 
     ids: Tensor  # (N, S) long
     slots: Tensor  # (N, S) long, k where placeholder k stands, -1 elsewhere
     lengths: Tensor  # (N,) long, tokens without start and end
 
-    def chosen(self, which: Tensor) -> "Sentences":
+    def chosen(self, which: Tensor) -> "TokenBatch":
         """which: (B,) long."""
-        return Sentences(self.ids[which], self.slots[which], self.lengths[which])
+        return TokenBatch(self.ids[which], self.slots[which], self.lengths[which])
 
 
-def with_name(base: Base, texts: Sequence[str], tokens: int) -> Sentences:
-    """Prompts that hold `{}`, with `tokens` placeholders there. Raises UsageProblem where the name is cut off."""
-    return with_names(base, texts, {"": tokens})
+def tokens_with_name(base: Base, texts: Sequence[str], tokens: int) -> TokenBatch:
+    """Prompts that hold `{}`, with `tokens` placeholders there. Raises UsageError where the name is cut off."""
+    return tokens_with_names(base, texts, {"": tokens})
 
 
-def with_names(base: Base, texts: Sequence[str], tokens: Mapping[str, int]) -> Sentences:
+def tokens_with_names(base: Base, texts: Sequence[str], tokens: Mapping[str, int]) -> TokenBatch:
     """Prompts that hold every `{name}`, with tokens[name] placeholders there; as prompts.check_names."""
     placed = [prompts.check_names(base.pipeline.tokenizer, text, tokens) for text in texts]
-    return Sentences(
+    return TokenBatch(
         ids=torch.tensor([each.ids for each in placed], device=base.device),
         slots=torch.tensor([each.slots for each in placed], device=base.device),
         lengths=torch.tensor([each.length for each in placed], device=base.device),
     )
 
 
-def plain(base: Base, text: str) -> Condition:
+def encode_plain(base: Base, text: str) -> Condition:
     """What the stock pipeline makes of a text without a name: keys and values alike, (1, S, w)."""
     tokenizer = base.pipeline.tokenizer
     ids = tokenizer(text, padding="max_length", max_length=tokenizer.model_max_length, truncation=True).input_ids
@@ -50,6 +50,6 @@ def plain(base: Base, text: str) -> Condition:
 
 
 def word_embedding(base: Base, word: str) -> Tensor:
-    """The frozen token embedding of the super-category: (w,). Raises UsageProblem for a word of several tokens."""
+    """The frozen token embedding of the super-category: (w,). Raises UsageError for a word of several tokens."""
     token = prompts.check_word(base.pipeline.tokenizer, word)
     return base.pipeline.text_encoder.get_input_embeddings().weight[token].detach()

@@ -18,7 +18,7 @@ from pmagic.engine.recipes import LearnSettings
 
 
 @dataclass(frozen=True)
-class Draw:
+class StepSample:
     """What chance decides in one training step."""
 
     photo: Tensor  # (B,) long, which photo
@@ -30,11 +30,13 @@ class Draw:
     keep: Tensor  # (B,) 0 or 1: whether the training prompt has its residual
     keep_open: Tensor  # (B,) the same for the open prompt, drawn independently
 
-    def to(self, device: torch.device) -> "Draw":
-        return Draw(**{field.name: getattr(self, field.name).to(device) for field in fields(self)})
+    def to(self, device: torch.device) -> "StepSample":
+        return StepSample(**{field.name: getattr(self, field.name).to(device) for field in fields(self)})
 
 
-def draw(settings: LearnSettings, step: int, photos: int, latent: tuple[int, ...], dtype: torch.dtype) -> Draw:
+def sample_step(
+    settings: LearnSettings, step: int, photos: int, latent: tuple[int, ...], dtype: torch.dtype
+) -> StepSample:
     """The draw of optimiser step `step` (0 is the first). latent: (C, h, w). dtype: of noise and keep."""
     source = generator(settings.seed, "step", step)
     batch = settings.batch
@@ -49,7 +51,7 @@ def draw(settings: LearnSettings, step: int, photos: int, latent: tuple[int, ...
         return (torch.rand(batch, generator=source) >= settings.residual_dropout).to(dtype)
 
     # The order is part of what a seed means: changing it changes every persona.
-    return Draw(
+    return StepSample(
         photo=choice(0, photos),
         t=choice(settings.bounds.low, settings.bounds.high),
         posterior=normal(),

@@ -13,7 +13,7 @@ FACE = "face"  # the super-category of everyone who is evaluated
 
 
 @dataclass(frozen=True)
-class Order:
+class EvalConfig:
     """Everything that decides the numbers besides the people. device and dtype: as bases.loading.load takes them."""
 
     base: str
@@ -30,7 +30,7 @@ class Order:
 
 
 @dataclass(frozen=True)
-class Sitter:
+class EvalSubject:
     """One person of the sample. photos and unseen are empty until they are brought: a sample may be large."""
 
     number: int  # from 1, over all repeats
@@ -49,7 +49,7 @@ class Sitter:
         told = " ".join((str(self.learned), *self.hashes))
         return f"{self.number:04d}-{hashlib.sha256(told.encode()).hexdigest()[:8]}"
 
-    def brought(self) -> "Sitter":
+    def brought(self) -> "EvalSubject":
         """With the photos in hand, ready to go to another machine. Raises as `sitter`."""
         return replace(
             self,
@@ -60,11 +60,11 @@ class Sitter:
         )
 
 
-def sitter(number: int, who: Individual) -> Sitter:
+def eval_subject(number: int, who: Individual) -> EvalSubject:
     """Reads, or draws, the person's photos once, to know them by. Raises PhotoRefused or NotFound."""
     read = [(photo.sha256, _text(photo.path.name)) for photo in (each() for each in (*who.learned, *who.unseen))]
     hashes, files = zip(*read, strict=True)
-    return Sitter(number, _text(who.name), who, hashes, files, len(who.learned))
+    return EvalSubject(number, _text(who.name), who, hashes, files, len(who.learned))
 
 
 def _text(name: str) -> str:

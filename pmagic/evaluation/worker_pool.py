@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Protocol
 
-from pmagic.errors import Problem
+from pmagic.errors import PmagicError
 from pmagic.evaluation.harness import Event, Failure, Task, failure
-from pmagic.evaluation.sitting import Told
 from pmagic.evaluation.store import Result
+from pmagic.evaluation.subject_run import Progress
 
 ATTEMPTS = 3  # of one person, before its worker's death is taken for the person's fault
 LOOK = 0.5  # seconds between two looks at whether a stop was asked for
@@ -30,15 +30,15 @@ class Worker(Protocol):
     def event(self) -> Result | Failure | None:
         """The next of the person's events, None when the part is complete.
 
-        Raises Died, or the Problem that would stop everyone.
+        Raises Died, or the PmagicError that would stop everyone.
         """
 
 
 Wait = Callable[[Sequence[Worker], float], Sequence[Worker]]  # (workers, seconds) -> those that have an event
 
 
-def carried_out(
-    todo: Sequence[Task], make: Callable[[], Worker], count: int, wait: Wait, told: Told
+def run_tasks(
+    todo: Sequence[Task], make: Callable[[], Worker], count: int, wait: Wait, told: Progress
 ) -> Iterator[Event]:
     """The events of every task, by at most `count` workers, in the order in which they come."""
     waiting = deque(todo)
@@ -61,7 +61,7 @@ def carried_out(
                 worker.begin(replace(task, who=task.who.brought()))
             except Died:
                 yield from lost(task)
-            except Problem as problem:  # a photo that could be read before
+            except PmagicError as problem:  # a photo that could be read before
                 free.append(worker)
                 yield task.who, failure(problem)
             else:

@@ -16,11 +16,11 @@ from PIL import Image
 from scipy.ndimage import distance_transform_edt
 from torch.nn import functional as F
 
-from pmagic.bases.card import Card
 from pmagic.bases.loading import Base
+from pmagic.bases.model_spec import ModelSpec
 from pmagic.engine import subject
 from pmagic.engine.subject import Frame
-from pmagic.errors import PhotoRefused, UsageProblem
+from pmagic.errors import PhotoRefused, UsageError
 
 MARGIN = 0.25  # of the masked place's longer side, kept around it so that what is drawn sees what is next to it
 ARTICLES = ("a", "an", "the")  # CLIPSeg's own phrasings have them
@@ -28,7 +28,7 @@ MARKED = 128  # the level of grey from which a mask's pixel counts as marked
 
 
 @dataclass(frozen=True)
-class Edit:
+class InpaintRegion:
     """A place in a background. All lengths are pixels of the background."""
 
     background: Image.Image  # RGB
@@ -55,7 +55,7 @@ class Edit:
             "strength": 1.0,
         }
 
-    def put_back(self, drawn: Image.Image) -> Image.Image:
+    def composite(self, drawn: Image.Image) -> Image.Image:
         """The background with the drawn frame in it, where the mask is."""
         left, top, right, bottom = self.frame
         size = (right - left, bottom - top)
@@ -86,33 +86,35 @@ class Edit:
         return Image.fromarray(np.pad(pixels, (down, across, (0, 0))[: pixels.ndim], mode=beyond))
 
 
-def edit(background: Image.Image, mask: Image.Image, size: tuple[int, int], soft_edge: int = 0) -> Edit:
+def inpaint_region(
+    background: Image.Image, mask: Image.Image, size: tuple[int, int], soft_edge: int = 0
+) -> InpaintRegion:
     """The place that `mask` marks in `background`, to be drawn in `size` (width, height).
 
     mask: of the background's size, light where the picture is drawn anew. soft_edge: over how many pixels, counted from
     the mask's border inwards, the drawn fades into the background.
-    Raises UsageProblem for a mask of another size and for a soft edge within which nothing is drawn in full,
+    Raises UsageError for a mask of another size and for a soft edge within which nothing is drawn in full,
     PhotoRefused for a mask that marks nothing.
     """
     if mask.size != background.size:
-        raise UsageProblem(
+        raise UsageError(
             f"the mask is {mask.width} x {mask.height}, the background is {background.width} x {background.height}",
             "give a mask of the background's size",
         )
     if soft_edge < 0:
-        raise UsageProblem(f"a soft edge must be 0 pixels or more, not {soft_edge}", "leave it out for a sharp one")
+        raise UsageError(f"a soft edge must be 0 pixels or more, not {soft_edge}", "leave it out for a sharp one")
     marked = np.asarray(mask.convert("L")) >= MARKED
     if not marked.any():
         raise PhotoRefused("the mask is empty: nothing of the background is marked", "paint white where to draw")
     # The distance of a pixel that touches the unmarked is 1; what the picture's own border cuts is no edge.
     depth = distance_transform_edt(np.pad(marked, 1, mode="edge"))[1:-1, 1:-1] if not marked.all() else np.inf
     if np.max(depth) < soft_edge + 1:
-        raise UsageProblem(
+        raise UsageError(
             f"a soft edge of {soft_edge} pixels is wider than the mask: nothing in it would be drawn in full",
             f"give at most {int(np.max(depth)) - 1}",
         )
     opacity = np.where(marked, np.clip(depth / (soft_edge + 1), 0, 1), 0)
-    return Edit(
+    return InpaintRegion(
         background=background.convert("RGB"),
         mask=Image.fromarray(marked.astype(np.uint8) * 255),
         opacity=Image.fromarray(np.rint(opacity * 255).astype(np.uint8)),
@@ -139,19 +141,19 @@ def frame(marked: Frame, whole: tuple[int, int], size: tuple[int, int]) -> Frame
     return low[0], low[1], high[0], high[1]
 
 
-def text_mask(card: Card, background: Image.Image, text: str) -> Image.Image:
+def text_mask(spec: ModelSpec, background: Image.Image, text: str) -> Image.Image:
     """Where CLIPSeg sees `text` in the background: everything at least half as probable as the most probable place.
 
-    Raises UsageProblem for a text without a word, PhotoRefused where it is nowhere, WeightsMissing without CLIPSeg.
+    Raises UsageError for a text without a word, PhotoRefused where it is nowhere, WeightsMissing without CLIPSeg.
     """
     words = text.split()
     phrase = " ".join(words[1:] if words and words[0].lower() in ARTICLES else words)
     if phrase.lower() in ARTICLES or not any(letter.isalnum() for letter in phrase):
-        raise UsageProblem(
+        raise UsageError(
             f"the text {text!r} does not say what to find in the background", 'say it as in "the empty chair"'
         )
-    found = subject.segmenter(card).mask(background, phrase)
-    if found.max() < subject.FOUND:
+    found = subject.segmenter(spec).mask(background, phrase)
+    if found.max() < subject.MIN_MASK_PROBABILITY:
         raise PhotoRefused(
             f"{text!r} is not found in the background: nowhere is it more than {found.max():.0%} probable",
             "say it in other words, or mark the place with --mask or --box",

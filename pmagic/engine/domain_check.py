@@ -9,8 +9,8 @@ from PIL import Image
 from torch.nn import functional as F
 
 from pmagic.bases.loading import Base
-from pmagic.engine import chance, sentences
-from pmagic.engine.conditioning import fast_noise, packed_attention
+from pmagic.engine import randomness, token_batch
+from pmagic.engine.conditioning import packed_kv, unet_in_compute_dtype
 from pmagic.engine.subject import photo_pixels
 
 T = 200  # little noise: what the picture shows is still plain to see
@@ -18,7 +18,7 @@ NOISES = 8
 
 
 @torch.no_grad()
-def noise_error(base: Base, photo: Image.Image, word: str) -> float:
+def denoising_error(base: Base, photo: Image.Image, word: str) -> float:
     """Mean squared error of the noise found in a photo's central square at t = 200, over 8 fixed noises.
 
     0 is perfect; finding nothing at all gives 1. word: what the photo is said to show.
@@ -30,12 +30,12 @@ def noise_error(base: Base, photo: Image.Image, word: str) -> float:
     pixels = photo_pixels(photo, base.size).to(base.device, pipeline.vae.dtype)
     latents = pipeline.vae.config.scaling_factor * pipeline.vae.encode(pixels).latent_dist.mean
     latents = latents.expand(NOISES, -1, -1, -1)
-    noise = torch.randn(latents.shape, generator=chance.generator(0, "familiarity")).to(latents)
+    noise = torch.randn(latents.shape, generator=randomness.generator(0, "familiarity")).to(latents)
     t = torch.full((NOISES,), T, device=base.device)
     velocity = schedule.config.prediction_type == "v_prediction"
     target = schedule.get_velocity(latents, noise, t) if velocity else noise
-    said = sentences.plain(base, f"a photo of a {word}").keys.expand(NOISES, -1, -1)
+    said = token_batch.encode_plain(base, f"a photo of a {word}").keys.expand(NOISES, -1, -1)
     noisy = schedule.add_noise(latents, noise, t)
-    with packed_attention(pipeline.unet), fast_noise(base):
+    with packed_kv(pipeline.unet), unet_in_compute_dtype(base):
         (found,) = pipeline.unet(noisy, t, encoder_hidden_states=said.to(latents.dtype), return_dict=False)
     return float(F.mse_loss(found.double(), target.double()))

@@ -15,14 +15,14 @@ from pathlib import Path
 from PIL import Image
 
 from pmagic import pictures, shelf
-from pmagic.engine import portraits, probe, rendering, sharing, subject
+from pmagic.engine import face_selection, probe, rendering, step_cache, subject
 from pmagic.engine.recipes import LearnSettings
 from pmagic.engine.subject import Subject
 from pmagic.evaluation import metrics
-from pmagic.evaluation.bench import Bench
-from pmagic.evaluation.metrics import Case
+from pmagic.evaluation.eval_config import FACE, EvalSubject
+from pmagic.evaluation.eval_context import EvalContext
+from pmagic.evaluation.metrics import Sample
 from pmagic.evaluation.observers import Known
-from pmagic.evaluation.order import FACE, Sitter
 from pmagic.evaluation.store import CELL, PERSONA, Files, Result, as_json, picture_name
 from pmagic.evaluation.variants import Variant
 from pmagic.library import bundle
@@ -35,17 +35,17 @@ OF_THE_PROBE = (*OF_THE_READING, "probe_iterations")  # and those that only say 
 KIND = "picture of an evaluation"  # of a persona that no library holds
 LARGEST = 1  # the face that counts in a photo of several
 
-Told = Callable[[str], None]  # is told what is being done at every step; what it raises goes through
+Progress = Callable[[str], None]  # is told what is being done at every step; what it raises goes through
 
 
 @dataclass
-class Sitting:
+class SubjectRun:
     """kept: the person's results so far, by place. scratch: where learnings in work are kept, None for nowhere."""
 
-    bench: Bench
-    who: Sitter
+    context: EvalContext
+    who: EvalSubject
     kept: dict[str, Mapping[str, bytes]]
-    told: Told = lambda doing: None
+    told: Progress = lambda doing: None
     scratch: Path | None = None
     _begun: float = field(default_factory=time.monotonic)
 
@@ -56,11 +56,11 @@ class Sitting:
         """
         self._begun = time.monotonic()
         self.require_photos()
-        for variant in self.bench.variants:
+        for variant in self.context.variants:
             if is_done(self.kept, [variant.key]):
                 continue
-            how, about = yield from self._settled(variant)
-            place, persona = yield from self._learned(how)
+            settings, about = yield from self._settled(variant)
+            place, persona = yield from self._learned(settings)
             drawing = f"{place}/{_digest(asdict(variant.render))}"
             yield from self._drawn(variant, persona, drawing)
             told = {**about, "persona": place, "drawing": drawing, "bounds": [persona.bounds.low, persona.bounds.high],
@@ -73,31 +73,31 @@ class Sitting:
 
     def _settled(self, variant: Variant) -> Generator[Result, None, tuple[LearnSettings, dict[str, object]]]:
         """The variant's settings with the bounds that the probe finds for this person, and what there is to tell."""
-        how = variant.learn
-        if how.bounds is not None:
-            return how, {}
-        place = f"probe-{_digest(probe.brief(how).as_table(), *OF_THE_READING)}"
+        settings = variant.learn
+        if settings.bounds is not None:
+            return settings, {}
+        place = f"probe-{_digest(probe.probe_settings(settings).as_table(), *OF_THE_READING)}"
         if place not in self.kept:
             found = probe.probe(
-                self.bench.base,
+                self.context.base,
                 self.subject,
-                how,
+                settings,
                 lambda done, total: self.told(f"{variant.title}: finding the stages"),
             )
             yield from self._finished(place, {PROBE: as_json({"curve": found.curve})})
         curve = tuple((int(t), float(iou)) for t, iou in json.loads(self.kept[place][PROBE])["curve"])
-        bounds, fell_back = probe.read_bounds(curve, how)
-        return replace(how, bounds=bounds), {"curve": curve, "fell_back": fell_back}
+        bounds, fell_back = probe.read_bounds(curve, settings)
+        return replace(settings, bounds=bounds), {"curve": curve, "fell_back": fell_back}
 
-    def _learned(self, how: LearnSettings) -> Generator[Result, None, tuple[str, Persona]]:
+    def _learned(self, settings: LearnSettings) -> Generator[Result, None, tuple[str, Persona]]:
         """Where the persona of these settings is kept, and the persona."""
-        place = _digest(how.as_table(), *OF_THE_PROBE)
+        place = _digest(settings.as_table(), *OF_THE_PROBE)
         if f"{place}/{PERSONA}" not in self.kept:
             checkpoint = None if self.scratch is None else self.scratch / f"{self.who.place}-{place}.checkpoint"
             persona = shelf.take("methods", METHOD).learn(
-                self.bench.base,
+                self.context.base,
                 self.subject,
-                how,
+                settings,
                 lambda report: self.told(f"learning, step {report.step} of {report.total}"),
                 checkpoint,
             )
@@ -107,48 +107,48 @@ class Sitting:
         return place, bundle.unpack(self.kept[f"{place}/{PERSONA}"])
 
     def _drawn(self, variant: Variant, persona: Persona, drawing: str) -> Iterator[Result]:
-        bench, order = self.bench, self.bench.order
-        seeds = [order.seed + k for k in range(order.pictures)]
-        for number, prompt in enumerate(order.prompts):
+        context, config = self.context, self.context.config
+        seeds = [config.seed + k for k in range(config.pictures)]
+        for number, prompt in enumerate(config.prompts):
             place = cell(drawing, number)
             if place in self.kept:
                 continue
-            with sharing.first_steps(bench.base.pipeline.unet, bench.answers, persona.bounds.high):
+            with step_cache.cached_first_steps(context.base.pipeline.unet, context.answers, persona.bounds.high):
                 drawn = rendering.render(
-                    bench.base,
+                    context.base,
                     persona,
                     prompt,
                     seeds,
                     variant.render,
                     on_step=lambda done, total, number=number: self.told(
-                        f"{variant.title}: prompt {number + 1} of {len(order.prompts)}"
+                        f"{variant.title}: prompt {number + 1} of {len(config.prompts)}"
                     ),
                 )
-            scores = metrics.measured(bench.observers, self.case(drawn, number))
+            scores = metrics.measured(context.observers, self.case(drawn, number))
             files = {
                 picture_name(k): pictures.encoded(picture, "png", {**self._story(variant, prompt), "seed": seeds[k]})
                 for k, picture in enumerate(drawn)
             }
             yield from self._finished(place, {**files, CELL: as_json({"seeds": seeds, "scores": scores})})
 
-    def case(self, drawn: Sequence[Image.Image], prompt: int) -> Case:
+    def case(self, drawn: Sequence[Image.Image], prompt: int) -> Sample:
         """Pictures of the person by a prompt, counted from 0, ready to be measured."""
-        known, bench = self.known, self.bench
-        scale = bench.scale(prompt, drawn[0].size)
-        return Case(drawn, prompt, bench.spoken, known.learned, known.unseen, known.scans, scale)
+        known, context = self.known, self.context
+        scale = context.scale(prompt, drawn[0].size)
+        return Sample(drawn, prompt, context.spoken, known.learned, known.unseen, known.scans, scale)
 
     def _story(self, variant: Variant, prompt: str) -> dict[str, object]:
         """What goes into every picture, besides its seed."""
-        how = variant.render
+        settings = variant.render
         return {
             "kind": KIND,
             "persona": self.who.name,
             "prompt": prompt,
-            "fingerprint": self.bench.base.fingerprint,
-            "negative": how.negative,
-            "steps": how.steps,
-            "guidance": how.guidance,
-            "scheduler": how.scheduler,
+            "fingerprint": self.context.base.fingerprint,
+            "negative": settings.negative,
+            "steps": settings.steps,
+            "guidance": settings.guidance,
+            "scheduler": settings.scheduler,
         }
 
     def _finished(self, place: str, files: Files) -> Iterator[Result]:
@@ -160,17 +160,17 @@ class Sitting:
 
     @cached_property
     def subject(self) -> Subject:
-        base, photos = self.bench.base, self.who.photos
+        base, photos = self.context.base, self.who.photos
         known = None
-        if isinstance(base.card.faces, Path):
+        if isinstance(base.spec.faces, Path):
             names = [f"photo {number} of {self.who.name}" for number in range(1, len(photos) + 1)]
-            known = portraits.portraits(base.card, photos, names, pick=LARGEST)
+            known = face_selection.select_faces(base.spec, photos, names, pick=LARGEST)
         hashes = self.who.hashes[: len(photos)]
-        return subject.observe(base, photos, hashes, word=FACE, kind="face", mask=self.who.mask, known=known)
+        return subject.encode_photos(base, photos, hashes, word=FACE, kind="face", mask=self.who.mask, known=known)
 
     @cached_property
     def known(self) -> Known:
-        return self.bench.observers.known(self.who)
+        return self.context.observers.known(self.who)
 
 
 def cell(drawing: str, prompt: int) -> str:

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pmagic.engine.prompts import MAX_BYTES, read_prompts
-from pmagic.errors import NotFound, UsageProblem
+from pmagic.errors import NotFound, UsageError
 
 STANDARD_INPUT = "-"
 
@@ -13,18 +13,18 @@ STANDARD_INPUT = "-"
 def prompts(text: str | None, file: Path | None) -> list[str]:
     """The prompt that was typed, or those of a file or of standard input (engine.prompts.read_prompts).
 
-    Raises UsageProblem, NotFound.
+    Raises UsageError, NotFound.
     """
     if text is not None and file is not None:
-        raise UsageProblem("both a prompt and --prompts are given", "leave one of them out")
+        raise UsageError("both a prompt and --prompts are given", "leave one of them out")
     if file is not None:
         return [prompt for _, prompt in read_prompts(_read(file), str(file))]
     if text is None:
-        raise UsageProblem("Missing argument 'prompt'", 'say what to draw, as in "as a cowboy", or give --prompts FILE')
+        raise UsageError("Missing argument 'prompt'", 'say what to draw, as in "as a cowboy", or give --prompts FILE')
     if text != STANDARD_INPUT:
         return [text]
     if sys.stdin.isatty():
-        raise UsageProblem("standard input is the keyboard", "pipe prompts in: pmagic render alice - < prompts.txt")
+        raise UsageError("standard input is the keyboard", "pipe prompts in: pmagic render alice - < prompts.txt")
     return [prompt for _, prompt in read_prompts(sys.stdin.buffer.read(MAX_BYTES + 1), "standard input")]
 
 
@@ -43,7 +43,7 @@ def write_grid(
     width, height = shown[0].size
     cell = max(height, sheet.CELL)
     if len(shown) * cell * max(cell * width // height, 1) > decoding.MAX_PIXELS:
-        raise UsageProblem(
+        raise UsageError(
             f"a grid of {len(shown)} pictures would be too large", "draw fewer for one grid", kept=", ".join(files)
         )
     columns = len(heads)
@@ -76,4 +76,4 @@ def _read(file: Path) -> bytes:
     except FileNotFoundError as error:
         raise NotFound(f"there is no file {file}", "check the path of the prompts") from error
     except OSError as error:
-        raise UsageProblem(f"{file} cannot be read: {error.strerror}", "check its permissions") from error
+        raise UsageError(f"{file} cannot be read: {error.strerror}", "check its permissions") from error

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from itertools import islice
 
 from pmagic import settings
-from pmagic.errors import PhotoRefused, Problem
+from pmagic.errors import PhotoRefused, PmagicError
 from pmagic.library import bundle
 from pmagic.library.store import Library
 
@@ -46,7 +46,7 @@ def not_here(story: Mapping[str, object]) -> Iterator[str]:
     for name, digest in islice(told.items(), _CAST) if isinstance(told, dict) else ():
         try:
             address, persona = Library(settings.library_dir()).load(name)
-        except (Problem, OSError) as problem:
+        except (PmagicError, OSError) as problem:
             yield f"{name} cannot be taken from the library, so the command cannot draw this here: {problem}"
             continue
         if bundle.digest(persona) != digest:

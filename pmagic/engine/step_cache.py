@@ -14,11 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-Answers = MutableMapping[bytes, Tensor]  # by a digest of all that the UNet was asked with
+UNetCache = MutableMapping[bytes, Tensor]  # by a digest of all that the UNet was asked with
 
 
 @contextmanager
-def first_steps(unet: nn.Module, answers: Answers, since: float) -> Iterator[None]:
+def cached_first_steps(unet: nn.Module, answers: UNetCache, since: float) -> Iterator[None]:
     """While inside, a UNet call at t >= `since` is computed only if `answers` does not hold it yet.
 
     since: where the first static stage ends. answers: of one base; grows by 2 N C h w numbers a step.

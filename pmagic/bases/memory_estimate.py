@@ -4,8 +4,8 @@ import json
 import math
 from pathlib import Path
 
-from pmagic.bases.card import Card
 from pmagic.bases.kinds import PARTS
+from pmagic.bases.model_spec import ModelSpec
 from pmagic.errors import Incompatible
 
 _FLOAT32, _HALF = 4, 2  # bytes
@@ -24,22 +24,24 @@ _LARGEST = 10**7  # of one dimension
 _LEVELS = 16  # of a network; more are none
 
 
-def memory_to_learn(card: Card, batch: int, *, half: bool = False, low: bool = False, decodes: bool = False) -> int:
+def memory_to_learn(
+    spec: ModelSpec, batch: int, *, half: bool = False, low: bool = False, decodes: bool = False
+) -> int:
     """Bytes, roughly: the weights and what `batch` samples keep for the backward pass.
 
     half: with the UNet and the decoded faces in two bytes a number instead of four. low: with each block computed again
     (engine.memory). decodes: with a loss that looks at the face, here a large one.
     """
-    assert card.folder is not None  # asked only of a base whose weights are here
-    side, channels, _ = _shape(card.folder / "unet" / "config.json")
+    assert spec.folder is not None  # asked only of a base whose weights are here
+    side, channels, _ = _shape(spec.folder / "unet" / "config.json")
     kept = batch * _SAMPLE[half, low] * side**2 / _SAMPLE_AREA * channels / _SAMPLE_CHANNELS
     if decodes:
-        _, width, levels = _shape(card.folder / "vae" / "config.json")
+        _, width, levels = _shape(spec.folder / "vae" / "config.json")
         face = (side * 2 ** (levels - 1)) ** 2
         together = max(face, min(batch * face, DECODED_AT_ONCE))
         kept += _FACE[half, low] * together / _FACE_AREA * width / _FACE_CHANNELS
     size = {**dict.fromkeys(PARTS, _FLOAT32), "unet": _HALF if half else _FLOAT32}
-    return sum(_parameters_of(card.folder / part) * size[part] for part in PARTS) + int(kept)
+    return sum(_parameters_of(spec.folder / part) * size[part] for part in PARTS) + int(kept)
 
 
 def _shape(configuration: Path) -> tuple[int, int, int]:

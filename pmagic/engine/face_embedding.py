@@ -3,7 +3,7 @@
 Decoding is the dearest thing in an iteration, so only the part of the latents that the recogniser looks at is decoded,
 with a margin. The face is aligned with the photo's own landmarks: while learning it does not move.
 
-    python -m pmagic.engine.likeness PHOTO --base mini
+    python -m pmagic.engine.face_embedding PHOTO --base mini
 
 prints how well that agrees with decoding everything.
 """
@@ -23,18 +23,18 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from pmagic.bases.loading import Base, keep_in
-from pmagic.bases.needs import DECODED_AT_ONCE
-from pmagic.engine import portraits
+from pmagic.bases.loading import Base, cast_network
+from pmagic.bases.memory_estimate import DECODED_AT_ONCE
+from pmagic.engine import face_selection
 from pmagic.engine.subject import Subject
-from pmagic.errors import UsageProblem
+from pmagic.errors import UsageError
 from pmagic.vision import recogniser
 
 MARGIN = 1 / 16  # of the latents' side, decoded around what the recogniser looks at
 
 
 @dataclass(frozen=True)
-class Looker:
+class FaceEmbedder:
     """The recogniser, and where each photo's face is in the latents. All crops are squares of one size."""
 
     base: Base
@@ -72,10 +72,10 @@ class Looker:
             return 1 - F.cosine_similarity(self(clean, photo), self.likeness[photo], dim=-1)
 
         pixels = (self.side * self.base.pipeline.vae_scale_factor) ** 2
-        return _InTurn.apply(clean, photo, look, max(1, DECODED_AT_ONCE // pixels))
+        return _ChunkedLoss.apply(clean, photo, look, max(1, DECODED_AT_ONCE // pixels))
 
 
-class _InTurn(torch.autograd.Function):
+class _ChunkedLoss(torch.autograd.Function):
     """A number for each row, and at once its slope: nothing of these rows need be kept while the next are looked at."""
 
     @staticmethod
@@ -99,16 +99,16 @@ class _InTurn(torch.autograd.Function):
         return slope[:, None, None, None] * slopes, None, None, None
 
 
-def looker(base: Base, subject: Subject, *, margin: float = MARGIN) -> Looker:
+def open_face_embedder(base: Base, subject: Subject, *, margin: float = MARGIN) -> FaceEmbedder:
     """The subject's faces, ready to be looked at. margin: in shares of the latents' side; 1 decodes everything.
 
-    Raises UsageProblem for a subject without a face, WeightsMissing without a face pack.
+    Raises UsageError for a subject without a face, WeightsMissing without a face pack.
     """
-    folder = portraits.folder_of(base.card)
+    folder = face_selection.folder_of(base.spec)
     if subject.landmarks is None:
-        raise UsageProblem("the identity loss needs a face, and the photo was learned without one", "use --class face")
+        raise UsageError("the identity loss needs a face, and the photo was learned without one", "use --class face")
     corners, side = crops(base, subject.landmarks, margin=margin)
-    return Looker(
+    return FaceEmbedder(
         base=base,
         decoder=_decoder(base),
         network=recogniser.load(folder, device=base.device, dtype=base.precision),
@@ -124,7 +124,7 @@ def crops(base: Base, landmarks: Tensor, *, margin: float = MARGIN) -> tuple[Ten
     pixel = base.pipeline.vae_scale_factor
     cells = base.size // pixel
     reach = round(margin * cells)
-    box = looked_at(landmarks, base.size)  # (P, 4)
+    box = aligned_box(landmarks, base.size)  # (P, 4)
     low = (box[:, :2] / pixel).floor().long() - reach
     high = (box[:, 2:] / pixel).ceil().long() + reach
     side = min(cells, int((high - low).max()))
@@ -143,7 +143,7 @@ def _decoder(base: Base) -> nn.Module:
     if base.fast is None:
         return parts
     parts = copy.deepcopy(parts)
-    keep_in(parts, base.fast, mixed=base.mixed)
+    cast_network(parts, base.fast, mixed=base.mixed)
     if not base.mixed:  # one head as wide as all channels, for which a GPU's fused attention is slow on its way back
         for part in parts.modules():
             if isinstance(part, Attention):
@@ -151,7 +151,7 @@ def _decoder(base: Base) -> nn.Module:
     return parts
 
 
-def looked_at(landmarks: Tensor, size: int) -> Tensor:
+def aligned_box(landmarks: Tensor, size: int) -> Tensor:
     """The smallest box around all that alignment reads of `size` x `size` pictures: (P, 4) left, top, right, bottom.
 
     landmarks: (P, 5, 2). Found by aligning a picture of coordinates.
@@ -185,7 +185,7 @@ def agreements(base: Base, subject: Subject, margins: Sequence[float]) -> list[A
 
     def answer(margin: float) -> tuple[int, Tensor, Tensor]:
         given = latents.clone().requires_grad_()
-        look = looker(base, subject, margin=margin)
+        look = open_face_embedder(base, subject, margin=margin)
         seen = look(given, photo)
         (1 - F.cosine_similarity(seen, subject.likeness, dim=-1)).sum().backward()
         return look.side, seen.detach().flatten(), given.grad.flatten()
@@ -200,21 +200,21 @@ def agreements(base: Base, subject: Subject, margins: Sequence[float]) -> list[A
 
 
 def _main() -> None:
-    from pmagic.bases import card, loading
-    from pmagic.engine.subject import observe
+    from pmagic.bases import loading, model_spec
+    from pmagic.engine.subject import encode_photos
     from pmagic.pictures import read_photo
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("photo", type=Path, nargs="+")
     parser.add_argument("--base", default="mini")
     arguments = parser.parse_args()
-    base = loading.load(card.find(arguments.base))
+    base = loading.load(model_spec.resolve(arguments.base))
     print("| photo | margin | crop | embedding | gradient |\n|---|---|---|---|---|")
     cells = base.size // base.pipeline.vae_scale_factor
     for path in arguments.photo:
         photo = read_photo(path)
         everywhere = Image.new("L", photo.image.size, 255)  # the mask has no say here
-        subject = observe(base, [photo.image], [photo.sha256], word="face", mask=everywhere)
+        subject = encode_photos(base, [photo.image], [photo.sha256], word="face", mask=everywhere)
         for each in agreements(base, subject, (0.0, 1 / 32, 1 / 16, 1 / 8, 1 / 4)):
             print(
                 f"| {path.name} | {each.margin:.3f} | {each.side} of {cells} cells "

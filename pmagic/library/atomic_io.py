@@ -42,7 +42,7 @@ def storing(what: str) -> Iterator[None]:
 
 
 @contextmanager
-def already(kept: str) -> Iterator[None]:
+def visible_change(kept: str) -> Iterator[None]:
     """While inside, a change is visible that a failure cannot take back; `storing` then says `kept` of it."""
     try:
         yield
@@ -111,7 +111,7 @@ def publish_folder(files: Mapping[str, bytes], staging: Path, target: Path) -> N
     except OSError:
         shutil.rmtree(staging, ignore_errors=True)  # on a full disk a part of a copy must not take what is left
         raise
-    with already(f"{target} is there, but a loss of power may still undo it"):
+    with visible_change(f"{target} is there, but a loss of power may still undo it"):
         sync_folder(target.parent)
 
 
@@ -148,7 +148,7 @@ def replace_file(path: Path, data: bytes) -> None:
         with contextlib.suppress(OSError):
             aside.unlink(missing_ok=True)
         raise
-    with already(f"{path} has its new content, but a loss of power may still undo it"):
+    with visible_change(f"{path} has its new content, but a loss of power may still undo it"):
         sync_folder(path.parent)
 
 
@@ -158,7 +158,7 @@ def withdraw(path: Path, staging: Path) -> None:
     if os.path.lexists(staging):
         erase(staging)  # what an earlier removal has left
     rename_new(path, staging)
-    with already(f"{path} is removed; what is left of its files lies in {staging}"):
+    with visible_change(f"{path} is removed; what is left of its files lies in {staging}"):
         sync_folder(path.parent)
         erase(staging)
 

@@ -7,12 +7,14 @@ from collections.abc import Mapping
 
 from PIL import Image
 
-from pmagic.engine.localising import Edit
+from pmagic.engine.inpainting import InpaintRegion
 from pmagic.engine.regions import Box
 from pmagic.vision.faces import FacePack
 
 
-def faces_in(pack: FacePack, picture: Image.Image, regions: Mapping[str, Box], edit: Edit | None) -> dict[str, int]:
+def count_faces(
+    pack: FacePack, picture: Image.Image, regions: Mapping[str, Box], edit: InpaintRegion | None
+) -> dict[str, int]:
     """By name, how many faces have their middle in the name's region, none of them the background's own."""
     frame = edit.frame if edit is not None else (0, 0, *picture.size)
     found = dict.fromkeys(regions, 0)
