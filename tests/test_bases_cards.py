@@ -43,7 +43,7 @@ def observer_folder(folder: Path) -> Path:
 @pytest.mark.parametrize("name", shelf.names("bases.known"))
 def test_contract(name: str) -> None:
     """Every base with a short name: its file is called as it is, and it says where it comes from and its licence."""
-    stated = shelf.take("bases.known", name).CARD
+    stated = shelf.take("bases.known", name).SPEC
     assert stated.name == name and stated.licence
     assert stated.size_gb is not None and 0 < stated.size_gb < 20
     assert (stated.folder is None) != (stated.repo is None)  # on the hub, or shipped

@@ -117,25 +117,25 @@ def learned(base: loading.Base, numbers: dict[str, Tensor]) -> Iterator[dict[str
         optimizer = optimizer or training.make_optimizer(learner, context.settings)
         with torch.no_grad():
             dynamic, residual = learner(draw.t, context.subject.image_embedding)
-            moment = training.forward_step(context, learner, draw)
-            terms = training.loss_terms(context, moment)
+            output = training.forward_step(context, learner, draw)
+            terms = training.loss_terms(context, output)
             loss = training.weighted_sum(context, terms)
-            share = tandem_equilibrium.shares(moment.attention, moment.open_slots, moment.open_lengths)
+            share = tandem_equilibrium.shares(output.attention, output.open_slots, output.open_lengths)
         for row, k in enumerate(steps):
             found |= {
                 f"step{k}.main.dynamic": dynamic[row],
                 f"step{k}.open.dynamic": dynamic[row],
                 f"step{k}.main.residual": residual[row] * draw.keep[row],
                 f"step{k}.open.residual": residual[row] * draw.keep_open[row],
-                f"step{k}.latents": moment.latents[row],
-                f"step{k}.noisy_latents": moment.noisy[row],
-                f"step{k}.main.keys": moment.keys[row, :ROWS],
-                f"step{k}.main.values": moment.values[row, :ROWS],
-                f"step{k}.open.length": moment.open_lengths[row].double(),
-                f"step{k}.open.attention": moment.attention[row],
+                f"step{k}.latents": output.latents[row],
+                f"step{k}.noisy_latents": output.noisy[row],
+                f"step{k}.main.keys": output.keys[row, :ROWS],
+                f"step{k}.main.values": output.values[row, :ROWS],
+                f"step{k}.open.length": output.open_lengths[row].double(),
+                f"step{k}.open.attention": output.attention[row],
                 f"step{k}.te.placeholder": share[row],
                 f"step{k}.te.strongest": 1 - share[row],
-                f"step{k}.noise_hat": moment.prediction[row],
+                f"step{k}.noise_hat": output.prediction[row],
                 f"step{k}.loss": loss[row],
             }
         training.optimizer_step(training.make_train_step(context, learner), optimizer, draw)

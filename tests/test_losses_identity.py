@@ -3,7 +3,7 @@
 import pytest
 import torch
 from diffusers import DDPMScheduler
-from test_losses_shelf import moment
+from test_losses_shelf import output
 
 from pmagic.losses import identity
 
@@ -20,7 +20,7 @@ def test_a_right_prediction_gives_the_clean_latents_back(velocity: bool) -> None
     latents, noise = (torch.randn(3, 4, 6, 6, generator=source, dtype=torch.float64) for _ in range(2))
     t = torch.tensor([0, 500, 999])
     right = schedule.get_velocity(latents, noise, t) if velocity else noise
-    given = moment(
+    given = output(
         t=t,
         noisy=schedule.add_noise(latents, noise, t),
         prediction=right,
@@ -31,6 +31,6 @@ def test_a_right_prediction_gives_the_clean_latents_back(velocity: bool) -> None
 
 
 def test_it_is_the_weighted_distance_of_the_faces() -> None:
-    given = moment(t=torch.tensor([0, 500, 500]), apart=lambda clean: torch.tensor([0.0, 1.0, 2.0]))
+    given = output(t=torch.tensor([0, 500, 500]), apart=lambda clean: torch.tensor([0.0, 1.0, 2.0]))
     half = 0.5**0.5
     assert identity.loss(given).tolist() == pytest.approx([0.0, half, 2 * half], abs=1e-6)

@@ -12,7 +12,7 @@ from pmagic.losses import StepOutput, masked_mse, tandem_equilibrium
 B, H, S, D = 3, 2, 8, 5
 
 
-def moment(**changes: object) -> StepOutput:
+def output(**changes: object) -> StepOutput:
     source = torch.Generator().manual_seed(0)
 
     def normal(*shape: int) -> torch.Tensor:
@@ -43,7 +43,7 @@ def test_contract(name: str) -> None:
     loss = shelf.take("losses", name)
     assert isinstance(loss.READS_OPEN_PROMPT, bool) and isinstance(loss.READS_FACE, bool)
     assert loss.READS_FACE is (name in LOOK_AT_FACES)
-    given = moment()
+    given = output()
     found = loss.loss(given)
     assert found.shape == (B,)
     assert found.isfinite().all()
@@ -52,24 +52,24 @@ def test_contract(name: str) -> None:
     assert source.grad is not None and source.grad.abs().sum() > 0
     if loss.READS_OPEN_PROMPT:
         with pytest.raises(ValueError, match="open prompt"):
-            loss.loss(moment(attention=None))
+            loss.loss(output(attention=None))
     if loss.READS_FACE:
         with pytest.raises(ValueError, match="recogniser"):
-            loss.loss(moment(apart=None))
+            loss.loss(output(apart=None))
 
 
 def test_masked_mse_counts_only_where_the_mask_is() -> None:
     target = torch.zeros(1, 4, 2, 2)
     prediction = torch.tensor([[1.0, 2.0], [3.0, 4.0]]).expand(1, 4, 2, 2)
     mask = torch.tensor([[[[1.0, 0.5], [0.0, 0.0]]]])
-    given = moment(prediction=prediction, target=target, mask=mask)
+    given = output(prediction=prediction, target=target, mask=mask)
     assert masked_mse.loss(given).item() == pytest.approx((1 * 1 + 0.5 * 4) / 1.5)
 
 
 def test_equilibrium_is_lowest_at_balance() -> None:
     attention = torch.zeros(B, H, S, S)
     attention[..., 2] = attention[..., 4] = 0.5  # the name and one other word share all attention
-    given = moment(attention=attention)
+    given = output(attention=attention)
     assert tandem_equilibrium.loss(given).tolist() == pytest.approx([-0.25] * B)
     attention[..., 2] += 0.01
     expected = 1 / (1 + math.exp(-1.0))
@@ -81,5 +81,5 @@ def test_equilibrium_leaves_out_start_end_and_padding() -> None:
     attention = torch.zeros(B, H, S, S)
     attention[..., 0] = attention[..., 6] = attention[..., 7] = 9.0
     attention[..., 3] = attention[..., 5] = 0.2
-    given = moment(attention=attention)
+    given = output(attention=attention)
     assert tandem_equilibrium.loss(given).tolist() == pytest.approx([-0.25] * B)

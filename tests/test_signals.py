@@ -122,7 +122,7 @@ def test_stopped_while_drawing_keeps_the_finished_pictures(
 def test_a_signal_outside_of_any_step_ends_with_a_message_too(number: int) -> None:
     code = (
         "import time; from pmagic.library.store import Library; "
-        "Library.glances = lambda self: (print('there', flush=True), time.sleep(60)); "
+        "Library.summaries = lambda self: (print('there', flush=True), time.sleep(60)); "
         "from pmagic.cli.app import main; import sys; sys.argv = ['pmagic', 'list']; main()"
     )
     process = limited([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -163,6 +163,13 @@ def test_a_suite_in_the_background_has_its_childrens_ctrl_c(tmp_path: Path) -> N
     words = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(tmp_path)]
     ignore = lambda: signal.signal(signal.SIGINT, signal.SIG_IGN)  # noqa: E731
     done = subprocess.run(
-        words, cwd=tmp_path, preexec_fn=ignore, capture_output=True, text=True, timeout=SECONDS, check=False
+        words,
+        cwd=tmp_path,
+        preexec_fn=ignore,
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent)},
     )
     assert done.returncode == 0, done.stdout

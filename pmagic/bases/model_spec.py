@@ -106,7 +106,7 @@ def resolve(name: str) -> ModelSpec:
 
 def resolve_name(name: str) -> ModelSpec:
     """As `find`, of a short name or a hub id alone: no folder of that name is looked at."""
-    specs = {each: shelf.take("bases.known", each).CARD for each in shelf.names("bases.known")}
+    specs = {each: shelf.take("bases.known", each).SPEC for each in shelf.names("bases.known")}
     if name in specs:
         return _located(specs[name])
     if naming.HUB_ID.fullmatch(name):

@@ -66,7 +66,7 @@ def learn(
     memory: Annotated[
         str, typer.Option("--memory", help="auto, normal, or low: the same result with less memory, more slowly.")
     ] = "auto",
-    compile_unet: Annotated[
+    compiled: Annotated[
         bool,
         typer.Option("--compile", help="Compile the UNet first: minutes once, then shorter steps; says if it pays."),
     ] = False,
@@ -90,7 +90,7 @@ def learn(
     paths = [str(each) for each in photo or ()]
     asked = LearnArgs(
         tuple(paths), base, word, style, face, None if mask is None else str(mask), method, recipe, iterations, batch,
-        learning_rate, stages, seed, device, dtype, compile_unet,
+        learning_rate, stages, seed, device, dtype, compiled,
     )  # fmt: skip
     if resume:
         name, asked = resuming.recall(settings.library_dir(), name, asked)

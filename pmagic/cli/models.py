@@ -235,7 +235,7 @@ def _learned_on(entry: "Entry", name: str) -> bool:
 
 def _pulled() -> list[str]:
     """Hub ids of bases that were pulled and have no short name."""
-    known = {shelf.take("bases.known", name).CARD.repo for name in shelf.names("bases.known")}
+    known = {shelf.take("bases.known", name).SPEC.repo for name in shelf.names("bases.known")}
     try:
         folders = sorted(settings.models_dir().iterdir())
     except FileNotFoundError:

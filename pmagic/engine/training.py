@@ -148,9 +148,9 @@ def _encode_prompts(
     return encode(text_encoder, ids, slots, dynamic, residual, with_attention=open_prompts is not None)
 
 
-def loss_terms(context: TrainingContext, moment: StepOutput) -> dict[str, Tensor]:
+def loss_terms(context: TrainingContext, output: StepOutput) -> dict[str, Tensor]:
     """Each loss by name, per sample, not weighted: (B,)."""
-    return {name: loss.loss(moment) for name, loss in context.losses.items()}
+    return {name: loss.loss(output) for name, loss in context.losses.items()}
 
 
 def weighted_sum(context: TrainingContext, terms: Mapping[str, Tensor]) -> Tensor:
@@ -177,7 +177,7 @@ Losses = Callable[[randomness.StepSample], tuple[Tensor, dict[str, Tensor]]]
 class TrainStep:
     """What one learner is taught."""
 
-    prepare_training: TrainingContext
+    context: TrainingContext
     learner: nn.Module
     losses: Losses
 

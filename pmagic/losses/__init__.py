@@ -2,7 +2,7 @@
 
 READS_OPEN_PROMPT: bool             whether `Moment.attention` must be there
 READS_FACE: bool                    whether `Moment.apart` must be there
-def loss(moment: Moment) -> Tensor  (B,), one value per sample; trained is the mean times the recipe's weight
+def loss(output: StepOutput) -> Tensor  (B,), one value per sample; trained is the mean times the recipe's weight
 """
 
 from __future__ import annotations

@@ -17,17 +17,17 @@ READS_FACE = True
 TIMESTEPS = 1000  # T of Eq. 4
 
 
-def loss(moment: StepOutput) -> Tensor:
+def loss(output: StepOutput) -> Tensor:
     """lambda_id(t) * (1 - cosine) per sample, range [0, 2]: (B,)."""
-    apart = distance(moment)
-    return weight(moment.t).to(apart.dtype) * apart
+    apart = distance(output)
+    return weight(output.t).to(apart.dtype) * apart
 
 
-def distance(moment: StepOutput) -> Tensor:
+def distance(output: StepOutput) -> Tensor:
     """1 - cosine of the face in X_0|t and the photo's, range [0, 2]: (B,)."""
-    if moment.apart is None:
+    if output.apart is None:
         raise ValueError("the identity loss needs a recogniser and the photo's face")
-    return moment.apart(clean(moment))
+    return output.apart(clean(output))
 
 
 def weight(t: Tensor) -> Tensor:
@@ -35,14 +35,14 @@ def weight(t: Tensor) -> Tensor:
     return (t.double() * (math.pi / 2 / TIMESTEPS)).cos()
 
 
-def clean(moment: StepOutput) -> Tensor:
+def clean(output: StepOutput) -> Tensor:
     """X_0|t: the clean latents if the prediction were right, (B, C, h, w).
 
     From x_t = a x_0 + s noise with a^2 + s^2 = 1; a velocity is a noise - s x_0.
     """
-    signal = moment.signal.to(moment.noisy.dtype)[:, None, None, None]
+    signal = output.signal.to(output.noisy.dtype)[:, None, None, None]
     a, s = signal.sqrt(), (1 - signal).sqrt()
-    prediction = moment.prediction.to(moment.noisy.dtype)
-    if moment.velocity:
-        return a * moment.noisy - s * prediction
-    return (moment.noisy - s * prediction) / a
+    prediction = output.prediction.to(output.noisy.dtype)
+    if output.velocity:
+        return a * output.noisy - s * prediction
+    return (output.noisy - s * prediction) / a

@@ -14,6 +14,6 @@ READS_FACE = True
 WEIGHT = 2 / math.pi  # the mean of cos(pi t / 2T) over 0 <= t <= T
 
 
-def loss(moment: StepOutput) -> Tensor:
+def loss(output: StepOutput) -> Tensor:
     """2 / pi * (1 - cosine) per sample, range [0, 4 / pi]: (B,)."""
-    return WEIGHT * distance(moment)
+    return WEIGHT * distance(output)

@@ -12,11 +12,11 @@ READS_FACE = False
 SHARPNESS = 100.0  # the authors' code multiplies the attention by it before the softmax; the paper does not say
 
 
-def loss(moment: StepOutput) -> Tensor:
+def loss(output: StepOutput) -> Tensor:
     """-(p * (1 - p)) per sample, range [-0.25, 0]: lowest at balance. (B,)"""
-    if moment.attention is None or moment.open_slots is None or moment.open_lengths is None:
+    if output.attention is None or output.open_slots is None or output.open_lengths is None:
         raise ValueError("tandem equilibrium needs the attention of an open prompt")
-    share = shares(moment.attention, moment.open_slots, moment.open_lengths)
+    share = shares(output.attention, output.open_slots, output.open_lengths)
     return -(share * (1 - share))
 
 

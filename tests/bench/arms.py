@@ -216,12 +216,12 @@ def _micro_steps(bench: Bench) -> Arm:
         with packed_kv(pipeline.unet):
             packed = main.condition.packed()
             (prediction,) = pipeline.unet(noisy, draw.t, encoder_hidden_states=packed, return_dict=False)
-        moment = StepOutput(
+        output = StepOutput(
             t=draw.t, latents=latents, noisy=noisy, prediction=prediction, target=draw.noise, mask=bench.subject.mask,
             keys=main.condition.keys, values=main.condition.values, attention=free.attention,
             open_slots=heard.slots, open_lengths=heard.lengths,
         )  # fmt: skip
-        (training.weighted_sum(context, training.loss_terms(context, moment)).mean() / settings.batch).backward()
+        (training.weighted_sum(context, training.loss_terms(context, output)).mean() / settings.batch).backward()
 
     def arm() -> list[Tensor]:
         whole = bench.draw(next(step)).to(base.device)

@@ -2,7 +2,7 @@
 
 from pmagic.bases.model_spec import CLIP_REPO, ModelSpec
 
-CARD = ModelSpec(
+SPEC = ModelSpec(
     name="dreamlike",
     folder=None,
     repo="dreamlike-art/dreamlike-photoreal-2.0",

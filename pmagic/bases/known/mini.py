@@ -7,7 +7,7 @@ from pmagic.bases.model_spec import ModelSpec
 
 _WEIGHTS = Path(str(files("pmagic"))) / "mini" / "weights"
 
-CARD = ModelSpec(
+SPEC = ModelSpec(
     name="mini",
     folder=_WEIGHTS / "base",
     repo=None,

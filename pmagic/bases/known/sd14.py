@@ -2,7 +2,7 @@
 
 from pmagic.bases.model_spec import CLIP_REPO, ModelSpec
 
-CARD = ModelSpec(
+SPEC = ModelSpec(
     name="sd14",
     folder=None,
     repo="CompVis/stable-diffusion-v1-4",

@@ -2,7 +2,7 @@
 
 from pmagic.bases.model_spec import CLIP_REPO, ModelSpec
 
-CARD = ModelSpec(
+SPEC = ModelSpec(
     name="sd15",
     folder=None,
     repo="stable-diffusion-v1-5/stable-diffusion-v1-5",
