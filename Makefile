@@ -30,7 +30,7 @@ coverage: $(VENV)/.tested
 
 # The measured table of docs/miniature.md.
 report: $(VENV)/.tested
-	$(BIN)/python -m pmagic.mini.report
+	$(BIN)/python -m pmagic.experiments.report
 
 # constraints.txt: the versions that pip chooses today.
 constraints:

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 from PIL import Image
 
-from pmagic.mini import compositions
+from pmagic.experiments import compositions
 from pmagic.world.scenes import PORTRAIT
 
 PEOPLE = 3

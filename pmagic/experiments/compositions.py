@@ -1,6 +1,6 @@
 """The measured table of `compose`: person and style, two people, a person in a background, expressions.
 
-    python -m pmagic.mini.compositions WORK --pairs 10 --sheets docs
+    python -m pmagic.experiments.compositions WORK --pairs 10 --sheets docs
 
 People whom no training has seen stand in a ring and each is paired with the next; everyone is learned once, from one
 portrait, and kept in the library WORK, as are the styles, each from three pictures of other people. Identity is the
@@ -29,8 +29,8 @@ from pmagic.engine.recipes import RenderSettings, render_settings_for
 from pmagic.engine.regions import Box
 from pmagic.engine.rendering import compose
 from pmagic.engine.subject import encode_photos
+from pmagic.experiments.measuring import FIRST, WORD, eyes, opened, portrait
 from pmagic.library.store import Library
-from pmagic.mini.measuring import FIRST, WORD, eyes, opened, portrait
 from pmagic.persona import Persona
 from pmagic.sheet import contact_sheet
 from pmagic.vision import faces
