@@ -4,10 +4,14 @@ import ast
 import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterable, Iterator, Mapping
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 import pmagic
 
@@ -28,6 +32,16 @@ FLOORS = [
 ]
 # Nobody else imports these: the miniature is to the program a folder of weights like any other.
 IMPORTED_BY = {"mini": {"experiments"}, "cli": {"__main__"}, "experiments": set()}
+# What only these rooms and modules may import: the extra of pyproject.toml that they need.
+EXTRAS = {
+    "pmagic.world": "world",
+    "pmagic.mini": "world",
+    "pmagic.experiments": "world",
+    "pmagic.datasets.lfw": "lfw",
+    "pmagic.evaluation.cluster": "cluster",
+}
+NOT_NEEDED = {"urllib3"}  # imported only where another library has brought it
+NOT_INSTALLED = {"sklearn": "scikit-learn", "ray": "ray"}  # the distribution, where the tests run without the extra
 WITHOUT_TORCH = [
     f"pmagic.{each}" for each in ("cli.app", "library.store", "persona", "settings", "decoding", "pictures")
 ]
@@ -157,6 +171,36 @@ def test_neither_modules_nor_rooms_import_each_other_in_a_circle() -> None:
     assert circles(room_graph(graph)) == []
     turning = made(a__one="from pmagic.a.two import f", a__two="def f():\n    from pmagic.a import one")
     assert circles(module_graph(turning)) == ["pmagic.a.one -> pmagic.a.two -> pmagic.a.one"]
+
+
+def undeclared(house: Iterable[tuple[str, ast.Module]]) -> list[str]:
+    """Every import of a library that pyproject.toml does not name for that module: in the dependencies or its extra."""
+    project = tomllib.loads((ROOT.parent / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    known = packages_distributions()
+    wrong = []
+    for name, tree in house:
+        extra = [extras[each] for room_or_module, each in EXTRAS.items() if f"{name}.".startswith(f"{room_or_module}.")]
+        declared = {canonicalize_name(Requirement(each).name) for each in sum(extra, project["dependencies"])}
+        for imported, line in imports(tree):
+            top = imported.partition(".")[0]
+            if top in sys.stdlib_module_names or top in NOT_NEEDED or top == "pmagic":
+                continue
+            found = known.get(top) or [NOT_INSTALLED.get(top, top)]
+            if not declared & {canonicalize_name(each) for each in found}:
+                wrong.append(f"{name}:{line} imports {top} of {', '.join(sorted(set(found)))}")
+    return wrong
+
+
+def test_every_library_that_is_imported_is_declared() -> None:
+    assert undeclared(modules()) == []
+    assert undeclared(made(world__brush="import skia")) == []
+    hidden = made(cli__app="def f():\n    import skia", bases__kinds="import yaml", engine__mapper="import sklearn")
+    assert undeclared(hidden) == [
+        "pmagic.cli.app:2 imports skia of skia-python",
+        "pmagic.bases.kinds:1 imports yaml of PyYAML",
+        "pmagic.engine.mapper:1 imports sklearn of scikit-learn",
+    ]
 
 
 @pytest.mark.parametrize("name", WITHOUT_TORCH)
