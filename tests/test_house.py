@@ -211,9 +211,9 @@ def test_these_start_without_torch(name: str) -> None:
     assert found.stdout.strip() == ""
 
 
-def test_the_model_specs_need_no_torch() -> None:
-    asked = "from pmagic.bases import memory_estimate, model_spec; model_spec.known()"
-    code = f"import sys; {asked}; print('torch' in sys.modules)"
+def test_the_cards_need_no_torch() -> None:
+    imports = "import sys; from pmagic.bases import memory_estimate, model_spec"
+    code = f"{imports}; model_spec.known(); print('torch' in sys.modules)"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "False"
 
