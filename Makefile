@@ -30,7 +30,7 @@ coverage: $(VENV)/.tested
 
 # The measured table of docs/miniature.md.
 report: $(VENV)/.tested
-	$(BIN)/python -m pmagic.mini.report
+	$(BIN)/python -m pmagic.experiments.report
 
 # constraints.txt: the versions that pip chooses today.
 constraints:
@@ -66,5 +66,19 @@ sbom: $(VENV)/.installed $(TOOLS)/.installed
 	$(TOOLS)/bin/cyclonedx-py environment --output-reproducible --pyproject pyproject.toml --output-file sbom.json \
 	  $(BIN)/python
 
+FLOORS := .venv-floors
+.PHONY: floors
+# The lower bounds of pyproject.toml: the oldest version of each library that they allow, and quick tests of what uses it.
+# The one torch that is tried is TORCH.
+floors: $(TOOLS)/.installed
+	rm -rf $(FLOORS)
+	$(PYTHON) -m venv $(FLOORS)
+	$(FLOORS)/bin/python -m pip install --quiet --no-deps "$(TORCH)"
+	$(TOOLS)/bin/uv pip install --quiet --python $(FLOORS)/bin/python --resolution lowest-direct "$(TORCH)" \
+	  --editable ".[test,world]"
+	$(FLOORS)/bin/python -m pytest tests/test_api.py tests/test_engine_rendering.py tests/test_pictures.py \
+	  tests/test_cli_stories.py tests/test_library_bundle.py tests/test_evaluation_report.py tests/test_bases_loading.py \
+	  tests/test_vision_faces.py tests/test_vision_recogniser.py tests/test_world_captions.py tests/test_world_snapshots.py
+
 clean:
-	rm -rf $(VENV) $(TOOLS) demo sbom.json
+	rm -rf $(VENV) $(TOOLS) $(FLOORS) demo sbom.json

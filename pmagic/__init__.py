@@ -9,7 +9,7 @@ To read the source, begin with `persona` (the value everything passes on), then 
 file), `methods` (how a persona is learned and applied), `losses` (one equation per file), `bases` (how a diffusion
 model is found and loaded), `vision` (frozen observers), `library` (what is kept on disk), `tasks` (what each verb
 does), `api` (the functions above), `cli` (the commands), `world` (drawn people), `mini` (the miniature: a complete
-small model trained on them).
+small model trained on them), `experiments` (what measures it).
 """
 
 import os

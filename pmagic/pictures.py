@@ -9,9 +9,9 @@ from pathlib import Path
 
 from PIL import ExifTags, Image, PngImagePlugin
 
+from pmagic import atomic_io
 from pmagic.decoding import BROKEN, exif_tags, open_image, read_bytes, to_rgb
 from pmagic.errors import NumericFailure, PhotoRefused, UsageError
-from pmagic.library import atomic_io
 
 ENDINGS = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp"}  # of pictures that are written
 MIN_SIDE = 32

@@ -30,6 +30,7 @@ else:
 
 with traced:
     from pmagic import pictures, settings
+    from pmagic.base_names import base_name
     from pmagic.bases import kinds, memory_estimate, model_spec
     from pmagic.cli import compose, drawing, gallery, options, prompt_files, reproduce, resuming
     from pmagic.cli.console import clean
@@ -52,7 +53,7 @@ def persona_toml(data: bytes) -> None:
     with contextlib.suppress(PmagicError):
         bundle.summary(_FOLDER)
     persona = bundle.unpack({bundle.TOML: head + data, bundle.TENSORS: tensors.write(WEIGHTS)})
-    assert persona.base == naming.base_name(persona.base) != ""
+    assert persona.base == base_name(persona.base) != ""
     bundle.pack(persona)
     json.dumps(dict(persona.settings), allow_nan=False)
     assert 1 <= persona.settings.get("tokens", 1) <= MAX_TOKENS

@@ -11,9 +11,9 @@ from types import SimpleNamespace
 import pytest
 
 from pmagic import settings, shelf
+from pmagic.base_names import HUB_ID
 from pmagic.bases import checksums, fetching, kinds, local_bases, memory_estimate, model_spec
 from pmagic.errors import Incompatible, NotFound, StorageFailed, UsageError, WeightsMissing
-from pmagic.library import naming
 
 
 def base_folder(folder: Path, toml: str = "") -> Path:
@@ -48,7 +48,7 @@ def test_contract(name: str) -> None:
     assert stated.size_gb is not None and 0 < stated.size_gb < 20
     assert (stated.folder is None) != (stated.repo is None)  # on the hub, or shipped
     if stated.repo is not None:
-        assert naming.HUB_ID.fullmatch(stated.repo)
+        assert HUB_ID.fullmatch(stated.repo)
         assert model_spec.resolve(stated.repo.upper()).name == name
     located = model_spec.resolve(name)
     assert located.name == name

@@ -9,11 +9,12 @@ import pytest
 from test_library_crashes import FaultyDisk
 from typer.testing import CliRunner
 
+from pmagic import atomic_io
 from pmagic.cli import names
 from pmagic.cli.app import app
 from pmagic.cli.resuming import LearnArgs, recall
 from pmagic.errors import BundleDamaged, NotFound, PmagicError, StorageFailed, UsageError
-from pmagic.library import atomic_io, bundle, unfinished
+from pmagic.library import bundle, unfinished
 from pmagic.library.store import STAGING, Library
 from pmagic.persona import Persona
 

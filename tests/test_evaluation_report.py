@@ -16,7 +16,7 @@ from PIL import Image
 
 from pmagic import pictures
 from pmagic.datasets import Individual
-from pmagic.evaluation import metrics, plots, report, scores
+from pmagic.evaluation import metrics, plots, report, report_files, scores
 from pmagic.evaluation.eval_config import EvalSubject
 from pmagic.evaluation.harness import Failure
 from pmagic.evaluation.report import Report, Row
@@ -91,7 +91,7 @@ class Page(html.parser.HTMLParser):
 
 def test_hostile_names_and_prompts_are_text(made: tuple[Report, Store]) -> None:
     told, store = made
-    report.write(told, store)
+    report_files.write(told, store)
     page = Page((store.root / "report.html").read_text())
     assert "<script>alert(1)</script>{{ 7*7 }}" in page.text
     assert "\u202e" not in page.text and "\x1b" not in page.text
@@ -106,7 +106,7 @@ def test_hostile_names_and_prompts_are_text(made: tuple[Report, Store]) -> None:
 
 def test_it_holds_tables_cases_and_sheets(made: tuple[Report, Store]) -> None:
     told, store = made
-    files = report.write(told, store)
+    files = report_files.write(told, store)
     assert {each.name for each in files} == {
         "people.csv", "results.json", "summary.csv", "pareto.png", "heatmap.png", "trend.png", "report.html",
     }  # fmt: skip
@@ -124,7 +124,7 @@ def test_it_holds_tables_cases_and_sheets(made: tuple[Report, Store]) -> None:
 
 def test_what_was_drawn_says_that_a_machine_made_it_and_a_photo_does_not(made: tuple[Report, Store]) -> None:
     told, store = made
-    report.write(told, store)
+    report_files.write(told, store)
     page = (store.root / "report.html").read_text()
     shown = {base64.b64decode(data) for data in re.findall(r"data:image/jpeg;base64,([^\"]+)", page)}
     unmarked = [data for data in shown if pictures.DIGITAL_SOURCE.encode() not in data]
@@ -133,8 +133,8 @@ def test_what_was_drawn_says_that_a_machine_made_it_and_a_photo_does_not(made: t
 
 def test_the_same_scores_give_the_same_bytes(made: tuple[Report, Store]) -> None:
     told, store = made
-    first = {path.name: path.read_bytes() for path in report.write(told, store)}
-    assert {path.name: path.read_bytes() for path in report.write(told, store)} == first
+    first = {path.name: path.read_bytes() for path in report_files.write(told, store)}
+    assert {path.name: path.read_bytes() for path in report_files.write(told, store)} == first
 
 
 def test_stages_that_fell_back_and_photos_without_a_face_are_told(made: tuple[Report, Store]) -> None:
@@ -162,7 +162,7 @@ def test_only_a_difference_clear_of_zero_is_bold(made: tuple[Report, Store], mon
         Difference(other, one, "i_pre", 0.5, -0.125, 0.75, 2),
     ]
     monkeypatch.setitem(vars(told), "differences", some)
-    report.write(told, store)
+    report_files.write(told, store)
     page = (store.root / "report.html").read_text()
     assert "<b>+0.250</b>" in page and "+0.500" in page and "<b>+0.500</b>" not in page
 
@@ -171,7 +171,7 @@ def test_the_papers_squares_are_of_the_same_base(made: tuple[Report, Store], mon
     squares = []
     monkeypatch.setattr(plots, "pareto", lambda points, published: squares.append(published) or b"")
     for base in ("mini", "sd14"):
-        report._plots(replace(made[0], about={**made[0].about, "base": base}))
+        report_files._plots(replace(made[0], about={**made[0].about, "base": base}))
     assert [len(each) for each in squares] == [0, 2]
 
 
@@ -194,7 +194,7 @@ def test_numbers_of_points_do_not_overlap(monkeypatch: pytest.MonkeyPatch) -> No
 def test_nobody_at_all_is_a_report_too(made: tuple[Report, Store]) -> None:
     told, store = made
     empty = replace(told, scores=[], stages={row.key: [] for row in told.rows})
-    assert {path.name for path in report.write(empty, store)} == {
+    assert {path.name for path in report_files.write(empty, store)} == {
         "people.csv", "results.json", "summary.csv", "report.html",
     }  # fmt: skip
     assert report.table(empty)[1][1] == "-"
@@ -213,7 +213,7 @@ def test_a_dollar_in_a_name_begins_no_formula() -> None:
 def test_a_browser_shows_it_without_overflow(made: tuple[Report, Store], width: int, tmp_path: Path) -> None:
     """In a frame as wide as a desktop or a phone nothing sticks out, and every picture loads."""
     told, store = made
-    report.write(told, store)
+    report_files.write(told, store)
     page = (store.root / "report.html").read_text()
     probe = (
         "<script>addEventListener('load',()=>{const d=document.documentElement;"

@@ -4,27 +4,44 @@ import ast
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+import tomllib
+from collections.abc import Iterable, Iterator, Mapping
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 import pmagic
 
 ROOT = Path(pmagic.__file__).parent
-# Lowest first; a room imports only what stands before it, or itself (ARCHITECTURE, section 2).
+# Lowest first; a room imports only what stands before it, beside it, or itself (docs/design.md).
 FLOORS = [
-    {"errors", "settings", "persona", "shelf", "bounded_toml", "network", "world"},
+    {"errors", "settings", "persona", "shelf", "atomic_io", "base_names", "bounded_toml", "network", "world"},
     {"losses", "library", "decoding"},
     {"pictures", "sheet"},
     {"bases", "vision", "datasets"},
     {"engine"},
-    {"methods", "plugins"},
+    {"methods"},
     {"tasks"},
     {"api"},
     {"evaluation"},
-    {"cli", "__main__"},
+    {"mini", "cli"},
+    {"experiments", "__main__"},
 ]
+# Nobody else imports these: the miniature is to the program a folder of weights like any other.
+IMPORTED_BY = {"mini": {"experiments"}, "cli": {"__main__"}, "experiments": set()}
+# What only these rooms and modules may import: the extra of pyproject.toml that they need.
+EXTRAS = {
+    "pmagic.world": "world",
+    "pmagic.mini": "world",
+    "pmagic.experiments": "world",
+    "pmagic.datasets.lfw": "lfw",
+    "pmagic.evaluation.cluster": "cluster",
+}
+NOT_NEEDED = {"urllib3"}  # imported only where another library has brought it
+NOT_INSTALLED = {"sklearn": "scikit-learn", "ray": "ray"}  # the distribution, where the tests run without the extra
 WITHOUT_TORCH = [
     f"pmagic.{each}" for each in ("cli.app", "library.store", "persona", "settings", "decoding", "pictures")
 ]
@@ -54,21 +71,85 @@ def room(name: str) -> str:
 
 
 def floor(name: str) -> int:
-    return next(number for number, rooms in enumerate(FLOORS) if room(name) in rooms)
+    for number, rooms in enumerate(FLOORS):
+        if room(name) in rooms:
+            return number
+    raise AssertionError(f"{name}: no floor is known for the room {room(name)!r}: put it on one of FLOORS")
 
 
-def test_every_arrow_points_down() -> None:
+def wrong_arrows(house: Iterable[tuple[str, ast.Module]]) -> list[str]:
+    """Every import, also inside a function, of a room that stands higher or that this room may not import."""
     wrong = []
-    for name, tree in modules():
-        if room(name) in ("mini", ""):
+    for name, tree in house:
+        if name == "pmagic":  # gives names of the Python door, lazily
             continue
         for imported, line in imports(tree):
             inside = not imported.startswith("pmagic.") or room(imported) == room(name)
             if inside or imported == "pmagic.__version__":
                 continue
-            if room(imported) == "mini" or floor(imported) > floor(name):
+            climbs = floor(imported) > floor(name)
+            if climbs or room(name) not in IMPORTED_BY.get(room(imported), {room(name)}):
                 wrong.append(f"{name}:{line} imports {imported}")
-    assert wrong == []
+    return wrong
+
+
+def circles(graph: Mapping[str, set[str]]) -> list[str]:
+    """One way around each circle: `a -> b -> a`."""
+    done: set[str] = set()
+    found = []
+
+    def visit(name: str, path: tuple[str, ...]) -> None:
+        if name in path:
+            found.append(" -> ".join([*path[path.index(name) :], name]))
+        elif name not in done:
+            for each in sorted(graph[name]):
+                visit(each, (*path, name))
+            done.add(name)
+
+    for name in sorted(graph):
+        visit(name, ())
+    return found
+
+
+def module_graph(house: Iterable[tuple[str, ast.Module]]) -> dict[str, set[str]]:
+    """What each module imports of the package, also inside functions."""
+    trees = dict(house)
+    graph = {}
+    for name, tree in trees.items():
+        found = {imported for imported, _ in imports(tree)}
+        graph[name] = {each if each in trees else each.rpartition(".")[0] for each in found} & set(trees) - {name}
+    return {name: targets - {"pmagic"} for name, targets in graph.items() if name != "pmagic"}
+
+
+def room_graph(graph: Mapping[str, set[str]]) -> dict[str, set[str]]:
+    rooms: dict[str, set[str]] = {room(name): set() for name in graph}
+    for name, targets in graph.items():
+        rooms[room(name)] |= {room(each) for each in targets} - {room(name)}
+    return rooms
+
+
+def made(**texts: str) -> list[tuple[str, ast.Module]]:
+    return [(f"pmagic.{name.replace('__', '.')}", ast.parse(text)) for name, text in texts.items()]
+
+
+def test_every_room_has_a_floor_and_every_floor_its_rooms() -> None:
+    rooms = {room(name) for name, _ in modules()} - {""}
+    assert rooms == set().union(*FLOORS)
+    with pytest.raises(AssertionError, match=r"pmagic\.attic\.box: no floor is known for the room 'attic'"):
+        wrong_arrows(made(attic__box="from pmagic import errors"))
+
+
+def test_every_arrow_points_down() -> None:
+    assert wrong_arrows(modules()) == []
+    climbing = made(
+        errors="def f():\n    from pmagic.cli import app",
+        cli__app="from pmagic import errors\nfrom pmagic.mini import train",
+        experiments__report="from pmagic.mini import train",
+    )
+    assert wrong_arrows(climbing) == [
+        "pmagic.errors:2 imports pmagic.cli.app",
+        "pmagic.cli.app:2 imports pmagic.mini.train",
+    ]
 
 
 def test_the_drawn_world_stands_on_the_ground() -> None:
@@ -84,25 +165,42 @@ def test_the_drawn_world_stands_on_the_ground() -> None:
     assert wrong == []
 
 
-def test_rooms_on_one_floor_do_not_import_each_other_in_a_circle() -> None:
-    """Also among modules: no import at the top of a module leads back to it."""
-    known = {name for name, _ in modules()}
-    graph: dict[str, set[str]] = {}
-    for name, tree in modules():
-        top = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
-        found = {imported for node in top for imported, _ in imports(node)}
-        graph[name] = {each if each in known else each.rpartition(".")[0] for each in found} & known - {name}
-    done: set[str] = set()
+def test_neither_modules_nor_rooms_import_each_other_in_a_circle() -> None:
+    graph = module_graph(modules())
+    assert circles(graph) == []
+    assert circles(room_graph(graph)) == []
+    turning = made(a__one="from pmagic.a.two import f", a__two="def f():\n    from pmagic.a import one")
+    assert circles(module_graph(turning)) == ["pmagic.a.one -> pmagic.a.two -> pmagic.a.one"]
 
-    def visit(name: str, path: tuple[str, ...]) -> None:
-        assert name not in path, " -> ".join([*path[path.index(name) :], name])
-        if name not in done:
-            for each in sorted(graph[name]):
-                visit(each, (*path, name))
-            done.add(name)
 
-    for name in graph:
-        visit(name, ())
+def undeclared(house: Iterable[tuple[str, ast.Module]]) -> list[str]:
+    """Every import of a library that pyproject.toml does not name for that module: in the dependencies or its extra."""
+    project = tomllib.loads((ROOT.parent / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    known = packages_distributions()
+    wrong = []
+    for name, tree in house:
+        extra = [extras[each] for room_or_module, each in EXTRAS.items() if f"{name}.".startswith(f"{room_or_module}.")]
+        declared = {canonicalize_name(Requirement(each).name) for each in sum(extra, project["dependencies"])}
+        for imported, line in imports(tree):
+            top = imported.partition(".")[0]
+            if top in sys.stdlib_module_names or top in NOT_NEEDED or top == "pmagic":
+                continue
+            found = known.get(top) or [NOT_INSTALLED.get(top, top)]
+            if not declared & {canonicalize_name(each) for each in found}:
+                wrong.append(f"{name}:{line} imports {top} of {', '.join(sorted(set(found)))}")
+    return wrong
+
+
+def test_every_library_that_is_imported_is_declared() -> None:
+    assert undeclared(modules()) == []
+    assert undeclared(made(world__brush="import skia")) == []
+    hidden = made(cli__app="def f():\n    import skia", bases__kinds="import yaml", engine__mapper="import sklearn")
+    assert undeclared(hidden) == [
+        "pmagic.cli.app:2 imports skia of skia-python",
+        "pmagic.bases.kinds:1 imports yaml of PyYAML",
+        "pmagic.engine.mapper:1 imports sklearn of scikit-learn",
+    ]
 
 
 @pytest.mark.parametrize("name", WITHOUT_TORCH)

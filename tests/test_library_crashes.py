@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from pmagic import pictures
+from pmagic import atomic_io, pictures
 from pmagic.cli import gallery
 from pmagic.errors import NotFound, PmagicError
-from pmagic.library import atomic_io, unfinished
+from pmagic.library import unfinished
 from pmagic.library.store import Library
 from pmagic.persona import Persona
 

@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pmagic import atomic_io
 from pmagic.errors import BundleDamaged, Busy, StorageFailed, UsageError
-from pmagic.library import archive, atomic_io, bundle, probes, tensors, unfinished
+from pmagic.library import archive, bundle, probes, tensors, unfinished
 from pmagic.library.naming import Address
 from pmagic.library.store import Library
 from pmagic.persona import Persona, StageBounds

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from pmagic.library import atomic_io
+from pmagic import atomic_io
 from pmagic.library.naming import Address, folder_of
 from pmagic.library.store import Library
 from pmagic.persona import Persona

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pmagic import atomic_io
 from pmagic.errors import Incompatible, NotFound, StorageFailed
-from pmagic.library import atomic_io
 from pmagic.library.naming import Address
 from pmagic.library.store import Library
 from pmagic.persona import Persona, StageBounds

@@ -7,7 +7,8 @@ import torch
 from safetensors.torch import load_file
 from transformers import CLIPTokenizer
 
-from pmagic.mini import base_material, base_networks, base_teacher, naming, train_base, vocabulary
+from pmagic.experiments import naming
+from pmagic.mini import base_material, base_networks, base_teacher, train_base, vocabulary
 from pmagic.mini.train import WEIGHTS
 from pmagic.world.people import person, trait_vector
 from pmagic.world.scenes import MARK

@@ -12,7 +12,8 @@ import torch
 from PIL import Image
 from tiny import build_tokenizer
 
-from pmagic.mini import corpus, eyes, gallery, train_clipseg, train_detector, train_recognisers, vocabulary
+from pmagic.experiments import eyes
+from pmagic.mini import corpus, gallery, train_clipseg, train_detector, train_recognisers, vocabulary
 from pmagic.vision import clipseg, faces
 from pmagic.world.people import HELD_OUT
 from pmagic.world.samples import PEOPLE
@@ -259,6 +260,6 @@ def test_measuring_a_folder_without_weights_says_so(
     monkeypatch.setattr(sys, "argv", [module, str(tmp_path)])
     with pytest.raises(SystemExit) as ended, warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # it is imported already
-        runpy.run_module(f"pmagic.mini.{module}", run_name="__main__")
+        runpy.run_module(f"pmagic.experiments.{module}", run_name="__main__")
     assert ended.value.code == 2
     assert f"{tmp_path} has no folder" in capsys.readouterr().err

@@ -12,21 +12,19 @@ from transformers import CLIPTokenizer
 
 from pmagic.engine import recipes
 from pmagic.engine.probe import GRID
+from pmagic.experiments import layout_control, measuring, probe_gate
+from pmagic.experiments.stages import rise
 from pmagic.mini import (
     base_material,
     base_teacher,
     corpus,
-    layout_control,
     layout_gates,
-    measuring,
-    probe_gate,
     train,
     train_base,
     train_clip,
     train_clipseg,
     train_vae,
 )
-from pmagic.mini.stages import rise
 from pmagic.vision import faces
 from pmagic.vision.clip import PREFIX
 from pmagic.world.samples import sample

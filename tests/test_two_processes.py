@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from pmagic import atomic_io
 from pmagic.errors import Busy, NotFound
-from pmagic.library import atomic_io, store
+from pmagic.library import store
 from pmagic.library.naming import Address
 from pmagic.library.store import Library
 from pmagic.persona import Persona

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from pmagic.library import atomic_io
+from pmagic import atomic_io
 
 FILE = "SHA256SUMS"
 # Of the archives of insightface's packs, which states none: as many projects have published them independently.

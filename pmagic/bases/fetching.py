@@ -17,13 +17,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pmagic import network
+from pmagic import atomic_io, network
 from pmagic.bases import checksums, kinds
 from pmagic.bases import model_spec as specs
 from pmagic.bases.kinds import PARTS
 from pmagic.bases.model_spec import CLIP_REPO, CLIPSEG_REPO, HUB_OBSERVERS, PACKS, place_of, resolve
 from pmagic.errors import Incompatible, NotFound, PmagicError, StorageFailed, UsageError, WeightsMissing
-from pmagic.library import atomic_io
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi

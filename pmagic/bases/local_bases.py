@@ -5,11 +5,10 @@ A persona may travel and may come from a stranger, so it holds no path, and what
 
 from pathlib import Path
 
-from pmagic import settings
+from pmagic import atomic_io, settings
 from pmagic.bases import model_spec
 from pmagic.bases.model_spec import ModelSpec
 from pmagic.errors import UsageError
-from pmagic.library import atomic_io
 
 
 def remember(base: ModelSpec, fingerprint: str) -> None:

@@ -12,9 +12,9 @@ from types import MappingProxyType
 from typing import Any
 
 from pmagic import settings, shelf
+from pmagic.base_names import HUB_ID, base_name
 from pmagic.bases import kinds
 from pmagic.errors import Incompatible, NotFound, WeightsMissing
-from pmagic.library import naming
 
 CLIP_REPO = "openai/clip-vit-base-patch32"  # the observer of METHOD 2: image embedding and text score
 CLIPSEG_REPO = "CIDAS/clipseg-rd64-refined"  # masks for a word
@@ -68,7 +68,7 @@ class ModelSpec:
     @property
     def title(self) -> str:
         """What personas and pictures call it: they may travel, so a folder without its path."""
-        return naming.base_name(self.name) or "folder"
+        return base_name(self.name) or "folder"
 
     @property
     def download_gb(self) -> float | None:
@@ -99,7 +99,7 @@ def resolve(name: str) -> ModelSpec:
                 f"{name} is {kinds.file_kind(path)}, and a base is a diffusers folder",
                 f"give the folder that holds {kinds.INDEX}; `pmagic models list` shows bases with a short name",
             )
-        if "/" in name and not naming.HUB_ID.fullmatch(name):
+        if "/" in name and not HUB_ID.fullmatch(name):
             raise NotFound(f"there is no base {name!r}: there is no such folder", _nearby(path))
     return resolve_name(name)
 
@@ -109,7 +109,7 @@ def resolve_name(name: str) -> ModelSpec:
     specs = {each: shelf.take("bases.known", each).SPEC for each in shelf.names("bases.known")}
     if name in specs:
         return _located(specs[name])
-    if naming.HUB_ID.fullmatch(name):
+    if HUB_ID.fullmatch(name):
         for spec in specs.values():
             if spec.repo is not None and spec.repo.lower() == name.lower():
                 return _located(spec)

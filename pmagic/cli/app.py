@@ -166,8 +166,7 @@ def _logged(error: Exception) -> str:
     """Writes the traceback beside the library and says where."""
     import traceback
 
-    from pmagic import settings
-    from pmagic.library import atomic_io
+    from pmagic import atomic_io, settings
 
     text = "".join(traceback.format_exception(error))
     name = f"{datetime.now(UTC):%Y%m%d-%H%M%S}.log"

@@ -5,12 +5,12 @@ from typing import Annotated
 
 import typer
 
-from pmagic import settings
+from pmagic import atomic_io, settings
 from pmagic.cli import names
 from pmagic.cli.console import Console
 from pmagic.cli.options import AsJson, Quiet
 from pmagic.errors import UsageError
-from pmagic.library import archive, atomic_io
+from pmagic.library import archive
 from pmagic.library.store import Library
 
 

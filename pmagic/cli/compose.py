@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pmagic import settings
+from pmagic import atomic_io, settings
 from pmagic.cli import drawing
 from pmagic.cli.console import Console
 from pmagic.cli.options import AsJson, Quiet, number
 from pmagic.engine.prompts import check_text
 from pmagic.errors import PhotoRefused, UsageError
-from pmagic.library import atomic_io
 from pmagic.library.store import Library
 from pmagic.tasks.drawing import CountFaces, RenderOptions, Scene, find_base, prepare
 from pmagic.tasks.prompt_text import compose_names

@@ -6,11 +6,10 @@ from typing import Annotated
 
 import typer
 
-from pmagic import settings
+from pmagic import atomic_io, settings
 from pmagic.cli import names
 from pmagic.cli.console import Console, table
 from pmagic.cli.options import AsJson, Quiet
-from pmagic.library import atomic_io
 
 app = typer.Typer(
     help="Read and write your own defaults: base, device, format.",

@@ -9,13 +9,12 @@ from typing import Annotated, Any
 
 import typer
 
-from pmagic import settings
+from pmagic import atomic_io, settings
 from pmagic.cli import names, prompt_files, terminal
 from pmagic.cli.console import Console
 from pmagic.cli.options import number, parse_seed
 from pmagic.cli.stopping import StopAtStep, Stopped
 from pmagic.errors import UsageError
-from pmagic.library import atomic_io
 from pmagic.tasks.drawing import Drawing
 from pmagic.tasks.reporting import duration
 

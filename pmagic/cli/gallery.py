@@ -10,11 +10,11 @@ from typing import Annotated
 
 import typer
 
-from pmagic import settings
+from pmagic import atomic_io, settings
 from pmagic.cli.console import Console, clean
 from pmagic.cli.options import AsJson, Quiet
 from pmagic.errors import NotFound, PhotoRefused, PmagicError, UsageError
-from pmagic.library import atomic_io, bundle
+from pmagic.library import bundle
 from pmagic.library.naming import folder_of
 from pmagic.library.store import Library
 

@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pmagic import settings, shelf
+from pmagic import atomic_io, settings, shelf
 from pmagic.cli import names
 from pmagic.cli.console import Console, table
 from pmagic.cli.options import AsJson, Quiet
 from pmagic.errors import NotFound, PmagicError, UsageError
-from pmagic.library import atomic_io
 from pmagic.library.store import Library
 
 if TYPE_CHECKING:

@@ -6,13 +6,13 @@ from typing import Annotated
 
 import typer
 
-from pmagic import settings
+from pmagic import atomic_io, settings
 from pmagic.cli import curves, names
 from pmagic.cli.console import Console
 from pmagic.cli.options import AsJson, Quiet, parse_seed
 from pmagic.cli.stopping import StopAtStep, Stopped
 from pmagic.errors import UsageError
-from pmagic.library import atomic_io, naming, probes, unfinished
+from pmagic.library import naming, probes, unfinished
 from pmagic.tasks import probe_step, probing
 from pmagic.tasks.reporting import duration
 

@@ -6,10 +6,10 @@ from typing import Annotated
 
 import typer
 
+from pmagic import atomic_io
 from pmagic.cli.console import Console
 from pmagic.cli.options import AsJson, Quiet
 from pmagic.errors import StorageFailed
-from pmagic.library import atomic_io
 
 FOLDERS = ("portraits", "examples")  # beside the miniature's weights, drawn by `python -m pmagic.mini.samples`
 

@@ -87,9 +87,9 @@ def score(
 
 def finish(console: Console, told: "Report", kept: "Store") -> None:
     """Writes the report, prints the table, and says what is not in it. Raises DoneInPart."""
-    from pmagic.evaluation import report
+    from pmagic.evaluation import report, report_files
 
-    files = report.write(told, kept)
+    files = report_files.write(told, kept)
     if not told.failures or not console.as_json:
         heads, *lines = report.table(told)
         console.result([*table(lines, heads), "", *map(str, files)], report.document(told))

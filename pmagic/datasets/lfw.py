@@ -9,10 +9,9 @@ import tarfile
 import zlib
 from pathlib import Path
 
-from pmagic import datasets, network, settings
+from pmagic import atomic_io, datasets, network, settings
 from pmagic.datasets import Individual
 from pmagic.errors import UsageError, WeightsMissing
-from pmagic.library import atomic_io
 
 WANTED = "a folder of LFW's people, Name_Surname/Name_Surname_0001.jpg (or one that holds lfw/ or lfw_funneled/)"
 WHERE = "without --root it is fetched: `pip install 'pmagic[lfw]'`, then the same command without --root"

@@ -18,7 +18,8 @@ from torch.nn import functional as F
 
 MIDDLE = (2, 4)  # how much coarser than the latents a layer of middle resolution may be
 # Cells of a side below which a map is too coarse to outline a face: on the miniature, maps of 8 x 8 cells overlap the
-# exact mask equally little at every t, those of 16 x 16 more and more as t falls (`python -m pmagic.mini.stages`).
+# exact mask equally little at every t, those of 16 x 16 more and more as t falls
+# (`python -m pmagic.experiments.stages`).
 FINEST = 12
 
 

@@ -15,8 +15,8 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from pmagic import atomic_io
 from pmagic.errors import BundleDamaged, Incompatible, NumericFailure
-from pmagic.library import atomic_io
 
 MOMENTS = ("exp_avg", "exp_avg_sq")  # AdamW's own names
 # Another number of threads computes the same mask or embedding with other last bits; another photo's differ by more.

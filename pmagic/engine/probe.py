@@ -5,7 +5,7 @@ the UNet asked, and what it looks at for the name is compared with where the sub
 finds: the intersection over union (IoU) falls with t. The dynamic interval is where it lies between two thresholds.
 
 A map is binarised as its cells above its mean, whatever its contrast, which differs from base to base and from t to t.
-Against exact masks this rises most surely as t falls (`python -m pmagic.mini.stages --training`).
+Against exact masks this rises most surely as t falls (`python -m pmagic.experiments.stages --training`).
 """
 
 # P photos . T timesteps of the grid . R rows of a UNet call . S text positions . C, h, w of the latents

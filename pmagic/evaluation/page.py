@@ -11,7 +11,8 @@ from PIL import Image
 
 from pmagic.evaluation import metrics, plots, statistics
 from pmagic.evaluation.eval_config import FACE
-from pmagic.evaluation.report import Plots, Report, caveats, cell_text, people_in, published_rows
+from pmagic.evaluation.plots import Plots
+from pmagic.evaluation.report import Report, caveats, cell_text, people_in, published_rows
 from pmagic.pictures import MARK
 
 SHEETS, CASES, THUMB = 4, 6, 160  # people on contact sheets, cases of a kind, pixels

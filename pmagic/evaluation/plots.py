@@ -14,6 +14,7 @@ from pmagic.evaluation.statistics import Mean, front
 
 INK, FAINT, OTHER = "#22577a", "#9aa5ad", "#c8553d"
 _LONGEST = 44  # characters of a prompt
+Plots = Mapping[str, tuple[bytes, str]]  # PNG and what it shows, by file name
 
 
 def pareto(points: Mapping[str, tuple[Mean, Mean]], published: Mapping[str, tuple[float, float]]) -> bytes:

@@ -1,22 +1,14 @@
-"""The report: results.json, summary.csv, two or three plots, and report.html which holds all of it in one file.
+"""The report as values: what was measured, the table of means, the caveats, and the document that is kept of it."""
 
-Made from what the store keeps and from nothing else, so an interrupted evaluation ends in the same bytes.
-"""
-
-import csv
-import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from pmagic.evaluation import metrics, plots, published, statistics
+from pmagic.evaluation import metrics, published, statistics
 from pmagic.evaluation.eval_config import EvalSubject
 from pmagic.evaluation.harness import Failure
 from pmagic.evaluation.statistics import Difference, Mean, Score
-from pmagic.evaluation.store import Store, as_json
-
-Plots = Mapping[str, tuple[bytes, str]]  # PNG and what it shows, by file name
 
 
 @dataclass(frozen=True)
@@ -58,20 +50,6 @@ class Report:
     @cached_property
     def differences(self) -> list[Difference]:
         return statistics.differences(self.scores, self.keys, metrics.paired())
-
-
-def write(report: Report, store: Store) -> list[Path]:
-    """Writes everything into the store's folder, and returns the files. Raises StorageFailed."""
-    from pmagic.evaluation import page
-
-    drawn = _plots(report)
-    return [
-        store.write("people.csv", _people(report)),
-        store.write("results.json", as_json(document(report))),
-        store.write("summary.csv", statistics.as_csv(report.means, report.differences)),
-        *(store.write(f"{name}.png", data) for name, (data, _) in drawn.items()),
-        store.write("report.html", page.render_page(report, drawn).encode()),
-    ]
 
 
 def table(report: Report) -> list[list[str]]:
@@ -171,46 +149,3 @@ def document(report: Report) -> dict[str, object]:
             for s in report.scores
         ],
     }
-
-
-def _people(report: Report) -> bytes:
-    text = io.StringIO()
-    lines = csv.writer(text, lineterminator="\n")
-    lines.writerow(["person", "name", "photos_learned_from", "sha256_of_photos"])
-    for number, name in enumerate(report.names, 1):
-        who = report.people.get(number)
-        lines.writerow([number, name, who.learned if who else 0, " ".join(who.hashes) if who else ""])
-    return text.getvalue().encode()
-
-
-def _plots(report: Report) -> Plots:
-    primaries = metrics.primaries()
-    of = {(each.variant, each.column): each for each in report.means}
-    shown = [row for row in report.rows if all((row.key, column) in of for column in ("t_sim", "i_pre"))]
-    if not shown:
-        return {}
-    theirs = {row.title: published_rows(report, row) for row in shown}
-    squares = {  # of another base they would say nothing here, and leave our points one corner
-        title: (float(each["scores"]["i_pre"]), float(each["scores"]["t_sim"]))
-        for title, each in theirs.items()
-        if each and each["base"] == report.about["base"]
-    }
-    points = {row.title: (of[row.key, "i_pre"], of[row.key, "t_sim"]) for row in shown}
-    by_prompt = {
-        column: list(
-            zip(
-                *(statistics.by_prompt(report.scores, row.key, column, len(report.prompts)) for row in shown),
-                strict=True,
-            )
-        )
-        for column in primaries
-    }
-    titles = [row.title for row in shown]
-    drawn = {
-        "pareto": (plots.pareto(points, squares), "T-Sim over I-Pre of each variant, with the Pareto front"),
-        "heatmap": (plots.heat_map(report.prompts, titles, by_prompt), "the mean of each prompt and variant"),
-    }
-    if any(row.table == 2 for row in shown):
-        lines = {column: [of[row.key, column] for row in shown] for column in primaries}
-        drawn["trend"] = (plots.trend(titles, lines), "the scores over the thresholds")
-    return drawn

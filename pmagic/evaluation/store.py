@@ -21,8 +21,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from pmagic import atomic_io
 from pmagic.errors import Busy, Incompatible, UsageError
-from pmagic.library import atomic_io
 
 PLAN, TIMES, CELL, PERSONA = "plan.json", "times.csv", "cell.json", "persona"
 _CELL_NAME = re.compile(r"[0-9a-f]{8}-\d{2,}")

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pmagic import bounded_toml
+from pmagic.base_names import base_name
 from pmagic.errors import BundleDamaged, StorageFailed, UsageError
 from pmagic.library import migrations
-from pmagic.library.naming import base_name
 from pmagic.persona import MAX_TOKENS, Persona, StageBounds
 
 FORMAT = 1

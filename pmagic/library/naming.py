@@ -7,10 +7,8 @@ from pathlib import Path
 
 from pmagic.errors import UsageError
 
-HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)  # owner/name
 MAX_BYTES = 100  # of UTF-8; leaves room for suffixes on every file system
 _FORBIDDEN = set('/\\@<>:"|?*{}')
-_BASE = re.compile(r"(?:(?:/|[A-Za-z]:\\)(?:.*[/\\])?)?([^/\\]+)", re.DOTALL)  # any path before the last name
 _RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)  # names Windows cannot make
 
 
@@ -41,18 +39,6 @@ def checked_name(text: str) -> str:
     if why := _objection(name):
         raise UsageError(f"{text!r} cannot be a persona's name: {why}", "use letters, digits, - or _, as in alice-2")
     return name
-
-
-def base_name(text: str) -> str:
-    """What a persona may call its base: a short name or a hub id as it is, of an absolute path the last name.
-
-    "" for everything else: what has several parts, leads upwards or home, or cannot be printed.
-    """
-    if HUB_ID.fullmatch(text):
-        return text
-    found = _BASE.fullmatch(text)
-    name = found[1] if found else ""
-    return name if name.isprintable() and name not in (".", "..") and not name.startswith("~") else ""
 
 
 def parse(text: str) -> tuple[str, int | None]:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from pmagic.library import atomic_io
+from pmagic import atomic_io
 from pmagic.persona import StageBounds
 
 SUFFIX = ".probe"

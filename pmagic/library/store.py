@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from pmagic import atomic_io
 from pmagic.errors import BundleDamaged, Busy, Incompatible, NotFound, PmagicError, StorageFailed, UsageError
-from pmagic.library import archive, atomic_io, bundle
+from pmagic.library import archive, bundle
 from pmagic.library.naming import Address, checked_name, folder_of, parse, version_of
 from pmagic.persona import Persona
 

@@ -10,8 +10,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+from pmagic import atomic_io
 from pmagic.errors import STOPPED_BY_PERSON, Busy, PmagicError, UsageError
-from pmagic.library import atomic_io
 from pmagic.library.naming import checked_name
 
 FOLDER = ".unfinished"

@@ -3,7 +3,7 @@
 from PIL import Image
 
 from pmagic import pictures
-from pmagic.mini import report
+from pmagic.experiments import report
 from pmagic.sheet import contact_sheet
 from pmagic.world.people import HELD_OUT, person
 

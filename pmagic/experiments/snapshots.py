@@ -1,7 +1,7 @@
 """A sheet of what stages are for: people learned from a snapshot with the whole schedule, and with a plain first stage.
 
     pmagic eval --dataset world --photos snapshots --base mini --recipe tuned --ablation stages --out EVAL
-    python -m pmagic.mini.snapshots EVAL docs/snapshots.png
+    python -m pmagic.experiments.snapshots EVAL docs/snapshots.png
 
 Each person has two rows, which begin with the snapshot; the pictures of a column share prompt and noise.
 """

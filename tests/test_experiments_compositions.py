@@ -1,11 +1,15 @@
 """The measurement of compose, on pictures whose answers are known: the world's own."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
+import tiny
 from PIL import Image
+from tiny import tiny_folders  # noqa: F401 - a fixture
 
-from pmagic.mini import compositions
+from pmagic import api
+from pmagic.experiments import compositions
 from pmagic.world.scenes import PORTRAIT
 
 PEOPLE = 3
@@ -39,3 +43,18 @@ def test_a_picture_without_a_face_is_like_nobody() -> None:
 def test_a_portrait_is_its_own_likeness() -> None:
     scores = compositions.seen(compositions.portrait(compositions.FIRST + 1), 1, PEOPLE)
     assert scores["identity"] == pytest.approx(1, abs=1e-5) and scores["recognised"] == 1
+
+
+def test_what_is_learned_is_kept_and_learned_once(
+    tiny_folders: dict[str, Path],  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    base = api.open_base(str(tiny_folders["sd1"]), device="cpu", dtype="float32")
+    monkeypatch.setattr(compositions, "opened", lambda: base)
+    options = compositions.Options(tmp_path, people=1, recipe="reference", iterations=2, steps=2)
+    for _ in range(2):
+        compositions.learn(options, "style-oil", [tiny.photo(3), tiny.photo(4)], "painting", True)
+    persona = api.load("style-oil", library=tmp_path)
+    assert (persona.word, persona.settings["iterations"], len(persona.photos)) == ("painting", 2, 2)
+    assert compositions.Library(tmp_path).versions("style-oil") == [1]

@@ -10,7 +10,7 @@ pytest.importorskip("skia")
 
 from pmagic import sheet
 from pmagic.datasets import world
-from pmagic.mini import snapshots
+from pmagic.experiments import snapshots
 
 COLOURS = {"whole": (200, 30, 30), "stages": (30, 30, 200)}
 

@@ -1,6 +1,6 @@
 """How much of a face the base takes from its name: the surest and quickest sign of what its training has taught.
 
-    python -m pmagic.mini.naming [WORK]
+    python -m pmagic.experiments.naming [WORK]
 
 People whom no training has seen are noised, and the noise found in them once with their own name (embeddings of their
 traits, see base_networks.Names) and once with a stranger's, or only called a face. By how much the error grows then
@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 from transformers import CLIPTokenizer
 
-from pmagic.mini import base_material, base_networks, measuring, train_base, train_vae
+from pmagic.experiments import measuring
+from pmagic.mini import base_material, base_networks, train_base, train_vae
 from pmagic.mini.base_material import NAMES_A_CAPTION
 from pmagic.mini.base_networks import NAME_TOKENS, WIDTH
 from pmagic.mini.train import WEIGHTS

@@ -1,6 +1,6 @@
 """Whether tandem equilibrium does what it claims: the name leaves room for the other words, and garments show.
 
-    python -m pmagic.mini.equilibrium --people 10
+    python -m pmagic.experiments.equilibrium --people 10
 
 Each held-out person is learned with several weights of the loss, in the same stages and with the same seed. Then, over
 prompts with a garment: how much of the text encoder's last self-attention goes to the name's strongest token and to
@@ -28,9 +28,9 @@ from pmagic.engine.conditioning import encode
 from pmagic.engine.recipes import LearnSettings, render_settings_for, settings_for
 from pmagic.engine.rendering import render
 from pmagic.engine.subject import Subject, encode_photos
+from pmagic.experiments.measuring import FIRST, WORD, eyes, opened, portrait
 from pmagic.losses import tandem_equilibrium
 from pmagic.methods import personamagic
-from pmagic.mini.measuring import FIRST, WORD, eyes, opened, portrait
 from pmagic.persona import Persona
 from pmagic.world.scenes import OUTFITS
 

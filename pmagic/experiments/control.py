@@ -1,6 +1,6 @@
 """Text control: how often a picture shows the outfit, the place and the style that its prompt asks for.
 
-    python -m pmagic.mini.control --pictures 8
+    python -m pmagic.experiments.control --pictures 8
 
 The base draws its plain word, no persona; the miniature's CLIP, trained apart from it, looks among all the sentences of
 a kind for the picture's own. Beside it stands what the world itself draws, of people whom no training has seen: CLIP
@@ -17,7 +17,7 @@ from PIL import Image
 
 from pmagic.engine.recipes import render_settings_for
 from pmagic.engine.rendering import render
-from pmagic.mini.measuring import FIRST, SIDE, WORD, eyes, opened
+from pmagic.experiments.measuring import FIRST, SIDE, WORD, eyes, opened
 from pmagic.world.drawing import draw
 from pmagic.world.people import person
 from pmagic.world.scenes import OUTFITS, PLACES, PORTRAIT, STYLES, Scene

@@ -1,6 +1,6 @@
 """The measured table of `compose`: person and style, two people, a person in a background, expressions.
 
-    python -m pmagic.mini.compositions WORK --pairs 10 --sheets docs
+    python -m pmagic.experiments.compositions WORK --pairs 10 --sheets docs
 
 People whom no training has seen stand in a ring and each is paired with the next; everyone is learned once, from one
 portrait, and kept in the library WORK, as are the styles, each from three pictures of other people. Identity is the
@@ -10,7 +10,6 @@ is obeyed where CLIP finds its own sentence among those of its kind. Learning an
 """
 
 import argparse
-import hashlib
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -23,14 +22,13 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw
 
-from pmagic import shelf
+from pmagic import api
 from pmagic.engine.inpainting import inpaint_region
 from pmagic.engine.recipes import RenderSettings, render_settings_for
 from pmagic.engine.regions import Box
 from pmagic.engine.rendering import compose
-from pmagic.engine.subject import encode_photos
+from pmagic.experiments.measuring import FIRST, WORD, eyes, opened, portrait
 from pmagic.library.store import Library
-from pmagic.mini.measuring import FIRST, WORD, eyes, opened, portrait
 from pmagic.persona import Persona
 from pmagic.sheet import contact_sheet
 from pmagic.vision import faces
@@ -79,27 +77,26 @@ def _drawing(options: Options) -> RenderSettings:
     return render_settings_for(options.recipe, opened().spec.defaults, steps=options.steps)
 
 
-def learn(options: Options, name: str, photos: Sequence[Image.Image], word: str, kind: str) -> None:
+def learn(options: Options, name: str, photos: Sequence[Image.Image], word: str, style: bool) -> None:
     """Into the library, unless it is there."""
     torch.set_num_threads(1)  # one lesson a core
-    library, base = Library(options.work), opened()
-    if name in library.names():
+    if name in Library(options.work).names():
         return
-    method = shelf.take("methods", "personamagic")
-    settings = method.settings_for(options.recipe, base.spec.defaults, kind=kind, iterations=options.iterations)
-    hashes = [hashlib.sha256(photo.tobytes()).hexdigest() for photo in photos]
-    library.save(name, method.learn(base, encode_photos(base, photos, hashes, word=word, kind=kind), settings))
+    persona = api.learn(
+        photos, base=opened(), word=word, style=style, recipe=options.recipe, iterations=options.iterations
+    )
+    api.save(persona, name, library=options.work)
     print(f"learned {name}", flush=True)
 
 
-def lessons(options: Options) -> Iterator[tuple[str, list[Image.Image], str, str]]:
-    """Name, photos, word and kind of everyone and everything that is learned."""
+def lessons(options: Options) -> Iterator[tuple[str, list[Image.Image], str, bool]]:
+    """Name, photos, word and whether it is a style, of everyone and everything that is learned."""
     for k in range(options.people):
-        yield f"person-{k}", [portrait(FIRST + k)], WORD, "face"
+        yield f"person-{k}", [portrait(FIRST + k)], WORD, False
     for style in OF_STYLE[: options.people]:
         shown = [replace(PORTRAIT, style=style, place=place, seed=9) for place in ("beach", "library", "yellow")]
         seen = [draw([(person(NAMED + k), scene)], side=SIDE).image for k, scene in enumerate(shown)]
-        yield f"style-{style}", [Image.fromarray(each) for each in seen], "painting", "style"
+        yield f"style-{style}", [Image.fromarray(each) for each in seen], "painting", True
 
 
 @cache
@@ -130,7 +127,7 @@ def measured(options: Options, pair: int) -> list[Cell]:
 
 
 def _persona(options: Options, name: str) -> Persona:
-    return Library(options.work).load(name)[1]
+    return api.load(name, library=options.work)
 
 
 def _drawn(options: Options, cast: dict[str, Persona | str], prompt: str, pair: int, **more: object) -> Image.Image:

@@ -1,6 +1,6 @@
 """What the probe finds on people whom no training has seen, and why its maps are binarised as they are.
 
-    python -m pmagic.mini.stages --people 10
+    python -m pmagic.experiments.stages --people 10
 
 One table compares ways to binarise an attention map, each against the exact mask of the drawn face: how surely the IoU
 rises as t falls (Spearman's rank correlation of the IoU with -t), how high it gets and how far it moves. Below them
@@ -35,7 +35,7 @@ from pmagic.engine import attention, probe, recipes
 from pmagic.engine.attention import AttentionMap
 from pmagic.engine.probe import GRID, Curve, read_bounds
 from pmagic.engine.subject import encode_photos
-from pmagic.mini.measuring import TRAINING
+from pmagic.experiments.measuring import TRAINING
 from pmagic.persona import StageBounds
 from pmagic.world.drawing import draw
 from pmagic.world.people import HELD_OUT, person

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from pmagic.engine import probe
-from pmagic.mini import stages
+from pmagic.experiments import stages
 
 MASK = torch.zeros(1, 8, 8, dtype=torch.bool)
 MASK[:, 2:6, 2:6] = True

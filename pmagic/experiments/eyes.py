@@ -1,6 +1,6 @@
 """How well the miniature sees, measured on drawn people whom no training has met.
 
-    python -m pmagic.mini.eyes [FOLDER] --pictures 60
+    python -m pmagic.experiments.eyes [FOLDER] --pictures 60
 
 FOLDER holds faces_a, faces_b, clipseg, clip and base; without it the shipped weights are measured. All of them are
 opened as any other pack or model would be.
@@ -18,8 +18,10 @@ import torch
 from diffusers import AutoencoderKL
 from PIL import Image
 
-from pmagic.mini import measuring, train_clip, train_vae
+from pmagic.experiments import measuring
+from pmagic.mini import train_clip, train_vae
 from pmagic.mini.gallery import boxes
+from pmagic.mini.train import WEIGHTS
 from pmagic.vision import clip, clipseg, faces, recogniser
 from pmagic.world.drawing import Drawing, draw
 from pmagic.world.people import HELD_OUT, person
@@ -27,7 +29,6 @@ from pmagic.world.scenes import STYLES, Scene, rng_for, scene
 from pmagic.world.things import thing
 from pmagic.world.versions import WORLDS, World
 
-WEIGHTS = Path(__file__).parent / "weights"
 FIRST = HELD_OUT + 3000
 LARGE = 256  # pixels, as a portrait comes
 AMONG = 20  # captions that retrieval chooses from

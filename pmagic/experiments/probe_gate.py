@@ -1,6 +1,6 @@
 """What the probe sees of snapshots, while a base is being trained: the second gate of World 2.
 
-    python -m pmagic.mini.probe_gate WORK/base --people 12
+    python -m pmagic.experiments.probe_gate WORK/base --people 12
 
 People of the training range, each in a bust somewhere in the picture, 100 steps of the probe each, against the exact
 mask. After 20,000 samples the median of Spearman's correlation of the IoU with -t should lie above 0.9 and the IoU rise
@@ -18,8 +18,8 @@ from pmagic.bases import loading, model_spec
 from pmagic.engine import attention, probe, recipes
 from pmagic.engine.probe import GRID, Curve
 from pmagic.engine.subject import encode_photos
-from pmagic.mini.measuring import SIDE, TRAINING, WORD
-from pmagic.mini.stages import rise
+from pmagic.experiments.measuring import SIDE, TRAINING, WORD
+from pmagic.experiments.stages import rise
 from pmagic.world.drawing import draw
 from pmagic.world.layouts import layout, random_side
 from pmagic.world.people import person

@@ -1,6 +1,6 @@
 """The measured table: how like, and how obedient, are pictures of people whom no training has seen.
 
-    python -m pmagic.mini.report --people 10 --sheet docs/report.jpg
+    python -m pmagic.experiments.report --people 10 --sheet docs/report.jpg
 
 Per held-out person: one portrait is learned in every way of `LEARNED` with the same number of steps, and eight prompts
 are drawn, next to the plain super-category word. Identity is the cosine between the faces in picture and portrait by
@@ -11,7 +11,7 @@ picture's nearest among ten drawn portraits is the right one; the nine others ha
 first row is what the world itself draws for the same person and prompt: no base could do better. People are spread
 over the processor's cores.
 
-    python -m pmagic.mini.report --training --base COPY/base --ways paper
+    python -m pmagic.experiments.report --training --base COPY/base --ways paper
 
 Whoever chooses the settings of a base (its pmagic.toml, in a copy of the weights) does so on people of the training
 range.
@@ -42,8 +42,8 @@ from pmagic.datasets.world import SCENES as PROMPTS
 from pmagic.engine.recipes import RenderSettings, render_settings_for
 from pmagic.engine.rendering import render
 from pmagic.engine.subject import Subject, encode_photos
+from pmagic.experiments.measuring import FIRST, SIDE, TRAINING, WORD, eyes, opened, portrait
 from pmagic.library.store import Library
-from pmagic.mini.measuring import FIRST, SIDE, TRAINING, WORD, eyes, opened, portrait
 from pmagic.pictures import ENDINGS
 from pmagic.sheet import contact_sheet
 from pmagic.world.drawing import draw

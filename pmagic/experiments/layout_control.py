@@ -1,6 +1,6 @@
 """Layout control: how often a picture shows one face, in the framing and on the side that its prompt asks for.
 
-    python -m pmagic.mini.layout_control WORK/base --pictures 16
+    python -m pmagic.experiments.layout_control WORK/base --pictures 16
 
 The plain word is drawn, no persona. The miniature's own detector says where the face is and how large; no network that
 was trained on captions is asked. Beside it stands what the world itself draws, as the detector errs there, too.
@@ -19,8 +19,8 @@ from PIL import Image
 from pmagic.bases import loading, model_spec
 from pmagic.engine.recipes import render_settings_for
 from pmagic.engine.rendering import render
+from pmagic.experiments.measuring import FIRST, WORD
 from pmagic.mini.gallery import BOTTOM, TOP
-from pmagic.mini.measuring import FIRST, WORD
 from pmagic.vision import faces
 from pmagic.world.captions import FRAMING_TAILS, SIDE_TAILS
 from pmagic.world.drawing import draw
