@@ -14,7 +14,7 @@ import pmagic
 ROOT = Path(pmagic.__file__).parent
 # Lowest first; a room imports only what stands before it, or itself (ARCHITECTURE, section 2).
 FLOORS = [
-    {"errors", "settings", "persona", "shelf", "bounded_toml", "network", "world"},
+    {"errors", "settings", "persona", "shelf", "bounded_toml", "network", "world", "image_formats", "png_chunks"},
     {"losses", "library", "decoding"},
     {"pictures", "sheet"},
     {"bases", "vision", "datasets"},
