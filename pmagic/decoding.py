@@ -105,26 +105,7 @@ def _candidates(data: bytes) -> Iterator[tuple[bytes, dict[str, object]]]:
 
 def _decoded(data: bytes, path: Path) -> Image.Image:
     """As `open_image` of a whole file: whatever the header alone can refuse is refused before a pixel is decoded."""
-    other = image_formats.other_format(data[: image_formats.HEAD])
-    if other is not None:
-        raise PhotoRefused(f"{path} is {other.name}, which is not read", other.next_step)
-    try:
-        formats = _formats(data[: image_formats.HEAD], path)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # Pillow's, of metadata that is passed over
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            image = Image.open(io.BytesIO(data), formats=formats)
-    except Image.UnidentifiedImageError as error:
-        if data.startswith((png_chunks.SIGNATURE, b"\xff\xd8\xff")):
-            raise PhotoRefused(f"{path} is damaged or cut short", "take the original file again") from error
-        if data.startswith((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")):
-            what = "a TIFF image of a kind that is not read, or a camera's raw file"
-            raise PhotoRefused(f"{path} is {what}", image_formats.CONVERT) from error
-        raise PhotoRefused(f"{path} is not {_READ}", _ADVICE) from error
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise PhotoRefused(f"{path} has too many pixels", f"scale it below {MAX_PIXELS:,} pixels") from error
-    except BROKEN as error:
-        raise PhotoRefused(f"{path} cannot be decoded: {error}", _ADVICE) from error
+    image = _opened(data, path)
     if image.width * image.height > MAX_PIXELS:
         raise PhotoRefused(f"{path} has {image.width} x {image.height} pixels", f"scale it below {MAX_PIXELS:,} pixels")
     # Others than these hold further pictures that are no animation: a depth map, a second view, pages, a thumbnail.
@@ -146,6 +127,30 @@ def _decoded(data: bytes, path: Path) -> Image.Image:
             f"{path} holds floating-point pixels, whose range it does not say, which is not read", image_formats.CONVERT
         )
     return image
+
+
+def _opened(data: bytes, path: Path) -> Image.Image:
+    """The image as its header says it. Raises PhotoRefused, which names a format that is not read."""
+    other = image_formats.other_format(data[: image_formats.HEAD])
+    if other is not None:
+        raise PhotoRefused(f"{path} is {other.name}, which is not read", other.next_step)
+    try:
+        formats = _formats(data[: image_formats.HEAD], path)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # Pillow's, of metadata that is passed over
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            return Image.open(io.BytesIO(data), formats=formats)
+    except Image.UnidentifiedImageError as error:
+        if data.startswith((png_chunks.SIGNATURE, b"\xff\xd8\xff")):
+            raise PhotoRefused(f"{path} is damaged or cut short", "take the original file again") from error
+        if data.startswith((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")):
+            what = "a TIFF image of a kind that is not read, or a camera's raw file"
+            raise PhotoRefused(f"{path} is {what}", image_formats.CONVERT) from error
+        raise PhotoRefused(f"{path} is not {_READ}", _ADVICE) from error
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise PhotoRefused(f"{path} has too many pixels", f"scale it below {MAX_PIXELS:,} pixels") from error
+    except BROKEN as error:
+        raise PhotoRefused(f"{path} cannot be decoded: {error}", _ADVICE) from error
 
 
 def _formats(head: bytes, path: Path) -> tuple[str, ...]:

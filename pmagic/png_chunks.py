@@ -22,7 +22,8 @@ def without_metadata(data: bytes, *, texts: bool) -> tuple[bytes, bytes]:
 
     texts: keep the text chunks whose checksum is right. The profile is unpacked here, since Pillow refuses large ones.
     """
-    kept, profile = [SIGNATURE], b""
+    kept: list[bytes] = [SIGNATURE]
+    profile: bytes | None = None  # the first chunk counts: a PNG has one, and unpacking costs time
     transparency = _TRANSPARENCY.get(data[25]) if len(data) > 25 else None
     lengths = _LENGTHS | ({b"tRNS": transparency} if transparency else {})
     wanted = (*_SHOWING, *TEXTS) if texts else _SHOWING
@@ -32,10 +33,10 @@ def without_metadata(data: bytes, *, texts: bool) -> tuple[bytes, bytes]:
         elif kind in (*wanted, b"iCCP") and _is_whole(data, start, end):
             content = data[start + 8 : end - 4]
             if kind == b"iCCP":
-                profile = profile or _unpack_profile(content)
+                profile = _unpack_profile(content) if profile is None else profile
             elif len(content) == lengths.get(kind, len(content)):
                 kept.append(data[start:end])
-    return b"".join(kept), profile
+    return b"".join(kept), profile or b""
 
 
 def _chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
