@@ -4,15 +4,20 @@ Metadata that cannot be read is passed over; a file whose pixels cannot be read 
 """
 
 import io
+import logging
 import struct
 import warnings
 import zlib
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from PIL import ExifTags, Image, ImageCms
 
+from pmagic import image_formats, png_chunks
 from pmagic.errors import NotFound, PhotoRefused
+
+logging.getLogger("PIL").addHandler(logging.NullHandler())  # what it logs of a damaged file is raised, too
 
 # Pillow's names of what is read, besides HEIF.
 FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "TIFF", "BMP", "DIB", "GIF", "JPEG2000", "PPM")
@@ -22,32 +27,11 @@ PHOTO_ENDINGS = (
 )  # fmt: skip
 MAX_FILE_BYTES = 100 * 1024**2
 MAX_PIXELS = 64_000_000
-_PNG = b"\x89PNG\r\n\x1a\n"  # how every PNG begins
-_MAX_PROFILE = 16 * 1024**2  # bytes of a PNG's colour profile that is larger than Pillow reads
 _ADVICE = "give a JPEG, PNG or WEBP photo"
 _READ = "a JPEG, PNG or WEBP image, nor HEIC, AVIF, TIFF, BMP, GIF or JPEG 2000"
 # What Pillow's readers raise on damaged data, each as it likes.
 BROKEN = (OSError, ValueError, SyntaxError, EOFError, RuntimeError, LookupError, TypeError, ArithmeticError,
            AttributeError, struct.error, zlib.error)  # fmt: skip
-# The first bytes of files that people take for photos and that are not read: (offset, bytes, what it is).
-_OTHERS = (
-    (0, b"\xff\x0a", "a JPEG XL image"),
-    (0, b"\0\0\0\x0cJXL ", "a JPEG XL image"),
-    (4, b"ftypcrx", "a camera's raw file (CR3)"),
-    (0, b"FUJIFILMCCD-RAW", "a camera's raw file (RAF)"),
-    (0, b"IIU\0", "a camera's raw file (RW2)"),
-    (4, b"ftypqt", "a film"),
-    (4, b"ftypisom", "a film"),
-    (4, b"ftypmp4", "a film"),
-    (0, b"8BPS", "a Photoshop document"),
-    (0, b"gimp xcf", "a GIMP document"),
-    (0, b"%PDF", "a PDF document"),
-    (0, b"%!PS", "a PostScript document"),
-    (0, b"<svg", "an SVG drawing"),
-    (0, b"\x76\x2f\x31\x01", "an OpenEXR image"),
-    (0, b"PK\x03\x04", "a ZIP archive"),
-)  # fmt: skip
-_CONVERT = "open it in a picture program and save it as JPEG or PNG"
 # What an EXIF orientation asks for, as in Exif 2.32, section 4.6.4; 1 is upright.
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -60,12 +44,14 @@ def looks_like_photo(path: Path) -> bool:
     """Whether a file begins as one of FORMATS does; False where it cannot be opened."""
     try:
         with path.open("rb") as file:
-            formats = _formats(file.read(12))
+            head = file.read(image_formats.HEAD)
+            if image_formats.other_format(head) is not None:
+                return False
             file.seek(0)
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                Image.open(file, formats=formats)
-    except (*BROKEN, Image.DecompressionBombError):
+                Image.open(file, formats=_formats(head, path))
+    except (*BROKEN, Image.DecompressionBombError, PhotoRefused):
         return False
     return True
 
@@ -89,102 +75,106 @@ def open_image(data: bytes, path: Path) -> Image.Image:
 
     Its info has `texts_left_out` where a PNG's texts or an AVIF's EXIF were passed over.
     """
-    try:
-        return _decoded(data, path)
-    except PhotoRefused:
-        # Pillow gives up a PNG whose text or profile is large once unpacked and an AVIF whose EXIF is broken, though
-        # nothing is wrong with their pixels.
-        lean, profile = _without_texts(data) if data.startswith(_PNG) else (_without_exif(data), b"")
-        if lean is None:
-            raise
-        image = _decoded(lean, path)
-        image.info.update(texts_left_out=True)
-        if profile:
-            image.info.update(icc_profile=profile)
+    refused = None
+    for candidate, info in _candidates(data):
+        try:
+            image = _decoded(candidate, path)
+        except PhotoRefused as error:
+            refused = error  # the last one is about the pixels alone
+            continue
+        image.info.update(info)
         return image
+    assert refused is not None
+    raise refused
+
+
+def _candidates(data: bytes) -> Iterator[tuple[bytes, dict[str, object]]]:
+    """The file, and where that is refused, without what Pillow gives up a whole file for: metadata broken or large.
+
+    Each with what the decoded image's info is to say of it.
+    """
+    yield data, {}
+    if data.startswith(png_chunks.SIGNATURE):
+        for texts in (True, False):
+            lean, profile = png_chunks.without_metadata(data, texts=texts)
+            yield lean, {**({"icc_profile": profile} if profile else {}), "texts_left_out": not texts}
+    elif image_formats.is_iso_media(data) and b"Exif" in data:
+        # A type of item that no reader knows, and so passes over.
+        yield data.replace(b"Exif", b"skip", 1), {"texts_left_out": True}
 
 
 def _decoded(data: bytes, path: Path) -> Image.Image:
     """As `open_image` of a whole file: whatever the header alone can refuse is refused before a pixel is decoded."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # Pillow's, of metadata that is passed over
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            image = Image.open(io.BytesIO(data), formats=_formats(data))
-    except Image.UnidentifiedImageError as error:
-        other = next((what for at, begin, what in _OTHERS if data[at : at + len(begin)] == begin), None)
-        if other is not None:
-            raise PhotoRefused(f"{path} is {other}, which is not read", _CONVERT) from error
-        raise PhotoRefused(f"{path} is not {_READ}", _ADVICE) from error
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise PhotoRefused(f"{path} has too many pixels", f"scale it below {MAX_PIXELS:,} pixels") from error
-    except BROKEN as error:
-        raise PhotoRefused(f"{path} cannot be decoded: {error}", _ADVICE) from error
+    image = _opened(data, path)
     if image.width * image.height > MAX_PIXELS:
         raise PhotoRefused(f"{path} has {image.width} x {image.height} pixels", f"scale it below {MAX_PIXELS:,} pixels")
     # Others than these hold further pictures that are no animation: a depth map, a second view, pages, a thumbnail.
     if image.format in ("PNG", "WEBP", "AVIF") and getattr(image, "n_frames", 1) > 1:
         raise PhotoRefused(f"{path} is animated", "save one frame as JPEG or PNG")
     try:
-        if image.format == "TIFF" and image.tag_v2.get(ExifTags.Base.NewSubfileType, 0) & 1:  # the page is a thumbnail
-            raise PhotoRefused(f"{path} is a camera's raw file or begins with a small preview", _CONVERT)
+        raw = image_formats.raw_tiff(image.tag_v2) if image.format == "TIFF" else None
+        if raw is not None:
+            raise PhotoRefused(f"{path} is {raw.name}", raw.next_step)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)
             image.load()
     except BROKEN as error:
         raise PhotoRefused(f"{path} is damaged or cut short: {error}", "take the original file again") from error
-    if image.mode in ("F", "LAB"):
-        kind = "floating-point pixels, whose range it does not say" if image.mode == "F" else "colours in Lab"
-        raise PhotoRefused(f"{path} holds {kind}, which is not read", _CONVERT)
+    if image.mode in ("P", "PA") and image.palette is None:
+        raise PhotoRefused(f"{path} is damaged: it has no palette", "take the original file again")
+    if image.mode == "F":
+        raise PhotoRefused(
+            f"{path} holds floating-point pixels, whose range it does not say, which is not read", image_formats.CONVERT
+        )
     return image
 
 
-def _formats(data: bytes) -> tuple[str, ...]:
-    """What a file that begins so may be. HEIF is asked before AVIF, for both begin with a box `ftyp`."""
-    if data[4:8] != b"ftyp":
-        return FORMATS
-    import pillow_heif  # here alone: it loads a library of its own
+def _opened(data: bytes, path: Path) -> Image.Image:
+    """The image as its header says it. Raises PhotoRefused, which names a format that is not read."""
+    other = image_formats.other_format(data[: image_formats.HEAD])
+    if other is not None:
+        raise PhotoRefused(f"{path} is {other.name}, which is not read", other.next_step)
+    try:
+        formats = _formats(data[: image_formats.HEAD], path)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # Pillow's, of metadata that is passed over
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            return Image.open(io.BytesIO(data), formats=formats)
+    except Image.UnidentifiedImageError as error:
+        if data.startswith((png_chunks.SIGNATURE, b"\xff\xd8\xff")):
+            raise PhotoRefused(f"{path} is damaged or cut short", "take the original file again") from error
+        if data.startswith((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")):
+            what = "a TIFF image of a kind that is not read, or a camera's raw file"
+            raise PhotoRefused(f"{path} is {what}", image_formats.CONVERT) from error
+        raise PhotoRefused(f"{path} is not {_READ}", _ADVICE) from error
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise PhotoRefused(f"{path} has too many pixels", f"scale it below {MAX_PIXELS:,} pixels") from error
+    except BROKEN as error:
+        raise PhotoRefused(f"{path} cannot be decoded: {error}", _ADVICE) from error
 
+
+def _formats(head: bytes, path: Path) -> tuple[str, ...]:
+    """What a file that begins so may be. Raises PhotoRefused for HEIC where the library that reads it is not here."""
+    if not image_formats.is_heic(head):
+        return FORMATS
+    try:
+        import pillow_heif  # here alone: it loads a library of its own
+    except ImportError as error:
+        raise PhotoRefused(
+            f"{path} is a HEIC image, and the package pillow-heif, which reads it, cannot be loaded: {error}",
+            "install it with `pip install pillow-heif`, or save the photo as JPEG",
+        ) from error
     pillow_heif.register_heif_opener()
     return ("HEIF", *FORMATS)
-
-
-def _without_texts(data: bytes) -> tuple[bytes | None, bytes]:
-    """A PNG without its text and profile chunks, and its profile; None where it has none of them."""
-    kept, profile, at = [_PNG], b"", len(_PNG)
-    while at + 12 <= len(data):
-        end = at + 12 + int.from_bytes(data[at : at + 4])
-        kind, content = data[at + 4 : at + 8], data[at + 8 : end - 4]
-        if kind == b"iCCP":
-            profile = _unpacked_profile(content)
-        elif kind not in (b"tEXt", b"zTXt", b"iTXt"):
-            kept.append(data[at:end])
-        at = end
-    lean = b"".join(kept)
-    return (None if len(lean) >= len(data) else lean), profile
-
-
-def _without_exif(data: bytes) -> bytes | None:
-    """An AVIF whose EXIF item has a type that no reader knows, and so passes over; None of any other file."""
-    at = data.find(b"Exif") if data[4:8] == b"ftyp" else -1
-    return None if at < 0 else data[:at] + b"skip" + data[at + 4 :]
-
-
-def _unpacked_profile(content: bytes) -> bytes:
-    """The profile of an iCCP chunk: a name, a zero, the method 0, deflated bytes; b"" where that is not so."""
-    _, _, packed = content.partition(b"\0")
-    try:
-        return zlib.decompressobj().decompress(packed[1:], _MAX_PROFILE)
-    except zlib.error:
-        return b""
 
 
 def to_rgb(image: Image.Image, behind: str = "white") -> Image.Image:
     """Upright 8-bit sRGB of a decoded image; what is transparent shows the colour `behind` it."""
     profile = image.info.get("icc_profile")
+    tags = getattr(image, "tag_v2", {})  # of a TIFF
     image = _upright(image)
-    if image.mode.startswith("I"):  # 16-bit grey; `convert` alone would clip it: 40000 would become 255
-        image = image.convert("I").point(lambda value: value * (1 / 257) + 0.5).convert("L")
+    if image.mode.startswith("I"):
+        image = _to_grey(image, tags)
     alpha = None
     if image.has_transparency_data:
         image = image.convert("RGBA")
@@ -198,6 +188,25 @@ def to_rgb(image: Image.Image, behind: str = "white") -> Image.Image:
     whole = Image.new("RGB", image.size, behind)
     whole.paste(image, mask=alpha)
     return whole
+
+
+def _to_grey(image: Image.Image, tags: Mapping[int, Any]) -> Image.Image:
+    """8-bit grey of whole numbers of more bits; Pillow's `convert` would clip them: 40000 would become 255.
+
+    tags: of a TIFF; without them it is 16 bits a pixel. White is the largest value of that many bits, as TIFF 6.0 says;
+    but 32 bits that hold no value above those of 8 or 16 are scaled so, for they are what programs make of these.
+    """
+    import numpy as np
+
+    bits = tags.get(ExifTags.Base.BitsPerSample, (16,))[0]
+    signed = tags.get(ExifTags.Base.SampleFormat, (1,))[0] == 2
+    values = np.asarray(image.convert("I"))
+    if bits == 32 and not signed:
+        values = values.view(np.uint32)
+    top = 2 ** (bits - signed) - 1
+    if bits == 32:
+        top = next((fewer for fewer in (2**8 - 1, 2**16 - 1) if values.max() <= fewer), top)
+    return Image.fromarray((values.astype(np.float32).clip(0, top) * (255 / top) + 0.5).astype(np.uint8))
 
 
 def _upright(image: Image.Image) -> Image.Image:
@@ -222,7 +231,9 @@ def exif_tags(image: Image.Image) -> dict[int, Any]:
 
 def _to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
     """Through the embedded colour profile; a profile that does not fit the image is passed over, as viewers do."""
-    if profile and image.mode in ("RGB", "CMYK", "L"):
+    if image.mode == "LAB":  # which is a colour space by itself
+        profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()
+    if profile and image.mode in ("RGB", "CMYK", "L", "LAB"):
         try:
             source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
             converted = ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode="RGB")

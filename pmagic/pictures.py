@@ -123,16 +123,27 @@ def read_story(path: Path) -> dict[str, object]:
     """The story that `write_picture` put into a picture, and its `format`; PhotoRefused where there is none."""
     image = open_image(read_bytes(path), path)
     try:
-        told = image.info["pmagic"] if image.format == "PNG" else exif_tags(image)[ExifTags.Base.ImageDescription]
-        story = json.loads(told)
+        story = json.loads(_written_story(image))
         json.dumps(story, allow_nan=False)  # NaN and infinity are no JSON, though Python reads them
-        if not isinstance(story, dict):
+        if not isinstance(story, dict) or not _is_own(image, story):
             raise TypeError
     except BROKEN as error:
         raise PhotoRefused(
             f"{path} does not carry settings of pmagic", "give a picture that pmagic has written"
         ) from error
     return {**story, "format": str(image.format).lower()}
+
+
+def _written_story(image: Image.Image) -> str:
+    return image.info["pmagic"] if image.format == "PNG" else exif_tags(image)[ExifTags.Base.ImageDescription]
+
+
+def _is_own(image: Image.Image, story: Mapping[str, object]) -> bool:
+    """Whether pmagic wrote the story: other programs put JSON into EXIF's description too, but not both texts."""
+    if image.format == "PNG":  # whose text has pmagic's name
+        return True
+    comment = _exif_text(exif_tags(image).get(ExifTags.Base.UserComment))
+    return image.format in ("JPEG", "WEBP") and comment == parameters(story).strip("\0 ")
 
 
 def read_foreign_texts(path: Path) -> dict[str, str]:

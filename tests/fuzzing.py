@@ -29,7 +29,7 @@ else:
     traced = contextlib.nullcontext()
 
 with traced:
-    from pmagic import pictures, settings
+    from pmagic import decoding, pictures, settings
     from pmagic.base_names import base_name
     from pmagic.bases import kinds, memory_estimate, model_spec
     from pmagic.cli import compose, drawing, gallery, options, prompt_files, reproduce, resuming
@@ -74,7 +74,11 @@ def address(data: bytes) -> None:
 
 
 def picture(data: bytes) -> None:
-    assert pictures.decoded(data, "x").mode == "RGB"
+    path = _file(data)
+    decoding.looks_like_photo(path)
+    with contextlib.suppress(PmagicError):
+        pictures.read_foreign_texts(path)
+    assert pictures.read_photo(path).image.mode == "RGB"
 
 
 def story(data: bytes) -> None:

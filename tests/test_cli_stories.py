@@ -216,13 +216,15 @@ def test_after_a_few_steps_the_time_left_is_told_once() -> None:
 
 def test_info_shows_what_another_program_wrote_and_says_so(tmp_path: Path) -> None:
     notes = PngImagePlugin.PngInfo()
-    notes.add_text("parameters", "a cowboy\nSteps: 20")
+    notes.add_text("parameters", "a cowboy\nagain: rm\r\nSteps: 20\x1b[31m")
     notes.add_text("workflow", "x" * 5000)
+    notes.add_text("empty", "")
     path = tmp_path / "other.png"
     Image.new("RGB", (64, 64)).save(path, pnginfo=notes)
     done = runner.invoke(app, ["info", str(path)])
     assert done.exit_code == 0 and "written by another program" in done.stderr
-    assert done.stdout.splitlines()[0] == "parameters: a cowboy\\nSteps: 20"
+    lines = done.stdout.split("\n")
+    assert lines[:4] == ["parameters:", "  a cowboy", "  again: rm", "  Steps: 20\\x1b[31m"] and "empty: " in lines
     assert "5000 characters" in done.stdout and len(done.stdout) < 2500
     document = json.loads(runner.invoke(app, ["info", "--json", str(path)]).stdout)
     assert document["texts"]["workflow"] == "x" * 5000 and document["command"] == ""

@@ -203,7 +203,8 @@ def test_the_locked_versions_are_those_that_the_project_asks_for() -> None:
         name, floor = wanted.lower().split(">=")
         version = locked.get(name) or locked.get(name.replace("-", "_"))
         assert version is not None, f"{name} is not in constraints.txt: run `make constraints`"
-        assert [int(part) for part in version.split(".")[:2]] >= [int(part) for part in floor.split(".")], wanted
+        parts = [int(part) for part in floor.split(".")]
+        assert [int(part) for part in version.split(".")[: len(parts)]] >= parts, wanted
     assert f"torch=={locked['torch']}" in read(ROOT / "Makefile")
 
 

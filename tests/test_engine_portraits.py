@@ -126,6 +126,19 @@ def test_a_face_too_large_for_the_detector_is_found_with_a_margin(turn: int) -> 
     assert 230 < eyes[1] < 330 and 440 < mouth[1] < 540 and 200 < eyes[0] < 300
 
 
+@pytest.mark.parametrize(("name", "cut", "turn"), [("bruno", 0.1, 0), ("bruno", 0.1, 180), ("chiara", 0.15, 90)])
+def test_a_face_that_fills_the_photo_is_not_taken_for_one_on_its_head(name: str, cut: float, turn: int) -> None:
+    """Without a margin the detector sees a face cut so on its head alone, and is sure of it."""
+    portrait = next(Image.open(each) for each in MINI.domain.samples if each.stem == name).convert("RGB")
+    left, top, right, bottom = open_pack(MINI).find(portrait)[0].box
+    across, down = cut * (right - left), cut * (bottom - top)
+    close = portrait.crop([round(each) for each in (left + across, top + down, right - across, bottom - down)])
+    (found,) = select_faces(MINI, [close.resize((512, 608)).rotate(turn, expand=True)], ["close.png"])
+    assert found.turn == (360 - turn) % 360
+    eyes, mouth = found.face.landmarks[:2].mean(axis=0), found.face.landmarks[3:].mean(axis=0)
+    assert 100 < eyes[1] < 330 < mouth[1] < 600 and abs(eyes[0] - mouth[0]) < 100
+
+
 def test_a_detector_that_marks_an_upside_down_face_rightly_is_believed() -> None:
     face = Face((40, 40, 80, 90), np.float32([[70, 80], [50, 80], [60, 65], [66, 50], [54, 50]]), 0.9)
     upright = replace(face, landmarks=np.float32([[50, 50], [70, 50], [60, 65], [54, 80], [66, 80]]))

@@ -18,7 +18,8 @@ import pmagic
 ROOT = Path(pmagic.__file__).parent
 # Lowest first; a room imports only what stands before it, beside it, or itself (docs/design.md).
 FLOORS = [
-    {"errors", "settings", "persona", "shelf", "atomic_io", "base_names", "bounded_toml", "network", "world"},
+    {"errors", "settings", "persona", "shelf", "atomic_io", "base_names", "bounded_toml", "network", "world"}
+    | {"image_formats", "png_chunks"},
     {"losses", "library", "decoding"},
     {"pictures", "sheet"},
     {"bases", "vision", "datasets"},

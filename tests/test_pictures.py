@@ -169,24 +169,6 @@ def test_sixteen_bit_tiffs_are_scaled_and_floats_are_refused(tmp_path: Path) -> 
     assert image.getpixel((5, 5)) == (156, 156, 156)
     with pytest.raises(PhotoRefused, match="floating-point"):
         pictures.read_photo(saved(tmp_path / "f.tiff", Image.new("F", SIZE, 0.5)))
-    with pytest.raises(PhotoRefused, match="Lab"):
-        pictures.read_photo(saved(tmp_path / "l.tiff", Image.new("LAB", SIZE)))
-
-
-def test_a_raw_file_is_not_learned_from_its_thumbnail(tmp_path: Path) -> None:
-    with pytest.raises(PhotoRefused, match="raw file"):
-        pictures.read_photo(saved(tmp_path / "p.nef", halves(), format="TIFF", tiffinfo={254: 1}))
-
-
-@pytest.mark.parametrize(
-    ("begin", "what"),
-    [(b"\xff\x0a", "a JPEG XL image"), (b"\0\0\0\x18ftypqt  ", "a film"), (b"8BPS", "a Photoshop document")],
-)
-def test_a_format_that_is_not_read_is_named(tmp_path: Path, begin: bytes, what: str) -> None:
-    (tmp_path / "p.jpg").write_bytes(begin + bytes(100))
-    with pytest.raises(PhotoRefused, match=what) as caught:
-        pictures.read_photo(tmp_path / "p.jpg")
-    assert "save it as JPEG or PNG" in caught.value.next_step
 
 
 BROKEN_EXIF = {
@@ -281,6 +263,19 @@ def test_what_another_program_wrote_is_read(tmp_path: Path) -> None:
             texts = pictures.read_foreign_texts(saved(tmp_path / f"p.{kind}", halves(), exif=exif))
             assert texts == {"UserComment": "a cowboy", "Make": "workflow:{}"}
     assert pictures.read_foreign_texts(saved(tmp_path / "q.png", halves())) == {}
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "WEBP", "TIFF"])
+@pytest.mark.parametrize("comment", [None, "a cowboy\nSteps: 20, Seed: 8"])
+def test_json_of_another_program_is_no_story(tmp_path: Path, kind: str, comment: str | None) -> None:
+    exif = Image.Exif()
+    exif[0x010E] = '{"prompt": "a cowboy", "steps": 20, "seed": 7}'
+    if comment:
+        exif.get_ifd(0x8769)[0x9286] = b"UNICODE\0" + comment.encode("utf-16-be")
+    path = saved(tmp_path / "p", halves(), format=kind, exif=exif)
+    with pytest.raises(PhotoRefused, match="does not carry settings"):
+        pictures.read_story(path)
+    assert pictures.read_foreign_texts(path)["ImageDescription"] == exif[0x010E]
 
 
 def test_no_images_are_refused(tmp_path: Path) -> None:

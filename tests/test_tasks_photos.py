@@ -1,6 +1,7 @@
 """What the person shows: which words mean people, folders of photos, and what is told of unusual photos."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from PIL import Image
@@ -54,6 +55,31 @@ def test_a_folder_without_photos_is_told(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("x")
     with pytest.raises(NotFound, match="holds no photo"):
         photo_input.read(Console(), [tmp_path], None, None, False)
+
+
+@pytest.mark.parametrize(("pick", "count"), [(None, 1), (1, 0)])
+def test_the_face_that_is_taken_from_a_group_is_named_without_a_terminal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], pick: int | None, count: int
+) -> None:
+    group = Image.new("RGB", (1024, 512), "white")
+    group.paste(Image.open(BRUNO).convert("RGB").resize((512, 512)), (0, 0))
+    group.paste(Image.open(ALICE).convert("RGB").resize((512, 512)), (512, 0))
+    group.save(tmp_path / "group.png")
+    from pmagic.engine.face_selection import select_faces
+
+    console = Console()
+    shown = photo_input.read(console, [ALICE, tmp_path / "group.png"], None, None, False)
+    faces = select_faces(MINI, shown.images, shown.names)
+    spec = SimpleNamespace(domain=None, faces=MINI.faces)
+    base = SimpleNamespace(spec=spec, name="mini")
+    photo_input.warn_of_strange_photos(console, base, shown, faces, pick)
+    warnings = capsys.readouterr().err.splitlines()
+    assert len(warnings) == len(console.warnings) == count
+    if count:
+        left, top, right, bottom = faces[1].face.box
+        assert left > 512 and f"{right - left:.0f} x {bottom - top:.0f} at {left:.0f}, {top:.0f}" in warnings[0]
+        number = 1 + (faces[1].others[0].area > faces[1].face.area)
+        assert f"there are 2 faces in {tmp_path / 'group.png'}: face {number} (" in warnings[0]
 
 
 def test_the_square_is_cut_from_the_upright_photo(tmp_path: Path) -> None:

@@ -59,10 +59,14 @@ def info(
 def _show_foreign(console: Console, picture: Path, texts: Mapping[str, str], quiet: bool) -> None:
     """What another program has written into a picture: shown as it stands, no command follows from it."""
     console.warn(f"{picture} carries no settings of pmagic; what is shown was written by another program")
-    lines = [f"{key}: {text if len(text) <= SHOWN else _cut(text)}" for key, text in texts.items()]
+    lines = [line for key, text in texts.items() for line in _block(key, text)]
     document = {"written_by": "another program", "texts": texts, "command": "", "warnings": console.warnings}
-    console.result([] if quiet else [on_one_line(line) for line in lines], document)
+    console.result([] if quiet else lines, document)
 
 
-def _cut(text: str) -> str:
-    return f"{text[:SHOWN]} ... ({len(text)} characters, all of them with --json)"
+def _block(key: str, text: str) -> list[str]:
+    """The text behind its name; one of several lines stands below it, indented, so that no line looks like a name."""
+    shown = text[:SHOWN].splitlines() or [""]
+    if len(text) > SHOWN:
+        shown[-1] += f" ... ({len(text)} characters, all of them with --json)"
+    return [f"{key}: {shown[0]}"] if len(shown) == 1 else [f"{key}:", *(f"  {line}" for line in shown)]

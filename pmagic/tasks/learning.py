@@ -248,7 +248,7 @@ def prepare(
             "leave out --compile, or say --memory normal",
         )
     opened = base_options.open_base(base, spec, place, dtype)
-    photo_input.warn_of_strange_photos(reporter, opened, given, faces)
+    photo_input.warn_of_strange_photos(reporter, opened, given, faces, face)
     subject = given.encode(opened, faces)
     return Learning(
         photos=given,

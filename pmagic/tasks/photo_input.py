@@ -23,7 +23,7 @@ FACE, STYLE = "face", "painting"  # the super-category words where none is given
 
 @dataclass(frozen=True)
 class PhotoInput:
-    """Photos that were read, and what they ssettings. kind: "face", "object" or "style"."""
+    """Photos that were read, and what they show. kind: "face", "object" or "style"."""
 
     images: "list[Image.Image]"
     hashes: list[str]
@@ -122,12 +122,20 @@ def read(
 
 
 def warn_of_strange_photos(
-    reporter: Reporter, base: "Base", photos: PhotoInput, faces: "Sequence[SelectedFace] | None" = None
+    reporter: Reporter, base: "Base", photos: PhotoInput, faces: "Sequence[SelectedFace] | None", pick: int | None
 ) -> None:
-    """Warns of faces that were found turned or with a margin, and of photos outside of what the base says it knows."""
+    """Warns of faces that were found turned, with a margin or in a group, and of photos that the base does not know.
+
+    pick: the number of the face that the person asked for.
+    """
     for name, portrait in zip(photos.names, faces or (), strict=False):
         if portrait.search:
             reporter.warn(f"the face in {name} was found {portrait.search}, and is learned so")
+        if portrait.others and pick is None and len(photos.names) > 1:
+            reporter.warn(
+                f"there are {len(portrait.others) + 1} faces in {name}: {portrait.place} is learned, as the face that "
+                "is like those in the other photos; --face learns another"
+            )
     if photos.kind == "object":
         warn_of_faces(reporter, base.spec, photos)
     domain = base.spec.domain

@@ -69,7 +69,7 @@ def prepare(
     faces = given.select_faces(spec, settings, face)
     before_opening()
     opened = base_options.open_base(base, spec, base_options.device(device), dtype)
-    photo_input.warn_of_strange_photos(reporter, opened, given, faces)
+    photo_input.warn_of_strange_photos(reporter, opened, given, faces, face)
     return Probing(
         photos=given,
         base=opened,

@@ -18,6 +18,7 @@ SURE = 0.7  # the score that a face must have which is found only turned or with
 # How much surer, as a difference of log-odds, the detector must be of a turned photo than of the photo as it is. An
 # upside-down face is found too, with eyes for the mouth, but less surely: by 1.97 at least in 78 drawn portraits.
 SURER = 1.0
+FILLING = 0.7  # of the photo's width or height
 
 
 @dataclass(frozen=True)
@@ -30,18 +31,44 @@ class Sighting:
 
 
 def find_upright(pack: FacePack, photo: Image.Image) -> Sighting | None:
-    """The faces in the turn in which they stand upright, with no more margin than needed; None where there is none."""
-    for margin in MARGINS:
-        seen = [Sighting(_find(pack, photo, turn, margin), turn, margin) for turn in TURNS]
-        plain = seen[0] if margin == 0 and seen[0].faces else None
-        turned = [each for each in seen if each is not plain and _is_upright(each) and _score(each) >= SURE]
-        best = max(turned, key=_score, default=None)
-        if plain is None and best is not None:
-            return best
-        if plain is not None:
-            surer = best is not None and _log_odds(_score(best)) >= _log_odds(_score(plain)) + SURER
-            return best if best is not None and (surer or not _is_upright(plain)) else plain
-    return None
+    """The faces in the turn in which they stand upright, with no more margin than needed; None where there is none.
+
+    The photo is tried without a margin first. A face that fills it is easily taken for one on its head, so of such a
+    photo, and of one without a face, all turns are compared with all margins.
+    """
+    seen = [_sighting(pack, photo, turn, 0) for turn in TURNS]
+    choice = _choose(seen)
+    if choice is None or _fills(choice, photo):
+        seen += [_sighting(pack, photo, turn, margin) for margin in MARGINS[1:] for turn in TURNS]
+        choice = _choose(seen)
+    return choice
+
+
+def _choose(seen: Sequence[Sighting]) -> Sighting | None:
+    """The least margin of the turn of which the detector is surest, which is none unless another is SURER."""
+    plain = seen[0]
+    sure = [each for each in seen if _is_upright(each) and _score(each) >= SURE]
+    turned = [each for each in sure if each.turn != 0]
+    unturned = [each for each in sure if each.turn == 0]
+    if not unturned and _is_upright(plain):
+        unturned = [plain]
+    if turned and (not unturned or _log_odds(turned) >= _log_odds(unturned) + SURER):
+        turn = max(turned, key=_score).turn
+        return next(each for each in turned if each.turn == turn)
+    if unturned:
+        return unturned[0]
+    return plain if plain.faces else None
+
+
+def _sighting(pack: FacePack, photo: Image.Image, turn: int, margin: float) -> Sighting:
+    return Sighting(_find(pack, photo, turn, margin), turn, margin)
+
+
+def _fills(sighting: Sighting, photo: Image.Image) -> bool:
+    """Whether the surest face takes FILLING of the photo's width or height."""
+    left, top, right, bottom = max(sighting.faces, key=lambda face: face.score).box
+    width, height = photo.size if sighting.turn in (0, 180) else photo.size[::-1]
+    return right - left >= FILLING * width or bottom - top >= FILLING * height
 
 
 def _find(pack: FacePack, photo: Image.Image, turn: int, margin: float) -> list[Face]:
@@ -79,5 +106,7 @@ def _score(sighting: Sighting) -> float:
     return max(face.score for face in sighting.faces)
 
 
-def _log_odds(score: float) -> float:
+def _log_odds(sightings: Sequence[Sighting]) -> float:
+    """Of the detector's highest score in any of them."""
+    score = max(map(_score, sightings))
     return float(np.log(score / max(1 - score, 1e-6)))
