@@ -109,6 +109,9 @@ def test_a_hostile_difference_is_incompatible(tensors: dict[str, np.ndarray]) ->
         reweighting.worn_weights(network(), [tensors])
 
 
+pytest_plugins = ["tiny"]
+
+
 def test_sets_of_weights(tiny_base: Base) -> None:
     unet = tiny_base.pipeline.unet
     sizes = {which: len(reweighting.names_of(unet, which)) for which in reweighting.WEIGHT_SETS}

@@ -62,7 +62,7 @@ def test_tensors_of_another_shape_are_incompatible(
     """A bundle that verifies may still have been written by somebody hostile."""
     zeros = {name: np.zeros(shape, np.float32) for name, shape in tensors.items()}
     hostile = persona(fingerprint=tiny_base.fingerprint, tensors=zeros)
-    with pytest.raises(Incompatible, match="not those of a mapper"), personamagic.wear(tiny_base, hostile):
+    with pytest.raises(Incompatible, match="not those of a mapper"), personamagic.wear(tiny_base, [hostile]):
         pass
 
 
@@ -71,7 +71,7 @@ def test_a_mapper_with_a_photo_of_another_length_is_incompatible(tiny_base: load
         tiny_base, tiny.known(tiny_base), personamagic.settings_for("reference", {}, **tiny.train_step())
     )
     hostile = replace(persona, tensors={**persona.tensors, "image_embedding": np.zeros(5, np.float32)})
-    with pytest.raises(Incompatible, match="not those of a mapper"), personamagic.wear(tiny_base, hostile):
+    with pytest.raises(Incompatible, match="not those of a mapper"), personamagic.wear(tiny_base, [hostile]):
         pass
 
 
@@ -83,7 +83,10 @@ def test_learning_in_the_fast_type(tiny_folders: dict[str, Path], name: str, mix
     method = shelf.take("methods", name)
     persona = method.learn(base, tiny.known(base), method.settings_for("reference", {}, **tiny.train_step()))
     assert persona.settings["autocast"] == "bfloat16"
-    assert all(array.dtype == np.float32 for array in persona.tensors.values())
+    assert all(
+        array.dtype == (np.float16 if name.startswith("weights.") else np.float32)
+        for name, array in persona.tensors.items()
+    )
     alone = rendering.render(base, persona, "{} in snow", [4], FEW)[0]
     assert rendering.render(base, persona, "{} in snow", [3, 4], FEW)[1].tobytes() == alone.tobytes()
 
@@ -96,7 +99,7 @@ def test_textual_inversion_is_one_vector_for_every_timestep(tiny_base: loading.B
         tiny_base, tiny.known(tiny_base), textual_inversion.settings_for("reference", {}, **tiny.train_step())
     )
     assert persona.tensors["learner.vectors"].shape == (1, tiny.WIDTH)
-    with textual_inversion.wear(tiny_base, persona) as wording:
+    with textual_inversion.wear(tiny_base, [persona]) as (wording,):
         found = wording([999.0, 500.0, 1.0])
     assert found[999.0] is found[1.0]
     assert found[1.0].residual is None
