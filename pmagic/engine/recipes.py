@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from types import MappingProxyType
 from typing import Any
 
+from pmagic import shelf
 from pmagic.engine import prompts
 from pmagic.engine.schedulers import SCHEDULERS
 from pmagic.errors import UsageError
@@ -195,8 +196,13 @@ def of_base(recipe: str, base_defaults: Mapping[str, Any]) -> dict[str, Any]:
     Between them stands what it says of the recipe that this one refines.
     """
     learn = base_defaults.get("learn", {})
-    general = {key: value for key, value in learn.items() if key not in RECIPES}
-    return {**general, **learn.get(REFINES.get(recipe, ""), {}), **learn.get(recipe, {})}
+    return {**of_all(base_defaults), **learn.get(REFINES.get(recipe, ""), {}), **learn.get(recipe, {})}
+
+
+def of_all(base_defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """What a base's pmagic.toml wants of every learning: [learn] without the tables of recipes and of methods."""
+    tables = {*RECIPES, *shelf.names("methods")}
+    return {key: value for key, value in base_defaults.get("learn", {}).items() if key not in tables}
 
 
 @_usable("render")

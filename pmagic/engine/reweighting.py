@@ -62,6 +62,26 @@ def reweighted(network: nn.Module, weights: Mapping[str, Tensor]) -> Iterator[No
             module._parameters[leaf] = cast(nn.Parameter, own)
 
 
+@contextmanager
+def without_start_gradient(unet: nn.Module, names: Iterable[str]) -> Iterator[None]:
+    """While inside, what the projections of these weights answer at the first text position has no gradient.
+
+    The start of the text stands in every prompt, so training it would move every picture (Custom Diffusion's code).
+    names: of weights of cross-attention's `to_k` and `to_v`; others are passed over.
+    """
+
+    def cut(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        return torch.cat([output[:, :1].detach(), output[:, 1:]], dim=1)
+
+    projections = [name.removesuffix(".weight") for name in names if WEIGHT_SETS["cross-kv"](name)]
+    hooks = [unet.get_submodule(each).register_forward_hook(cut) for each in projections]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
 class WeightDifference(nn.Module):
     """A trainable D for each of `names`: whole where rank is 0, else `up` (o, r) times `down` (r, i), as LoRA has it.
 
@@ -129,8 +149,8 @@ def worn_weights(
     total: dict[str, Tensor] = {}
     seen: list[Mapping[str, np.ndarray]] = []
     for number, tensors in enumerate(personas):
-        own = {name: array for name, array in tensors.items() if name.startswith(PREFIX)}
-        if any(_equal(own, other) for other in seen):  # learned together: one and the same difference
+        own = _own_weights(tensors)
+        if any(same_weights(own, other) for other in seen):  # learned together: one and the same difference
             continue
         seen.append(own)
         strength = 1.0 if strengths is None else strengths[number]
@@ -181,8 +201,14 @@ def _parameter(network: nn.Module, name: str) -> Tensor:
     return own
 
 
-def _equal(one: Mapping[str, np.ndarray], other: Mapping[str, np.ndarray]) -> bool:
+def same_weights(one: Mapping[str, np.ndarray], other: Mapping[str, np.ndarray]) -> bool:
+    """Whether two personas' tensors hold the same differences."""
+    one, other = (_own_weights(each) for each in (one, other))
     return one.keys() == other.keys() and all(np.array_equal(array, other[name]) for name, array in one.items())
+
+
+def _own_weights(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {name: array for name, array in tensors.items() if name.startswith(PREFIX)}
 
 
 def _key(name: str) -> str:

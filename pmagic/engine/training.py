@@ -2,8 +2,8 @@
 
 A learner is an nn.Module called with timesteps (B,) and image embeddings (B, e); it answers with the dynamic tokens
 (B, n, w) that stand for the name and the residual (B, n, w) of their values, or None where values are keys. It may
-also have `weights()`, which are put in the place of the UNet's own during a step, and `groups(settings)`, parameters
-with a learning rate each.
+also have `worn_by(unet)`, a context manager in which the UNet has the weights that are trained, and `groups(settings)`,
+parameters with a learning rate each.
 """
 
 # B batch . S text positions . n placeholder tokens . w text width . e image embedding width . C, h, w of the latents
@@ -12,6 +12,7 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -31,7 +32,6 @@ from pmagic.engine import (
     mapper,
     memory,
     randomness,
-    reweighting,
     token_batch,
 )
 from pmagic.engine.conditioning import Encoded, encode, packed_kv, unet_in_compute_dtype
@@ -198,7 +198,7 @@ class TrainStep:
 def make_train_step(context: TrainingContext, learner: nn.Module) -> TrainStep:
     """Recorded as a CUDA graph on a GPU, but where memory is saved: what is computed again cannot be recorded."""
     losses, base = make_losses(context, learner), context.base
-    if base.compiled and hasattr(learner, "weights"):
+    if base.compiled and hasattr(learner, "worn_by"):
         raise UsageError(
             "a compiled UNet is compiled anew for each set of weights, so --compile does not go with this method",
             "leave out --compile",
@@ -214,9 +214,9 @@ def make_losses(context: TrainingContext, learner: nn.Module) -> Losses:
     def losses(draw: randomness.StepSample) -> tuple[Tensor, dict[str, Tensor]]:
         for weight in learner.parameters():
             weight.grad = None
-        own = learner.weights() if hasattr(learner, "weights") else {}
+        worn_by = getattr(learner, "worn_by", nullcontext)
         # Worn until the backward pass is done: what is computed again there must find the same weights.
-        with context.base.tf32(), reweighting.reweighted(context.base.pipeline.unet, own):
+        with context.base.tf32(), worn_by(context.base.pipeline.unet):
             values = loss_terms(context, forward_step(context, learner, draw))
             loss = weighted_sum(context, values).mean()
             loss.backward()

@@ -46,16 +46,21 @@ class Phrase(nn.Module):
 class WeightLearner(nn.Module):
     """What stands for the name, and the UNet's weights that are trained with it."""
 
-    def __init__(self, embedding: nn.Module, difference: WeightDifference) -> None:
+    def __init__(self, embedding: nn.Module, difference: WeightDifference, *, keeps_start: bool) -> None:
+        """keeps_start: whether the first text position has no part in the gradient (see without_start_gradient)."""
         super().__init__()
-        self.embedding, self.difference = embedding, difference
+        self.embedding, self.difference, self.keeps_start = embedding, difference, keeps_start
 
     def forward(self, t: Tensor, image_embedding: Tensor) -> tuple[Tensor, Tensor | None]:
         return self.embedding(t, image_embedding)
 
-    def weights(self) -> Mapping[str, Tensor]:
-        """W0 + D by name, worn by the UNet during a step."""
-        return self.difference.weights()
+    @contextmanager
+    def worn_by(self, unet: nn.Module) -> Iterator[None]:
+        """While inside, the UNet computes with W0 + D, and gradients reach D."""
+        weights = self.difference.weights()
+        cut = weights if self.keeps_start else ()
+        with reweighting.reweighted(unet, weights), reweighting.without_start_gradient(unet, cut):
+            yield
 
     def groups(self, settings: LearnSettings) -> list[dict[str, Any]]:
         """The optimizer's groups: the difference at the settings' rate, what stands for the name at its own."""
@@ -73,9 +78,7 @@ def settings_for(
 
     That stands under [learn.METHOD], apart from what was measured for embeddings.
     """
-    learn = base_defaults.get("learn", {})
-    general = {key: value for key, value in learn.items() if not isinstance(value, Mapping)}
-    values = {**general, **own, **learn.get(method, {})}
+    values = {**recipes.of_all(base_defaults), **own, **base_defaults.get("learn", {}).get(method, {})}
     return recipes.settings_for(recipe, {**base_defaults, "learn": values}, **overrides)
 
 
@@ -106,7 +109,8 @@ def learn(
     """
     unet = base.pipeline.unet
     names = reweighting.names_of(unet, settings.weights)
-    learner = WeightLearner(embedding, WeightDifference(unet, names, _trained_rank(settings), settings.seed))
+    difference = WeightDifference(unet, names, _trained_rank(settings), settings.seed)
+    learner = WeightLearner(embedding, difference, keeps_start=settings.weights in ("cross-kv", "cross"))
 
     def finished(losses: Mapping[str, float]) -> Persona:
         persona = persona_of(method, base, subject, settings, embedding, losses)
