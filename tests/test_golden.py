@@ -392,7 +392,7 @@ class Trace:
 @pytest.fixture(scope="module")
 def trace(numbers: Numbers, persona: Persona) -> Trace:
     settings = recipes.render_settings_for("reference", {})
-    with personamagic.wear(numbers.base, persona) as schedule:
+    with personamagic.wear(numbers.base, [persona]) as (schedule,):
         script = rendering.encode_prompt(numbers.base, {"": schedule}, PROMPT, settings)
     first = noise("latents")[None]
     forced, eps, last = golden.sample(numbers.base, script, first, settings, numbers.inference["latents"])
@@ -433,7 +433,7 @@ def test_edges_of_the_stages(numbers: Numbers, persona: Persona) -> None:
     """
     drawn = numbers.inference
     edges = drawn["edges"].tolist()
-    with personamagic.wear(numbers.base, persona) as schedule, torch.no_grad():
+    with personamagic.wear(numbers.base, [persona]) as (schedule,), torch.no_grad():
         conditions = composing.encode_schedule(numbers.base, PROMPT, {"": schedule}, [float(t) for t in edges])
     for t in edges:
         row = edges.index(801 if t == 800 else t)

@@ -200,7 +200,7 @@ class Trace:
 @pytest.fixture(scope="module")
 def trace(base: loading.Base, drawn: dict[str, Tensor]) -> Trace:
     settings = recipes.render_settings_for("reference", {})
-    with personamagic.wear(base, golden_persona(base, drawn)) as wording:
+    with personamagic.wear(base, [golden_persona(base, drawn)]) as (wording,):
         script = rendering.encode_prompt(base, {"": wording}, "A photo of {} as a cowboy", settings)
     first = drawn["latents_in"][0]
     own, _, last = golden.sample(base, script, first, settings)

@@ -7,14 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tiny
+import torch
 
 from pmagic import shelf
 from pmagic.bases import loading
-from pmagic.engine import rendering, training
-from pmagic.engine.recipes import RenderSettings
+from pmagic.engine import memory, rendering, reweighting, token_batch, training
+from pmagic.engine.recipes import LearnSettings, RenderSettings
 from pmagic.errors import Incompatible, UsageError
 from pmagic.library.store import Library
-from pmagic.methods import personamagic, textual_inversion
+from pmagic.methods import _weights, custom_diffusion, custom_personamagic, lora, personamagic, textual_inversion
 from pmagic.persona import Persona, StageBounds
 
 pytest_plugins = ["tiny"]
@@ -62,7 +63,7 @@ def test_tensors_of_another_shape_are_incompatible(
     """A bundle that verifies may still have been written by somebody hostile."""
     zeros = {name: np.zeros(shape, np.float32) for name, shape in tensors.items()}
     hostile = persona(fingerprint=tiny_base.fingerprint, tensors=zeros)
-    with pytest.raises(Incompatible, match="not those of a mapper"), personamagic.wear(tiny_base, hostile):
+    with pytest.raises(Incompatible, match="not those of a mapper"), personamagic.wear(tiny_base, [hostile]):
         pass
 
 
@@ -71,7 +72,7 @@ def test_a_mapper_with_a_photo_of_another_length_is_incompatible(tiny_base: load
         tiny_base, tiny.known(tiny_base), personamagic.settings_for("reference", {}, **tiny.train_step())
     )
     hostile = replace(persona, tensors={**persona.tensors, "image_embedding": np.zeros(5, np.float32)})
-    with pytest.raises(Incompatible, match="not those of a mapper"), personamagic.wear(tiny_base, hostile):
+    with pytest.raises(Incompatible, match="not those of a mapper"), personamagic.wear(tiny_base, [hostile]):
         pass
 
 
@@ -83,7 +84,10 @@ def test_learning_in_the_fast_type(tiny_folders: dict[str, Path], name: str, mix
     method = shelf.take("methods", name)
     persona = method.learn(base, tiny.known(base), method.settings_for("reference", {}, **tiny.train_step()))
     assert persona.settings["autocast"] == "bfloat16"
-    assert all(array.dtype == np.float32 for array in persona.tensors.values())
+    assert all(
+        array.dtype == (np.float16 if name.startswith("weights.") else np.float32)
+        for name, array in persona.tensors.items()
+    )
     alone = rendering.render(base, persona, "{} in snow", [4], FEW)[0]
     assert rendering.render(base, persona, "{} in snow", [3, 4], FEW)[1].tobytes() == alone.tobytes()
 
@@ -96,7 +100,7 @@ def test_textual_inversion_is_one_vector_for_every_timestep(tiny_base: loading.B
         tiny_base, tiny.known(tiny_base), textual_inversion.settings_for("reference", {}, **tiny.train_step())
     )
     assert persona.tensors["learner.vectors"].shape == (1, tiny.WIDTH)
-    with textual_inversion.wear(tiny_base, persona) as wording:
+    with textual_inversion.wear(tiny_base, [persona]) as (wording,):
         found = wording([999.0, 500.0, 1.0])
     assert found[999.0] is found[1.0]
     assert found[1.0].residual is None
@@ -106,3 +110,99 @@ def test_textual_inversion_refuses_bounds(tiny_base: loading.Base) -> None:
     settings = textual_inversion.settings_for("reference", {}, **tiny.train_step(bounds=(400, 800)))
     with pytest.raises(UsageError, match="no bounds 400:800"):
         textual_inversion.learn(tiny_base, tiny.known(tiny_base), settings)
+
+
+def test_custom_diffusion_apart_and_merged(tiny_base: loading.Base) -> None:
+    """Alone each has its own weights; together each phrase is answered as its own weights answer it."""
+    settings = custom_diffusion.settings_for("reference", {}, **tiny.train_step(learning_rate=1e-2))
+    alice, bob = (custom_diffusion.learn(tiny_base, tiny.known(tiny_base, (seed,)), settings) for seed in (0, 1))
+    unet = tiny_base.pipeline.unet
+    name = next(name for name, _ in unet.named_parameters() if name.endswith("attn2.to_k.weight"))
+    plain = unet.get_parameter(name)
+    with custom_diffusion.wear(tiny_base, [alice]) as (schedule,):
+        rows, own = custom_diffusion.phrase_rows(tiny_base, schedule), _weight(unet, name).double()
+        assert not torch.equal(own.float(), plain)
+    with custom_diffusion.wear(tiny_base, [alice, bob]) as schedules:
+        assert len(schedules) == 2
+        both = _weight(unet, name).double()
+    assert torch.allclose(rows @ both.T, rows @ own.T, atol=1e-4) and not torch.allclose(both, own, atol=1e-4)
+    with custom_diffusion.wear(tiny_base, [alice, alice]):  # equal weights are worn once
+        assert torch.equal(_weight(unet, name).double(), own)
+    assert unet.get_parameter(name) is plain
+
+
+def _weight(unet: torch.nn.Module, name: str) -> torch.Tensor:
+    path, _, leaf = name.rpartition(".")
+    return unet.get_submodule(path)._parameters[leaf].detach()
+
+
+def test_the_start_of_the_text_teaches_custom_diffusion_nothing(tiny_base: loading.Base) -> None:
+    unet = tiny_base.pipeline.unet
+    name = reweighting.names_of(unet, "cross-kv")[0]
+    difference = reweighting.WeightDifference(unet, [name])
+    projection = unet.get_submodule(name.removesuffix(".weight"))
+    grads = []
+    for rows in (1, 2):
+        text = torch.randn(1, rows, projection.in_features, generator=torch.Generator().manual_seed(rows))
+        with reweighting.reweighted(unet, difference.weights()), reweighting.without_start_gradient(unet, [name]):
+            (projection(text).sum() + 0 * sum(each.sum() for each in difference.parameters())).backward()
+        grads.append(difference.parts[name.replace(".", "/")].grad.clone())
+        difference.zero_grad()
+    assert grads[0].abs().max() == 0
+    assert torch.allclose(grads[1], text[0, 1].expand_as(grads[1]))
+
+
+@pytest.mark.parametrize("name", ["lora", "dreambooth", "custom_diffusion", "custom_personamagic"])
+def test_weight_methods_resume_to_the_same_bytes_and_need_no_more_memory(
+    tiny_base: loading.Base, tmp_path: Path, name: str
+) -> None:
+    """Stopped after two of four steps; and with blocks that are computed again in the backward pass."""
+    method = shelf.take("methods", name)
+    settings = method.settings_for("reference", {}, **tiny.train_step(iterations=4))
+    known, file = tiny.known(tiny_base), tmp_path / "x.checkpoint"
+
+    def stop(report: training.StepReport) -> None:
+        if report.step == 2:
+            raise KeyboardInterrupt
+
+    whole = method.learn(tiny_base, known, settings)
+    with pytest.raises(KeyboardInterrupt):
+        method.learn(tiny_base, known, settings, stop, file)
+    resumed = method.learn(tiny_base, known, settings, checkpoint=file)
+    with memory.gradient_checkpointing(tiny_base.pipeline):
+        low = method.learn(tiny_base, known, settings)
+    assert {k: v.tobytes() for k, v in resumed.tensors.items()} == {k: v.tobytes() for k, v in whole.tensors.items()}
+    last_bits = 2e-3 if name == "dreambooth" else 0  # convolutions' gradients are summed in another order there
+    for key, array in whole.tensors.items():
+        assert np.allclose(low.tensors[key], array, rtol=last_bits, atol=last_bits * 1e-2), key
+    assert any(np.any(array) for key, array in whole.tensors.items() if key.startswith("weights."))
+    context = replace(training.prepare_training(tiny_base, known, settings), base=replace(tiny_base, compiled=True))
+    with pytest.raises(UsageError, match="compiled"):
+        training.make_train_step(context, method_learner(tiny_base, settings))
+
+
+def method_learner(base: loading.Base, settings: LearnSettings) -> torch.nn.Module:
+    unet = base.pipeline.unet
+    difference = reweighting.WeightDifference(unet, reweighting.names_of(unet, settings.weights))
+    return _weights.WeightLearner(torch.nn.Identity(), difference, keeps_start=False)
+
+
+def test_a_gradient_is_clipped(tiny_base: loading.Base) -> None:
+    settings = lora.settings_for("reference", {}, **tiny.train_step())
+    context = training.prepare_training(tiny_base, tiny.known(tiny_base), replace(settings, clip=1e-6))
+    learner = method_learner(tiny_base, settings)
+    name = _weights.rare_name(tiny_base, 0)
+    learner.embedding = _weights.Phrase(name, token_batch.word_embedding(tiny_base, "face"), trained=True)
+    step, optimizer = training.make_train_step(context, learner), training.make_optimizer(learner, context.settings)
+    training.optimizer_step(step, optimizer, training.sample_of_step(context.subject, settings, 0))
+    norm = torch.nn.utils.get_total_norm([each.grad for each in learner.parameters()])
+    assert norm.item() == pytest.approx(1e-6, rel=1e-3)
+
+
+def test_rates_of_weights_and_of_what_stands_for_the_name(tiny_base: loading.Base) -> None:
+    settings = custom_personamagic.settings_for("paper", {"learn": {"custom_personamagic": {"learning_rate": 1e-4}}})
+    assert (settings.learning_rate, settings.token_rate) == (1e-4, 5e-5)
+    learner = method_learner(tiny_base, settings)
+    learner.embedding = torch.nn.Linear(1, 1)
+    groups = training.make_optimizer(learner, settings).param_groups
+    assert [each["lr"] for each in groups] == [1e-4, 5e-5]

@@ -39,15 +39,20 @@ EmbeddingSchedule = Callable[[Sequence[float]], Mapping[float, NameEmbedding]]
 def apply_personas(base: Base, cast: Mapping[str, Persona | str]) -> Iterator[Mapping[str, EmbeddingSchedule]]:
     """While inside, `base` wears all of `cast`: by name a persona, or the plain word that stands for it throughout.
 
+    All personas of one method are worn at once, because a method may have to merge them; methods in the order of their
+    names and personas in the order of theirs, so that the result does not depend on the order of `cast`.
     Raises Incompatible for a persona of another base; the base is restored in every case.
     """
-    with ExitStack() as wardrobe:
-        yield {
-            name: constant_schedule(each)
-            if isinstance(each, str)
-            else wardrobe.enter_context(shelf.take("methods", each.method).wear(base, each))
-            for name, each in cast.items()
-        }
+    schedules = {name: constant_schedule(each) for name, each in cast.items() if isinstance(each, str)}
+    by_method: dict[str, dict[str, Persona]] = {}
+    for name, each in sorted(cast.items()):
+        if not isinstance(each, str):
+            by_method.setdefault(each.method, {})[name] = each
+    with ExitStack() as stack:
+        for method, personas in sorted(by_method.items()):
+            worn = stack.enter_context(shelf.take("methods", method).wear(base, list(personas.values())))
+            schedules.update(zip(personas, worn, strict=True))
+        yield {name: schedules[name] for name in cast}
 
 
 def constant_schedule(said: NameEmbedding) -> EmbeddingSchedule:

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from types import MappingProxyType
 from typing import Any
 
+from pmagic import shelf
 from pmagic.engine import prompts
 from pmagic.engine.schedulers import SCHEDULERS
 from pmagic.errors import UsageError
@@ -42,6 +43,10 @@ class LearnSettings:
     tokens: int = 4  # placeholders n
     residual_dropout: float = 0.5  # probability with which a sample's whole residual is zeroed
     losses: Mapping[str, float] = field(default_factory=lambda: REFERENCE_LOSSES)
+    weights: str = ""  # which of the base's weights get a difference; a name in reweighting.WEIGHT_SETS, "" for none
+    rank: int = 0  # of each weight's difference; 0 is whole
+    token_rate: float | None = None  # learning rate of what stands for the name, where weights are trained, too
+    clip: float = float("inf")  # the largest norm of a step's gradient
     kind: str = "face"  # "face", "object" or "style": which training templates
     templates: tuple[str, ...] = prompts.TEMPLATES["face"]
     open_prompts: tuple[str, ...] = prompts.OPEN_PROMPTS
@@ -52,6 +57,10 @@ class LearnSettings:
                 raise UsageError(f"{name} must be at least 1, not {getattr(self, name)}", "give a larger number")
         if self.tokens > MAX_TOKENS:
             raise UsageError(f"tokens must be at most {MAX_TOKENS}, not {self.tokens}", "4 is usual")
+        if not 0 <= self.rank <= 1024:
+            raise UsageError(f"the rank must be from 0 to 1024, not {self.rank}", "0 keeps the whole difference")
+        if not self.clip > 0:
+            raise UsageError(f"the gradient's largest norm must be above 0, not {self.clip}", "1 is usual")
         if not 0 < self.learning_rate < float("inf"):
             raise UsageError(f"the learning rate must be above 0, not {self.learning_rate}", "try 0.0001")
         if not 0 < self.iou_low < self.iou_high <= 1:
@@ -73,6 +82,9 @@ class LearnSettings:
     def as_table(self) -> dict[str, object]:
         """Plain values for a persona's record."""
         table = asdict(replace(self, bounds=None, losses={}))
+        for name in ("weights", "rank", "token_rate", "clip"):  # in the record of a method that has them alone
+            if table[name] == type(self).__dataclass_fields__[name].default:
+                del table[name]
         table["bounds"] = [self.bounds.low, self.bounds.high] if self.bounds else []
         table["fallback"] = [self.fallback.low, self.fallback.high]
         table["losses"] = dict(self.losses)
@@ -184,8 +196,13 @@ def of_base(recipe: str, base_defaults: Mapping[str, Any]) -> dict[str, Any]:
     Between them stands what it says of the recipe that this one refines.
     """
     learn = base_defaults.get("learn", {})
-    general = {key: value for key, value in learn.items() if key not in RECIPES}
-    return {**general, **learn.get(REFINES.get(recipe, ""), {}), **learn.get(recipe, {})}
+    return {**of_all(base_defaults), **learn.get(REFINES.get(recipe, ""), {}), **learn.get(recipe, {})}
+
+
+def of_all(base_defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """What a base's pmagic.toml wants of every learning: [learn] without the tables of recipes and of methods."""
+    tables = {*RECIPES, *shelf.names("methods")}
+    return {key: value for key, value in base_defaults.get("learn", {}).items() if key not in tables}
 
 
 @_usable("render")

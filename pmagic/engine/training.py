@@ -1,7 +1,9 @@
-"""Training: the one loop that every embedding method shares. Only the learner's weights change, never the base's.
+"""Training: the one loop that every method shares. Only the learner's weights change, never the base's.
 
 A learner is an nn.Module called with timesteps (B,) and image embeddings (B, e); it answers with the dynamic tokens
-(B, n, w) that stand for the name and the residual (B, n, w) of their values, or None where values are keys.
+(B, n, w) that stand for the name and the residual (B, n, w) of their values, or None where values are keys. It may
+also have `worn_by(unet)`, a context manager in which the UNet has the weights that are trained, and `groups(settings)`,
+parameters with a learning rate each.
 """
 
 # B batch . S text positions . n placeholder tokens . w text width . e image embedding width . C, h, w of the latents
@@ -10,6 +12,7 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,13 +24,22 @@ from torch import Tensor, nn
 
 from pmagic import shelf
 from pmagic.bases.loading import Base
-from pmagic.engine import checkpoint, compiling, face_embedding, graphs, mapper, memory, randomness, token_batch
+from pmagic.engine import (
+    checkpoint,
+    compiling,
+    face_embedding,
+    graphs,
+    mapper,
+    memory,
+    randomness,
+    token_batch,
+)
 from pmagic.engine.conditioning import Encoded, encode, packed_kv, unet_in_compute_dtype
 from pmagic.engine.face_embedding import FaceEmbedder
 from pmagic.engine.recipes import LearnSettings
 from pmagic.engine.subject import Subject
 from pmagic.engine.token_batch import TokenBatch
-from pmagic.errors import NumericFailure
+from pmagic.errors import NumericFailure, UsageError
 from pmagic.losses import StepOutput
 from pmagic.persona import Persona
 
@@ -159,8 +171,9 @@ def weighted_sum(context: TrainingContext, terms: Mapping[str, Tensor]) -> Tenso
 
 
 def make_optimizer(learner: nn.Module, settings: LearnSettings) -> torch.optim.AdamW:
+    groups: Callable[[LearnSettings], list[dict[str, Any]]] | None = getattr(learner, "groups", None)
     return torch.optim.AdamW(
-        learner.parameters(),
+        learner.parameters() if groups is None else groups(settings),
         lr=settings.learning_rate,
         betas=settings.betas,
         eps=settings.epsilon,
@@ -185,6 +198,11 @@ class TrainStep:
 def make_train_step(context: TrainingContext, learner: nn.Module) -> TrainStep:
     """Recorded as a CUDA graph on a GPU, but where memory is saved: what is computed again cannot be recorded."""
     losses, base = make_losses(context, learner), context.base
+    if base.compiled and hasattr(learner, "worn_by"):
+        raise UsageError(
+            "a compiled UNet is compiled anew for each set of weights, so --compile does not go with this method",
+            "leave out --compile",
+        )
     if base.device.type == "cuda" and not base.pipeline.unet.is_gradient_checkpointing:
         losses = graphs.cuda_graphed(losses, base.device)
     return TrainStep(context, learner, losses)
@@ -196,7 +214,9 @@ def make_losses(context: TrainingContext, learner: nn.Module) -> Losses:
     def losses(draw: randomness.StepSample) -> tuple[Tensor, dict[str, Tensor]]:
         for weight in learner.parameters():
             weight.grad = None
-        with context.base.tf32():  # in full float32 the text encoder takes a good part of a GPU's step
+        worn_by = getattr(learner, "worn_by", nullcontext)
+        # Worn until the backward pass is done: what is computed again there must find the same weights.
+        with context.base.tf32(), worn_by(context.base.pipeline.unet):
             values = loss_terms(context, forward_step(context, learner, draw))
             loss = weighted_sum(context, values).mean()
             loss.backward()
@@ -218,6 +238,9 @@ def optimizer_step(
             f"the loss became {told[0]} and its gradient {told[1]}",
             f"learn with a learning rate below {train_step.context.settings.learning_rate:g}",
         )
+    clip = train_step.context.settings.clip
+    if told[1] > clip:
+        torch.nn.utils.clip_grads_with_norm_(train_step.learner.parameters(), clip, slope)
     optimizer.step()
     return told[0], dict(zip(names, told[2:], strict=True))
 

@@ -2,12 +2,13 @@
 
 settings_for(recipe, base_defaults, **overrides) -> LearnSettings
 learn(base, subject, settings, on_step=..., checkpoint=None) -> Persona
-wear(base, persona)     context manager -> Wording; on leaving, the base is exactly as it was, also after an error
+wear(base, personas)    context manager -> one EmbeddingSchedule for each, in their order; all personas of the method
+                        that a prompt names at once. On leaving, the base is exactly as it was, also after an error
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
@@ -40,7 +41,7 @@ class Method(Protocol):
         checkpoint: Path | None = None,
     ) -> Persona: ...
 
-    def wear(self, base: Base, persona: Persona) -> AbstractContextManager[EmbeddingSchedule]: ...
+    def wear(self, base: Base, personas: Sequence[Persona]) -> AbstractContextManager[Sequence[EmbeddingSchedule]]: ...
 
 
 def persona_of(

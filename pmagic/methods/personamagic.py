@@ -48,7 +48,12 @@ def learn(
 
 
 @contextmanager
-def wear(base: Base, persona: Persona) -> Iterator[EmbeddingSchedule]:
+def wear(base: Base, personas: Sequence[Persona]) -> Iterator[list[EmbeddingSchedule]]:
+    """What stands for each name. Raises Incompatible for a persona of another base."""
+    yield [schedule_of(base, each) for each in personas]
+
+
+def schedule_of(base: Base, persona: Persona) -> EmbeddingSchedule:
     """What stands for the name at each timestep: the plain word, then dynamic tokens, then the last of those.
 
     Raises Incompatible for a persona of another base.
@@ -57,7 +62,7 @@ def wear(base: Base, persona: Persona) -> Iterator[EmbeddingSchedule]:
     learner, image_embedding = mapper_of(base, persona)
 
     @torch.no_grad()
-    def wording(timesteps: Sequence[float]) -> Mapping[float, NameEmbedding]:
+    def schedule(timesteps: Sequence[float]) -> Mapping[float, NameEmbedding]:
         sources = dynamic_sources(timesteps, persona.bounds)
         found: dict[float | None, NameEmbedding] = {None: persona.word}
         dynamic = list(dict.fromkeys(source for source in sources if source is not None))
@@ -67,7 +72,7 @@ def wear(base: Base, persona: Persona) -> Iterator[EmbeddingSchedule]:
             found.update({source: LearnedTokens(*pair) for source, pair in zip(dynamic, pairs, strict=True)})
         return {t: found[source] for t, source in zip(timesteps, sources, strict=True)}
 
-    yield wording
+    return schedule
 
 
 def mapper_of(base: Base, persona: Persona) -> tuple[Mapper, Tensor]:
@@ -75,6 +80,7 @@ def mapper_of(base: Base, persona: Persona) -> tuple[Mapper, Tensor]:
     weights = {
         name.removeprefix("learner."): torch.tensor(array, dtype=base.precision, device=base.device)
         for name, array in persona.tensors.items()
+        if name == "image_embedding" or name.startswith("learner.")
     }
     word = token_batch.word_embedding(base, persona.word).to(base.precision)
     try:

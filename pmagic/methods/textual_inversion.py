@@ -5,7 +5,7 @@ It shares the loop, the budget and the renderer with personamagic; what it lacks
 
 # B batch . n placeholder tokens . w text width
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -73,13 +73,17 @@ def learn(
 
 
 @contextmanager
-def wear(base: Base, persona: Persona) -> Iterator[EmbeddingSchedule]:
+def wear(base: Base, personas: Sequence[Persona]) -> Iterator[list[EmbeddingSchedule]]:
     """The same tokens for all timesteps. Raises Incompatible for a persona of another base."""
+    yield [_schedule(base, each) for each in personas]
+
+
+def _schedule(base: Base, persona: Persona) -> EmbeddingSchedule:
     require_base(base, persona)
     vectors = persona.tensors.get("learner.vectors")
     width = base.pipeline.text_encoder.config.hidden_size
     if vectors is None or vectors.ndim != 2 or vectors.shape[-1] != width:
         raise Incompatible("the persona's tensors are not those of textual inversion", "learn it again")
-    yield composing.constant_schedule(
+    return composing.constant_schedule(
         LearnedTokens(torch.tensor(vectors, dtype=base.precision, device=base.device), residual=None)
     )

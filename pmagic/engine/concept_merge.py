@@ -1,0 +1,44 @@
+"""Merging: weights that answer several concepts, each as its own fine-tuning did (Custom Diffusion, its Sec. 3.3).
+
+Of all W that give each concept's phrases that concept's own answers, the one that moves the answers to usual captions
+least.
+"""
+
+# N captions' rows . m phrases' rows . i, o input and output features of a projection
+
+import torch
+from torch import Tensor
+
+from pmagic.errors import NumericFailure
+
+RIDGE = 1e-6  # of the mean square of the captions' rows, so that few captions do not make it singular
+
+
+def merged(own: Tensor, captions: Tensor, phrases: Tensor, answers: Tensor, *, ridge: float = RIDGE) -> Tensor:
+    """W (o, i) = W0 + (V - W0 X')(P X')^-1 P with P = X G^-1 and G = R'R, in float64.
+
+    own: W0 (o, i). captions: R (N, i), encodings of usual captions' words. phrases: X (m, i), encodings of the
+    concepts' phrases, no two rows equal. answers: V' (m, o), what each concept's own weights answer at its rows.
+    Raises NumericFailure where two phrases are too much alike to be told apart.
+    """
+    own64, rows, wanted = own.double(), phrases.double(), answers.double().T
+    gram = captions.double().T @ captions.double()
+    gram = gram + ridge * gram.trace() / len(gram) * torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
+    projected = torch.linalg.solve(gram, rows.T).T  # P (m, i)
+    inner = projected @ rows.T
+    change, info = torch.linalg.solve_ex(inner.T, (wanted - own64 @ rows.T).T)
+    if info.any() or not change.isfinite().all():
+        raise NumericFailure(
+            "the phrases of two personas are too much alike to be merged",
+            "draw them one by one, or learn them together",
+        )
+    return own64 + change.T @ projected
+
+
+def distinct(rows: Tensor, answers: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows (m, i) and their answers (m, o), each row once: the first time it stands there."""
+    keep: list[int] = []
+    for number in range(len(rows)):
+        if not any(torch.equal(rows[number], rows[other]) for other in keep):
+            keep.append(number)
+    return rows[keep], answers[keep]

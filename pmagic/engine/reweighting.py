@@ -1,0 +1,219 @@
+"""Reweighting: other weights in the place of a network's own. Nothing is ever written into a base's weight.
+
+What is learned of a weight W0 is a difference D, which is small, compresses, adds to others and can be taken in part.
+"""
+
+# o, i output and input features of a weight . r rank
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from pmagic.errors import Incompatible, UsageError
+
+PREFIX = "weights."  # of a difference's tensors in a persona: weights.NAME, or weights.NAME.up and weights.NAME.down
+UP, DOWN = ".up", ".down"
+
+_ATTENTION = ("to_q.weight", "to_k.weight", "to_v.weight", "to_out.0.weight")
+# Which weights of a UNet a method trains, by the name of the set.
+WEIGHT_SETS: Mapping[str, Callable[[str], bool]] = {
+    "cross-kv": lambda name: name.endswith(("attn2.to_k.weight", "attn2.to_v.weight")),
+    "cross": lambda name: ".attn2." in name,
+    "attention": lambda name: (".attn1." in name or ".attn2." in name) and name.endswith(_ATTENTION),
+    "all": lambda name: True,
+}
+
+
+def names_of(unet: nn.Module, which: str) -> list[str]:
+    """The names of the weights in set `which`, in the UNet's order. Raises UsageError for an unknown set."""
+    if which not in WEIGHT_SETS:
+        raise UsageError(f"there is no set of weights {which!r}", f"choose one of: {', '.join(WEIGHT_SETS)}")
+    return [name for name, _ in unet.named_parameters() if WEIGHT_SETS[which](name)]
+
+
+@contextmanager
+def reweighted(network: nn.Module, weights: Mapping[str, Tensor]) -> Iterator[None]:
+    """While inside, the parameters of these names are these tensors; afterwards the network has its own objects back.
+
+    A tensor may carry a graph, so that gradients reach what it was made of. The parameter objects are exchanged, so
+    restoring is exact, also after an error and when nested. Raises Incompatible for an unknown name or another shape,
+    before anything is exchanged.
+    """
+    places: list[tuple[nn.Module, str, Tensor, Tensor]] = []
+    for name, tensor in weights.items():
+        own = _parameter(network, name)
+        if own.shape != tensor.shape:
+            raise Incompatible(
+                f"the weight {name} is {tuple(own.shape)} on this base, not {tuple(tensor.shape)}",
+                "use the base that it was learned on",
+            )
+        path, _, leaf = name.rpartition(".")
+        places.append((network.get_submodule(path), leaf, own, tensor))
+    try:
+        for module, leaf, _, tensor in places:
+            module._parameters[leaf] = cast(nn.Parameter, tensor)  # it may have a graph, which a parameter has not
+        yield
+    finally:
+        for module, leaf, own, _ in reversed(places):
+            module._parameters[leaf] = cast(nn.Parameter, own)
+
+
+@contextmanager
+def without_start_gradient(unet: nn.Module, names: Iterable[str]) -> Iterator[None]:
+    """While inside, what the projections of these weights answer at the first text position has no gradient.
+
+    The start of the text stands in every prompt, so training it would move every picture (Custom Diffusion's code).
+    names: of weights of cross-attention's `to_k` and `to_v`; others are passed over.
+    """
+
+    def cut(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        return torch.cat([output[:, :1].detach(), output[:, 1:]], dim=1)
+
+    projections = [name.removesuffix(".weight") for name in names if WEIGHT_SETS["cross-kv"](name)]
+    hooks = [unet.get_submodule(each).register_forward_hook(cut) for each in projections]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+class WeightDifference(nn.Module):
+    """A trainable D for each of `names`: whole where rank is 0, else `up` (o, r) times `down` (r, i), as LoRA has it.
+
+    It begins at zero: `down` is normal with a standard deviation of 1 / r, `up` is zero. What has one dimension, such
+    as a norm, is whole in every case. A convolution counts as a matrix (o, i k k).
+    """
+
+    def __init__(self, network: nn.Module, names: Iterable[str], rank: int = 0, seed: int = 0) -> None:
+        super().__init__()
+        self._own = {name: _parameter(network, name) for name in names}  # a dictionary, so that they are not trained
+        self.parts = nn.ParameterDict()
+        source = torch.Generator().manual_seed(seed)
+        for name, own in self._own.items():
+            key, like = _key(name), {"dtype": torch.promote_types(own.dtype, torch.float32), "device": own.device}
+            if rank and own.ndim > 1:
+                outputs, inputs = len(own), own[0].numel()
+                near = min(rank, outputs, inputs)
+                down = torch.randn(near, inputs, generator=source) / near
+                self.parts[_key(name + UP)] = nn.Parameter(torch.zeros(outputs, near, **like))
+                self.parts[_key(name + DOWN)] = nn.Parameter(down.to(**like))
+            else:
+                self.parts[key] = nn.Parameter(torch.zeros(own.shape, **like))
+
+    def weights(self) -> dict[str, Tensor]:
+        """W0 + D by name, in the type of W0, with a graph to D."""
+        return {name: _sum(own, self._difference(name, own)) for name, own in self._own.items()}
+
+    def _difference(self, name: str, own: Tensor) -> Tensor:
+        key = _key(name)
+        if key in self.parts:
+            return self.parts[key]
+        return (self.parts[_key(name + UP)] @ self.parts[_key(name + DOWN)]).view(own.shape)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """D as a persona keeps it: float16 tensors by their names in a bundle."""
+        return {PREFIX + _name(key): part.detach().half() for key, part in self.parts.items()}
+
+
+def compressed(tensors: Mapping[str, Tensor], rank: int) -> tuple[dict[str, Tensor], float]:
+    """A whole D with each matrix cut to `rank` singular values, and the share of |D|^2 that is lost."""
+    cut: dict[str, Tensor] = {}
+    whole = lost = 0.0
+    for name, tensor in tensors.items():
+        matrix = tensor.flatten(1).double() if tensor.ndim > 1 else None
+        if matrix is None or min(matrix.shape) <= rank:
+            cut[name] = tensor
+            whole += tensor.double().square().sum().item()
+            continue
+        left, values, right = torch.linalg.svd(matrix, full_matrices=False)
+        root = values[:rank].sqrt()
+        cut[name + UP] = (left[:, :rank] * root).to(tensor.dtype)
+        cut[name + DOWN] = (root[:, None] * right[:rank]).to(tensor.dtype)
+        whole += values.square().sum().item()
+        lost += values[rank:].square().sum().item()
+    return cut, lost / whole if whole else 0.0
+
+
+def worn_weights(
+    network: nn.Module, personas: Sequence[Mapping[str, np.ndarray]], strengths: Sequence[float] | None = None
+) -> dict[str, Tensor]:
+    """W0 + the sum of the personas' D, by name, each times its strength (1). Equal differences are added once.
+
+    personas: the tensors of each. Raises Incompatible where a difference does not fit the network.
+    """
+    total: dict[str, Tensor] = {}
+    seen: list[Mapping[str, np.ndarray]] = []
+    for number, tensors in enumerate(personas):
+        own = _own_weights(tensors)
+        if any(same_weights(own, other) for other in seen):  # learned together: one and the same difference
+            continue
+        seen.append(own)
+        strength = 1.0 if strengths is None else strengths[number]
+        for name, difference in differences_of(network, own).items():
+            total[name] = total[name] + strength * difference if name in total else strength * difference
+    return {name: _sum(_parameter(network, name), difference) for name, difference in total.items()}
+
+
+def differences_of(network: nn.Module, tensors: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
+    """D by the weight's name, from a persona's tensors, whatever their form. Raises Incompatible."""
+    found: dict[str, Tensor] = {}
+    for full, array in tensors.items():
+        if not full.startswith(PREFIX) or full.endswith(DOWN):
+            continue
+        low = full.endswith(UP)
+        name = full.removeprefix(PREFIX).removesuffix(UP if low else "")
+        own = _parameter(network, name)
+        like = {"dtype": torch.promote_types(own.dtype, torch.float32), "device": own.device}
+        difference = torch.as_tensor(array).to(**like)
+        if low:
+            down = tensors.get(f"{PREFIX}{name}{DOWN}")
+            if down is None or difference.ndim != 2 or down.ndim != 2 or difference.shape[1] != down.shape[0]:
+                raise Incompatible(f"the two factors of {name} do not fit one another", "learn it again")
+            difference = difference @ torch.as_tensor(down).to(**like)
+        if difference.numel() != own.numel():
+            raise Incompatible(
+                f"the difference of {name} has {difference.numel()} values, the base's weight {own.numel()}",
+                "use the base that it was learned on",
+            )
+        found[name] = difference.reshape(own.shape)
+    return found
+
+
+def _sum(own: Tensor, difference: Tensor) -> Tensor:
+    """Summed in float32 at least: next to a weight, a step of bfloat16 is many updates of a difference."""
+    return (own.detach().to(difference.dtype) + difference).to(own.dtype)
+
+
+def _parameter(network: nn.Module, name: str) -> Tensor:
+    """The weight that stands there now, which need not be a parameter where another exchange is around."""
+    path, _, leaf = name.rpartition(".")
+    try:
+        own = network.get_submodule(path)._parameters[leaf]
+    except (AttributeError, KeyError):
+        own = None
+    if own is None:
+        raise Incompatible(f"the base has no weight {name!r}", "use the base that it was learned on")
+    return own
+
+
+def same_weights(one: Mapping[str, np.ndarray], other: Mapping[str, np.ndarray]) -> bool:
+    """Whether two personas' tensors hold the same differences."""
+    one, other = (_own_weights(each) for each in (one, other))
+    return one.keys() == other.keys() and all(np.array_equal(array, other[name]) for name, array in one.items())
+
+
+def _own_weights(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {name: array for name, array in tensors.items() if name.startswith(PREFIX)}
+
+
+def _key(name: str) -> str:
+    return name.replace(".", "/")  # a parameter's own name may hold no dot
+
+
+def _name(key: str) -> str:
+    return key.replace("/", ".")

@@ -1,0 +1,159 @@
+"""What the methods that train a base's weights share: a phrase or a mapper for the name, and a difference."""
+
+# B batch . n placeholder tokens . w text width . e image embedding width
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pmagic.bases.loading import Base
+from pmagic.engine import composing, randomness, recipes, reweighting, token_batch, training
+from pmagic.engine.composing import EmbeddingSchedule, LearnedTokens
+from pmagic.engine.recipes import LearnSettings
+from pmagic.engine.reweighting import WeightDifference
+from pmagic.engine.subject import Subject
+from pmagic.engine.training import StepReport
+from pmagic.errors import Incompatible
+from pmagic.methods import persona_of, report_persona, require_base
+from pmagic.persona import Persona, StageBounds
+
+WHOLE = StageBounds(0, 1000)
+RARE = "sks"  # the word before the class word; where a tokenizer cuts it, a vector takes its place
+PHRASE = "phrase.name"  # of a persona's tensors: what stands before the class word, (w,)
+
+
+class Phrase(nn.Module):
+    """A name before the class word: two tokens (B, 2, w) for every t and every photo. Only the name may be trained."""
+
+    def __init__(self, name: Tensor, word: Tensor, *, trained: bool) -> None:
+        super().__init__()
+        self.name: Tensor
+        if trained:
+            self.name = nn.Parameter(name.detach().clone())
+        else:
+            self.register_buffer("name", name.detach())
+        self.register_buffer("word", word.detach())
+
+    def forward(self, t: Tensor, image_embedding: Tensor) -> tuple[Tensor, None]:
+        return torch.stack([self.name, self.word]).expand(len(t), -1, -1), None
+
+
+class WeightLearner(nn.Module):
+    """What stands for the name, and the UNet's weights that are trained with it."""
+
+    def __init__(self, embedding: nn.Module, difference: WeightDifference, *, keeps_start: bool) -> None:
+        """keeps_start: whether the first text position has no part in the gradient (see without_start_gradient)."""
+        super().__init__()
+        self.embedding, self.difference, self.keeps_start = embedding, difference, keeps_start
+
+    def forward(self, t: Tensor, image_embedding: Tensor) -> tuple[Tensor, Tensor | None]:
+        return self.embedding(t, image_embedding)
+
+    @contextmanager
+    def worn_by(self, unet: nn.Module) -> Iterator[None]:
+        """While inside, the UNet computes with W0 + D, and gradients reach D."""
+        weights = self.difference.weights()
+        cut = weights if self.keeps_start else ()
+        with reweighting.reweighted(unet, weights), reweighting.without_start_gradient(unet, cut):
+            yield
+
+    def groups(self, settings: LearnSettings) -> list[dict[str, Any]]:
+        """The optimizer's groups: the difference at the settings' rate, what stands for the name at its own."""
+        own = list(self.embedding.parameters())
+        groups = [{"params": list(self.difference.parameters())}]
+        if own:
+            groups.append({"params": own, "lr": settings.token_rate or settings.learning_rate})
+        return groups
+
+
+def settings_for(
+    method: str, own: Mapping[str, Any], recipe: str, base_defaults: Mapping[str, Any], **overrides: Any
+) -> LearnSettings:
+    """As recipes.settings_for: the method's published values, over them what the base's pmagic.toml says of it.
+
+    That stands under [learn.METHOD], apart from what was measured for embeddings.
+    """
+    values = {**recipes.of_all(base_defaults), **own, **base_defaults.get("learn", {}).get(method, {})}
+    return recipes.settings_for(recipe, {**base_defaults, "learn": values}, **overrides)
+
+
+def rare_name(base: Base, seed: int) -> Tensor:
+    """What stands before the class word: (w,). The base's own rare word, else a vector of a usual word's length."""
+    table = base.pipeline.text_encoder.get_input_embeddings().weight.detach()
+    ids = base.pipeline.tokenizer(RARE, add_special_tokens=False).input_ids
+    if len(ids) == 1:
+        return table[ids[0]].to(base.precision)
+    vector = torch.randn(table.shape[1], generator=randomness.generator(seed, "rare name"))
+    return (vector / vector.norm()).to(table.device, base.precision) * table.norm(dim=1).median().to(base.precision)
+
+
+def learn(
+    method: str,
+    base: Base,
+    subject: Subject,
+    settings: LearnSettings,
+    embedding: nn.Module,
+    on_step: Callable[[StepReport], None],
+    checkpoint: Path | None,
+    finish: Callable[[dict[str, Tensor]], tuple[dict[str, Tensor], Mapping[str, object]]] = lambda found: (found, {}),
+) -> Persona:
+    """Train the difference of the settings' weights, and what is trained of the embedding.
+
+    finish: makes of the whole difference what is kept, and says more about it for the settings. Raises as
+    `training.train` does.
+    """
+    unet = base.pipeline.unet
+    names = reweighting.names_of(unet, settings.weights)
+    difference = WeightDifference(unet, names, _trained_rank(settings), settings.seed)
+    learner = WeightLearner(embedding, difference, keeps_start=settings.weights in ("cross-kv", "cross"))
+
+    def finished(losses: Mapping[str, float]) -> Persona:
+        persona = persona_of(method, base, subject, settings, embedding, losses)
+        kept, about = finish(learner.difference.tensors())
+        tensors = {**persona.tensors, **{name: each.cpu().numpy() for name, each in kept.items()}}
+        if isinstance(embedding, Phrase):
+            tensors.pop("learner.name", None)
+            tensors[PHRASE] = embedding.name.detach().float().cpu().numpy()
+        return replace(persona, tensors=tensors, settings={**persona.settings, **about})
+
+    context = training.prepare_training(base, subject, settings)
+    return finished(training.train(context, learner, report_persona(on_step, finished), checkpoint))
+
+
+def _trained_rank(settings: LearnSettings) -> int:
+    """LoRA trains the factors; elsewhere a rank says what is kept of a whole difference."""
+    return settings.rank if settings.weights == "attention" else 0
+
+
+@contextmanager
+def worn(
+    base: Base, personas: Sequence[Persona], schedule: Callable[[Base, Persona], EmbeddingSchedule]
+) -> Iterator[list[EmbeddingSchedule]]:
+    """While inside, the base has the sum of the personas' differences. Raises Incompatible for one of another base."""
+    for each in personas:
+        require_base(base, each)
+    schedules = [schedule(base, each) for each in personas]
+    strengths = [_strength(each) for each in personas]
+    weights = reweighting.worn_weights(base.pipeline.unet, [each.tensors for each in personas], strengths)
+    with reweighting.reweighted(base.pipeline.unet, weights):
+        yield schedules
+
+
+def phrase_of(base: Base, persona: Persona) -> EmbeddingSchedule:
+    """The persona's name before its class word, at every timestep. Raises Incompatible for tensors of another kind."""
+    name = persona.tensors.get(PHRASE)
+    word = token_batch.word_embedding(base, persona.word).to(base.precision)
+    if name is None or name.shape != tuple(word.shape):
+        raise Incompatible(f"the persona's tensors are not those of {persona.method}", "learn it again")
+    tokens = torch.stack([torch.tensor(name, dtype=base.precision, device=base.device), word])
+    return composing.constant_schedule(LearnedTokens(tokens, residual=None))
+
+
+def _strength(persona: Persona) -> float:
+    value = persona.settings.get("strength", 1.0)
+    return float(value) if isinstance(value, int | float) else 1.0

@@ -1,0 +1,121 @@
+"""Custom Diffusion (Kumari et al., CVPR 2023): keys and values of cross-attention, and one new word before the class.
+
+Personas that were learned apart are merged in closed form where they meet in one prompt. Not done here: the authors'
+augmentation (photos shrunk onto black, or enlarged) and their class pictures.
+"""
+
+# m, N rows of text encodings . w text width . o features of a projection
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pmagic.bases.loading import Base
+from pmagic.engine import concept_merge, conditioning, prompts, reweighting, token_batch
+from pmagic.engine.composing import EmbeddingSchedule, LearnedTokens
+from pmagic.engine.recipes import LearnSettings
+from pmagic.engine.subject import Subject
+from pmagic.engine.training import StepReport
+from pmagic.methods import _weights
+from pmagic.persona import Persona
+
+# The authors' values for one GPU: 1e-5 times a batch of 2.
+OWN: Mapping[str, Any] = {
+    "tokens": 2,
+    "bounds": (0, 1000),
+    "losses": {"masked_mse": 1.0},
+    "templates": ["photo of a {}"],
+    "weights": "cross-kv",
+    "learning_rate": 2e-5,
+    "batch": 2,
+    "iterations": 500,
+}
+PHRASES = ("{}", "photo of a {}")  # what a merge must answer as each persona did alone
+
+
+def settings_for(recipe: str, base_defaults: Mapping[str, Any], **overrides: Any) -> LearnSettings:
+    return _weights.settings_for("custom_diffusion", OWN, recipe, base_defaults, **overrides)
+
+
+def learn(
+    base: Base,
+    subject: Subject,
+    settings: LearnSettings,
+    on_step: Callable[[StepReport], None] = lambda report: None,
+    checkpoint: Path | None = None,
+) -> Persona:
+    """Train the new word and the projections on the subject. Raises as `training.train` does."""
+    word = token_batch.word_embedding(base, subject.word).to(base.precision)
+    phrase = _weights.Phrase(_weights.rare_name(base, settings.seed), word, trained=True)
+    return _weights.learn("custom_diffusion", base, subject, settings, phrase, on_step, checkpoint)
+
+
+@contextmanager
+def wear(base: Base, personas: Sequence[Persona]) -> Iterator[list[EmbeddingSchedule]]:
+    """One persona with its own weights, several with weights that answer each one's phrases as it did alone.
+
+    Raises Incompatible for a persona of another base, NumericFailure where two are too much alike to be merged.
+    """
+    with _weights.worn(base, personas, _weights.phrase_of) as schedules:
+        if len(_distinct(personas)) < 2:
+            yield schedules
+            return
+    with reweighting.reweighted(base.pipeline.unet, merged_weights(base, personas, schedules)):
+        yield schedules
+
+
+@torch.no_grad()
+def merged_weights(
+    base: Base, personas: Sequence[Persona], schedules: Sequence[EmbeddingSchedule]
+) -> dict[str, Tensor]:
+    """One set of projections for all personas, by name. Only linear weights without a bias are merged."""
+    captions = caption_rows(base)
+    rows = [phrase_rows(base, schedule) for schedule in schedules]
+    own = [reweighting.worn_weights(base.pipeline.unet, [each.tensors]) for each in personas]
+    weights: dict[str, Tensor] = {}
+    for name in dict.fromkeys(name for each in own for name in each):
+        before = base.pipeline.unet.get_parameter(name)
+        answers = [x @ each.get(name, before).double().T for x, each in zip(rows, own, strict=True)]
+        phrases, wanted = concept_merge.distinct(torch.cat(rows), torch.cat(answers))
+        weights[name] = concept_merge.merged(before, captions, phrases, wanted).to(before.dtype)
+    return weights
+
+
+def phrase_rows(base: Base, schedule: EmbeddingSchedule) -> Tensor:
+    """Encodings (m, w) of the persona's phrases in float64, from its name to the end of the text."""
+    tokens = schedule([0.0])[0.0]
+    assert isinstance(tokens, LearnedTokens)
+    batch = token_batch.tokens_with_name(base, PHRASES, len(tokens.tokens))
+    dynamic = tokens.tokens.expand(len(PHRASES), -1, -1)
+    keys = conditioning.encode(base.pipeline.text_encoder, batch.ids, batch.slots, dynamic, None).condition.keys
+    rows = []
+    for encoded, slots, length in zip(keys, batch.slots, batch.lengths, strict=True):
+        first = int((slots == 0).nonzero()[0])
+        rows.append(encoded[first : int(length) + 2])  # the start of the text, its tokens, its end
+    return torch.cat(rows).double()
+
+
+def caption_rows(base: Base) -> Tensor:
+    """Encodings (N, w) of usual sentences in float64, without the start of the text and what fills it up."""
+    words = [*prompts.COMMON_WORDS, *prompts.FACE_WORDS]
+    frames = [*prompts.TEMPLATES["face"], *prompts.TEMPLATES["style"], *prompts.OPEN_PROMPTS]
+    rows = []
+    for number, frame in enumerate(frames):
+        for word in words[number % 4 :: 4]:
+            text = frame.replace(prompts.NAME, word)
+            length = len(base.pipeline.tokenizer(text, truncation=True).input_ids)
+            rows.append(token_batch.encode_plain(base, text).keys[0, 1:length])
+    return torch.cat(rows).double()
+
+
+def _distinct(personas: Sequence[Persona]) -> list[Persona]:
+    """Personas whose weights differ: two that were learned together have one and the same."""
+    return [
+        each
+        for number, each in enumerate(personas)
+        if not any(reweighting.same_weights(each.tensors, other.tensors) for other in personas[:number])
+    ]

@@ -1,0 +1,59 @@
+"""PersonaMagic's embeddings in Custom Diffusion (paper, Limitations): mapper and weights, trained together.
+
+The weights that are trained are Custom Diffusion's; where several personas meet, their differences are added.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from pmagic.bases.loading import Base
+from pmagic.engine import mapper, probe, recipes, token_batch
+from pmagic.engine.composing import EmbeddingSchedule
+from pmagic.engine.recipes import LearnSettings
+from pmagic.engine.subject import Subject
+from pmagic.engine.training import StepReport
+from pmagic.methods import _weights, personamagic
+from pmagic.persona import Persona
+
+OWN: Mapping[str, Any] = {"weights": "cross-kv"}
+WEIGHTS_RATE = 2e-5  # of keys and values, as Custom Diffusion has it; the mapper keeps the recipe's rate
+
+
+def settings_for(recipe: str, base_defaults: Mapping[str, Any], **overrides: Any) -> LearnSettings:
+    """PersonaMagic's settings; the recipe's rate is the mapper's, and [learn.custom_personamagic] of the base holds."""
+    learn = base_defaults.get("learn", {})
+    mine = recipes.settings_for(recipe, base_defaults, **overrides)
+    own = {
+        "learning_rate": WEIGHTS_RATE,
+        "token_rate": mine.learning_rate,
+        **OWN,
+        **learn.get("custom_personamagic", {}),
+    }
+    return recipes.settings_for(recipe, base_defaults, **{**overrides, **own})
+
+
+def learn(
+    base: Base,
+    subject: Subject,
+    settings: LearnSettings,
+    on_step: Callable[[StepReport], None] = lambda report: None,
+    checkpoint: Path | None = None,
+) -> Persona:
+    """Train a mapper and the projections on the subject, in the probe's stages where the settings leave them open.
+
+    Raises as `training.train` does.
+    """
+    if settings.bounds is None:
+        found = probe.probe(base, subject, settings)
+        persona = learn(base, subject, replace(settings, bounds=found.bounds), on_step, checkpoint)
+        return probe.with_probe_result(persona, found.curve, found.fell_back)
+    embedding = mapper.fresh(token_batch.word_embedding(base, subject.word), subject.image_embedding, settings)
+    return _weights.learn("custom_personamagic", base, subject, settings, embedding, on_step, checkpoint)
+
+
+def wear(base: Base, personas: Sequence[Persona]) -> AbstractContextManager[list[EmbeddingSchedule]]:
+    """Each persona's embeddings, and the sum of their differences. Raises Incompatible for one of another base."""
+    return _weights.worn(base, personas, personamagic.schedule_of)

@@ -1,0 +1,54 @@
+"""LoRA of DreamBooth (Hu et al. 2022; diffusers' example): factors beside every attention's projections.
+
+The name is a rare word before the class word; nothing of the text encoder is trained.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+from pmagic.bases.loading import Base
+from pmagic.engine import token_batch
+from pmagic.engine.composing import EmbeddingSchedule
+from pmagic.engine.recipes import LearnSettings
+from pmagic.engine.subject import Subject
+from pmagic.engine.training import StepReport
+from pmagic.methods import _weights
+from pmagic.persona import Persona
+
+# The documented command of diffusers' example; its loss has no mask.
+OWN: Mapping[str, Any] = {
+    "tokens": 2,
+    "bounds": (0, 1000),
+    "losses": {"mse": 1.0},
+    "templates": ["a photo of {}"],
+    "weights": "attention",
+    "rank": 4,
+    "learning_rate": 1e-4,
+    "batch": 1,
+    "iterations": 500,
+    "clip": 1.0,
+}
+
+
+def settings_for(recipe: str, base_defaults: Mapping[str, Any], **overrides: Any) -> LearnSettings:
+    return _weights.settings_for("lora", OWN, recipe, base_defaults, **overrides)
+
+
+def learn(
+    base: Base,
+    subject: Subject,
+    settings: LearnSettings,
+    on_step: Callable[[StepReport], None] = lambda report: None,
+    checkpoint: Path | None = None,
+) -> Persona:
+    """Train the factors on the subject. Raises as `training.train` does."""
+    word = token_batch.word_embedding(base, subject.word).to(base.precision)
+    phrase = _weights.Phrase(_weights.rare_name(base, settings.seed), word, trained=False)
+    return _weights.learn("lora", base, subject, settings, phrase, on_step, checkpoint)
+
+
+def wear(base: Base, personas: Sequence[Persona]) -> AbstractContextManager[list[EmbeddingSchedule]]:
+    """The sum of the personas' differences. Raises Incompatible for a persona of another base."""
+    return _weights.worn(base, personas, _weights.phrase_of)
