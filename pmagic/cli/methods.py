@@ -35,14 +35,13 @@ def list_methods(
         console.result(methods.names(), None)
         return
     spec = base_options.choose_base(base or settings.config().base or base_options.DEMO)
-    documents = []
+    documents, rows, sources = [], [], []
     for name in methods.names():
         method = methods.take(name)
         size = methods.persona_bytes(method, spec, method.settings_for(recipes.DEFAULT, spec.defaults))
-        documents.append(
-            {"name": name, "trained": method.TRAINED, "bytes": size, "base": spec.name, "source": method.SOURCE}
-        )
-    rows = [(each["name"], f"{each['bytes'] / 1e6:.2f} MB", each["trained"]) for each in documents]
+        about = {"name": name, "trained": method.TRAINED, "bytes": size, "base": spec.name, "source": method.SOURCE}
+        documents.append(about)
+        rows.append((name, f"{size / 1e6:.2f} MB", method.TRAINED))
+        sources.append(f"{name}: {method.SOURCE}")
     lines = table(rows, ("METHOD", "ON DISK", "WHAT IS TRAINED"))
-    sources = [f"{each['name']}: {each['source']}" for each in documents]
     console.result([*lines, "", *sources, f"Sizes are of one persona on the base {spec.name}."], documents)
