@@ -127,6 +127,17 @@ def test_an_evaluation_is_of_the_default_method_unless_others_are_named(evaluate
     assert other.exit_code == 6 and "differs in variants" in other.stderr
 
 
+def test_a_prompt_must_have_room_for_the_longest_name_of_all_methods(evaluate: Evaluate, tmp_path: Path) -> None:
+    """The text encoder reads 75 tokens: here one fits where the name stands, and PersonaMagic's four do not."""
+    path = tmp_path / "long.txt"
+    path.write_text("snow " * 73 + "{}\n")
+    words = ("--prompts", str(path), "--recipe", "reference", "--dry-run")
+    one = evaluate(tmp_path / "out", *words, "--method", "textual_inversion", count=1)
+    assert one.exit_code == 0, one.stderr
+    both = evaluate(tmp_path / "out", *words, "--method", "textual_inversion,personamagic", count=1)
+    assert both.exit_code == 2 and "beyond the 75 tokens" in both.stderr
+
+
 def test_stopped_anywhere_it_goes_on_to_the_same_bytes(evaluate: Evaluate, tmp_path: Path, monkeypatch) -> None:
     """Stopped whenever a result is about to be kept: each is lost once, and made again."""
     whole = tmp_path / "whole"

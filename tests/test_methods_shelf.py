@@ -7,9 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tiny
+from typer.testing import CliRunner
 
 from pmagic import methods, shelf
 from pmagic.bases import loading
+from pmagic.cli.app import app
 from pmagic.engine import recipes, rendering, training
 from pmagic.engine.recipes import RenderSettings
 from pmagic.errors import Incompatible, UsageError
@@ -70,6 +72,16 @@ def test_trial_steps_are_of_the_methods_own_learner(tiny_base: loading.Base, nam
     assert gradient.shape == (method.count_weights(tiny_base.spec, settings),)
     assert gradient.norm() > 0
     assert training.seconds_per_step(tiny_base, seen, settings, method.make_learner) > 0
+
+
+def test_the_command_lists_what_there_is() -> None:
+    done = CliRunner().invoke(app, ["methods"])
+    assert done.exit_code == 0, done.stderr
+    for name in methods.names():
+        assert f"\n{name}: {methods.take(name).SOURCE}\n" in done.stdout and methods.take(name).TRAINED in done.stdout
+    assert max(map(len, done.stdout.splitlines()[:3])) <= 80
+    assert CliRunner().invoke(app, ["methods", "-q"]).stdout.split() == ["personamagic", "textual_inversion"]
+    assert CliRunner().invoke(app, ["methods", "--base", "nowhere"]).exit_code == 3
 
 
 def test_what_a_method_trains_is_counted_in_its_memory(tiny_base: loading.Base) -> None:
