@@ -34,7 +34,7 @@ def commands(base: str, photo: str, people: str, prompts: str) -> list[list[str]
         ["config", "set", "base", base], ["config", "get", "base"], ["config", "path"],
         ["config", "list"], ["config", "unset", "base"], ["sample"], ["setup", "--for", "photos", "--dry-run"],
         ["config", "set", "base", "mini"],
-        ["models", "list"], ["models", "path", "mini"], ["models", "rm", "owner/model"],
+        ["methods"], ["models", "list"], ["models", "path", "mini"], ["models", "rm", "owner/model"],
         ["learn", photo, "--name", "alice", *fast, "--recipe", "paper"],
         ["learn", photo, "--name", "bob", *fast, "--recipe", "reference", "--stages", "300:700"],
         ["probe", photo, "--base", base, "--out", "plots"],

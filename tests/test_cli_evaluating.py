@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from evaluated import PROMPTS, face
 from PIL import Image
@@ -85,6 +86,56 @@ def test_it_ends_in_tables_plots_and_a_report(evaluate: Evaluate, tmp_path: Path
     shutil.rmtree(out / ".unfinished")
     assert evaluate(out, "--recipe", "paper,reference").exit_code == 0
     assert summaries(out) == before and sorted(out.rglob("cell.json")) == cells
+
+
+def test_two_methods_are_two_rows_of_one_table(evaluate: Evaluate, tmp_path: Path) -> None:
+    """Stopped after the first person, it goes on to the same bytes; differences are paired over people."""
+    out, words = tmp_path / "out", ("--method", "personamagic,textual_inversion", "--recipe", "reference")
+    done = evaluate(out, *words)
+    assert done.exit_code == 0, (done.stderr, done.exception)
+    assert "personamagic, recipe reference" in done.stdout and "\ntextual_inversion " in done.stdout
+    results = json.loads((out / "results.json").read_text())
+    assert [each.get("method") for each in results["plan"]["variants"]] == [None, "textual_inversion"]
+    counts = {key: [each["variant"] for each in results["pictures"]].count(key) for key in results["stages"]}
+    assert counts == {"reference": 3 * len(PROMPTS) * 2, "textual_inversion": 3 * len(PROMPTS) * 2}
+    assert {tuple(each["bounds"]) for each in results["stages"]["textual_inversion"]} == {(0, 1000)}
+    for each in results["differences"]:
+        assert (each["variant"], each["against"], each["people"]) == ("textual_inversion", "reference", 3)
+    i_pre = {key: {} for key in counts}
+    for each in results["pictures"]:
+        i_pre[each["variant"]].setdefault(each["person"], []).append(each["i_pre"])
+    apart = [np.mean(i_pre["textual_inversion"][who]) - np.mean(i_pre["reference"][who]) for who in (1, 2, 3)]
+    told = next(each["value"] for each in results["differences"] if each["column"] == "i_pre")
+    assert told == pytest.approx(np.mean(apart), abs=1e-9)
+    assert "textual_inversion" in (out / "report.html").read_text()
+    for row in results["stages"]["textual_inversion"]:
+        (persona,) = out.glob(f"people/{row['person']:04d}-*/{row['persona']}/persona/persona.toml")
+        assert 'method = "textual_inversion"' in persona.read_text()
+    before = summaries(out)
+    for person in sorted((out / "people").iterdir())[1:]:
+        shutil.rmtree(person)
+    shutil.rmtree(next(iter((out / "people").iterdir())) / "variants" / "textual_inversion")
+    assert evaluate(out, *words).exit_code == 0
+    assert summaries(out) == before
+
+
+def test_an_evaluation_is_of_the_default_method_unless_others_are_named(evaluate: Evaluate, tmp_path: Path) -> None:
+    assert evaluate(tmp_path / "out", "--recipe", "reference", count=1).exit_code == 0
+    named = evaluate(tmp_path / "out", "--recipe", "reference", "--method", "personamagic", count=1)
+    assert named.exit_code == 0, named.stderr
+    other = evaluate(tmp_path / "out", "--recipe", "reference", "--method", "textual_inversion", count=1)
+    assert other.exit_code == 6 and "differs in variants" in other.stderr
+
+
+def test_a_prompt_must_have_room_for_the_longest_name_of_all_methods(evaluate: Evaluate, tmp_path: Path) -> None:
+    """The text encoder reads 75 tokens: here one fits where the name stands, and PersonaMagic's four do not."""
+    path = tmp_path / "long.txt"
+    path.write_text("snow " * 73 + "{}\n")
+    words = ("--prompts", str(path), "--recipe", "reference", "--dry-run")
+    one = evaluate(tmp_path / "out", *words, "--method", "textual_inversion", count=1)
+    assert one.exit_code == 0, one.stderr
+    both = evaluate(tmp_path / "out", *words, "--method", "textual_inversion,personamagic", count=1)
+    assert both.exit_code == 2 and "beyond the 75 tokens" in both.stderr
 
 
 def test_stopped_anywhere_it_goes_on_to_the_same_bytes(evaluate: Evaluate, tmp_path: Path, monkeypatch) -> None:
@@ -201,6 +252,13 @@ def test_a_dry_run_tells_and_leaves_nothing(evaluate: Evaluate, tmp_path: Path) 
     assert told["pictures_left"] == 12 * len(PROMPTS) * 2
     assert told["hours"] >= 0 and told["bytes"] > 1_000_000
     assert not out.exists()
+    both, one = (
+        json.loads(evaluate(out, "--dry-run", "--json", "--recipe", "reference", "--method", each).stdout)
+        for each in ("all", "personamagic")
+    )
+    assert (both["variants"], both["learnings_left"]) == (2, 6)
+    pictures_alone = both["bytes"] - one["bytes"]  # a token takes next to nothing beside a mapper
+    assert pictures_alone < 0.2 * one["bytes"]
 
 
 def test_a_dry_run_passes_over_who_has_no_face(evaluate: Evaluate, people: Path, tmp_path: Path) -> None:
@@ -267,6 +325,8 @@ def test_ablations(evaluate: Evaluate, tmp_path: Path, ablation: str) -> None:
         ([], 2, "--dataset"),
         (["--dataset", "imagenet"], 3, "choose one of"),
         (["--dataset", "folder", "--people", "0"], 2, "--people must be"),
+        (["--dataset", "folder", "--method", "lora"], 3, "choose one of: personamagic, textual_inversion"),
+        (["--pictures", ".", "--method", "personamagic"], 2, "--method cannot be obeyed"),
         (["--dataset", "folder", "--workers", "many"], 2, "--workers cannot be"),
         (["--dataset", "folder", "--photos", "."], 2, "--photos goes with --pictures"),
         (["--dataset", "world", "--photos", "selfies"], 2, "choose one of: portraits, snapshots"),
@@ -287,6 +347,8 @@ def test_what_cannot_be_asked(words: list[str], code: int, told: str) -> None:
     [
         (["--recipe", "paper,paper"], "name each recipe once"),
         (["--recipe", "best"], "no recipe 'best'"),
+        (["--method", "textual_inversion", "--ablation", "table1"], "textual_inversion cannot have"),
+        (["--method", "personamagic,personamagic"], "name each method once"),
         (["--ablation", "table9"], "bounds, first_stage, stages, table1, table2, table5"),
         (["--iterations", "0"], "iterations must be at least 1"),
         (["--ablation", "table1", "--recipe", "paper,reference"], "one recipe"),

@@ -1,9 +1,11 @@
 """The five examples of CONTRIBUTING.md pass the conformance tests of their shelves."""
 
 import importlib
+import json
 import re
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,9 +14,13 @@ import test_datasets_shelf
 import test_evaluation_metrics
 import test_losses_shelf
 import test_methods_shelf
+from PIL import Image
+from test_cli_evaluating import Evaluate, evaluate, runner  # noqa: F401 - a fixture
 from test_evaluation_metrics import case, eyes  # noqa: F401 - fixtures
 
 from pmagic import shelf
+from pmagic.bases import memory_estimate, model_spec
+from pmagic.cli.app import app
 from pmagic.evaluation import metrics
 from pmagic.evaluation.metrics import Sample
 from pmagic.evaluation.observers import Observers
@@ -87,7 +93,29 @@ def test_a_data_set(add: Add, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 def test_a_metric(add: Add, eyes: Observers, case: Sample) -> None:  # noqa: F811
     name = add("pmagic/evaluation/metrics/brightness")
     test_evaluation_metrics.test_contract(name, eyes, case)
-    assert "brightness" in metrics.measured(eyes, case)
+    measured = metrics.measured(eyes, replace(case, read_learned=lambda: [Image.new("RGB", (4, 4), "black")]))
+    assert list(metrics.tabled()).index("brightness") > list(metrics.tabled()).index("one_face")
+    assert measured["brightness"] == measured["brighter"] and measured["brightness"][0] > 0
+    assert metrics.measured(eyes, case)["brighter"] == [None] * len(case.pictures)
+
+
+def test_a_method_is_compared_with_the_others(add: Add, evaluate: Evaluate, tmp_path: Path) -> None:  # noqa: F811
+    """No line of pmagic knows it."""
+    name = add("pmagic/methods/two_vectors")
+    done = evaluate(tmp_path / "out", "--method", f"textual_inversion,{name}", count=2)
+    assert done.exit_code == 0, (done.stderr, done.exception)
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert {each["variant"] for each in results["means"]} == {"textual_inversion", name}
+    assert {each["file"].split("/")[2] for each in results["pictures"] if each["variant"] == name} == {
+        each["persona"] for each in results["stages"][name]
+    }
+    assert {(each["variant"], each["people"]) for each in results["differences"]} == {(name, 2)}
+    dry = evaluate(tmp_path / "dry", "--method", "all", "--dry-run", "--json", count=2)
+    assert json.loads(dry.stdout)["variants"] == 3
+    listed = json.loads(runner.invoke(app, ["methods", "--json"]).stdout)
+    assert [each["name"] for each in listed] == ["personamagic", "textual_inversion", name]
+    sizes = {each["name"]: each["bytes"] for each in listed}
+    assert sizes[name] - sizes["textual_inversion"] == 4 * memory_estimate.text_width(model_spec.resolve("mini"))
 
 
 def test_afterwards_the_shelves_are_as_they_were() -> None:

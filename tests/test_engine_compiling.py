@@ -17,7 +17,7 @@ from pmagic.engine import compiling, memory, training
 from pmagic.engine.recipes import settings_for
 from pmagic.errors import OutOfMemory, UsageError
 from pmagic.library.store import Library
-from pmagic.methods import personamagic
+from pmagic.methods import personamagic, textual_inversion
 
 pytest_plugins = ["tiny"]
 runner = CliRunner()
@@ -105,6 +105,23 @@ def test_the_command_tells_what_it_brings_and_the_persona_that_it_was_compiled(
     done = runner.invoke(app, [*words, "--iterations", "9", "--name", "bruno", "--compile"])
     assert "a step takes 0.5 s instead of 2: 14 s less in 9 steps" in done.stderr
     assert "does not pay" not in done.stderr
+
+
+def test_it_is_judged_by_steps_of_the_method_that_learns(
+    library: Library,
+    words: list[str],
+    quick: list[object],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tried = []
+    make_losses = training.make_losses
+    monkeypatch.setattr(
+        training, "make_losses", lambda context, learner: tried.append(type(learner)) or make_losses(context, learner)
+    )
+    more = ["--iterations", "2", "--name", "alice", "--compile", "--method", "textual_inversion"]
+    done = runner.invoke(app, [*words, *more])
+    assert done.exit_code == 0, done.output
+    assert len(tried) == 5 and set(tried) == {textual_inversion.Tokens}  # two times, two gradients, the learning
 
 
 def test_it_does_not_go_with_less_memory(

@@ -69,7 +69,7 @@ def test_a_step_multiplies_in_tf32_only_where_all_is_fast_and_leaves_the_setting
     )
     settings = settings_for("reference", {}, **tiny.train_step())
     for base in (fast, tiny_base):
-        training.first_step_gradient(base, tiny.known(base), settings)
+        training.first_step_gradient(base, tiny.known(base), settings, probe.make_mapper)
     assert seen == [not fast.mixed, False]
 
     def fail(*given: object) -> None:
@@ -77,5 +77,5 @@ def test_a_step_multiplies_in_tf32_only_where_all_is_fast_and_leaves_the_setting
 
     monkeypatch.setattr(training, "loss_terms", fail)
     with pytest.raises(RuntimeError):
-        training.first_step_gradient(fast, tiny.known(fast), settings)
+        training.first_step_gradient(fast, tiny.known(fast), settings, probe.make_mapper)
     assert not torch.backends.cuda.matmul.allow_tf32

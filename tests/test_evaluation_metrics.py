@@ -46,13 +46,14 @@ def case(eyes: Observers) -> Sample:
         prompts=PROMPTS,
         learned=known.learned,
         unseen=known.unseen,
-        photos=known.scans,
+        scans=known.scans,
     )
 
 
 @pytest.mark.parametrize("name", shelf.names(metrics.SHELF))
 def test_contract(name: str, eyes: Observers, case: Sample) -> None:
     metric = shelf.take(metrics.SHELF, name)
+    assert isinstance(metric.ORDER, int)
     found = metric.measure(eyes, case)
     assert found.keys() == metric.COLUMNS.keys()
     assert not metric.PRIMARY or metric.PRIMARY in found
@@ -65,6 +66,29 @@ def test_columns_have_names_of_their_own_and_the_chief_ones_stand_first() -> Non
     told = [column for name in shelf.names(metrics.SHELF) for column in shelf.take(metrics.SHELF, name).COLUMNS]
     assert len(set(told)) == len(told)
     assert list(metrics.columns())[:2] == metrics.primaries() == ["t_sim", "i_pre"]
+
+
+def test_tables_have_the_order_that_metrics_state(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert list(metrics.tabled()) == [
+        "t_sim", "i_pre", "t_cosine", "i_found", "i_unseen", "detected", "obeyed", "of_the_way", "one_face",
+        "x_copied", "size_copied",
+    ]  # fmt: skip
+    monkeypatch.setattr(shelf.take(metrics.SHELF, "i_pre"), "ORDER", 5)
+    assert metrics.primaries() == ["i_pre", "t_sim"] == list(metrics.columns())[:2]
+
+
+def test_a_metric_may_look_at_the_photos_and_they_are_read_once_if_it_does(case: Sample) -> None:
+    read = []
+
+    def photos(kind: str) -> list[Image.Image]:
+        read.append(kind)
+        return [packs.photo_of((5, 5))]
+
+    asked = replace(case, read_learned=lambda: photos("learned"), read_unseen=lambda: photos("unseen"))
+    assert read == []
+    assert asked.learned_photos is asked.learned_photos and len(asked.unseen_photos) == 1
+    assert read == ["learned", "unseen"]
+    assert not case.learned_photos and not case.unseen_photos  # of a case without any
 
 
 def test_slopes_are_tabled_and_what_they_are_read_from_is_not() -> None:

@@ -4,15 +4,19 @@ from dataclasses import replace
 
 import pytest
 
-from pmagic import shelf
-from pmagic.evaluation import ablations, published
+from pmagic import methods, shelf
+from pmagic.errors import UsageError
+from pmagic.evaluation import ablations, published, subject_run
 from pmagic.evaluation.ablations import first_stage
 from pmagic.evaluation.ablations.table2 import PAIRS
 from pmagic.evaluation.variants import WHOLE, variants
+from pmagic.methods import textual_inversion
+
+EVERY = methods.names()
 
 
 def made(ablation: str, recipe: str = "paper", defaults: dict | None = None) -> dict:
-    return {each.key: each for each in variants([recipe], ablation, defaults or {}, 4)}
+    return {each.key: each for each in variants([methods.DEFAULT], [recipe], ablation, defaults or {}, 4)}
 
 
 def test_table1_takes_stages_and_equilibrium_apart() -> None:
@@ -61,8 +65,59 @@ def test_stages_alone_move_nothing_but_bounds() -> None:
 
 def test_a_length_that_is_asked_for_is_every_rows() -> None:
     for ablation in shelf.names(ablations.SHELF):
-        assert {row.learn.iterations for row in variants(["paper"], ablation, {}, 1, iterations=300)} == {300}
-    assert variants(["paper"], "", {}, 1)[0].learn.iterations == 1000
+        assert {row.learn.iterations for row in variants(EVERY, ["paper"], ablation, {}, 1, iterations=300)} == {300}
+    assert variants(EVERY, ["paper"], "", {}, 1)[0].learn.iterations == 1000
+
+
+def test_a_method_without_stages_is_one_row_beside_recipes_and_ablations() -> None:
+    both = ["personamagic", "textual_inversion"]
+    rows = variants(both, ["paper", "reference"], "", {}, 4)
+    assert [row.key for row in rows] == ["paper", "reference", "textual_inversion"]
+    assert [row.title for row in rows] == [
+        "personamagic, recipe paper",
+        "personamagic, recipe reference",
+        "textual_inversion",
+    ]
+    assert rows[2].learn == methods.take("textual_inversion").settings_for("paper", {})
+    assert rows[2].render == rows[0].render  # drawn in the same way
+    rows = variants(both, ["paper"], "table1", {}, 4)
+    assert [row.key for row in rows] == ["vanilla", "stages", "equilibrium", "both", "textual_inversion"]
+    assert [row.table for row in rows] == [1, 1, 1, 1, 0]
+
+
+@pytest.mark.parametrize("ablation", ["", "table1", "table5"])
+def test_another_method_with_stages_has_rows_and_keys_of_its_own(
+    ablation: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(textual_inversion, "HAS_STAGES", True)
+    own, other = (variants([name], ["paper"], ablation, {}, 4) for name in ("personamagic", "textual_inversion"))
+    assert [row.key for row in other] == [f"textual_inversion-{row.key}" for row in own]
+    assert [row.title for row in other] == [f"textual_inversion, {row.title}" for row in own]
+    assert {row.table for row in other} == {0}  # the published rows are of PersonaMagic
+
+
+@pytest.mark.parametrize(
+    ("asked", "recipes", "ablation", "told"),
+    [
+        (["textual_inversion"], ["paper"], "table1", "ablation table1 differ in stages .* textual_inversion cannot"),
+        (["textual_inversion"], ["paper", "reference"], "", "recipes differ in stages"),
+        (["personamagic", "personamagic"], ["paper"], "", "--method cannot be 'personamagic,personamagic'"),
+    ],
+)
+def test_methods_that_cannot_be_compared(asked: list[str], recipes: list[str], ablation: str, told: str) -> None:
+    with pytest.raises(UsageError, match=told) as raised:
+        variants(asked, recipes, ablation, {}, 1)
+    assert "--method personamagic,textual_inversion" in raised.value.next_step
+
+
+def test_the_default_method_leaves_no_trace_in_plans_and_places() -> None:
+    """Evaluations that were begun before there were other methods go on: names on disk as they were then."""
+    reference = variants(["personamagic"], ["reference"], "", {}, 2)[0]
+    assert list(reference.as_table()) == ["key", "title", "learn", "render"]
+    assert subject_run.persona_place("personamagic", reference.learn) == "045ba7e0"
+    other = replace(reference, method="textual_inversion")
+    assert other.as_table()["method"] == "textual_inversion"
+    assert subject_run.persona_place(other.method, other.learn) != "045ba7e0"
 
 
 def test_table2_has_the_papers_pairs_found_by_the_probe() -> None:

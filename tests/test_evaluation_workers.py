@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import pickle
 import random
 import signal
 import subprocess
@@ -17,7 +18,7 @@ from tiny import faced_folder, tiny_folders  # noqa: F401 - fixtures
 from pmagic.datasets import Individual
 from pmagic.errors import OutOfMemory
 from pmagic.evaluation import cluster, processes, worker_pool
-from pmagic.evaluation.eval_config import EvalSubject
+from pmagic.evaluation.eval_config import EvalConfig, EvalSubject
 from pmagic.evaluation.harness import Failure, Task
 from pmagic.evaluation.store import Result
 from pmagic.evaluation.subject_run import Progress
@@ -169,10 +170,11 @@ def test_killed_at_random_moments_and_resumed_it_ends_in_the_same_bytes(command,
 
 
 @pytest.mark.slow
-def test_two_processes_one_of_them_killed(command, tmp_path: Path) -> None:
+@pytest.mark.parametrize("method", ["personamagic", "all"])
+def test_two_processes_one_of_them_killed(command, tmp_path: Path, method: str) -> None:
     whole, out = tmp_path / "whole", tmp_path / "out"
-    finished(command(whole))
-    process = command(out, "--workers", "2")
+    finished(command(whole, "--method", method))
+    process = command(out, "--workers", "2", "--method", method)
     wait_for_results(process, out)
     # The resource tracker of multiprocessing is a child, too; it does not name the worker's entry point.
     workers = [pid for pid in children(process.pid) if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
@@ -214,6 +216,18 @@ def test_a_cluster_takes_as_many_workers_as_its_machines_have_room_for() -> None
     assert cluster.places([small, large, idle], gpu=False, memory=4 * 10**9) == 2 + 16
     assert cluster.places([small, large, idle], gpu=False, memory=8 * 10**9) == 1 + 8
     assert cluster.places([small, large, idle], gpu=True, memory=10**9) == 2
+
+
+def test_a_cluster_has_room_for_the_method_that_takes_most(eval_folder: Path) -> None:
+    def needs(*methods: str) -> int:
+        config = EvalConfig(
+            base=str(eval_folder), dataset="folder", methods=methods, recipes=("reference",), ablation="",
+            prompts=("{}",), iterations=None, photos="", pictures=1, seed=0, device="cpu", dtype="auto",
+        )  # fmt: skip
+        return cluster.most_memory(pickle.loads(pickle.dumps(config)))
+
+    assert needs("textual_inversion") < needs("personamagic")
+    assert needs("textual_inversion", "personamagic") == needs("personamagic")
 
 
 @pytest.mark.parametrize("machines", [[], [{"CPU": 2.0, "memory": 3e9}, {"CPU": 0.0, "memory": 64e9}]])

@@ -8,15 +8,19 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from typer.testing import CliRunner
 
-from pmagic import shelf
+from pmagic import methods, shelf
 from pmagic.bases import loading
-from pmagic.engine import memory, rendering, reweighting, token_batch, training
+from pmagic.cli.app import app
+from pmagic.engine import memory, recipes, rendering, reweighting, token_batch, training
 from pmagic.engine.recipes import LearnSettings, RenderSettings
 from pmagic.errors import Incompatible, UsageError
+from pmagic.library.naming import folder_of
 from pmagic.library.store import Library
 from pmagic.methods import _weights, custom_diffusion, custom_personamagic, lora, personamagic, textual_inversion
 from pmagic.persona import Persona, StageBounds
+from pmagic.tasks import base_options
 
 pytest_plugins = ["tiny"]
 
@@ -28,8 +32,11 @@ FEW = RenderSettings(steps=4, guidance=3.0)
 def test_learn_keep_wear(tiny_folders: dict[str, Path], library: Library, name: str, layout: str) -> None:
     base = tiny.open_base(tiny_folders[layout])
     before = loading.weights_hash(base.pipeline)
-    method = shelf.take("methods", name)
+    method = methods.take(name)
+    assert method.TRAINED and method.SOURCE and "\n" not in method.TRAINED + method.SOURCE
     settings = method.settings_for("reference", base.spec.defaults, **tiny.train_step())
+    learner = method.make_learner(base, tiny.known(base), settings)
+    assert method.count_weights(base.spec, settings) == sum(each.numel() for each in learner.parameters())
     reports: list[training.StepReport] = []
     persona = method.learn(base, tiny.known(base), settings, reports.append)
     assert (persona.method, persona.fingerprint, persona.word) == (name, base.fingerprint, "face")
@@ -38,6 +45,8 @@ def test_learn_keep_wear(tiny_folders: dict[str, Path], library: Library, name: 
     assert set(persona.losses) == set(settings.losses)
     assert [each.step for each in reports] == [1, 2, 3]
     address = library.save("alice", persona)
+    size = sum(each.stat().st_size for each in folder_of(library.root, address).iterdir())
+    assert size < methods.persona_bytes(method, base.spec, settings) < size + methods.PERSONA_FIXED
     _, kept = library.load(str(address))
     assert kept.settings == persona.settings
     prompt = "a photo of {} in the snow"
@@ -46,6 +55,42 @@ def test_learn_keep_wear(tiny_folders: dict[str, Path], library: Library, name: 
     assert rendering.render(base, None, prompt, [3], FEW, word="face")[0].tobytes() != fresh[0].tobytes()
     assert loading.weights_hash(base.pipeline) == before
     assert tiny.hooks_of(base) == []
+
+
+@pytest.mark.parametrize("recipe", recipes.RECIPES)
+@pytest.mark.parametrize("name", shelf.names("methods"))
+def test_only_a_method_with_stages_leaves_bounds_open(name: str, recipe: str) -> None:
+    method = methods.take(name)
+    assert method.settings_for(recipe, {}).bounds is not None or method.HAS_STAGES
+
+
+@pytest.mark.parametrize("name", shelf.names("methods"))
+def test_trial_steps_are_of_the_methods_own_learner(tiny_base: loading.Base, name: str) -> None:
+    """Time and compilation are judged by what will be learned."""
+    method, seen = methods.take(name), tiny.known(tiny_base)
+    settings = method.settings_for("reference", {}, **tiny.train_step())
+    gradient = training.first_step_gradient(tiny_base, seen, settings, method.make_learner)
+    assert gradient.shape == (method.count_weights(tiny_base.spec, settings),)
+    assert gradient.norm() > 0
+    assert training.seconds_per_step(tiny_base, seen, settings, method.make_learner) > 0
+
+
+def test_the_command_lists_what_there_is() -> None:
+    done = CliRunner().invoke(app, ["methods"])
+    assert done.exit_code == 0, done.stderr
+    for name in methods.names():
+        assert f"\n{name}: {methods.take(name).SOURCE}\n" in done.stdout and methods.take(name).TRAINED in done.stdout
+    assert max(map(len, done.stdout.splitlines()[:3])) <= 80
+    assert CliRunner().invoke(app, ["methods", "-q"]).stdout.split() == ["personamagic", "textual_inversion"]
+    assert CliRunner().invoke(app, ["methods", "--base", "nowhere"]).exit_code == 3
+
+
+def test_what_a_method_trains_is_counted_in_its_memory(tiny_base: loading.Base) -> None:
+    mapper, token = (methods.take(name) for name in ("personamagic", "textual_inversion"))
+    settings = mapper.settings_for("reference", {})
+    needs = [base_options.memory_to_learn(each, tiny_base.spec, settings, "cpu", "float32") for each in (mapper, token)]
+    more = mapper.count_weights(tiny_base.spec, settings) - token.count_weights(tiny_base.spec, settings)
+    assert needs[0] - needs[1] == 16 * more  # weight, gradient, two moments: four numbers of four bytes
 
 
 @pytest.mark.parametrize(

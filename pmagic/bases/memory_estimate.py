@@ -5,7 +5,7 @@ import math
 from pathlib import Path
 
 from pmagic.bases.kinds import PARTS
-from pmagic.bases.model_spec import ModelSpec
+from pmagic.bases.model_spec import ModelSpec, clip_folder
 from pmagic.errors import Incompatible
 
 _FLOAT32, _HALF = 4, 2  # bytes
@@ -19,16 +19,19 @@ _SAMPLE_AREA, _SAMPLE_CHANNELS = 64 * 64, 320
 _FACE = {(True, False): 2.4e9, (True, True): 1.3e9, (False, False): 3.9e9, (False, True): 1.8e9}
 _FACE_AREA, _FACE_CHANNELS = 512 * 512, 128
 DECODED_AT_ONCE = 512 * 512  # pixels; what is kept of more faces at once would be most of a learning's memory
+# A trained number is kept in float32 beside the base's own, with its gradient and AdamW's two moments.
+_TRAINED = 4 * _FLOAT32
 _MAX_HEADER = 16 * 1024**2
 _LARGEST = 10**7  # of one dimension
 _LEVELS = 16  # of a network; more are none
 
 
 def memory_to_learn(
-    spec: ModelSpec, batch: int, *, half: bool = False, low: bool = False, decodes: bool = False
+    spec: ModelSpec, batch: int, *, trained: int = 0, half: bool = False, low: bool = False, decodes: bool = False
 ) -> int:
-    """Bytes, roughly: the weights and what `batch` samples keep for the backward pass.
+    """Bytes, roughly: the weights, what `batch` samples keep for the backward pass, and what training itself keeps.
 
+    trained: how many numbers the method trains (its `count_weights`).
     half: with the UNet and the decoded faces in two bytes a number instead of four. low: with each block computed again
     (engine.memory). decodes: with a loss that looks at the face, here a large one.
     """
@@ -41,7 +44,27 @@ def memory_to_learn(
         together = max(face, min(batch * face, DECODED_AT_ONCE))
         kept += _FACE[half, low] * together / _FACE_AREA * width / _FACE_CHANNELS
     size = {**dict.fromkeys(PARTS, _FLOAT32), "unet": _HALF if half else _FLOAT32}
-    return sum(_parameters_of(spec.folder / part) * size[part] for part in PARTS) + int(kept)
+    return sum(_parameters_of(spec.folder / part) * size[part] for part in PARTS) + int(kept) + _TRAINED * trained
+
+
+def text_width(spec: ModelSpec) -> int:
+    """How many numbers a token embedding of the base has. Raises Incompatible."""
+    assert spec.folder is not None  # as above
+    return _width(spec.folder / "text_encoder" / "config.json", "hidden_size")
+
+
+def image_width(spec: ModelSpec) -> int:
+    """How many numbers the base's CLIP makes of a photo. Raises WeightsMissing or Incompatible."""
+    return _width(clip_folder(spec) / "config.json", "projection_dim")
+
+
+def _width(configuration: Path, key: str) -> int:
+    try:
+        return _count(json.loads(configuration.read_text())[key])
+    except (OSError, ValueError, RecursionError, KeyError, TypeError) as error:
+        raise Incompatible(
+            f"{configuration} cannot be used: {error}", "restore the file, or pull the base again"
+        ) from error
 
 
 def _shape(configuration: Path) -> tuple[int, int, int]:

@@ -169,6 +169,15 @@ def missing_parts(spec: ModelSpec) -> list[str]:
     return missing
 
 
+def clip_folder(spec: ModelSpec) -> Path:
+    """Where the base's CLIP lies. Raises WeightsMissing where it is not on this machine."""
+    if not isinstance(spec.clip, Path):
+        raise WeightsMissing(
+            f"the observer {spec.clip} is not on this machine", f"fetch it with `pmagic models pull {spec.clip}`"
+        )
+    return spec.clip
+
+
 def restoring(folder: Path) -> str:
     """What to do about an observer or a pack that is damaged: pulled ones are pulled again."""
     if folder.parent != settings.models_dir():

@@ -25,6 +25,7 @@ from pmagic.cli import (
     gallery,
     info,
     learn,
+    methods,
     models,
     mv,
     path,
@@ -91,6 +92,7 @@ app.command("path")(path.path)
 app.command("info")(info.info)
 app.command("gallery")(gallery.gallery)
 app.command("doctor")(doctor.doctor)
+app.command("methods")(methods.list_methods)
 app.add_typer(models.app, name="models")
 app.add_typer(config.app, name="config")
 

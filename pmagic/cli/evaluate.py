@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pmagic import methods
 from pmagic.cli import names, scoring
 from pmagic.cli.console import Console
 from pmagic.cli.options import AsJson, Quiet, number, parse_seed
@@ -49,6 +50,14 @@ def evaluate(
     seed: Annotated[
         int, typer.Option("--seed", help="A number, or random: of the people and of the pictures.", parser=parse_seed)
     ] = 0,
+    method: Annotated[
+        str,
+        typer.Option(
+            "--method",
+            help="How to learn, or several: personamagic,textual_inversion, or all.",
+            autocompletion=names.methods,
+        ),
+    ] = methods.DEFAULT,
     recipe: Annotated[
         str,
         typer.Option(
@@ -62,7 +71,8 @@ def evaluate(
         str | None,
         typer.Option(
             "--ablation",
-            help="Of one recipe: table1, table2, table5 of the paper, first-stage, stages or bounds.",
+            help="Of one recipe, for methods with stages: "
+            "table1, table2, table5 of the paper, first-stage, stages or bounds.",
             autocompletion=names.ablations,
         ),
     ] = None,
@@ -100,6 +110,7 @@ def evaluate(
     \b
     pmagic eval --dataset world --base mini --people 10 --dry-run
     pmagic eval --dataset lfw --root ~/lfw --recipe paper,reference
+    pmagic eval --dataset lfw --root ~/lfw --method personamagic,textual_inversion
     pmagic eval --pictures drawn --photos people --prompts prompts.txt
     """
     console = Console(quiet=quiet, as_json=as_json)
@@ -114,6 +125,9 @@ def evaluate(
     base_options.check_numbers(device, dtype)
     for each in recipe.split(","):
         recipes.settings_for(each, {})
+    chosen = tuple(methods.names()) if method == "all" else tuple(method.split(","))
+    for each in chosen:
+        methods.require(each)
     hands = _hands(workers)
 
     from pmagic import datasets, shelf
@@ -130,6 +144,7 @@ def evaluate(
     asked = eval_config.EvalConfig(
         base=spec.name,
         dataset=dataset.replace("-", "_"),
+        methods=chosen,
         recipes=tuple(recipe.split(",")),
         ablation=(ablation or "").replace("-", "_"),
         iterations=iterations,
@@ -142,7 +157,7 @@ def evaluate(
     )
     variants = eval_context.variants_of(asked, spec)
     eval_context.require_observers(spec, variants)
-    _check_prompts(console, spec.folder, asked.prompts, variants[0].learn.tokens)
+    _check_prompts(console, spec.folder, asked.prompts, max(each.learn.tokens for each in variants))
     fetches = source.fetches() if root is None else ""
     if fetches and dry_run:
         raise UsageError(

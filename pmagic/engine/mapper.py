@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from pmagic.engine import randomness
 from pmagic.engine.recipes import LearnSettings
-from pmagic.persona import StageBounds
+from pmagic.persona import REFERENCE_BOUNDS, StageBounds
 
 TIME_FEATURES = 2048
 ANCHORS = 200
@@ -87,6 +87,13 @@ def fresh(word: Tensor, image_embedding: Tensor, settings: LearnSettings) -> Map
     word = word.to(image_embedding.dtype)
     with randomness.seeded_weights(settings.seed):
         return Mapper(shape, word.cpu(), settings.bounds).to(image_embedding.device, image_embedding.dtype)
+
+
+def count_weights(shape: MapperShape) -> int:
+    """How many numbers a mapper of this shape trains; nothing is allocated."""
+    with torch.device("meta"):
+        mapper = Mapper(shape, torch.empty(shape.text_width), REFERENCE_BOUNDS)
+    return sum(weight.numel() for weight in mapper.parameters())
 
 
 def _two_layers(inputs: int) -> nn.Sequential:

@@ -76,9 +76,14 @@ def train_briefly(
     """The mapper after the probe's short training, and what it was trained on."""
     brief = probe_settings(settings)
     context = training.prepare_training(base, subject, brief)
-    learner = mapper.fresh(token_batch.word_embedding(base, subject.word), subject.image_embedding, brief)
+    learner = make_mapper(base, subject, brief)
     training.train(context, learner, on_step)
     return context, learner
+
+
+def make_mapper(base: Base, subject: Subject, settings: LearnSettings) -> mapper.Mapper:
+    """The untrained mapper of a subject, for settings with bounds."""
+    return mapper.fresh(token_batch.word_embedding(base, subject.word), subject.image_embedding, settings)
 
 
 def probe_settings(settings: LearnSettings) -> LearnSettings:

@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+from pmagic.bases import model_spec
 from pmagic.bases.loading import Base
 from pmagic.bases.model_spec import ModelSpec
 from pmagic.engine import face_selection, prompts
@@ -115,16 +116,7 @@ def observer(base: Base) -> clip.Clip:
 
 def observer_of(spec: ModelSpec, device: str) -> clip.Clip:
     """The same before the base itself is opened."""
-    return _opened_clip(clip_folder(spec), device)
-
-
-def clip_folder(spec: ModelSpec) -> Path:
-    """Where the base's CLIP lies. Raises WeightsMissing where it is not on this machine."""
-    if not isinstance(spec.clip, Path):
-        raise WeightsMissing(
-            f"the observer {spec.clip} is not on this machine", f"fetch it with `pmagic models pull {spec.clip}`"
-        )
-    return spec.clip
+    return _opened_clip(model_spec.clip_folder(spec), device)
 
 
 def segmenter(spec: ModelSpec) -> clipseg.ClipSeg:

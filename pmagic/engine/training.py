@@ -24,16 +24,7 @@ from torch import Tensor, nn
 
 from pmagic import shelf
 from pmagic.bases.loading import Base
-from pmagic.engine import (
-    checkpoint,
-    compiling,
-    face_embedding,
-    graphs,
-    mapper,
-    memory,
-    randomness,
-    token_batch,
-)
+from pmagic.engine import checkpoint, compiling, face_embedding, graphs, memory, randomness, token_batch
 from pmagic.engine.conditioning import Encoded, encode, packed_kv, unet_in_compute_dtype
 from pmagic.engine.face_embedding import FaceEmbedder
 from pmagic.engine.recipes import LearnSettings
@@ -182,6 +173,8 @@ def make_optimizer(learner: nn.Module, settings: LearnSettings) -> torch.optim.A
     )
 
 
+# A method's untrained learner of a subject.
+MakeLearner = Callable[[Base, Subject, LearnSettings], nn.Module]
 # A draw's loss and its terms, each (); their gradients are left in the learner.
 Losses = Callable[[randomness.StepSample], tuple[Tensor, dict[str, Tensor]]]
 
@@ -245,12 +238,14 @@ def optimizer_step(
     return told[0], dict(zip(names, told[2:], strict=True))
 
 
-def seconds_per_step(base: Base, subject: Subject, settings: LearnSettings, *, measured: float = 0.0) -> float:
-    """How long one step takes here, with a mapper that is thrown away; the first warms the machine up.
+def seconds_per_step(
+    base: Base, subject: Subject, settings: LearnSettings, make_learner: MakeLearner, *, measured: float = 0.0
+) -> float:
+    """How long one step takes here, with a learner that is thrown away; the first warms the machine up.
 
     measured: seconds of steps whose median is taken; of one at least.
     """
-    taught = make_train_step(*_trial_learner(base, subject, settings))
+    taught = make_train_step(prepare_training(base, subject, settings), make_learner(base, subject, settings))
     times: list[float] = []
     with memory.oom_as_problem("learn", "learn with a smaller --batch"):
         while len(times) < 2 or sum(times[1:]) < measured:
@@ -261,16 +256,11 @@ def seconds_per_step(base: Base, subject: Subject, settings: LearnSettings, *, m
     return statistics.median(times[1:])
 
 
-def first_step_gradient(base: Base, subject: Subject, settings: LearnSettings) -> Tensor:
-    """The gradient of the first step's loss, of a mapper that is thrown away: (N,), all its weights in a row."""
-    tried, learner = _trial_learner(base, subject, settings)
-    make_losses(tried, learner)(sample_of_step(subject, settings, 0))
+def first_step_gradient(base: Base, subject: Subject, settings: LearnSettings, make_learner: MakeLearner) -> Tensor:
+    """The gradient of the first step's loss, of a learner that is thrown away: (N,), all its weights in a row."""
+    learner = make_learner(base, subject, settings)
+    make_losses(prepare_training(base, subject, settings), learner)(sample_of_step(subject, settings, 0))
     return torch.cat([weight.grad.flatten() for weight in learner.parameters()])
-
-
-def _trial_learner(base: Base, subject: Subject, settings: LearnSettings) -> tuple[TrainingContext, nn.Module]:
-    learner = mapper.fresh(token_batch.word_embedding(base, subject.word), subject.image_embedding, settings)
-    return prepare_training(base, subject, settings), learner
 
 
 def train(

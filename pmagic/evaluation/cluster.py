@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
+from pmagic import methods
 from pmagic.bases import memory_estimate, model_spec
 from pmagic.errors import OutOfMemory, PmagicError, UsageError
 from pmagic.evaluation import eval_context, harness, worker_pool
@@ -90,7 +91,12 @@ def most_memory(config: EvalConfig) -> int:
     """Bytes, roughly, of the models and of the largest batch that the order learns with."""
     base = model_spec.resolve(config.base)
     return max(
-        memory_estimate.memory_to_learn(base, each.learn.batch, decodes=each.learn.looks_at_faces)
+        memory_estimate.memory_to_learn(
+            base,
+            each.learn.batch,
+            trained=methods.take(each.method).count_weights(base, each.learn),
+            decodes=each.learn.looks_at_faces,
+        )
         for each in eval_context.variants_of(config, base)
     )
 

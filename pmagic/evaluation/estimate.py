@@ -4,8 +4,9 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from pmagic.engine import mapper, probe, rendering, token_batch, training
-from pmagic.engine.recipes import LearnSettings, RenderSettings
+from pmagic import methods
+from pmagic.engine import probe, rendering, training
+from pmagic.engine.recipes import RenderSettings
 from pmagic.errors import PhotoRefused
 from pmagic.evaluation import metrics
 from pmagic.evaluation.eval_config import FACE
@@ -16,7 +17,6 @@ from pmagic.persona import REFERENCE_BOUNDS
 from pmagic.pictures import encoded
 
 SHORT, LONGER = 2, 4  # sampler steps of the two trial drawings
-PERSONA_FIXED = 20_000  # bytes of a persona besides its weights
 
 
 @dataclass(frozen=True)
@@ -45,19 +45,19 @@ def estimate(context: EvalContext, todo: Sequence[Task]) -> Estimate:
         if not waiting:
             continue
         settings = replace(variant.learn, bounds=variant.learn.bounds or REFERENCE_BOUNDS)
-        step = training.seconds_per_step(context.base, run.subject, settings)
+        method = methods.take(variant.method)
+        step = training.seconds_per_step(context.base, run.subject, settings, method.make_learner)
         learn = step * settings.iterations
         if variant.learn.bounds is None:
-            learn += (
-                1.2
-                * settings.probe_iterations
-                * training.seconds_per_step(context.base, run.subject, probe.probe_settings(settings))
-            )
+            short = probe.probe_settings(settings)
+            step = training.seconds_per_step(context.base, run.subject, short, probe.make_mapper)
+            learn += 1.2 * short.iterations * step
         each, shared, png = _drawing(context, run, variant.render, settings.bounds.high)
         learnings += waiting
         pictures += waiting * len(config.prompts) * config.pictures
         seconds += waiting * (learn + each * len(config.prompts)) + shared * len(config.prompts)
-        size += waiting * (_persona_bytes(context, run, settings) + len(config.prompts) * config.pictures * png)
+        persona = methods.persona_bytes(method, context.base.spec, settings)
+        size += waiting * (persona + len(config.prompts) * config.pictures * png)
     return Estimate(len(todo), learnings, pictures, seconds, size, failures)
 
 
@@ -92,9 +92,3 @@ def _drawing(context: EvalContext, run: SubjectRun, settings: RenderSettings, hi
     rest = max(0.0, times[0] - SHORT * step) + time.monotonic() - start
     shared = sum(t >= high for t in rendering.timesteps(context.base, settings))
     return rest + step * (settings.steps - shared), step * shared, max(len(encoded(each, "png", {})) for each in drawn)
-
-
-def _persona_bytes(context: EvalContext, run: SubjectRun, settings: LearnSettings) -> int:
-    word = token_batch.word_embedding(context.base, FACE)
-    learner = mapper.fresh(word, run.subject.image_embedding, settings)
-    return PERSONA_FIXED + 4 * sum(weight.numel() for weight in learner.parameters())

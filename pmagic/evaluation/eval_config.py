@@ -18,6 +18,7 @@ class EvalConfig:
 
     base: str
     dataset: str
+    methods: tuple[str, ...]  # names on the methods shelf
     recipes: tuple[str, ...]
     ablation: str  # "" for none
     prompts: tuple[str, ...]

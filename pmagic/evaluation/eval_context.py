@@ -50,7 +50,7 @@ class EvalContext:
 
 def variants_of(config: EvalConfig, spec: ModelSpec) -> list[Variant]:
     """The order's variants; needs no weights. Raises UsageError."""
-    return variants(config.recipes, config.ablation, spec.defaults, config.pictures, config.iterations)
+    return variants(config.methods, config.recipes, config.ablation, spec.defaults, config.pictures, config.iterations)
 
 
 def require_observers(spec: ModelSpec, compared: list[Variant]) -> None:

@@ -8,6 +8,7 @@ import hashlib
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from pmagic import datasets, pictures
@@ -113,11 +114,22 @@ def measured(
         told(who.number, len(shown))
         mine: list[Score] = []
         try:
-            known = observers.known(who.brought())
+            seen = who.brought()
+            known = observers.known(seen)
             for prompt, files in sorted(shown[who.number - 1].files.items()):
                 drawn = [pictures.read_photo(path).image for path in files]
                 values = metrics.measured(
-                    observers, Sample(drawn, prompt, spoken, known.learned, known.unseen, known.scans)
+                    observers,
+                    Sample(
+                        drawn,
+                        prompt,
+                        spoken,
+                        known.learned,
+                        known.unseen,
+                        known.scans,
+                        read_learned=partial(getattr, seen, "photos"),
+                        read_unseen=partial(getattr, seen, "unseen"),
+                    ),
                 )
                 names = [path.relative_to(root).as_posix() for path in files]
                 mine += scores.rows((key, who.number, prompt + 1), [None] * len(files), names, values)

@@ -6,7 +6,6 @@ Where the work is done changes nothing in what is kept. A person that fails does
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 from pmagic import errors
 from pmagic.datasets import Individual
@@ -15,6 +14,7 @@ from pmagic.evaluation.eval_config import EvalConfig, EvalSubject, eval_subject
 from pmagic.evaluation.eval_context import EvalContext
 from pmagic.evaluation.store import Result, Store
 from pmagic.evaluation.subject_run import Progress, SubjectRun, is_done
+from pmagic.evaluation.variants import Variant
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ def failure(problem: PmagicError) -> Failure:
 
 
 def plan(
-    config: EvalConfig, names: Sequence[Sequence[str]], variants: Sequence[Any], about: dict[str, object]
+    config: EvalConfig, names: Sequence[Sequence[str]], variants: Sequence[Variant], about: dict[str, object]
 ) -> dict[str, object]:
     """All that decides the numbers, as plain values. names: of the people, by repeat. about: base and observers."""
     import diffusers
@@ -123,10 +123,7 @@ def plan(
         "pictures": config.pictures,
         "seed": config.seed,
         "dtype": config.dtype,
-        "variants": [
-            {"key": each.key, "title": each.title, "learn": each.learn.as_table(), "render": vars(each.render)}
-            for each in variants
-        ],
+        "variants": [each.as_table() for each in variants],
         "metrics": metrics.columns(),
         "versions": {each.__name__: each.__version__ for each in (torch, diffusers, transformers)},
     }

@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+from pmagic.bases import model_spec
 from pmagic.bases.model_spec import ModelSpec
 from pmagic.engine import subject
 from pmagic.errors import Incompatible, PhotoRefused, WeightsMissing
@@ -116,7 +117,7 @@ def observers(spec: ModelSpec, device: str) -> Observers:
 
 def identity(spec: ModelSpec) -> dict[str, str]:
     """What each observer is: the name of its folder and a digest of its weights."""
-    folders = {"clip": subject.clip_folder(spec), "judge": _judge_of(spec)}
+    folders = {"clip": model_spec.clip_folder(spec), "judge": _judge_of(spec)}
     return {name: f"{folder.name} {_of_files(folder)}" for name, folder in folders.items()}
 
 

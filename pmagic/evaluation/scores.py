@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator, Mapping, Sequence
 
+from pmagic.evaluation import metrics
 from pmagic.evaluation.eval_config import EvalSubject
 from pmagic.evaluation.statistics import Score
 from pmagic.evaluation.store import CELL, Store
@@ -33,7 +34,8 @@ def scores_of(
                 found = json.loads(kept[number][place][CELL])
                 where = [store.picture(who.place, place, k) for k in range(len(found["seeds"]))]
                 files = [each.relative_to(store.root).as_posix() for each in where]
-                scores += rows((variant, number, prompt + 1), found["seeds"], files, found["scores"])
+                values = {column: found["scores"][column] for column in metrics.columns()}
+                scores += rows((variant, number, prompt + 1), found["seeds"], files, values)
     return scores, stages
 
 

@@ -1,7 +1,7 @@
 """A sitting: one person's part of an evaluation, as a stream of results. It knows nothing about where they are kept.
 
 For each variant: the stages are found (once for all variants that ask in the same way), the person is learned (once for
-all variants that come to the same settings), and each prompt's pictures are drawn in one batch and measured.
+all variants that come to the same method and settings), and each prompt's pictures are drawn in one batch and measured.
 """
 
 import hashlib
@@ -9,12 +9,12 @@ import json
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 from PIL import Image
 
-from pmagic import pictures, shelf
+from pmagic import methods, pictures
 from pmagic.engine import face_selection, probe, rendering, step_cache, subject
 from pmagic.engine.recipes import LearnSettings
 from pmagic.engine.subject import Subject
@@ -28,7 +28,6 @@ from pmagic.evaluation.variants import Variant
 from pmagic.library import bundle
 from pmagic.persona import Persona
 
-METHOD = "personamagic"
 VARIANT, PROBE = "variant.json", "probe.json"
 OF_THE_READING = ("iou_low", "iou_high", "narrowest", "fallback")  # settings that only say how a curve is read
 OF_THE_PROBE = (*OF_THE_READING, "probe_iterations")  # and those that only say how the bounds are found
@@ -60,7 +59,7 @@ class SubjectRun:
             if is_done(self.kept, [variant.key]):
                 continue
             settings, about = yield from self._settled(variant)
-            place, persona = yield from self._learned(settings)
+            place, persona = yield from self._learned(variant.method, settings)
             drawing = f"{place}/{_digest(asdict(variant.render))}"
             yield from self._drawn(variant, persona, drawing)
             told = {**about, "persona": place, "drawing": drawing, "bounds": [persona.bounds.low, persona.bounds.high],
@@ -89,12 +88,12 @@ class SubjectRun:
         bounds, fell_back = probe.read_bounds(curve, settings)
         return replace(settings, bounds=bounds), {"curve": curve, "fell_back": fell_back}
 
-    def _learned(self, settings: LearnSettings) -> Generator[Result, None, tuple[str, Persona]]:
-        """Where the persona of these settings is kept, and the persona."""
-        place = _digest(settings.as_table(), *OF_THE_PROBE)
+    def _learned(self, method: str, settings: LearnSettings) -> Generator[Result, None, tuple[str, Persona]]:
+        """Where the persona of this method and these settings is kept, and the persona."""
+        place = persona_place(method, settings)
         if f"{place}/{PERSONA}" not in self.kept:
             checkpoint = None if self.scratch is None else self.scratch / f"{self.who.place}-{place}.checkpoint"
-            persona = shelf.take("methods", METHOD).learn(
+            persona = methods.take(method).learn(
                 self.context.base,
                 self.subject,
                 settings,
@@ -135,7 +134,17 @@ class SubjectRun:
         """Pictures of the person by a prompt, counted from 0, ready to be measured."""
         known, context = self.known, self.context
         scale = context.scale(prompt, drawn[0].size)
-        return Sample(drawn, prompt, context.spoken, known.learned, known.unseen, known.scans, scale)
+        return Sample(
+            drawn,
+            prompt,
+            context.spoken,
+            known.learned,
+            known.unseen,
+            known.scans,
+            scale,
+            read_learned=partial(getattr, self.who, "photos"),
+            read_unseen=partial(getattr, self.who, "unseen"),
+        )
 
     def _story(self, variant: Variant, prompt: str) -> dict[str, object]:
         """What goes into every picture, besides its seed."""
@@ -176,6 +185,12 @@ class SubjectRun:
 def cell(drawing: str, prompt: int) -> str:
     """The place of one prompt's pictures, counted from 0; its name begins at 01."""
     return f"{drawing}-{prompt + 1:02d}"
+
+
+def persona_place(method: str, settings: LearnSettings) -> str:
+    """Where a persona is kept. The default method is not named, so that places made before there were others hold."""
+    named = {} if method == methods.DEFAULT else {"method": method}
+    return _digest({**named, **settings.as_table()}, *OF_THE_PROBE)
 
 
 def is_done(kept: Mapping[str, Mapping[str, bytes]], variants: Sequence[str]) -> bool:

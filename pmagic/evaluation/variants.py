@@ -1,12 +1,12 @@
-"""Variants: what is compared with what. Recipes, or one recipe of which an ablation takes parts away."""
+"""Variants: what is compared with what. Methods, and of those with stages recipes or the rows of an ablation."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
-from pmagic import shelf
-from pmagic.engine.recipes import LearnSettings, RenderSettings, render_settings_for, settings_for
+from pmagic import methods, shelf
+from pmagic.engine.recipes import LearnSettings, RenderSettings, render_settings_for
 from pmagic.errors import UsageError
 from pmagic.evaluation import ablations
 from pmagic.persona import StageBounds
@@ -20,20 +20,36 @@ class Variant:
 
     key: str  # part of a path
     title: str
+    method: str  # a name on the methods shelf
     learn: LearnSettings  # bounds of None are found by the probe, for each person
     render: RenderSettings
     table: int = 0
     label: str = ""
 
+    def as_table(self) -> dict[str, object]:
+        """What a plan keeps. The default method is not named, so that plans written before there were others hold."""
+        method = {} if self.method == methods.DEFAULT else {"method": self.method}
+        about = {"key": self.key, "title": self.title, **method}
+        return {**about, "learn": self.learn.as_table(), "render": vars(self.render)}
+
 
 def variants(
-    recipes: Sequence[str], ablation: str, defaults: Mapping[str, Any], pictures: int, iterations: int | None = None
+    asked: Sequence[str],
+    recipes: Sequence[str],
+    ablation: str,
+    defaults: Mapping[str, Any],
+    pictures: int,
+    iterations: int | None = None,
 ) -> list[Variant]:
-    """One for each recipe, or the rows of one ablation of the only recipe.
+    """Of each method that has stages one for each recipe, or the rows of one ablation of the only recipe; of any other
+    method one, drawn as the first recipe says.
 
-    defaults: the base's pmagic.toml. pictures: of one prompt, drawn at once. iterations: of learning, None for the
-    recipe's own. Raises UsageError.
+    asked: the methods. defaults: the base's pmagic.toml. pictures: of one prompt, drawn at once. iterations: of
+    learning, None for the recipe's own. Raises NotFound or UsageError.
     """
+    if len(set(asked)) != len(asked) or not asked:
+        every = ",".join(methods.names())
+        raise UsageError(f"--method cannot be {','.join(asked)!r}", f"name each method once: --method {every}")
     if len(set(recipes)) != len(recipes) or not recipes:
         raise UsageError(f"--recipe cannot be {','.join(recipes)!r}", "name each recipe once: --recipe paper,reference")
     known = shelf.names(ablations.SHELF)
@@ -41,13 +57,37 @@ def variants(
         raise UsageError(f"there is no ablation {ablation!r}", f"choose one of: {', '.join(known)}")
     if ablation and len(recipes) > 1:
         raise UsageError("an ablation takes one recipe apart", f"give one: --recipe {recipes[0]}")
-    found = []
-    for recipe in recipes:
-        learn = settings_for(recipe, defaults, iterations=iterations)
-        render = render_settings_for(recipe, defaults, batch=pictures)
-        whole = Variant(recipe, f"recipe {recipe}", learn, render, *_of_recipe(recipe))
-        found += shelf.take(ablations.SHELF, ablation).rows(whole) if ablation else [whole]
-    return found
+    modules = {name: methods.take(name) for name in asked}
+    if (ablation or len(recipes) > 1) and not any(method.HAS_STAGES for method in modules.values()):
+        differ = f"the rows of the ablation {ablation}" if ablation else "recipes"
+        raise UsageError(
+            f"{differ} differ in stages and their losses, which {' and '.join(asked)} cannot have",
+            f"add a method that has them: --method {','.join([methods.DEFAULT, *asked])}",
+        )
+    rows = []
+    for name, method in modules.items():
+        mine = []
+        for recipe in recipes if method.HAS_STAGES else recipes[:1]:
+            learn = method.settings_for(recipe, defaults, iterations=iterations)
+            render = render_settings_for(recipe, defaults, batch=pictures)
+            mine.append(Variant(recipe, f"recipe {recipe}", name, learn, render, *_of_recipe(recipe)))
+        if ablation and method.HAS_STAGES:
+            mine = [row for whole in mine for row in shelf.take(ablations.SHELF, ablation).rows(whole)]
+        rows += [_named(row, method.HAS_STAGES, alone=len(asked) == 1) for row in mine]
+    return rows
+
+
+def _named(row: Variant, has_stages: bool, *, alone: bool) -> Variant:
+    """With the method in its title where there are several, and in its key where it is not the default one.
+
+    The published rows are of the default method.
+    """
+    if row.method == methods.DEFAULT:
+        return row if alone else replace(row, title=f"{row.method}, {row.title}")
+    row = replace(row, table=0, label="")
+    if not has_stages:
+        return replace(row, key=row.method, title=row.method)
+    return replace(row, key=f"{row.method}-{row.key}", title=f"{row.method}, {row.title}")
 
 
 def _of_recipe(recipe: str) -> tuple[int, str]:

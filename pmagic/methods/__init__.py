@@ -1,9 +1,20 @@
 """Methods, one way of learning a person each. The contract of a file on this shelf (read personamagic first):
 
+TRAINED: str        what is trained, in one line
+SOURCE: str         whose idea it is, and where pmagic's code for it comes from, in one line
+HAS_STAGES: bool    whether it has the stages and losses by which recipes and ablations differ; a method without them is
+                    one row of an evaluation
 settings_for(recipe, base_defaults, **overrides) -> LearnSettings
+                    the method's own values over the base's, the person's over both; only a method with stages may leave
+                    the bounds open (None), for the probe to find
+count_weights(spec, settings) -> int
+                    how many numbers are trained and kept, known before the base is opened: memory and disk follow
+make_learner(base, subject, settings) -> nn.Module
+                    an untrained learner for settings with bounds, as engine.training calls it: time follows
 learn(base, subject, settings, on_step=..., checkpoint=None) -> Persona
-wear(base, personas)    context manager -> one EmbeddingSchedule for each, in their order; all personas of the method
-                        that a prompt names at once. On leaving, the base is exactly as it was, also after an error
+                    trains such a learner
+wear(base, personas) context manager -> one EmbeddingSchedule for each, in their order; all personas of the method that
+                    a prompt names at once. On leaving, the base is as it was, also after an error
 """
 
 from __future__ import annotations
@@ -12,25 +23,40 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
-from pmagic.errors import Incompatible
+from pmagic import shelf
+from pmagic.errors import Incompatible, NotFound
 from pmagic.persona import Persona
 
 if TYPE_CHECKING:
     from torch import nn
 
     from pmagic.bases.loading import Base
+    from pmagic.bases.model_spec import ModelSpec
     from pmagic.engine.composing import EmbeddingSchedule
     from pmagic.engine.recipes import LearnSettings
     from pmagic.engine.subject import Subject
     from pmagic.engine.training import StepReport
 
 
+SHELF = "methods"
+DEFAULT = "personamagic"  # what is learned with where no method is named
+PERSONA_FIXED = 20_000  # bytes of a persona besides its weights
+
+
 class Method(Protocol):
     """What every module on this shelf offers."""
 
+    TRAINED: str
+    SOURCE: str
+    HAS_STAGES: bool
+
     def settings_for(self, recipe: str, base_defaults: Mapping[str, Any], **overrides: Any) -> LearnSettings: ...
+
+    def count_weights(self, spec: ModelSpec, settings: LearnSettings) -> int: ...
+
+    def make_learner(self, base: Base, subject: Subject, settings: LearnSettings) -> nn.Module: ...
 
     def learn(
         self,
@@ -42,6 +68,28 @@ class Method(Protocol):
     ) -> Persona: ...
 
     def wear(self, base: Base, personas: Sequence[Persona]) -> AbstractContextManager[Sequence[EmbeddingSchedule]]: ...
+
+
+def names() -> list[str]:
+    """Every method on the shelf, the default first, without importing any of them."""
+    return sorted(shelf.names(SHELF), key=lambda name: (name != DEFAULT, name))
+
+
+def require(name: str) -> None:
+    """Raises NotFound for a name that is not on the shelf; imports no torch."""
+    if name not in names():
+        raise NotFound(f"there is no method {name!r}", f"choose one of: {', '.join(sorted(names()))}")
+
+
+def take(name: str) -> Method:
+    """The module of that name. Raises NotFound."""
+    require(name)
+    return cast(Method, shelf.take(SHELF, name))
+
+
+def persona_bytes(method: Method, spec: ModelSpec, settings: LearnSettings) -> int:
+    """What a persona of these settings takes on disk, roughly: numbers in float32, and its record beside them."""
+    return PERSONA_FIXED + 4 * method.count_weights(spec, settings)
 
 
 def persona_of(

@@ -11,7 +11,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from pmagic.bases import memory_estimate
 from pmagic.bases.loading import Base
+from pmagic.bases.model_spec import ModelSpec
 from pmagic.engine import mapper, probe, token_batch, training
 from pmagic.engine.composing import EmbeddingSchedule, LearnedTokens, NameEmbedding
 from pmagic.engine.mapper import HIDDEN, Mapper, MapperShape
@@ -23,7 +25,19 @@ from pmagic.errors import Incompatible
 from pmagic.methods import persona_of, report_persona, require_base
 from pmagic.persona import Persona
 
-__all__ = ["learn", "settings_for", "wear"]
+__all__ = ["HAS_STAGES", "SOURCE", "TRAINED", "count_weights", "learn", "make_learner", "settings_for", "wear"]
+
+TRAINED = "a mapper from timestep and photo to token embeddings"
+SOURCE = "PersonaMagic (Li et al., AAAI 2025, arXiv 2412.15674); pmagic's own code, Apache-2.0"
+HAS_STAGES = True
+
+make_learner = probe.make_mapper
+
+
+def count_weights(spec: ModelSpec, settings: LearnSettings) -> int:
+    """The mapper's. Raises WeightsMissing or Incompatible where the base's widths cannot be read."""
+    widths = memory_estimate.text_width(spec), memory_estimate.image_width(spec)
+    return mapper.count_weights(MapperShape(settings.tokens, *widths))
 
 
 def learn(
@@ -42,7 +56,7 @@ def learn(
         persona = learn(base, subject, replace(settings, bounds=found.bounds), on_step, checkpoint)
         return probe.with_probe_result(persona, found.curve, found.fell_back)
     context = training.prepare_training(base, subject, settings)
-    learner = mapper.fresh(token_batch.word_embedding(base, subject.word), subject.image_embedding, settings)
+    learner = make_learner(base, subject, settings)
     finished = partial(persona_of, "personamagic", base, subject, settings, learner)
     return finished(training.train(context, learner, report_persona(on_step, finished), checkpoint))
 

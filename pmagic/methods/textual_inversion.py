@@ -14,7 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pmagic.bases import memory_estimate
 from pmagic.bases.loading import Base
+from pmagic.bases.model_spec import ModelSpec
 from pmagic.engine import composing, recipes, token_batch, training
 from pmagic.engine.composing import EmbeddingSchedule, LearnedTokens
 from pmagic.engine.recipes import LearnSettings
@@ -23,6 +25,10 @@ from pmagic.engine.training import StepReport
 from pmagic.errors import Incompatible, UsageError
 from pmagic.methods import persona_of, report_persona, require_base
 from pmagic.persona import Persona, StageBounds
+
+TRAINED = "one token embedding, the same at every timestep"
+SOURCE = "Textual Inversion (Gal et al., ICLR 2023, arXiv 2208.01618); pmagic's own code, Apache-2.0"
+HAS_STAGES = False
 
 WHOLE = StageBounds(0, 1000)
 # The token itself is trained, not a network that makes it, so its learning rate is not the mapper's.
@@ -52,6 +58,16 @@ class Tokens(nn.Module):
         return self.vectors.expand(len(t), -1, -1), None
 
 
+def count_weights(spec: ModelSpec, settings: LearnSettings) -> int:
+    """The tokens'. Raises Incompatible where the base's width cannot be read."""
+    return settings.tokens * memory_estimate.text_width(spec)
+
+
+def make_learner(base: Base, subject: Subject, settings: LearnSettings) -> Tokens:
+    """The tokens before any step: the plain word, so many times."""
+    return Tokens(settings.tokens, token_batch.word_embedding(base, subject.word).to(base.precision))
+
+
 def learn(
     base: Base,
     subject: Subject,
@@ -66,8 +82,7 @@ def learn(
             "leave the bounds out",
         )
     context = training.prepare_training(base, subject, settings)
-    word = token_batch.word_embedding(base, subject.word).to(base.precision)
-    tokens = Tokens(settings.tokens, word)
+    tokens = make_learner(base, subject, settings)
     finished = partial(persona_of, "textual_inversion", base, subject, settings, tokens)
     return finished(training.train(context, tokens, report_persona(on_step, finished), checkpoint))
 

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from pmagic.bases.model_spec import ModelSpec
     from pmagic.engine.recipes import LearnSettings
     from pmagic.engine.subject import Subject
+    from pmagic.engine.training import MakeLearner
+    from pmagic.methods import Method
 
 DEFAULT = "sd14"
 DEMO = "mini"
@@ -137,30 +139,38 @@ def learn_low(reporter: Reporter, needed: Callable[..., int], asked: str, place:
     return low
 
 
-def memory_to_learn(spec: "ModelSpec", settings: "LearnSettings", place: str, dtype: str, *, low: bool = False) -> int:
-    """Bytes, roughly, as needs.memory_to_learn, with the base opened on that device in that type."""
+def memory_to_learn(
+    method: "Method", spec: "ModelSpec", settings: "LearnSettings", place: str, dtype: str, *, low: bool = False
+) -> int:
+    """Bytes, roughly, as memory_estimate.memory_to_learn, with the base opened on that device in that type."""
     from pmagic.bases import loading, memory_estimate
 
     fast = loading.fast_type(loading.device_named(place)) if dtype == "auto" else loading.DTYPES.get(dtype)
     half = fast is not None and fast.itemsize == 2
-    return memory_estimate.memory_to_learn(spec, settings.batch, half=half, low=low, decodes=settings.looks_at_faces)
+    trained = method.count_weights(spec, settings)
+    return memory_estimate.memory_to_learn(
+        spec, settings.batch, trained=trained, half=half, low=low, decodes=settings.looks_at_faces
+    )
 
 
-def compiled(reporter: Reporter, base: "Base", subject: "Subject", settings: "LearnSettings") -> "Base":
+def compiled(
+    reporter: Reporter, base: "Base", subject: "Subject", settings: "LearnSettings", make_learner: "MakeLearner"
+) -> "Base":
     """The base with its UNet compiled for this learning; tells what that took and brings, and warns if it does not pay.
 
+    make_learner: the method's.
     Raises UsageError where this machine cannot compile, or compiles to what is wrong.
     """
     from pmagic.engine import compiling, probe, training
 
     short = probe.probe_settings(settings)  # a step whose losses are quickly had; the UNet is asked the same
-    before = training.seconds_per_step(base, subject, short, measured=1.0)
+    before = training.seconds_per_step(base, subject, short, make_learner, measured=1.0)
     reporter.say("compiling the UNet: minutes the first time, seconds where this machine has done it before")
-    own, start = training.first_step_gradient(base, subject, short), time.monotonic()
+    own, start = training.first_step_gradient(base, subject, short, make_learner), time.monotonic()
     base = replace(base, compiled=True)
     with compiling.compile_errors():
-        after = training.seconds_per_step(base, subject, short, measured=1.0)
-        compiling.check_gradient(own, training.first_step_gradient(base, subject, short))
+        after = training.seconds_per_step(base, subject, short, make_learner, measured=1.0)
+        compiling.check_gradient(own, training.first_step_gradient(base, subject, short, make_learner))
     took = time.monotonic() - start
     steps = settings.iterations + (settings.probe_iterations if settings.bounds is None else 0)
     brings = steps * (before - after)

@@ -5,11 +5,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from pmagic.errors import Incompatible, NotFound, NumericFailure, OutOfMemory, UsageError
+from pmagic import methods
+from pmagic.errors import Incompatible, NumericFailure, OutOfMemory, UsageError
 from pmagic.library import probes, unfinished
 from pmagic.library.probes import ProbeResult
+from pmagic.methods import Method
 from pmagic.tasks import base_options, photo_input, probe_step
 from pmagic.tasks.photo_input import PhotoInput
 from pmagic.tasks.previews import add_preview
@@ -39,7 +41,7 @@ class Learning:
     base: "Base"
     subject: "Subject"
     method: str
-    learner: Any  # the method's module on its shelf
+    learner: Method  # the method's module on its shelf
     settings: "LearnSettings"
     low_memory: bool
     compiles: bool
@@ -69,7 +71,8 @@ class Learning:
         with self._memory_explained():
             if self.compiles:
                 self.phase = COMPILING
-                self.base = base_options.compiled(reporter, self.base, self.subject, self.settings)
+                make_learner = self.learner.make_learner
+                self.base = base_options.compiled(reporter, self.base, self.subject, self.settings, make_learner)
             found = None
             if self.settings.bounds is None:
                 self.phase = FINDING
@@ -117,7 +120,7 @@ class Learning:
             probe_step.warn_of_fallback(reporter, found)
             return found
         if reporter.talks:
-            probe_step.say_time(reporter, self.base, self.subject, self.settings, with_learning=True)
+            probe_step.say_time(reporter, self.base, self.subject, self.settings, self.learner.make_learner)
         found = probe_step.as_found(
             probe_step.run(reporter, self.base, self.subject, self.settings, f"1 of 2: {probe_step.PROGRESS}")
         )
@@ -194,7 +197,7 @@ def prepare(
     style: bool = False,
     face: int | None = None,
     mask: "Path | Image.Image | None" = None,
-    method: str = "personamagic",
+    method: str = methods.DEFAULT,
     recipe: str = "tuned",
     iterations: int | None = None,
     batch: int | None = None,
@@ -212,7 +215,6 @@ def prepare(
     the dynamic stage instead of a probe. The other arguments are the options of `pmagic learn`.
     Raises NotFound, PhotoRefused, UsageError, WeightsMissing, Incompatible.
     """
-    from pmagic import shelf
     from pmagic.engine import prompts, recipes
 
     # What needs no model first: a wrong photo must not cost the person a minute.
@@ -223,10 +225,10 @@ def prepare(
         recipe, {}, iterations=iterations, batch=batch, learning_rate=learning_rate, bounds=bounds
     )  # once more below, with what the base's own file says
     given = photo_input.read(reporter, photos, mask, word, style)
-    require_method(method)
+    methods.require(method)
     spec = base_options.resolve_base(base)
     base_options.quiet_libraries()
-    chosen = shelf.take("methods", method)
+    chosen = methods.take(method)
     settings = chosen.settings_for(
         recipe,
         spec.defaults,
@@ -240,7 +242,7 @@ def prepare(
     prompts.check_word(prompts.load_tokenizer(spec.folder), given.word)
     faces = given.select_faces(spec, settings, face)
     place = base_options.device(device)
-    needed = partial(base_options.memory_to_learn, spec, settings, place, dtype)
+    needed = partial(base_options.memory_to_learn, chosen, spec, settings, place, dtype)
     low = base_options.learn_low(reporter, needed, memory, place)
     if low and compiles:
         raise UsageError(
@@ -261,12 +263,3 @@ def prepare(
         compiles=compiles,
         memory_needed=needed,
     )
-
-
-def require_method(name: str) -> None:
-    """Raises NotFound for a name that is not on the shelf; imports no torch."""
-    from pmagic import shelf
-
-    known = shelf.names("methods")
-    if name not in known:
-        raise NotFound(f"there is no method {name!r}", f"choose one of: {', '.join(known)}")

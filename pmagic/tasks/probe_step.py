@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from pmagic.engine.probe import Probe
     from pmagic.engine.recipes import LearnSettings
     from pmagic.engine.subject import Subject
+    from pmagic.engine.training import MakeLearner
     from pmagic.tasks.photo_input import PhotoInput
 
 PROGRESS = "finding the stages"
@@ -52,18 +53,26 @@ def run(
 
 
 def say_time(
-    reporter: Reporter, base: "Base", subject: "Subject", settings: "LearnSettings", *, with_learning: bool
+    reporter: Reporter,
+    base: "Base",
+    subject: "Subject",
+    settings: "LearnSettings",
+    make_learner: "MakeLearner | None" = None,
 ) -> None:
-    """How long it will take, from a few steps that change nothing."""
+    """How long it will take, from a few steps that change nothing.
+
+    make_learner: of the method that learns after the probe, None where nothing is learned.
+    """
     from pmagic.engine import probe, training
 
     short = probe.probe_settings(settings)
     # A fifth more than the steps alone, for the attention maps at each timestep.
-    probing = 1.2 * short.iterations * training.seconds_per_step(base, subject, short)
-    if not with_learning:
+    probing = 1.2 * short.iterations * training.seconds_per_step(base, subject, short, probe.make_mapper)
+    if make_learner is None:
         reporter.say(f"finding the stages will take about {duration(probing)}")
         return
-    learning = settings.iterations * training.seconds_per_step(base, subject, replace(settings, bounds=short.bounds))
+    staged = replace(settings, bounds=short.bounds)
+    learning = settings.iterations * training.seconds_per_step(base, subject, staged, make_learner)
     reporter.say(
         f"this will take about {duration(probing + learning)}: {duration(probing)} to find the stages, "
         f"{duration(learning)} to learn"

@@ -31,7 +31,7 @@ class Probing:
     def run(self, reporter: Reporter) -> "Probe":
         """Bounds, curve and attention maps. Raises OutOfMemory, NumericFailure, and what the progress raises."""
         if reporter.talks:
-            probe_step.say_time(reporter, self.base, self.subject, self.settings, with_learning=False)
+            probe_step.say_time(reporter, self.base, self.subject, self.settings)
         return probe_step.run(reporter, self.base, self.subject, self.settings)
 
     def shared_inputs(self) -> dict[str, object]:

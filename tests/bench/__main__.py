@@ -19,7 +19,7 @@ os.environ.setdefault("GOMP_SPINCOUNT", "3000")  # as the program itself, read w
 import torch  # noqa: E402
 
 from bench import arms, records, series, shapes, timing  # noqa: E402
-from pmagic.engine import compiling, memory, training  # noqa: E402
+from pmagic.engine import compiling, memory, probe, training  # noqa: E402
 from pmagic.errors import UsageError  # noqa: E402
 
 TOLERANCE = 1e-3  # relative distance of two arms' gradients in float32
@@ -173,7 +173,10 @@ def compiled(asked: argparse.Namespace) -> dict[str, object]:
 def _compiled(bench: arms.Bench) -> arms.Bench:
     """With its UNet compiled. A fast wrong answer is not timed: ends where its gradient is not the step's own."""
     made = replace(bench, base=replace(bench.base, compiled=True))
-    slopes = [training.first_step_gradient(each.base, each.subject, each.settings) for each in (bench, made)]
+    slopes = [
+        training.first_step_gradient(each.base, each.subject, each.settings, probe.make_mapper)
+        for each in (bench, made)
+    ]
     try:
         compiling.check_gradient(*slopes)
     except UsageError as problem:

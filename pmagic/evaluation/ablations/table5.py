@@ -1,5 +1,7 @@
 """The paper's Table 5: the identity loss with its weight over t, with that weight's mean at every t, and without it."""
 
+from dataclasses import replace
+
 from pmagic.evaluation.variants import Variant, weighted
 
 
@@ -12,6 +14,6 @@ def rows(whole: Variant) -> list[Variant]:
         ("none", "no identity loss", {"identity": 0.0, "identity_constant": 0.0}, 0, ""),
     ]
     return [
-        Variant(key, title, weighted(whole.learn, **weights), whole.render, table, label)
+        replace(whole, key=key, title=title, learn=weighted(whole.learn, **weights), table=table, label=label)
         for key, title, weights, table, label in asked
     ]

@@ -10,6 +10,7 @@ from pmagic.evaluation.metrics import Sample
 from pmagic.evaluation.observers import Observers
 
 NOBODY = -1.0
+ORDER = 20
 COLUMNS = {
     "i_pre": "cosine of the face with the photos learned from, -1 where no face is found",
     "i_found": "the same, of pictures with a face alone",

@@ -12,6 +12,7 @@ import numpy as np
 from pmagic.evaluation.metrics import Sample, Slope
 from pmagic.evaluation.observers import Observers
 
+ORDER = 60
 COLUMNS = {
     "x_drawn": "where the eyes are in the picture, a share of its width",
     "x_photo": "where they are in the photos learned from, their mean",
@@ -36,9 +37,9 @@ def measure(observers: Observers, case: Sample) -> dict[str, list[float | None]]
     scans = observers.scans(case.pictures)
     return {
         "x_drawn": [scan.x for scan in scans],
-        "x_photo": [_mean([scan.x for scan in case.photos])] * len(scans),
+        "x_photo": [_mean([scan.x for scan in case.scans])] * len(scans),
         "log_size_drawn": [None if scan.size is None else math.log(scan.size) for scan in scans],
-        "log_size_photo": [_mean([math.log(scan.size) for scan in case.photos if scan.size])] * len(scans),
+        "log_size_photo": [_mean([math.log(scan.size) for scan in case.scans if scan.size])] * len(scans),
     }
 
 

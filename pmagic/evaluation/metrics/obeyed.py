@@ -3,6 +3,7 @@
 from pmagic.evaluation.metrics import Sample
 from pmagic.evaluation.observers import Observers
 
+ORDER = 30
 COLUMNS = {"obeyed": "share of pictures whose own prompt fits best among all prompts"}
 PRIMARY = ""
 

@@ -8,6 +8,7 @@ picture without a face has gone none of the way.
 from pmagic.evaluation.metrics import Sample
 from pmagic.evaluation.observers import Observers
 
+ORDER = 40
 COLUMNS = {"of_the_way": "identity between strangers, 0, and what the data set itself draws by the same prompt, 1"}
 PRIMARY = ""
 PAIRED = ("of_the_way",)

@@ -3,6 +3,7 @@
 from pmagic.evaluation.metrics import Sample
 from pmagic.evaluation.observers import Observers
 
+ORDER = 50
 COLUMNS = {"one_face": "share of pictures in which exactly one face is found"}
 PRIMARY = ""
 PAIRED = ("one_face",)

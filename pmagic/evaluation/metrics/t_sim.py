@@ -8,6 +8,7 @@ from pmagic.evaluation.metrics import Sample
 from pmagic.evaluation.observers import Observers
 from pmagic.vision import clip
 
+ORDER = 10
 COLUMNS = {
     "t_sim": f"CLIPScore, {clip.WEIGHT} max(cosine, 0), of picture and prompt",
     "t_cosine": "the raw cosine of picture and prompt",
