@@ -108,7 +108,21 @@ def _counts(part: Path) -> list[int]:
     return list(sums.values())
 
 
+def unet_shapes(spec: "ModelSpec") -> dict[str, tuple[int, ...]]:
+    """The shape of each of the UNet's weights by name, from the headers of its files; of one precision alone.
+
+    Raises Incompatible for a file that is not safetensors.
+    """
+    files = sorted(path for path in (spec.folder / "unet").glob("*.safetensors") if path.is_file())
+    whole = [path for path in files if ".fp16" not in path.name]
+    return {name: shape for path in whole or files for name, shape in _shapes(path).items()}
+
+
 def _numbers(path: Path) -> int:
+    return sum(math.prod(shape) for shape in _shapes(path).values())
+
+
+def _shapes(path: Path) -> dict[str, tuple[int, ...]]:
     try:
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
@@ -117,8 +131,8 @@ def _numbers(path: Path) -> int:
                     f"{path} is not a safetensors file{_pointer(path)}", "restore the file, or pull the base again"
                 )
             header = json.loads(file.read(length))
-        shapes = [entry["shape"] for name, entry in header.items() if name != "__metadata__"]
-        return sum(math.prod(map(_count, shape)) for shape in shapes)
+        entries = {name: entry for name, entry in header.items() if name != "__metadata__"}
+        return {name: tuple(map(_count, entry["shape"])) for name, entry in entries.items()}
     except OSError as error:
         raise Incompatible(f"{path} cannot be read: {error.strerror}", "correct its permissions") from error
     except (ValueError, RecursionError, AttributeError, KeyError, TypeError) as error:

@@ -5,6 +5,7 @@ What is learned of a weight W0 is a difference D, which is small, compresses, ad
 
 # o, i output and input features of a weight . r rank
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import cast
@@ -33,6 +34,16 @@ def names_of(unet: nn.Module, which: str) -> list[str]:
     if which not in WEIGHT_SETS:
         raise UsageError(f"there is no set of weights {which!r}", f"choose one of: {', '.join(WEIGHT_SETS)}")
     return [name for name, _ in unet.named_parameters() if WEIGHT_SETS[which](name)]
+
+
+def count_values(shapes: Mapping[str, Sequence[int]], which: str, rank: int = 0) -> int:
+    """How many numbers a difference of the set's weights has, whole or of a rank; shapes by the weights' names."""
+    total = 0
+    for name, shape in shapes.items():
+        if WEIGHT_SETS[which](name):
+            whole, near = math.prod(shape), min(rank, shape[0], math.prod(shape[1:])) if rank and len(shape) > 1 else 0
+            total += near * (shape[0] + whole // shape[0]) if near else whole
+    return total
 
 
 @contextmanager

@@ -8,7 +8,9 @@ settings_for(recipe, base_defaults, **overrides) -> LearnSettings
                     the method's own values over the base's, the person's over both; only a method with stages may leave
                     the bounds open (None), for the probe to find
 count_weights(spec, settings) -> int
-                    how many numbers are trained and kept, known before the base is opened: memory and disk follow
+                    how many numbers are trained, known before the base is opened: memory follows
+kept_bytes(spec, settings) -> int
+                    optional: bytes of what is kept, where that is not each trained number in float32
 make_learner(base, subject, settings) -> nn.Module
                     an untrained learner for settings with bounds, as engine.training calls it: time follows
 learn(base, subject, settings, on_step=..., checkpoint=None) -> Persona
@@ -88,7 +90,10 @@ def take(name: str) -> Method:
 
 
 def persona_bytes(method: Method, spec: ModelSpec, settings: LearnSettings) -> int:
-    """What a persona of these settings takes on disk, roughly: numbers in float32, and its record beside them."""
+    """What a persona of these settings takes on disk, roughly: what is learned, and its record beside that."""
+    kept_bytes: Callable[[ModelSpec, LearnSettings], int] | None = getattr(method, "kept_bytes", None)
+    if kept_bytes is not None:
+        return PERSONA_FIXED + kept_bytes(spec, settings)
     return PERSONA_FIXED + 4 * method.count_weights(spec, settings)
 
 

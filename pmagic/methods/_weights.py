@@ -11,7 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pmagic.bases import memory_estimate
 from pmagic.bases.loading import Base
+from pmagic.bases.model_spec import ModelSpec
 from pmagic.engine import composing, randomness, recipes, reweighting, token_batch, training
 from pmagic.engine.composing import EmbeddingSchedule, LearnedTokens
 from pmagic.engine.recipes import LearnSettings
@@ -97,7 +99,7 @@ def learn(
     base: Base,
     subject: Subject,
     settings: LearnSettings,
-    embedding: nn.Module,
+    learner: WeightLearner,
     on_step: Callable[[StepReport], None],
     checkpoint: Path | None,
     finish: Callable[[dict[str, Tensor]], tuple[dict[str, Tensor], Mapping[str, object]]] = lambda found: (found, {}),
@@ -107,10 +109,7 @@ def learn(
     finish: makes of the whole difference what is kept, and says more about it for the settings. Raises as
     `training.train` does.
     """
-    unet = base.pipeline.unet
-    names = reweighting.names_of(unet, settings.weights)
-    difference = WeightDifference(unet, names, _trained_rank(settings), settings.seed)
-    learner = WeightLearner(embedding, difference, keeps_start=settings.weights in ("cross-kv", "cross"))
+    embedding = learner.embedding
 
     def finished(losses: Mapping[str, float]) -> Persona:
         persona = persona_of(method, base, subject, settings, embedding, losses)
@@ -123,6 +122,30 @@ def learn(
 
     context = training.prepare_training(base, subject, settings)
     return finished(training.train(context, learner, report_persona(on_step, finished), checkpoint))
+
+
+def make_learner(base: Base, settings: LearnSettings, embedding: nn.Module) -> WeightLearner:
+    """An untrained difference of the settings' weights, with what stands for the name."""
+    unet = base.pipeline.unet
+    names = reweighting.names_of(unet, settings.weights)
+    difference = WeightDifference(unet, names, _trained_rank(settings), settings.seed)
+    return WeightLearner(embedding, difference, keeps_start=settings.weights in ("cross-kv", "cross"))
+
+
+def rare_phrase(base: Base, subject: Subject, settings: LearnSettings, *, trained: bool) -> Phrase:
+    """A rare name before the subject's class word."""
+    word = token_batch.word_embedding(base, subject.word).to(base.precision)
+    return Phrase(rare_name(base, settings.seed), word, trained=trained)
+
+
+def count_weights(spec: ModelSpec, settings: LearnSettings) -> int:
+    """Numbers of the difference that is trained. Raises Incompatible where the base's weights cannot be read."""
+    return reweighting.count_values(memory_estimate.unet_shapes(spec), settings.weights, _trained_rank(settings))
+
+
+def kept_bytes(spec: ModelSpec, settings: LearnSettings) -> int:
+    """Bytes of the difference that is kept, in float16."""
+    return 2 * reweighting.count_values(memory_estimate.unet_shapes(spec), settings.weights, settings.rank)
 
 
 def _trained_rank(settings: LearnSettings) -> int:

@@ -37,8 +37,21 @@ OWN: Mapping[str, Any] = {
 PHRASES = ("{}", "photo of a {}")  # what a merge must answer as each persona did alone
 
 
+TRAINED = "keys and values of cross-attention, and a word"
+SOURCE = "Custom Diffusion (Kumari et al., CVPR 2023, arXiv 2212.04488), whose own code is for research only; pmagic's own code, Apache-2.0"
+HAS_STAGES = False
+
+count_weights, kept_bytes = _weights.count_weights, _weights.kept_bytes
+
+
 def settings_for(recipe: str, base_defaults: Mapping[str, Any], **overrides: Any) -> LearnSettings:
     return _weights.settings_for("custom_diffusion", OWN, recipe, base_defaults, **overrides)
+
+
+def make_learner(base: Base, subject: Subject, settings: LearnSettings) -> _weights.WeightLearner:
+    """No difference yet, and the rare name before the class word."""
+    phrase = _weights.rare_phrase(base, subject, settings, trained=True)
+    return _weights.make_learner(base, settings, phrase)
 
 
 def learn(
@@ -49,9 +62,9 @@ def learn(
     checkpoint: Path | None = None,
 ) -> Persona:
     """Train the new word and the projections on the subject. Raises as `training.train` does."""
-    word = token_batch.word_embedding(base, subject.word).to(base.precision)
-    phrase = _weights.Phrase(_weights.rare_name(base, settings.seed), word, trained=True)
-    return _weights.learn("custom_diffusion", base, subject, settings, phrase, on_step, checkpoint)
+    return _weights.learn(
+        "custom_diffusion", base, subject, settings, make_learner(base, subject, settings), on_step, checkpoint
+    )
 
 
 @contextmanager

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from pmagic.bases.loading import Base
-from pmagic.engine import mapper, probe, recipes, token_batch
+from pmagic.bases.model_spec import ModelSpec
+from pmagic.engine import probe, recipes
 from pmagic.engine.composing import EmbeddingSchedule
 from pmagic.engine.recipes import LearnSettings
 from pmagic.engine.subject import Subject
@@ -20,6 +21,21 @@ from pmagic.persona import Persona
 
 OWN: Mapping[str, Any] = {"weights": "cross-kv"}
 WEIGHTS_RATE = 2e-5  # of keys and values, as Custom Diffusion has it; the mapper keeps the recipe's rate
+
+
+TRAINED = "a mapper, and keys and values of cross-attention"
+SOURCE = "PersonaMagic in Custom Diffusion (Li et al., AAAI 2025, arXiv 2412.15674); pmagic's own code, Apache-2.0"
+HAS_STAGES = True
+
+
+def count_weights(spec: ModelSpec, settings: LearnSettings) -> int:
+    """The mapper's and the difference's. Raises as both do."""
+    return personamagic.count_weights(spec, settings) + _weights.count_weights(spec, settings)
+
+
+def kept_bytes(spec: ModelSpec, settings: LearnSettings) -> int:
+    """The mapper's numbers in float32 and the difference in float16."""
+    return 4 * personamagic.count_weights(spec, settings) + _weights.kept_bytes(spec, settings)
 
 
 def settings_for(recipe: str, base_defaults: Mapping[str, Any], **overrides: Any) -> LearnSettings:
@@ -33,6 +49,11 @@ def settings_for(recipe: str, base_defaults: Mapping[str, Any], **overrides: Any
         **learn.get("custom_personamagic", {}),
     }
     return recipes.settings_for(recipe, base_defaults, **{**overrides, **own})
+
+
+def make_learner(base: Base, subject: Subject, settings: LearnSettings) -> _weights.WeightLearner:
+    """An untrained mapper and no difference yet."""
+    return _weights.make_learner(base, settings, personamagic.make_learner(base, subject, settings))
 
 
 def learn(
@@ -50,8 +71,8 @@ def learn(
         found = probe.probe(base, subject, settings)
         persona = learn(base, subject, replace(settings, bounds=found.bounds), on_step, checkpoint)
         return probe.with_probe_result(persona, found.curve, found.fell_back)
-    embedding = mapper.fresh(token_batch.word_embedding(base, subject.word), subject.image_embedding, settings)
-    return _weights.learn("custom_personamagic", base, subject, settings, embedding, on_step, checkpoint)
+    learner = make_learner(base, subject, settings)
+    return _weights.learn("custom_personamagic", base, subject, settings, learner, on_step, checkpoint)
 
 
 def wear(base: Base, personas: Sequence[Persona]) -> AbstractContextManager[list[EmbeddingSchedule]]:

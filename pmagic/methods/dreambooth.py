@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from pmagic.bases.loading import Base
-from pmagic.engine import reweighting, token_batch
+from pmagic.engine import reweighting
 from pmagic.engine.composing import EmbeddingSchedule
 from pmagic.engine.recipes import LearnSettings
 from pmagic.engine.subject import Subject
@@ -35,8 +35,21 @@ OWN: Mapping[str, Any] = {
 }
 
 
+TRAINED = "every weight of the UNet"
+SOURCE = "DreamBooth (Ruiz et al., CVPR 2023, arXiv 2208.12242) by diffusers' example (Apache-2.0); pmagic's own code, Apache-2.0"
+HAS_STAGES = False
+
+count_weights, kept_bytes = _weights.count_weights, _weights.kept_bytes
+
+
 def settings_for(recipe: str, base_defaults: Mapping[str, Any], **overrides: Any) -> LearnSettings:
     return _weights.settings_for("dreambooth", OWN, recipe, base_defaults, **overrides)
+
+
+def make_learner(base: Base, subject: Subject, settings: LearnSettings) -> _weights.WeightLearner:
+    """No difference yet, and the rare name before the class word."""
+    phrase = _weights.rare_phrase(base, subject, settings, trained=False)
+    return _weights.make_learner(base, settings, phrase)
 
 
 def learn(
@@ -47,8 +60,6 @@ def learn(
     checkpoint: Path | None = None,
 ) -> Persona:
     """Train every weight of the UNet on the subject. Raises as `training.train` does."""
-    word = token_batch.word_embedding(base, subject.word).to(base.precision)
-    phrase = _weights.Phrase(_weights.rare_name(base, settings.seed), word, trained=False)
 
     def finish(whole: dict[str, Tensor]) -> tuple[dict[str, Tensor], Mapping[str, object]]:
         if not settings.rank:
@@ -56,7 +67,9 @@ def learn(
         kept, lost = reweighting.compressed(whole, settings.rank)
         return kept, {"lost_to_rank": lost}
 
-    return _weights.learn("dreambooth", base, subject, settings, phrase, on_step, checkpoint, finish)
+    return _weights.learn(
+        "dreambooth", base, subject, settings, make_learner(base, subject, settings), on_step, checkpoint, finish
+    )
 
 
 def wear(base: Base, personas: Sequence[Persona]) -> AbstractContextManager[list[EmbeddingSchedule]]:

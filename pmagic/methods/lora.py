@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from pmagic.bases.loading import Base
-from pmagic.engine import token_batch
 from pmagic.engine.composing import EmbeddingSchedule
 from pmagic.engine.recipes import LearnSettings
 from pmagic.engine.subject import Subject
@@ -32,8 +31,21 @@ OWN: Mapping[str, Any] = {
 }
 
 
+TRAINED = "factors of low rank beside the UNet's attention"
+SOURCE = "LoRA (Hu et al., ICLR 2022, arXiv 2106.09685) by diffusers' DreamBooth example (Apache-2.0); pmagic's own code, Apache-2.0"
+HAS_STAGES = False
+
+count_weights, kept_bytes = _weights.count_weights, _weights.kept_bytes
+
+
 def settings_for(recipe: str, base_defaults: Mapping[str, Any], **overrides: Any) -> LearnSettings:
     return _weights.settings_for("lora", OWN, recipe, base_defaults, **overrides)
+
+
+def make_learner(base: Base, subject: Subject, settings: LearnSettings) -> _weights.WeightLearner:
+    """No difference yet, and the rare name before the class word."""
+    phrase = _weights.rare_phrase(base, subject, settings, trained=False)
+    return _weights.make_learner(base, settings, phrase)
 
 
 def learn(
@@ -44,9 +56,7 @@ def learn(
     checkpoint: Path | None = None,
 ) -> Persona:
     """Train the factors on the subject. Raises as `training.train` does."""
-    word = token_batch.word_embedding(base, subject.word).to(base.precision)
-    phrase = _weights.Phrase(_weights.rare_name(base, settings.seed), word, trained=False)
-    return _weights.learn("lora", base, subject, settings, phrase, on_step, checkpoint)
+    return _weights.learn("lora", base, subject, settings, make_learner(base, subject, settings), on_step, checkpoint)
 
 
 def wear(base: Base, personas: Sequence[Persona]) -> AbstractContextManager[list[EmbeddingSchedule]]:
