@@ -13,6 +13,8 @@ from torch import Tensor
 
 from pmagic.bases import loading
 from pmagic.engine import composing, regions, rendering
+from pmagic.engine.attention import cross_attentions
+from pmagic.engine.hooks import installed_hooks
 from pmagic.engine.recipes import RenderSettings
 from pmagic.engine.regions import region_weights, regional_attention
 
@@ -26,13 +28,9 @@ FEW = RenderSettings(steps=4, guidance=4.0)
 def answers(base: loading.Base) -> Iterator[list[Tensor]]:
     """What every cross-attention answers, in order."""
     found: list[Tensor] = []
-    modules = [module for name, module in base.pipeline.unet.named_modules() if name.endswith("attn2")]
-    hooks = [each.register_forward_hook(lambda module, args, output: found.append(output)) for each in modules]
-    try:
+    layers = cross_attentions(base.pipeline.unet).values()
+    with installed_hooks(after=[(each, lambda module, args, output: found.append(output)) for each in layers]):
         yield found
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 @torch.no_grad()

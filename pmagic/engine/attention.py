@@ -7,15 +7,19 @@ the condition is packed `[K|V]` or not. It costs a second softmax a layer, so no
 # B batch . H heads . S text positions . h, w a layer's own height and width
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pmagic.engine.hooks import Hooks, installed_hooks
+
+PARTS = ("down_blocks", "mid_block", "up_blocks")  # of a UNet, in the order of its forward pass, not of its modules
 MIDDLE = (2, 4)  # how much coarser than the latents a layer of middle resolution may be
 # Cells of a side below which a map is too coarse to outline a face: on the miniature, maps of 8 x 8 cells overlap the
 # exact mask equally little at every t, those of 16 x 16 more and more as t falls
@@ -29,6 +33,17 @@ class AttentionMap:
 
     layer: str
     weights: Tensor  # (B, h, w) float32, range [0, 1], mean over heads and chosen tokens
+
+
+def cross_attentions(unet: nn.Module) -> Mapping[str, nn.Module]:
+    """Every cross-attention of a UNet by its name, in the order in which a forward pass calls them."""
+    if unet not in _cross_attentions:  # looking at every module takes longer than installing hooks
+        found = [(name, module) for name, module in unet.named_modules() if name.endswith("attn2")]
+        _cross_attentions[unet] = dict(sorted(found, key=lambda each: PARTS.index(each[0].partition(".")[0])))
+    return _cross_attentions[unet]
+
+
+_cross_attentions: WeakKeyDictionary[nn.Module, dict[str, nn.Module]] = WeakKeyDictionary()
 
 
 @contextmanager
@@ -48,7 +63,7 @@ def capture_attention(unet: nn.Module, chosen: Tensor, among: Tensor) -> Iterato
         sample = args[0] if args else kwargs["sample"]
         extent[:] = sample.shape[-2:]
 
-    def watch(name: str, attention: nn.Module) -> list[Any]:
+    def watch(name: str, attention: nn.Module) -> Hooks:
         def see_queries(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
             queries[name] = output
 
@@ -60,20 +75,11 @@ def capture_attention(unet: nn.Module, chosen: Tensor, among: Tensor) -> Iterato
             share = (scores.softmax(dim=-1) * watched).sum(dim=-1) / watched.sum(dim=-1)
             looks.append(AttentionMap(name, share.mean(dim=1).unflatten(-1, grid(extent, share.shape[-1]))))
 
-        return [
-            attention.to_q.register_forward_hook(see_queries),
-            attention.to_k.register_forward_hook(see_keys),
-        ]
+        return [(attention.to_q, see_queries), (attention.to_k, see_keys)]
 
-    hooks = [unet.register_forward_pre_hook(remember_extent, with_kwargs=True)]
-    try:
-        for name, module in unet.named_modules():
-            if name.endswith("attn2"):
-                hooks += watch(name, module)
+    layers = [hook for name, module in cross_attentions(unet).items() for hook in watch(name, module)]
+    with installed_hooks(before=[(unet, remember_extent)], after=layers):
         yield looks
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 def average(looks: Sequence[AttentionMap], size: tuple[int, int]) -> Tensor:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pmagic.engine.hooks import exchanged_attributes, installed_hooks
 from pmagic.errors import UsageError
 
 MAX_GRADIENT_ERROR = 0.1  # rounding in bfloat16 changes a gradient by a few hundredths of its length
@@ -45,27 +46,19 @@ def patched_upsampling(doubling: Sequence[nn.Module]) -> Iterator[None]:
     as in diffusers' residual blocks, torch 2.13 fuses the two on a CPU and divides before it adds: all that lies before
     is told nothing. The slope of a repetition is a sum, which is fused rightly.
     """
-    hooks = []
-    try:
-        for part in doubling:
-            part.interpolate = False
-            hooks.append(part.register_forward_pre_hook(_repeat))
+    hooks = [(part, _repeat) for part in doubling]
+    with exchanged_attributes(doubling, "interpolate", False), installed_hooks(before=hooks):
         yield
-    finally:
-        for part in doubling:
-            part.interpolate = True
-        for hook in hooks:
-            hook.remove()
 
 
-def _repeat(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+def _repeat(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     """args: the map (B, C, h, w), and the size of the answer if it is not twice as large."""
     cells, size = args[0], args[1] if len(args) > 1 else None
     if size is not None:
-        return (F.interpolate(cells, size=size, mode="nearest"),)
+        return (F.interpolate(cells, size=size, mode="nearest"),), kwargs
     batch, channels, height, width = cells.shape
     twice = cells[:, :, :, None, :, None].expand(-1, -1, -1, 2, -1, 2)
-    return (twice.reshape(batch, channels, 2 * height, 2 * width),)
+    return (twice.reshape(batch, channels, 2 * height, 2 * width),), kwargs
 
 
 def check_gradient(slope: Tensor, compiled: Tensor) -> None:

@@ -10,12 +10,13 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
 from pmagic.bases.loading import Base
+from pmagic.engine.attention import cross_attentions
+from pmagic.engine.hooks import installed_hooks
 from pmagic.engine.mapper import keep_length
 
 
@@ -76,11 +77,8 @@ def dynamic_tokens(text_encoder: nn.Module, slots: Tensor, dynamic: Tensor) -> I
     def put_in(module: nn.Module, args: tuple[Any, ...], embedded: Tensor) -> Tensor:
         return torch.where((slots >= 0).unsqueeze(-1), _at_slots(dynamic.to(embedded.dtype), slots), embedded)
 
-    hook = text_encoder.get_input_embeddings().register_forward_hook(put_in)
-    try:
+    with installed_hooks(after=[(text_encoder.get_input_embeddings(), put_in)]):
         yield
-    finally:
-        hook.remove()
 
 
 @contextmanager
@@ -90,15 +88,10 @@ def packed_kv(unet: nn.Module) -> Iterator[None]:
     An unpacked condition is as wide as `to_k` expects, so it passes through unchanged. Each reader takes it into the
     type of its weights, so that the readers' gradients meet in the condition's own type.
     """
-    hooks = []
-    try:
-        for module in _cross_attentions(unet):
-            hooks.append(module.to_k.register_forward_pre_hook(_first_features))
-            hooks.append(module.to_v.register_forward_pre_hook(_last_features))
+    keys = [(module.to_k, _first_features) for module in cross_attentions(unet).values()]
+    values = [(module.to_v, _last_features) for module in cross_attentions(unet).values()]
+    with installed_hooks(before=keys + values):
         yield
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 @contextmanager
@@ -115,11 +108,8 @@ def timestep_switch(unet: nn.Module, rows: Mapping[float, Tensor], pictures: int
         kwargs["encoder_hidden_states"] = condition
         return args, kwargs
 
-    hook = unet.register_forward_pre_hook(put_in, with_kwargs=True)
-    try:
+    with installed_hooks(before=[(unet, put_in)]):
         yield
-    finally:
-        hook.remove()
 
 
 @contextmanager
@@ -130,8 +120,8 @@ def unet_in_compute_dtype(base: Base) -> Iterator[None]:
     precision the guidance that follows would lose what it multiplies: a difference of two near numbers.
     """
 
-    def as_kept(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        return (args[0].to(base.fast), *args[1:])
+    def as_kept(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        return (args[0].to(base.fast), *args[1:]), kwargs
 
     def as_asked(module: nn.Module, args: tuple[Any, ...], output: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         return tuple(each.to(base.weights) for each in output)
@@ -140,13 +130,8 @@ def unet_in_compute_dtype(base: Base) -> Iterator[None]:
         yield
         return
     unet = base.pipeline.unet
-    hooks = [unet.register_forward_pre_hook(as_kept), unet.register_forward_hook(as_asked)]
-    try:
-        with base.autocast():
-            yield
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with installed_hooks(before=[(unet, as_kept)], after=[(unet, as_asked)]), base.autocast():
+        yield
 
 
 def clip_text_model(text_encoder: nn.Module) -> nn.Module:
@@ -154,27 +139,17 @@ def clip_text_model(text_encoder: nn.Module) -> nn.Module:
     return getattr(text_encoder, "text_model", text_encoder)
 
 
-def _cross_attentions(unet: nn.Module) -> list[nn.Module]:
-    """Found once per UNet: looking at every module takes longer than the hooks themselves."""
-    if unet not in _known:
-        _known[unet] = [module for name, module in unet.named_modules() if name.endswith("attn2")]
-    return _known[unet]
-
-
-_known: WeakKeyDictionary[nn.Module, list[nn.Module]] = WeakKeyDictionary()
-
-
 def _at_slots(vectors: Tensor, slots: Tensor) -> Tensor:
     """vectors (B, n, w) laid out along text positions: (B, S, w); meaningless where slots is -1."""
     return torch.take_along_dim(vectors, slots.clamp(min=0).unsqueeze(-1), dim=1)
 
 
-def _first_features(module: nn.Linear, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    return (args[0][..., : module.in_features].to(module.weight.dtype), *args[1:])
+def _first_features(module: nn.Linear, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    return (args[0][..., : module.in_features].to(module.weight.dtype), *args[1:]), kwargs
 
 
-def _last_features(module: nn.Linear, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    return (args[0][..., -module.in_features :].to(module.weight.dtype), *args[1:])
+def _last_features(module: nn.Linear, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    return (args[0][..., -module.in_features :].to(module.weight.dtype), *args[1:]), kwargs
 
 
 @contextmanager
@@ -183,14 +158,11 @@ def _last_projections(text_encoder: nn.Module) -> Iterator[dict[str, Tensor]]:
     attention = clip_text_model(text_encoder).encoder.layers[-1].self_attn
     seen: dict[str, Tensor] = {}
     hooks = [
-        attention.q_proj.register_forward_hook(lambda module, args, output: seen.__setitem__("queries", output)),
-        attention.k_proj.register_forward_hook(lambda module, args, output: seen.__setitem__("keys", output)),
+        (attention.q_proj, lambda module, args, output: seen.__setitem__("queries", output)),
+        (attention.k_proj, lambda module, args, output: seen.__setitem__("keys", output)),
     ]
-    try:
+    with installed_hooks(after=hooks):
         yield seen
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 def _probabilities(encoder: nn.Module, projections: Mapping[str, Tensor]) -> Tensor:

@@ -2,12 +2,13 @@
 
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 import torch
 
 from pmagic.engine.conditioning import packed_kv
+from pmagic.engine.hooks import exchanged_attributes
 from pmagic.errors import OutOfMemory
 
 if TYPE_CHECKING:
@@ -24,17 +25,14 @@ def gradient_checkpointing(pipeline: "StableDiffusionPipeline") -> Iterator[None
     Less memory for a third more work (`python -m tests.bench memory`), and the same bits. Only blocks in training mode
     do it; Stable Diffusion's have no dropout, so nothing else changes with the mode.
     """
-    networks = (pipeline.unet, pipeline.vae)
-    for network in networks:
-        network.enable_gradient_checkpointing()
-        network.train()
-    try:
-        with packed_kv(pipeline.unet):  # a block that is computed again needs the hooks it had
-            yield
-    finally:
-        for network in networks:
-            network.eval()
-            network.disable_gradient_checkpointing()
+    with ExitStack() as restored:
+        for network in (pipeline.unet, pipeline.vae):
+            able = [module for module in network.modules() if hasattr(module, "gradient_checkpointing")]
+            restored.enter_context(exchanged_attributes(network.modules(), "training", True))
+            restored.enter_context(exchanged_attributes(able, "gradient_checkpointing", True))
+            network.enable_gradient_checkpointing()  # which also says how
+        restored.enter_context(packed_kv(pipeline.unet))  # a block that is computed again needs the hooks it had
+        yield
 
 
 @contextmanager

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pmagic.engine.attention import grid
+from pmagic.engine.attention import cross_attentions, grid
+from pmagic.engine.hooks import installed_hooks
 
 # Left, top, right, bottom in shares of the picture's width and height, range [0, 1].
 Box = tuple[float, float, float, float]
@@ -63,15 +64,9 @@ def regional_attention(unet: nn.Module, shares: Tensor | None) -> Iterator[None]
         kwargs["attention_mask"] = biases[cells, positions].expand(batch, -1, -1)
         return args, kwargs
 
-    hooks = [unet.register_forward_pre_hook(remember_extent, with_kwargs=True)]
-    try:
-        for name, module in unet.named_modules():
-            if name.endswith("attn2"):
-                hooks.append(module.register_forward_pre_hook(put_in, with_kwargs=True))
+    layers = [(module, put_in) for module in cross_attentions(unet).values()]
+    with installed_hooks(before=[(unet, remember_extent), *layers]):
         yield
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 def _coverage(low: float, high: float, cells: int) -> Tensor:

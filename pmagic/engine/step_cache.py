@@ -1,4 +1,4 @@
-"""Sharing: above the dynamic stage nothing depends on the persona, so people drawn in one scene share those steps.
+"""Step cache: above the dynamic stage nothing depends on the persona, so people drawn in one scene share those steps.
 
 The UNet is asked once for each input; every later picture that begins in the same way is given the same answer. What
 is drawn is equal to the last bit, whatever the sampler: its own loop runs on as if the UNet had computed.
@@ -6,46 +6,139 @@ is drawn is equal to the last bit, whatever the sampler: its own loop runs on as
 
 # N rows . S text positions . w text width . C, h, w of the latents
 
+import functools
 import hashlib
-from collections.abc import Iterator, MutableMapping
+import inspect
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.multiprocessing.reductions import StorageWeakRef
 
-UNetCache = MutableMapping[bytes, Tensor]  # by a digest of all that the UNet was asked with
+from pmagic.engine.hooks import exchanged_attributes
+
+# Every parameter and buffer of a network in the order of its modules: which memory, how it is read, and how often
+# torch has seen it written to.
+WeightsId = tuple[Any, ...]
+
+
+class UNetCache:
+    """What UNets answered, by the weights that they had and by a digest of all that they were given.
+
+    Answers (N, C, h, w) are kept as long as the weights that gave them are in memory.
+    """
+
+    def __init__(self) -> None:
+        self._answers: dict[WeightsId, dict[bytes, Tensor]] = {}
+        # Memory that was freed is given away again at the same address. What is held weakly gives its number to no
+        # other memory, and says that it is gone.
+        self._memory: dict[WeightsId, list[StorageWeakRef]] = {}
+
+    def __len__(self) -> int:
+        return sum(map(len, self._answers.values()))
+
+    def answers(self, unet: nn.Module) -> dict[bytes, Tensor]:
+        """Those of `unet` with the weights that it has now, to be read and added to."""
+        weights = _weights(unet)
+        found = _weights_id(weights)
+        if found not in self._answers:
+            self._forget_freed()
+            self._answers[found] = {}
+            self._memory[found] = [StorageWeakRef(each.untyped_storage()) for each in weights if each is not None]
+        return self._answers[found]
+
+    def _forget_freed(self) -> None:
+        for weights in [each for each, memory in self._memory.items() if any(one.expired() for one in memory)]:
+            del self._answers[weights], self._memory[weights]
 
 
 @contextmanager
-def cached_first_steps(unet: nn.Module, answers: UNetCache, since: float) -> Iterator[None]:
-    """While inside, a UNet call at t >= `since` is computed only if `answers` does not hold it yet.
+def cached_first_steps(unet: nn.Module, cache: UNetCache, since: float) -> Iterator[None]:
+    """While inside, a UNet call at t >= `since` is computed only if `cache` does not hold its answer yet.
 
-    since: where the first static stage ends. answers: of one base; grows by 2 N C h w numbers a step.
+    An answer is that of all arguments and of the weights at the time of the call. Hooks and attention processors are
+    not compared: those of one cache must compute the same. Nor is seen what torch does not count, a write through
+    `Tensor.data` or by a fused optimizer. Calls that record a gradient are always computed.
+    since: where the first static stage ends. cache: grows by 2 N C h w numbers a step.
+    Raises TypeError for an argument that cannot be compared bit for bit.
     """
-    compute, own = unet.forward, vars(unet).get("forward")
+    compute = unet.forward
+    signature = inspect.signature(compute)
 
-    def remembered(sample: Tensor, timestep: Tensor | float, **given: Any) -> tuple[Tensor, ...]:
-        if float(timestep) < since:
-            return compute(sample, timestep, **given)
-        question = _digest(sample, float(timestep), given["encoder_hidden_states"])
+    @functools.wraps(compute)
+    def remembered(*args: Any, **kwargs: Any) -> Any:
+        given = signature.bind(*args, **kwargs)
+        given.apply_defaults()
+        arguments = dict(given.arguments)
+        if torch.is_grad_enabled() or float(torch.as_tensor(arguments["timestep"]).min()) < since:
+            return compute(*args, **kwargs)
+        as_dict = arguments.pop("return_dict")
+        answers, question = cache.answers(unet), _digest(arguments)
         if question not in answers:
-            (answers[question],) = compute(sample, timestep, **given)
-        return (answers[question].clone(),)
+            (answers[question],) = compute(**arguments, return_dict=False)
+        return _output(answers[question].clone(), as_dict=as_dict)
 
-    unet.forward = remembered
-    try:
+    with exchanged_attributes([unet], "forward", remembered):
         yield
-    finally:
-        if own is None:
-            del unet.forward
-        else:
-            unet.forward = own
 
 
-def _digest(sample: Tensor, t: float, condition: Tensor) -> bytes:
-    """Of latents (N, C, h, w), timestep and condition (N, S, 2w), bit for bit."""
-    total = hashlib.blake2b(repr((t, sample.shape, condition.shape, sample.dtype)).encode(), digest_size=32)
-    for tensor in (sample, condition):
-        total.update(tensor.detach().contiguous().cpu().reshape(-1).view(torch.uint8).numpy())
+def _output(answer: Tensor, *, as_dict: bool) -> Any:
+    from diffusers.models.unets.unet_2d_condition import UNet2DConditionOutput
+
+    return UNet2DConditionOutput(sample=answer) if as_dict else (answer,)
+
+
+def _weights(network: nn.Module) -> list[Tensor | None]:
+    """Parameters and buffers. `Module.parameters` looks for doubles and makes names, which takes five times as long."""
+    found: list[Tensor | None] = []
+    waiting = [network]
+    while waiting:
+        module = waiting.pop()
+        found += module._parameters.values()
+        found += module._buffers.values()
+        waiting += [each for each in module._modules.values() if each is not None]
+    return found
+
+
+def _weights_id(weights: list[Tensor | None]) -> WeightsId:
+    return tuple(
+        each
+        if each is None
+        else (
+            each.untyped_storage()._cdata,
+            each.storage_offset(),
+            each.shape,
+            each.stride(),
+            each.dtype,
+            each._version,
+        )
+        for each in weights
+    )
+
+
+def _digest(arguments: Mapping[str, Any]) -> bytes:
+    total = hashlib.blake2b(digest_size=32)
+    _add(total, arguments)
     return total.digest()
+
+
+def _add(total: "hashlib.blake2b", value: Any) -> None:
+    """Adds a value bit for bit, and so that no two values add the same: each says what it is and how long."""
+    if isinstance(value, Tensor):
+        total.update(repr((value.dtype, value.shape, value.stride(), value.device)).encode())
+        total.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    elif isinstance(value, Mapping):
+        total.update(f"mapping of {len(value)};".encode())
+        for key in sorted(value):
+            _add(total, key)
+            _add(total, value[key])
+    elif isinstance(value, list | tuple):
+        total.update(f"sequence of {len(value)};".encode())
+        for each in value:
+            _add(total, each)
+    elif value is None or isinstance(value, bool | int | float | str):
+        total.update(f"{type(value).__name__} {value!r};".encode())
+    else:
+        raise TypeError(f"the step cache cannot compare an argument of type {type(value).__name__}")

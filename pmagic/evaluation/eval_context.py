@@ -29,7 +29,7 @@ class EvalContext:
     base: Base
     observers: Observers
     variants: list[Variant]
-    answers: UNetCache = field(default_factory=dict)
+    answers: UNetCache = field(default_factory=UNetCache)
     _scales: dict[tuple[int, tuple[int, int]], Scale | None] = field(default_factory=dict)
 
     @property
