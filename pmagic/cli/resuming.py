@@ -111,7 +111,7 @@ def recall(root: Path, name: str | None, given: LearnArgs) -> tuple[str, LearnAr
     """
     changed = [each.name for each in fields(LearnArgs) if getattr(given, each.name) != getattr(LearnArgs(), each.name)]
     if changed:
-        shown = ", ".join({"photos": "the photo", "word": "--class"}.get(each, f"--{each}") for each in changed)
+        shown = ", ".join({"photos": "photo", "word": "--class"}.get(each, f"--{each}") for each in changed)
         raise UsageError(
             f"--resume goes on with the options it was started with, so it takes no {shown.replace('_', '-')}",
             "leave them out, or leave out --resume to start another learning",
@@ -126,7 +126,9 @@ def recall(root: Path, name: str | None, given: LearnArgs) -> tuple[str, LearnAr
             raise NotFound("no learning was stopped", "start one with `pmagic learn PHOTO --name NAME`")
     chosen = started[0] if name is None else naming.checked_name(name)
     if chosen not in started:
-        others = f"there is one of: {', '.join(started)}" if started else "start it with `pmagic learn PHOTO --name`"
+        others = (
+            f"choose one of: {', '.join(started)}" if started else f"start it with `pmagic learn PHOTO --name {chosen}`"
+        )
         raise NotFound(f"no learning of {chosen!r} was stopped", others)
     try:
         return chosen, _parse_args(json.loads(unfinished.read_options(root, chosen)))

@@ -50,7 +50,7 @@ def choose_base(asked: str | None) -> "ModelSpec":
     if found.folder is not None:
         return model_spec.require_weights(found)
     raise WeightsMissing(
-        f"no base is chosen, and the default {DEFAULT} is not on this machine; with what learning needs besides it is "
+        f"no base is chosen, and the default {DEFAULT} is not on this machine; with all that learning needs it is "
         f"{found.download_gb:.1f} GB",
         f"for photographs fetch it with {model_spec.pulls(found)}; to try pmagic at once, on drawn faces "
         f"only, add `--base {DEMO}`",
