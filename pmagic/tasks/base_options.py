@@ -101,9 +101,12 @@ def check_seed(seed: int) -> None:
 def check_seeds(first: int, count: int) -> None:
     """UsageError for seeds that pictures cannot have: torch reads 32 bits of one on a CPU, where noise is drawn."""
     if first < 0 or first + count > SEEDS:
-        same = f"give --seed {first % SEEDS}, which draws the same" if first >= SEEDS else "give for example --seed 1"
+        same = first % SEEDS + count <= SEEDS  # or some of them would still be too large
+        advice = (
+            f"give --seed {first % SEEDS}, which draws the same" if same and first > 0 else "give for example --seed 1"
+        )
         raise UsageError(
-            f"--seed must be 0 or more, and with the number of pictures at most 2^32, not {first} for {count}", same
+            f"--seed must be 0 or more, and with the number of pictures at most 2^32, not {first} for {count}", advice
         )
 
 
