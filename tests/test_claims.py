@@ -333,3 +333,38 @@ def test_a_line_in_a_folders_name_makes_no_second_completion(library: Library, p
     (home / "models" / "owner--a\nowner--b").mkdir(parents=True)
     library.save("anna", persona(word="cat1"))
     assert names.personas("a") == ["anna"] and names.pulled("") == []
+
+
+def test_commands_in_messages_quote_a_name_with_blanks(
+    tmp_path: Path, persona: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    library = Library(tmp_path / "library")
+    monkeypatch.setenv("PMAGIC_HOME", str(tmp_path))
+    for name in ("alice", "anna lee"):
+        library.save(name, persona())
+    taken = runner.invoke(app, ["mv", "alice", "anna lee"])
+    assert "next: remove it with `pmagic rm 'anna lee'`, or use another" in taken.stderr
+    with pytest.raises(NotFound) as caught:
+        recall(library.root, "bob lee", LearnArgs())
+    assert caught.value.next_step == "start it with `pmagic learn PHOTO --name 'bob lee'`"
+
+
+def test_the_same_name_once_more_is_not_to_be_removed(
+    tmp_path: Path, persona: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PMAGIC_HOME", str(tmp_path))
+    Library(tmp_path / "library").save("alice", persona())
+    done = runner.invoke(app, ["mv", "alice", "alice"])
+    assert done.exit_code == 2 and "error: 'alice' is called so already" in done.stderr
+    assert "pmagic rm" not in done.stderr
+
+
+def test_the_gallery_names_a_persona_that_is_a_link(
+    tmp_path: Path, persona: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PMAGIC_HOME", str(tmp_path))
+    library = Library(tmp_path / "library")
+    library.save("alice", persona())
+    (library.root / "bob").symlink_to(tmp_path)
+    done = runner.invoke(app, ["gallery", "--out", str(tmp_path / "page.html")])
+    assert done.exit_code == 0 and f"warning: left out: {library.root / 'bob'} is a link" in done.stderr
