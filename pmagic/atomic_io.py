@@ -174,11 +174,11 @@ def _erase_parts(path: Path) -> None:
     prefix = f".{path.name[:100]}."
     for each in path.parent.iterdir():
         number = each.name.removeprefix(prefix).removesuffix(".part")
-        if each.name == f"{prefix}{number}.part" and number.isdecimal() and not _is_running(int(number)):
+        if each.name == f"{prefix}{number}.part" and number.isdecimal() and not is_running(int(number)):
             each.unlink(missing_ok=True)
 
 
-def _is_running(number: int) -> bool:
+def is_running(number: int) -> bool:
     """Whether another process of this number is there; this process itself has no part yet."""
     if number == os.getpid():
         return False

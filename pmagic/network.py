@@ -64,10 +64,13 @@ def offline() -> bool:
     return os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
 
 
-def variables() -> list[str]:
-    """The names of the environment's variables that send requests elsewhere: proxies and another hub."""
+def variables(*more: str) -> list[str]:
+    """The names of the environment's variables that are set and send requests elsewhere: proxies.
+
+    more: variables that one client reads besides.
+    """
     proxies = [f"{scheme}_proxy" for scheme in urllib.request.getproxies_environment() if scheme != "no"]
-    names = [name for name in (*proxies, *map(str.upper, proxies), "HF_ENDPOINT") if os.environ.get(name)]
+    names = [name for name in (*proxies, *map(str.upper, proxies), *more) if os.environ.get(name)]
     return sorted(set(names))
 
 

@@ -5,6 +5,7 @@ Knows nothing of flags: a command lets its own outweigh what it finds here.
 
 import os
 import re
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -97,7 +98,7 @@ def with_value(key: str, value: str) -> bytes:
 
     table = _raw_table()
     if value:
-        table[key] = _checked(key, value, "config.toml")
+        table[key] = _checked(key, value)
     else:
         if key not in table:
             checked_key(key)
@@ -114,7 +115,9 @@ def origin(key: str) -> str:
 
 def mending(key: str, place: str) -> str:
     """What to do about a value that cannot be used, where `place` (see origin) states it."""
-    return f"unset {place}" if place == VARIABLES.get(key) else f"take it out with `pmagic config unset {key}`"
+    if place == VARIABLES.get(key):
+        return f"unset {place}"
+    return f"take it out with `pmagic config unset {shlex.quote(key)}`"
 
 
 def check_device(name: str, place: str = "") -> None:
@@ -129,12 +132,13 @@ def check_device(name: str, place: str = "") -> None:
         )
 
 
-def checked_key(key: str, place: str = "config.toml") -> str:
+def checked_key(key: str, place: str = "") -> str:
+    """UsageError for an unknown key. place: what states it, where that is not the command line."""
     if key not in VARIABLES:
-        raise UsageError(
-            f"{place} has an unknown key {key!r}",
-            f"use only: {', '.join(sorted(VARIABLES))}; `pmagic config unset KEY` takes a key out",
-        )
+        keys = ", ".join(sorted(VARIABLES))
+        if not place:
+            raise UsageError(f"there is no key {key!r}", f"choose one of: {keys}")
+        raise UsageError(f"{place} has an unknown key {key!r}", f"use only: {keys}; {mending(key, place)}")
     return key
 
 
@@ -150,15 +154,16 @@ def _raw_table() -> dict[str, Any]:
         raise UsageError(f"{path} cannot be read: {error.strerror}", "correct its permissions") from error
 
 
-def _checked(key: str, value: object, place: str) -> str:
+def _checked(key: str, value: object, place: str = "") -> str:
     checked_key(key, place)
+    stated = f"{place}: " if place else ""
     if not isinstance(value, str) or not value:
         raise UsageError(
-            f"{place}: {key} must be a text, not {value!r}",
+            f"{stated}{key} must be a text, not {value!r}",
             f"{mending(key, place)}, then set it with `pmagic config set`",
         )
     if key in CHOICES and value not in CHOICES[key]:
-        raise UsageError(f"{place}: {key} cannot be {value!r}", f"choose one of: {', '.join(CHOICES[key])}")
+        raise UsageError(f"{stated}{key} cannot be {value!r}", f"choose one of: {', '.join(CHOICES[key])}")
     if key == "device":
         check_device(value, place)
     return value

@@ -236,11 +236,15 @@ def test_a_folder_that_is_mistyped_is_looked_for_here(folder: Path, monkeypatch:
     with pytest.raises(NotFound) as caught:
         model_spec.resolve("./bases/drawing")
     assert caught.value.next_step == "did you mean 'drawings', which lies beside it?"
+    with pytest.raises(NotFound) as caught:
+        model_spec.resolve("./nowhere")
+    assert caught.value.next_step == "check the path: no diffusers folder lies beside it"
     # It may be meant for the hub, too: both are said.
     with pytest.raises(WeightsMissing) as missing:
         model_spec.require_weights(model_spec.resolve("bases/drawing"))
     assert "did you mean 'drawings', which lies beside it?" in missing.value.next_step
     assert "`pmagic models pull bases/drawing`" in missing.value.next_step
+    assert missing.value.what == "the base bases/drawing is not on this machine"
     (folder.parent / "gone").symlink_to("nowhere")
     with pytest.raises(Incompatible, match="gone is a link to a file that is not there"):
         model_spec.resolve("gone")

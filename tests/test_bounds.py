@@ -2,6 +2,10 @@
 
 import hashlib
 import io
+import json
+import struct
+import subprocess
+import sys
 import time
 import zipfile
 from collections.abc import Callable
@@ -100,3 +104,71 @@ def test_a_tensor_of_more_dimensions_than_arrays_have_is_refused(persona: Callab
     head = f"# pmagic persona, SHA-256 of the lines below: {hashlib.sha256(body).hexdigest()}\n".encode()
     with pytest.raises(BundleDamaged, match="tensors"):
         bundle.unpack({**files, bundle.TOML: head + body})
+
+
+# The peak is that of the process's own memory: `ru_maxrss` would begin with the one of the process that starts it.
+READS_AN_ARCHIVE = """
+import sys, time
+from pathlib import Path
+from pmagic.errors import PmagicError
+from pmagic.library import archive, bundle
+begun = time.process_time()
+try:
+    bundle.unpack(archive.unpack(Path(sys.argv[1])))
+    outcome = "read"
+except PmagicError as problem:
+    outcome = type(problem).__name__
+seconds = time.process_time() - begun
+peak = next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM"))
+print(outcome, seconds, peak)
+"""
+
+
+def cost_of_reading(path: Path) -> tuple[str, float, float]:
+    """What a child process makes of an archive, its processor seconds, and its peak of memory in MB."""
+    words = [sys.executable, "-c", READS_AN_ARCHIVE, str(path)]
+    outcome, seconds, peak = subprocess.run(words, capture_output=True, text=True, check=True).stdout.split()
+    return outcome, float(seconds), int(peak) / 1000
+
+
+def hostile_archive(table: bytes, tensors: bytes) -> bytes:
+    head = f"# pmagic persona, SHA-256 of the lines below: {hashlib.sha256(table).hexdigest()}\n".encode()
+    return archive.pack({bundle.TOML: head + table, bundle.TENSORS: tensors})
+
+
+def many_tables() -> bytes:
+    """As many tables in tables as the bounds let through: each is a dictionary to the parser, and a flag's besides."""
+    lines = (b"[%x.b.c.d.e.f.g.h]\n" % number for number in range(14_000))
+    return hostile_archive(b"".join(lines)[: bundle.MAX_BYTES[bundle.TOML] - 200].rpartition(b"\n")[0], b"x")
+
+
+def many_tensors() -> bytes:
+    header = {f"a{number}": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]} for number in range(16_000)}
+    data = json.dumps(header).encode()
+    return hostile_archive(b"", struct.pack("<Q", len(data)) + data)
+
+
+def many_members() -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as written:
+        for number in range(12_000):
+            written.writestr(f"{number:x}", b"")
+    data = buffer.getvalue()
+    return data[:-14] + b"\2\0\2\0" + data[-10:]  # and its end says that there are two
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak of memory is read from /proc")
+def test_a_hostile_archive_of_a_megabyte_costs_a_second_and_200_megabytes_at_most(
+    persona: Callable[..., Persona], tmp_path: Path
+) -> None:
+    good = tmp_path / "good.pmagic"
+    good.write_bytes(archive.pack(bundle.pack(persona())))
+    outcome, _, usual = cost_of_reading(good)
+    assert outcome == "read"
+    for make in (many_tables, many_tensors, many_members):
+        path = tmp_path / f"{make.__name__}.pmagic"
+        path.write_bytes(make())
+        assert 250_000 < path.stat().st_size < 1_300_000
+        outcome, seconds, peak = cost_of_reading(path)
+        assert outcome in ("BundleDamaged", "Incompatible", "UsageError"), make.__name__
+        assert seconds < 1 and peak - usual < 200, (make.__name__, seconds, peak - usual)

@@ -93,7 +93,7 @@ def files_of(home: Path) -> dict[str, bytes]:
     return {
         str(path.relative_to(home)): path.read_bytes()
         for path in sorted(home.rglob("*"))
-        if path.is_file() and path.name[0] != "." and not {".staging", ".owner--model.removed"} & set(path.parts)
+        if path.is_file() and not any(part[0] == "." for part in path.relative_to(home).parts)
     }
 
 
@@ -133,12 +133,52 @@ def test_after_each_fault_what_a_command_says_agrees_with_the_disk(
     assert disk.steps < step and done.exit_code == 0
 
 
-def test_a_model_whose_removal_failed_can_be_removed_again_after_a_new_pull(home: Path) -> None:
-    for _ in range(2):
-        (home / "models" / "owner--model").mkdir(parents=True)
-        (home / "models" / ".owner--model.removed" / "left").mkdir(parents=True, exist_ok=True)
-        assert runner.invoke(app, ["models", "rm", "owner/model"]).exit_code == 0
-        assert list((home / "models").iterdir()) == []
+def removal_that_failed(home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The hidden folder that a `models rm` leaves whose disk fails while it erases."""
+    (home / "models" / "owner--model").mkdir(parents=True)
+    (home / "models" / "owner--model" / "weights.safetensors").write_bytes(b"w" * 10_000_000)
+    with monkeypatch.context() as patch:
+
+        def failing(path: Path) -> None:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+        patch.setattr(atomic_io, "erase", failing)
+        done = runner.invoke(app, ["models", "rm", "owner/model"])
+    assert done.exit_code == 8
+    (hidden,) = (home / "models").iterdir()
+    assert f"owner--model is removed; what is left of its files lies in {hidden}\n" in done.stderr
+    assert "run the command again" in done.stderr
+    return hidden
+
+
+@pytest.mark.parametrize("words", [["list"], ["pull", "mini"], ["rm", "owner/model"], ["rm", "other/model"]])
+def test_the_next_change_clears_what_a_failed_removal_of_a_model_has_left(
+    words: list[str], home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hidden = removal_that_failed(home, monkeypatch)
+    (home / "models" / "other--model").mkdir()
+    done = runner.invoke(app, ["models", *words])
+    assert not hidden.exists() and "defect" not in done.stderr
+    if words == ["rm", "owner/model"]:
+        assert (done.exit_code, done.stdout) == (0, "owner/model\n")
+        again = runner.invoke(app, ["models", *words])
+        assert again.exit_code == 3 and "owner/model is not on this machine" in again.stderr
+
+
+def test_what_another_process_is_removing_is_left_to_it(home: Path) -> None:
+    mine = home / "models" / f".owner--model.{os.getppid()}.removed"
+    mine.mkdir(parents=True)
+    assert runner.invoke(app, ["models", "list"]).exit_code == 0
+    assert mine.is_dir()
+
+
+def test_a_model_whose_removal_failed_can_be_removed_again_after_a_new_pull(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hidden = removal_that_failed(home, monkeypatch)
+    (home / "models" / "owner--model.part").mkdir()
+    assert runner.invoke(app, ["models", "rm", "owner/model"]).exit_code == 0
+    assert not hidden.exists() and list((home / "models").iterdir()) == []
 
 
 def test_a_save_that_fails_leaves_no_part_of_a_copy(
@@ -294,3 +334,38 @@ def test_a_line_in_a_folders_name_makes_no_second_completion(library: Library, p
     (home / "models" / "owner--a\nowner--b").mkdir(parents=True)
     library.save("anna", persona(word="cat1"))
     assert names.personas("a") == ["anna"] and names.pulled("") == []
+
+
+def test_commands_in_messages_quote_a_name_with_blanks(
+    tmp_path: Path, persona: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    library = Library(tmp_path / "library")
+    monkeypatch.setenv("PMAGIC_HOME", str(tmp_path))
+    for name in ("alice", "anna lee"):
+        library.save(name, persona())
+    taken = runner.invoke(app, ["mv", "alice", "anna lee"])
+    assert "next: remove it with `pmagic rm 'anna lee'`, or use another" in taken.stderr
+    with pytest.raises(NotFound) as caught:
+        recall(library.root, "bob lee", LearnArgs())
+    assert caught.value.next_step == "start it with `pmagic learn PHOTO --name 'bob lee'`"
+
+
+def test_the_same_name_once_more_is_not_to_be_removed(
+    tmp_path: Path, persona: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PMAGIC_HOME", str(tmp_path))
+    Library(tmp_path / "library").save("alice", persona())
+    done = runner.invoke(app, ["mv", "alice", "alice"])
+    assert done.exit_code == 2 and "error: 'alice' is called so already" in done.stderr
+    assert "pmagic rm" not in done.stderr
+
+
+def test_the_gallery_names_a_persona_that_is_a_link(
+    tmp_path: Path, persona: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PMAGIC_HOME", str(tmp_path))
+    library = Library(tmp_path / "library")
+    library.save("alice", persona())
+    (library.root / "bob").symlink_to(tmp_path)
+    done = runner.invoke(app, ["gallery", "--out", str(tmp_path / "page.html")])
+    assert done.exit_code == 0 and f"warning: left out: {library.root / 'bob'} is a link" in done.stderr

@@ -42,10 +42,12 @@ def test_set_then_get_and_the_environment_counts_more(home: Path, monkeypatch: p
     ("words", "code", "said"),
     [
         (["set", "base", "minni"], 3, "did you mean 'mini'?"),
-        (["set", "colour", "red"], 2, "unknown key 'colour'"),
-        (["set", "colour", ""], 2, "unknown key 'colour'"),
+        (["set", "colour", "red"], 2, "error: there is no key 'colour'"),
+        (["set", "colour", ""], 2, "error: there is no key 'colour'"),
+        (["unset", "colour"], 2, "error: there is no key 'colour'"),
+        (["set", "format", "gif"], 2, "error: format cannot be 'gif'"),
         (["set", "format", "gif"], 2, "choose one of: png, jpeg, webp"),
-        (["get", "colour"], 2, "unknown key 'colour'"),
+        (["get", "colour"], 2, "choose one of: base, device, format"),
     ],
 )
 def test_what_cannot_be_set_changes_nothing(home: Path, words: list[str], code: int, said: str) -> None:

@@ -146,7 +146,7 @@ def test_missing_memory_while_learning_names_need_and_flag(
         (["--resume"], 3, "no learning was stopped"),
         (["--resume", "--name", "bob"], 3, "no learning of 'bob' was stopped"),
         (["--resume", "--seed", "3"], 2, "so it takes no --seed"),
-        (["p.png", "--resume"], 2, "so it takes no the photo"),
+        (["p.png", "--resume"], 2, "so it takes no photo"),
         (["--name", "x"], 2, "Missing argument 'photo'"),
         (["--name", "x", "p.png", "--preview-every", "0"], 2, "--preview-every"),
     ],

@@ -256,9 +256,12 @@ def test_every_ending_of_a_photo_is_a_person_and_the_rest_is_told(tmp_path: Path
     (tmp_path / "README").write_text("x")
     (tmp_path / ".DS_Store").write_text("x")
     (tmp_path / "Thumbs.db").write_text("x")
+    (tmp_path / "gone.jpg").symlink_to("nowhere")
+    os.mkfifo(tmp_path / "pipe.jpg")
     assert [who.name for who in folder.people(tmp_path)] == [f"p{number:02d}" for number in range(len(endings))]
     assert folder.left_out(tmp_path) == [
         "files whose ending is not that of a photo: README, notes.txt",
+        "links to nothing, and what is no file: gone.jpg, pipe.jpg",
         "folders without a photo: made",
     ]
 

@@ -17,6 +17,7 @@ from local_hub import LocalHub
 
 from pmagic import network
 from pmagic.bases import fetching, model_spec
+from pmagic.bases.fetching import HUB, PACKS_HOST
 from pmagic.datasets import lfw
 from pmagic.errors import NotFound, StorageFailed, WeightsMissing
 
@@ -57,6 +58,23 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket.socket, "connect", local)
     monkeypatch.setattr(socket, "getaddrinfo", nowhere)
     monkeypatch.delenv("HF_HUB_OFFLINE")
+
+
+@pytest.mark.parametrize("address", ["http://127.0.0.1:99999", "http://[::1", "nowhere", "ftp://127.0.0.1"])
+def test_an_address_of_the_hub_that_is_none_is_no_defect(address: str) -> None:
+    done = pull("sd14", HF_ENDPOINT=address)
+    assert done.returncode == 7, done.stderr
+    assert "next: check the connection and HF_ENDPOINT and run" in done.stderr
+
+
+def test_only_the_variables_that_a_server_is_asked_through_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable in network.variables():
+        monkeypatch.delenv(variable)
+    monkeypatch.setenv("HF_ENDPOINT", NO_NAME)
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
+    asked = {host: fetching._in_words(ConnectionError(), host, "x", "").next_step for host in (HUB, PACKS_HOST)}
+    assert asked[HUB].startswith("check the connection and HF_ENDPOINT and https_proxy and run")
+    assert asked[PACKS_HOST].startswith("check the connection and https_proxy and run")
 
 
 @pytest.fixture

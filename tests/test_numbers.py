@@ -56,6 +56,7 @@ def test_numbers_that_cannot_be_learned_with_are_one_message(
         (["alice", "as a cowboy", "--size", "99992"], 2, "next: leave it out for the base's own size"),
         (["alice", "as a cowboy", "--seed", str(2**32 + 5)], 2, "next: give --seed 5, which draws the same"),
         (["alice", "as a cowboy", "--seed", str(2**32 - 1), "-n", "2"], 2, "at most 2^32, not 4294967295 for 2"),
+        (["alice", "as a cowboy", "--seed", str(2**33 - 1), "-n", "2"], 2, "next: give for example --seed 1"),
         (["alice", "as a cowboy", "--seed", "9" * 5000], 2, "--seed must be a whole number, or random, not '999"),
         (["alice", "as a cowboy", "--seed", "1.5"], 2, "--seed must be a whole number, or random, not '1.5'"),
     ],

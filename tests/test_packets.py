@@ -85,6 +85,19 @@ time.sleep(6)
 """
 
 
+# A cluster as `eval --workers ray` starts it. Ray's own questions come some seconds after its start.
+USES_A_CLUSTER = """
+import time, ray
+from pmagic.evaluation import cluster
+cluster._join()
+assert ray.get(ray.remote(lambda: 3).remote()) == 3
+time.sleep(8)
+ray.shutdown()
+"""
+_SENDS = re.compile(r"\bconnect\(\d+<TCP|\bsend(?:to|msg|mmsg)\(\d+<(?:UDP|TCP)")
+_TO = re.compile(r"->\[?(?:::ffff:)?([\d.]+)\]?:|inet_addr\(\"([\d.]+)\"\)|AF_INET6, \"(?:::ffff:)?([^\"]+)\"")
+
+
 @pytest.mark.parametrize("watched", WATCHERS)
 def test_what_watches_sees_a_name_that_is_looked_up(watched: Watch, tmp_path: Path) -> None:
     assert watched([sys.executable, "-c", LOOKS_UP], tmp_path)
@@ -98,6 +111,39 @@ def test_onnxruntime_looks_nothing_up_once_pmagic_is_imported(
 ) -> None:
     model = str(next(eval_folder.with_name("evaluated-judge").glob("*.onnx")))
     assert watched([sys.executable, "-c", f"import pmagic\n{OPENS_A_MODEL}", model], tmp_path) == []
+
+
+def sent_away(words: list[str], folder: Path) -> list[str]:
+    """Calls that send something to an address which is not this machine's, by strace. Connecting UDP sends nothing."""
+    log = folder / "calls.txt"
+    run(["strace", "-f", "-qq", "-yy", "-s", "200", "-e", "trace=network", "-o", str(log), *words], folder)
+    lines = [line for line in log.read_text(errors="replace").splitlines() if _SENDS.search(line)]
+    own = own_addresses()
+    return [line for line in lines if {each for found in _TO.findall(line) for each in found if each} - own]
+
+
+def own_addresses() -> set[str]:
+    """IPv4 addresses of this machine, as the kernel routes: what goes to them stays here."""
+    return set(re.findall(r"\|-- ([\d.]+)\n\s+/32 host LOCAL", Path("/proc/net/fib_trie").read_text()))
+
+
+def test_what_is_sent_away_is_seen(tmp_path: Path) -> None:
+    if shutil.which("strace") is None:
+        pytest.skip("strace is not here: apt-get install strace")
+    here = "import socket; s = socket.create_server(('127.0.0.1', 0)); socket.create_connection(s.getsockname())"
+    assert sent_away([sys.executable, "-c", here], tmp_path) == []
+    away = "import socket; s = socket.socket(); s.settimeout(0.1); s.connect_ex(('203.0.113.1', 80))"
+    assert sent_away([sys.executable, "-c", away], tmp_path)
+    away = "import socket; s = socket.socket(type=socket.SOCK_DGRAM); s.connect(('203.0.113.1', 9))"
+    assert sent_away([sys.executable, "-c", away], tmp_path) == []
+    assert sent_away([sys.executable, "-c", f"{away}; s.send(b'x')"], tmp_path)
+
+
+def test_a_cluster_on_this_machine_sends_nothing_away(tmp_path: Path) -> None:
+    pytest.importorskip("ray", reason="Ray is not installed: pip install 'pmagic[cluster]'")
+    if shutil.which("strace") is None:
+        pytest.skip("strace is not here: apt-get install strace")
+    assert sent_away([sys.executable, "-c", USES_A_CLUSTER], tmp_path) == []
 
 
 @pytest.mark.parametrize("watched", WATCHERS[:1] if shutil.which("strace") else WATCHERS)

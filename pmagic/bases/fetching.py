@@ -195,8 +195,8 @@ def _order(repo: str, choose: Callable[[Sequence[str]], list[str]], licence: str
     """choose: the files to fetch of a repository's. Raises Incompatible where there are none of use."""
     import huggingface_hub
 
-    hub = huggingface_hub.HfApi()
     with _asking(HUB, repo):
+        hub = huggingface_hub.HfApi()  # imported only now: a value of HF_ENDPOINT that is no address fails here
         info = hub.model_info(repo, files_metadata=True)
     if choose is _base_files:
         _require_stable_diffusion(repo, info)
@@ -298,7 +298,8 @@ def _in_words(error: Exception, host: str, what: str, kept: str) -> PmagicError:
         return NotFound(f"the hub has no public repository {what!r}", "check the spelling of owner/repo")
     if network.offline():
         return _offline(host, what)
-    variables = "".join(f" and {name}" for name in network.variables())
+    of_hub = ("HF_ENDPOINT",) if host == HUB else ()
+    variables = "".join(f" and {name}" for name in network.variables(*of_hub))
     again = f"check the connection{variables} and run the command again, or use `--base mini`, which works at once"
     response = getattr(error, "response", None)
     if response is not None:

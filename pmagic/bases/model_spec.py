@@ -207,13 +207,13 @@ def _holds_weights(folder: Path) -> bool:
 
 def _not_here(spec: ModelSpec) -> WeightsMissing:
     """Names everything that learning needs and that is not here, so that nobody comes back for the next part."""
-    size = f"{spec.download_gb:.1f} GB" if spec.download_gb is not None else "a size that only the hub knows"
+    size = "" if spec.download_gb is None else f"; with all that learning needs it is {spec.download_gb:.1f} GB"
     called = spec.name if spec.name == spec.repo else f"{spec.name!r} ({spec.repo})"
     near = ""
     if spec.name == spec.repo and Path(spec.name).parent.is_dir():  # owner/repo, and here is a folder `owner`
         near = f"for a folder of yours: {_nearby(Path(spec.name))}; from the hub "
     return WeightsMissing(
-        f"the base {called} is not on this machine; with what learning needs besides it is {size}",
+        f"the base {called} is not on this machine{size}",
         f"{near}fetch it with {pulls(spec)}, or use `--base mini`, which works at once",
     )
 
@@ -245,7 +245,7 @@ def _nearby(path: Path) -> str:
     path = path.absolute()
     parent = next(each for each in path.parents if each.is_dir())
     if parent != path.parent:
-        return f"its path is right up to {parent.name or parent.anchor!r}, in which there is no such folder"
+        return f"check the path: it is right up to {parent.name or parent.anchor!r}, in which there is no such folder"
     try:
         names = sorted(each.name for each in parent.iterdir() if (each / kinds.INDEX).is_file())
     except OSError:
@@ -254,7 +254,9 @@ def _nearby(path: Path) -> str:
     if close:
         return f"did you mean {close[0]!r}, which lies beside it?"
     return (
-        f"beside it lie the diffusers folders {', '.join(names[:6])}" if names else "no diffusers folder lies beside it"
+        f"choose one of the diffusers folders beside it: {', '.join(names[:6])}"
+        if names
+        else "check the path: no diffusers folder lies beside it"
     )
 
 

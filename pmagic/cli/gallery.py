@@ -93,6 +93,8 @@ def page(title: str, kind: str, cards: Sequence[Card], filters: Sequence[str]) -
 
 def _personas(console: Console) -> Iterator[Card]:
     library = Library(settings.library_dir())
+    for problem in library.unreadable():
+        console.warn(f"left out: {problem.what}; {problem.next_step}")
     for address in library.addresses():
         try:
             files = bundle.files(folder_of(library.root, address))

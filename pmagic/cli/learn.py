@@ -156,7 +156,7 @@ def _learn(
         address = address or library.save(name, persona)
         unfinished.clear(folder, f"{address} is learned and kept; ")
     seconds = time.monotonic() - start
-    console.say(f'{address} is learned ({duration(seconds)}); now: pmagic render {name} "as a cowboy"')
+    console.say(f'{address} is learned ({duration(seconds)}); now: pmagic render {shlex.quote(name)} "as a cowboy"')
     document = {
         "persona": str(address),
         "folder": naming.folder_of(library.root, address),

@@ -34,8 +34,9 @@ def list_models(quiet: Quiet = False, as_json: AsJson = False) -> None:
     pmagic models list
     pmagic models list -q    (only the names of those that are here)
     """
-    from pmagic.bases import fetching, model_spec
+    from pmagic.bases import fetching, model_spec, removal
 
+    removal.clear_left()
     documents: list[dict[str, object]] = []
     for name in [*shelf.names("bases.known"), *_pulled()]:
         try:
@@ -111,9 +112,10 @@ def pull(
     if offline:
         os.environ["HF_HUB_OFFLINE"] = "1"  # read by the hub's client when it is imported, which is now
 
-    from pmagic.bases import fetching
+    from pmagic.bases import fetching, removal
 
     console = Console(quiet=quiet, as_json=as_json)
+    removal.clear_left()
     plans, besides = fetching.plan_downloads(name), fetching.besides(name)
     if dry_run:
         _tell_plan(console, name, plans, besides)
@@ -172,16 +174,30 @@ def remove(
     \b
     pmagic models rm dreamlike
     """
+    from pmagic.bases import removal
+
     console = Console(quiet=quiet, as_json=as_json)
+    left = removal.left_of(_place(name))
+    with atomic_io.storing(f"the removal of what an earlier one has left of {name}"):
+        freed = sum(map(removal.size, left))
+        for each in left:
+            atomic_io.erase(each)
+    removal.clear_left()
+    if left and not _folders(name):  # that removal is at its end now
+        _tell_removed(console, name, _place(name), freed)
+        return
     folder = _folder(name)
     if folder.parent != settings.models_dir():
         raise UsageError(f"{name!r} was not pulled: it is in {folder}", "only pulled models can be removed")
-    freed = sum(each.stat().st_size for each in folder.rglob("*") if each.is_file())
+    freed += removal.size(folder)
     needing = [str(each.address) for each in Library(settings.library_dir()).entries() if _learned_on(each, name)]
     if needing:
         console.warn(f"{', '.join(needing)} cannot be drawn before {name} is pulled again")
-    with atomic_io.storing(f"the removal of {name}"):
-        atomic_io.withdraw(folder, folder.with_name(f".{folder.name}.removed"))
+    removal.remove(folder)
+    _tell_removed(console, name, folder, freed)
+
+
+def _tell_removed(console: Console, name: str, folder: Path, freed: int) -> None:
     console.say(f"{freed / 1e9:.2f} GB are free again")
     console.result([name], {"removed": name, "folder": str(folder), "bytes": freed, "warnings": console.warnings})
 
@@ -211,21 +227,27 @@ def _about_order(plan: "DownloadPlan") -> dict[str, object]:
 
 
 def _folder(name: str) -> Path:
-    """Where a model is; NotFound where it is not on this machine, or only in part."""
+    """Where a model is, or what an interrupted pull has of it; NotFound where it is not on this machine."""
+    for each in _folders(name):
+        return each
+    raise NotFound(f"{name} is not on this machine", "see `pmagic models list`")
+
+
+def _folders(name: str) -> list[Path]:
+    place = _place(name)
+    return [each for each in (place, place.with_name(place.name + ".part")) if each.is_dir()]
+
+
+def _place(name: str) -> Path:
+    """Where a model is, or would be; NotFound for what is no model's name."""
     from pmagic.bases import model_spec
 
     if name.startswith("."):
         raise NotFound(f"there is no model {name!r}", "see `pmagic models list`")
-    if not model_spec.place_of(name).is_dir():
-        found = model_spec.resolve(name)
-        place = found.folder or model_spec.place_of(found.repo or name)
-    else:
-        place = model_spec.place_of(name)
-    part = place.with_name(place.name + ".part")
-    for each in (place, part):
-        if each.is_dir():
-            return each
-    raise NotFound(f"{name} is not on this machine", "see `pmagic models list`")
+    if model_spec.place_of(name).is_dir():
+        return model_spec.place_of(name)
+    found = model_spec.resolve(name)
+    return found.folder or model_spec.place_of(found.repo or name)
 
 
 def _learned_on(entry: "Entry", name: str) -> bool:

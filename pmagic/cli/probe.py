@@ -1,5 +1,6 @@
 """`pmagic probe`: which part of the schedule is worth learning in, for this photo on this base."""
 
+import shlex
 import time
 from pathlib import Path
 from typing import Annotated
@@ -94,7 +95,7 @@ def probe(
         library = settings.library_dir()
         with unfinished.locked_run(library, name) as folder:
             probes.keep(folder, task.shared_inputs(), probe_step.as_found(found))
-        console.say(f"kept: pmagic learn {photo[0]} --name {name} will not probe again")
+        console.say(f"kept: pmagic learn {shlex.quote(str(photo[0]))} --name {shlex.quote(name)} will not probe again")
     console.say(f"found in {duration(seconds)}")
     bounds = found.bounds
     drawn = [] if quiet else curves.plot(found.curve, bounds.low, bounds.high, levels)

@@ -111,7 +111,7 @@ def recall(root: Path, name: str | None, given: LearnArgs) -> tuple[str, LearnAr
     """
     changed = [each.name for each in fields(LearnArgs) if getattr(given, each.name) != getattr(LearnArgs(), each.name)]
     if changed:
-        shown = ", ".join({"photos": "the photo", "word": "--class"}.get(each, f"--{each}") for each in changed)
+        shown = ", ".join({"photos": "photo", "word": "--class"}.get(each, f"--{each}") for each in changed)
         raise UsageError(
             f"--resume goes on with the options it was started with, so it takes no {shown.replace('_', '-')}",
             "leave them out, or leave out --resume to start another learning",
@@ -120,20 +120,25 @@ def recall(root: Path, name: str | None, given: LearnArgs) -> tuple[str, LearnAr
     if name is None:
         if len(started) > 1:
             raise UsageError(
-                f"several learnings were stopped: {', '.join(started)}", f"add --name, as in --name {started[0]}"
+                f"several learnings were stopped: {', '.join(started)}",
+                f"add --name, as in --name {shlex.quote(started[0])}",
             )
         if not started:
             raise NotFound("no learning was stopped", "start one with `pmagic learn PHOTO --name NAME`")
     chosen = started[0] if name is None else naming.checked_name(name)
     if chosen not in started:
-        others = f"there is one of: {', '.join(started)}" if started else "start it with `pmagic learn PHOTO --name`"
+        others = (
+            f"choose one of: {', '.join(started)}"
+            if started
+            else f"start it with `pmagic learn PHOTO --name {shlex.quote(chosen)}`"
+        )
         raise NotFound(f"no learning of {chosen!r} was stopped", others)
     try:
         return chosen, _parse_args(json.loads(unfinished.read_options(root, chosen)))
     except (ValueError, TypeError, RecursionError) as error:
         raise BundleDamaged(
             f"what was asked for when learning {chosen!r} cannot be read: {error}",
-            f"remove it with `pmagic rm {chosen}`, or learn with the photo again",
+            f"remove it with `pmagic rm {shlex.quote(chosen)}`, or learn with the photo again",
         ) from error
 
 

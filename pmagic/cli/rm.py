@@ -1,6 +1,7 @@
 """`pmagic rm`: one version, or a whole name with what is unfinished of it."""
 
 import contextlib
+import shlex
 import sys
 from collections.abc import Sequence
 from typing import Annotated
@@ -57,4 +58,8 @@ def _ask(name: str, versions: Sequence[int]) -> None:
     """UsageError unless the person agrees to lose all versions."""
     shown = ", ".join(f"{name}@{each}" for each in versions)
     if not typer.confirm(f"this removes {shown}, with no way back; go on?", err=True):
-        raise UsageError("nothing was removed", f"`pmagic rm {name}@{versions[-1]}` removes one version", kept=shown)
+        raise UsageError(
+            "nothing was removed",
+            f"`pmagic rm {shlex.quote(f'{name}@{versions[-1]}')}` removes one version",
+            kept=shown,
+        )

@@ -16,7 +16,7 @@ panel(photos: str) -> list[Individual]    people of no sample, with `drawings`: 
 
 import re
 import shlex
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -165,8 +165,9 @@ def nothing_left_out(root: Path | None) -> list[str]:
     return []
 
 
-def one_line(what: str, paths: Sequence[Path], root: Path) -> list[str]:
-    """`3 files that are no photos: a.txt, b/c.pdf, ...`; nothing where there are none."""
+def one_line(what: str, found: Iterable[Path], root: Path) -> list[str]:
+    """`files that are no photos: a.txt, b/c.pdf and 3 more`; nothing where there are none."""
+    paths = list(found)
     if not paths:
         return []
     shown = ", ".join(str(each.relative_to(root)) for each in paths[:_SHOWN])

@@ -5,6 +5,7 @@ into; folders inside a person's own folder are left out, for they may show anybo
 """
 
 from collections.abc import Iterator
+from itertools import filterfalse
 from pathlib import Path
 
 from pmagic import datasets
@@ -47,7 +48,8 @@ def left_out(root: Path | None) -> list[str]:
     deep = [each for group in groups if _depth(root, group) == datasets.DEPTH and not datasets.photos_of(group)
             for each in datasets.folders_of(group)]  # fmt: skip
     return [
-        *datasets.one_line("files whose ending is not that of a photo", files, root),
+        *datasets.one_line("files whose ending is not that of a photo", filter(Path.is_file, files), root),
+        *datasets.one_line("links to nothing, and what is no file", filterfalse(Path.is_file, files), root),
         *datasets.one_line("folders inside of a person's folder", inner, root),
         *datasets.one_line("folders without a photo", empty, root),
         *datasets.one_line(f"folders more than {datasets.DEPTH} deep", deep, root),

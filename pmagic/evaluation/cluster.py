@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -129,7 +130,29 @@ def _join() -> None:
     if os.environ.get("RAY_ADDRESS"):
         ray.init(**quiet)
     else:
-        ray.init(address="local", include_dashboard=False, object_store_memory=_MEMORY, **quiet)
+        with _without_web():
+            ray.init(address="local", include_dashboard=False, object_store_memory=_MEMORY, **quiet)
+
+
+@contextmanager
+def _without_web() -> Iterator[None]:
+    """Processes that are started meanwhile send HTTP to a closed port of this machine.
+
+    Ray asks the addresses of three clouds whether it runs there, also where neither its dashboard nor its statistics
+    are wanted. Its own processes speak to each other by other means.
+    """
+    names = ("http_proxy", "https_proxy", "no_proxy")
+    names = (*names, *map(str.upper, names))
+    before = {name: os.environ.get(name) for name in names}
+    os.environ.update({name: "" if "no" in name.lower() else "http://127.0.0.1:9" for name in names})
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 def _ready(workers: Sequence[Worker], seconds: float) -> list[Worker]:

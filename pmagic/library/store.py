@@ -7,6 +7,7 @@ becomes visible in one rename. Nothing depends on clocks.
 import contextlib
 import difflib
 import os
+import shlex
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -168,7 +169,8 @@ class Library:
                 same = " with other weights" if manifest.base == base else ""
                 raise Incompatible(
                     f"{name!r} is taken: it was learned on {manifest.base}, this is {base}{same}",
-                    f"use another name, such as {name}-{_plain(base)}, or remove it with `pmagic rm {name}`",
+                    f"use another name, such as {name}-{_plain(base)}, "
+                    f"or remove it with `pmagic rm {shlex.quote(name)}`",
                     kept=f"{name!r} is unchanged",
                 )
             return
@@ -177,11 +179,15 @@ class Library:
         """All versions of `old` under another name; UsageError where that one is taken."""
         old, new = checked_name(old), checked_name(new)
         self.find(old)
+        if new == old:
+            raise UsageError(f"{old!r} is called so already", "give another name")
         if new.casefold() != old.casefold():
             self.require_free(new)
         with atomic_io.storing(f"the new name {new!r}"), self._locked():
             if self.versions(new):
-                raise UsageError(f"the name {new!r} is taken", f"remove it with `pmagic rm {new}`, or use another")
+                raise UsageError(
+                    f"the name {new!r} is taken", f"remove it with `pmagic rm {shlex.quote(new)}`, or use another"
+                )
             if (self.root / new).is_dir() and not (self.root / new).samefile(self.root / old):
                 atomic_io.erase(self.root / new)  # an empty folder that a stopped process has left
             atomic_io.rename_new(self.root / old, self.root / new)

@@ -6,6 +6,7 @@ It holds checkpoints, what a probe has found (see probes), and the order: the wo
 import contextlib
 import hashlib
 import json
+import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -81,7 +82,8 @@ def renaming(root: Path, old: str, new: str) -> Iterator[None]:
         return
     if new in names(root):
         raise UsageError(
-            f"a learning of {new!r} was stopped, too", f"remove it with `pmagic rm {new}`, or use another name"
+            f"a learning of {new!r} was stopped, too",
+            f"remove it with `pmagic rm {shlex.quote(new)}`, or use another name",
         )
     with locked_run(root, old) as source, locked_run(root, new) as target:
         yield

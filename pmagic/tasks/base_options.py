@@ -52,7 +52,7 @@ def choose_base(asked: str | None) -> "ModelSpec":
     if found.folder is not None:
         return model_spec.require_weights(found)
     raise WeightsMissing(
-        f"no base is chosen, and the default {DEFAULT} is not on this machine; with what learning needs besides it is "
+        f"no base is chosen, and the default {DEFAULT} is not on this machine; with all that learning needs it is "
         f"{found.download_gb:.1f} GB",
         f"for photographs fetch it with {model_spec.pulls(found)}; to try pmagic at once, on drawn faces "
         f"only, add `--base {DEMO}`",
@@ -103,9 +103,12 @@ def check_seed(seed: int) -> None:
 def check_seeds(first: int, count: int) -> None:
     """UsageError for seeds that pictures cannot have: torch reads 32 bits of one on a CPU, where noise is drawn."""
     if first < 0 or first + count > SEEDS:
-        same = f"give --seed {first % SEEDS}, which draws the same" if first >= SEEDS else "give for example --seed 1"
+        same = first % SEEDS + count <= SEEDS  # or some of them would still be too large
+        advice = (
+            f"give --seed {first % SEEDS}, which draws the same" if same and first > 0 else "give for example --seed 1"
+        )
         raise UsageError(
-            f"--seed must be 0 or more, and with the number of pictures at most 2^32, not {first} for {count}", same
+            f"--seed must be 0 or more, and with the number of pictures at most 2^32, not {first} for {count}", advice
         )
 
 
