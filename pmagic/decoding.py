@@ -7,12 +7,16 @@ import io
 import struct
 import warnings
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from PIL import ExifTags, Image, ImageCms
 
 from pmagic.errors import NotFound, PhotoRefused
+
+if TYPE_CHECKING:
+    from PIL.TiffImagePlugin import TiffImageFile
 
 # Pillow's names of what is read, besides HEIF.
 FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "TIFF", "BMP", "DIB", "GIF", "JPEG2000", "PPM")
@@ -49,7 +53,7 @@ _OTHERS = (
 )  # fmt: skip
 _CONVERT = "open it in a picture program and save it as JPEG or PNG"
 # What an EXIF orientation asks for, as in Exif 2.32, section 4.6.4; 1 is upright.
-_TURNS = {
+_TURNS: Mapping[object, Image.Transpose] = {
     2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
     5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
@@ -126,7 +130,7 @@ def _decoded(data: bytes, path: Path) -> Image.Image:
     if image.format in ("PNG", "WEBP", "AVIF") and getattr(image, "n_frames", 1) > 1:
         raise PhotoRefused(f"{path} is animated", "save one frame as JPEG or PNG")
     try:
-        if image.format == "TIFF" and image.tag_v2.get(ExifTags.Base.NewSubfileType, 0) & 1:  # the page is a thumbnail
+        if image.format == "TIFF" and _page_kind(image) & 1:  # the page is a thumbnail
             raise PhotoRefused(f"{path} is a camera's raw file or begins with a small preview", _CONVERT)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)
@@ -198,6 +202,11 @@ def to_rgb(image: Image.Image, behind: str = "white") -> Image.Image:
     whole = Image.new("RGB", image.size, behind)
     whole.paste(image, mask=alpha)
     return whole
+
+
+def _page_kind(image: Image.Image) -> int:
+    """The NewSubfileType of a TIFF's first page: bit 0 says that it is a smaller version of another one."""
+    return cast("TiffImageFile", image).tag_v2.get(ExifTags.Base.NewSubfileType, 0)
 
 
 def _upright(image: Image.Image) -> Image.Image:

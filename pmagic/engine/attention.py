@@ -10,11 +10,13 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from pmagic.engine.conditioning import CrossAttention
 
 MIDDLE = (2, 4)  # how much coarser than the latents a layer of middle resolution may be
 # Cells of a side below which a map is too coarse to outline a face: on the miniature, maps of 8 x 8 cells overlap the
@@ -47,7 +49,7 @@ def capture_attention(unet: nn.Module, chosen: Tensor, among: Tensor) -> Iterato
         sample = args[0] if args else kwargs["sample"]
         extent[:] = sample.shape[-2:]
 
-    def watch(name: str, attention: nn.Module) -> list[Any]:
+    def watch(name: str, attention: CrossAttention) -> list[Any]:
         def see_queries(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
             queries[name] = output
 
@@ -68,7 +70,7 @@ def capture_attention(unet: nn.Module, chosen: Tensor, among: Tensor) -> Iterato
     try:
         for name, module in unet.named_modules():
             if name.endswith("attn2"):
-                hooks += watch(name, module)
+                hooks += watch(name, cast(CrossAttention, module))
         yield looks
     finally:
         for hook in hooks:

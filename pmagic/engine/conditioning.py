@@ -9,7 +9,7 @@ axis, taken apart before each cross-attention's `to_k` and `to_v`), and the time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol, cast
 from weakref import WeakKeyDictionary
 
 import torch
@@ -17,6 +17,20 @@ from torch import Tensor, nn
 
 from pmagic.bases.loading import Base
 from pmagic.engine.mapper import keep_length
+
+if TYPE_CHECKING:
+    from transformers import CLIPTextModel
+    from transformers.models.clip.modeling_clip import CLIPAttention, CLIPEncoderLayer
+
+
+class CrossAttention(Protocol):
+    """What is read of diffusers' Attention; its own annotations allow for one without keys."""
+
+    heads: int
+    scale: float
+    to_q: nn.Linear
+    to_k: nn.Linear
+    to_v: nn.Linear
 
 
 @dataclass(frozen=True)
@@ -40,7 +54,7 @@ class Encoded:
 
 
 def encode(
-    text_encoder: nn.Module,
+    text_encoder: "CLIPTextModel",
     ids: Tensor,
     slots: Tensor,
     dynamic: Tensor,
@@ -65,12 +79,12 @@ def encode(
         mixed = keep_length(hidden + _at_slots(residual.to(hidden.dtype), slots), hidden)
         mixed = torch.where((slots >= 0).unsqueeze(-1), mixed, hidden)
         values = clip_text_model(text_encoder).final_layer_norm(mixed)
-    attention = _probabilities(clip_text_model(text_encoder), projections) if projections is not None else None
+    attention = _probabilities(text_encoder, projections) if projections is not None else None
     return Encoded(Condition(keys, values), attention)
 
 
 @contextmanager
-def dynamic_tokens(text_encoder: nn.Module, slots: Tensor, dynamic: Tensor) -> Iterator[None]:
+def dynamic_tokens(text_encoder: "CLIPTextModel", slots: Tensor, dynamic: Tensor) -> Iterator[None]:
     """While inside, the token embedding answers with `dynamic` (B, n, w) wherever `slots` (B, S) is not -1."""
 
     def put_in(module: nn.Module, args: tuple[Any, ...], embedded: Tensor) -> Tensor:
@@ -149,19 +163,20 @@ def unet_in_compute_dtype(base: Base) -> Iterator[None]:
             hook.remove()
 
 
-def clip_text_model(text_encoder: nn.Module) -> nn.Module:
+def clip_text_model(text_encoder: "CLIPTextModel") -> "CLIPTextModel":
     """The module that holds `encoder` and `final_layer_norm`; some transformers classes wrap it in `text_model`."""
     return getattr(text_encoder, "text_model", text_encoder)
 
 
-def _cross_attentions(unet: nn.Module) -> list[nn.Module]:
+def _cross_attentions(unet: nn.Module) -> list[CrossAttention]:
     """Found once per UNet: looking at every module takes longer than the hooks themselves."""
     if unet not in _known:
-        _known[unet] = [module for name, module in unet.named_modules() if name.endswith("attn2")]
+        found = [module for name, module in unet.named_modules() if name.endswith("attn2")]
+        _known[unet] = cast(list[CrossAttention], found)
     return _known[unet]
 
 
-_known: WeakKeyDictionary[nn.Module, list[nn.Module]] = WeakKeyDictionary()
+_known: WeakKeyDictionary[nn.Module, list[CrossAttention]] = WeakKeyDictionary()
 
 
 def _at_slots(vectors: Tensor, slots: Tensor) -> Tensor:
@@ -177,14 +192,25 @@ def _last_features(module: nn.Linear, args: tuple[Tensor, ...]) -> tuple[Tensor,
     return (args[0][..., -module.in_features :].to(module.weight.dtype), *args[1:])
 
 
+def _last_attention(text_encoder: "CLIPTextModel") -> "CLIPAttention":
+    return cast("CLIPEncoderLayer", clip_text_model(text_encoder).encoder.layers[-1]).self_attn
+
+
 @contextmanager
-def _last_projections(text_encoder: nn.Module) -> Iterator[dict[str, Tensor]]:
+def _last_projections(text_encoder: "CLIPTextModel") -> Iterator[dict[str, Tensor]]:
     """Queries and keys of the last self-attention, each (B, S, w), as the forward pass computes them."""
-    attention = clip_text_model(text_encoder).encoder.layers[-1].self_attn
+    attention = _last_attention(text_encoder)
     seen: dict[str, Tensor] = {}
+
+    def see_queries(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
+        seen["queries"] = output
+
+    def see_keys(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
+        seen["keys"] = output
+
     hooks = [
-        attention.q_proj.register_forward_hook(lambda module, args, output: seen.__setitem__("queries", output)),
-        attention.k_proj.register_forward_hook(lambda module, args, output: seen.__setitem__("keys", output)),
+        attention.q_proj.register_forward_hook(see_queries),
+        attention.k_proj.register_forward_hook(see_keys),
     ]
     try:
         yield seen
@@ -193,13 +219,13 @@ def _last_projections(text_encoder: nn.Module) -> Iterator[dict[str, Tensor]]:
             hook.remove()
 
 
-def _probabilities(encoder: nn.Module, projections: Mapping[str, Tensor]) -> Tensor:
+def _probabilities(text_encoder: "CLIPTextModel", projections: Mapping[str, Tensor]) -> Tensor:
     """Causal softmax(q k^T / sqrt(d)) of the last layer: (B, H, S, S), rows are queries.
 
     Computed here from the projections because fused attention never forms it, and asking one layer alone for it makes
     transformers drop the causal mask silently.
     """
-    attention = encoder.encoder.layers[-1].self_attn
+    attention = _last_attention(text_encoder)
     heads = (attention.num_heads, attention.head_dim)
     queries, keys = (projections[name].unflatten(-1, heads).transpose(1, 2) for name in ("queries", "keys"))
     scores = queries @ keys.transpose(-1, -2) * attention.scale

@@ -47,5 +47,5 @@ def _digest(sample: Tensor, t: float, condition: Tensor) -> bytes:
     """Of latents (N, C, h, w), timestep and condition (N, S, 2w), bit for bit."""
     total = hashlib.blake2b(repr((t, sample.shape, condition.shape, sample.dtype)).encode(), digest_size=32)
     for tensor in (sample, condition):
-        total.update(tensor.detach().contiguous().cpu().reshape(-1).view(torch.uint8).numpy())
+        total.update(tensor.detach().contiguous().cpu().reshape(-1).view(torch.uint8).numpy().data)
     return total.digest()

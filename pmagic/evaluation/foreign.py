@@ -117,7 +117,15 @@ def measured(
             for prompt, files in sorted(shown[who.number - 1].files.items()):
                 drawn = [pictures.read_photo(path).image for path in files]
                 values = metrics.measured(
-                    observers, Sample(drawn, prompt, spoken, known.learned, known.unseen, known.scans)
+                    observers,
+                    Sample(
+                        pictures=drawn,
+                        prompt=prompt,
+                        prompts=spoken,
+                        learned=known.learned,
+                        unseen=known.unseen,
+                        photos=known.scans,
+                    ),
                 )
                 names = [path.relative_to(root).as_posix() for path in files]
                 mine += scores.rows((key, who.number, prompt + 1), [None] * len(files), names, values)

@@ -38,7 +38,7 @@ LARGEST = 1  # the face that counts in a photo of several
 Progress = Callable[[str], None]  # is told what is being done at every step; what it raises goes through
 
 
-@dataclass
+@dataclass(kw_only=True)
 class SubjectRun:
     """kept: the person's results so far, by place. scratch: where learnings in work are kept, None for nowhere."""
 
@@ -135,7 +135,15 @@ class SubjectRun:
         """Pictures of the person by a prompt, counted from 0, ready to be measured."""
         known, context = self.known, self.context
         scale = context.scale(prompt, drawn[0].size)
-        return Sample(drawn, prompt, context.spoken, known.learned, known.unseen, known.scans, scale)
+        return Sample(
+            pictures=drawn,
+            prompt=prompt,
+            prompts=context.spoken,
+            learned=known.learned,
+            unseen=known.unseen,
+            photos=known.scans,
+            scale=scale,
+        )
 
     def _story(self, variant: Variant, prompt: str) -> dict[str, object]:
         """What goes into every picture, besides its seed."""

@@ -14,7 +14,7 @@ from pmagic.persona import StageBounds
 WHOLE = StageBounds(0, 1000)  # no stage regulation: dynamic embeddings at every t
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Variant:
     """One way of learning and drawing. table, label: the row of the paper that it is compared with, 0 for none."""
 
@@ -45,7 +45,8 @@ def variants(
     for recipe in recipes:
         learn = settings_for(recipe, defaults, iterations=iterations)
         render = render_settings_for(recipe, defaults, batch=pictures)
-        whole = Variant(recipe, f"recipe {recipe}", learn, render, *_of_recipe(recipe))
+        table, label = _of_recipe(recipe)
+        whole = Variant(key=recipe, title=f"recipe {recipe}", learn=learn, render=render, table=table, label=label)
         found += shelf.take(ablations.SHELF, ablation).rows(whole) if ablation else [whole]
     return found
 

@@ -12,12 +12,13 @@ is obeyed where CLIP finds its own sentence among those of its kind. Learning an
 import argparse
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cache
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,6 +26,7 @@ from PIL import Image, ImageDraw
 
 from pmagic import shelf
 from pmagic.engine.inpainting import inpaint_region
+from pmagic.engine.prompts import Kind
 from pmagic.engine.recipes import RenderSettings, render_settings_for
 from pmagic.engine.regions import Box
 from pmagic.engine.rendering import compose
@@ -72,14 +74,16 @@ class Cell:
 
 @cache
 def _judge() -> faces.FacePack:
-    return faces.load(opened().spec.judge)
+    judge = opened().spec.judge
+    assert isinstance(judge, Path)  # the miniature has its own
+    return faces.load(judge)
 
 
 def _drawing(options: Options) -> RenderSettings:
     return render_settings_for(options.recipe, opened().spec.defaults, steps=options.steps)
 
 
-def learn(options: Options, name: str, photos: Sequence[Image.Image], word: str, kind: str) -> None:
+def learn(options: Options, name: str, photos: Sequence[Image.Image], word: str, kind: Kind) -> None:
     """Into the library, unless it is there."""
     torch.set_num_threads(1)  # one lesson a core
     library, base = Library(options.work), opened()
@@ -92,7 +96,7 @@ def learn(options: Options, name: str, photos: Sequence[Image.Image], word: str,
     print(f"learned {name}", flush=True)
 
 
-def lessons(options: Options) -> Iterator[tuple[str, list[Image.Image], str, str]]:
+def lessons(options: Options) -> Iterator[tuple[str, list[Image.Image], str, Kind]]:
     """Name, photos, word and kind of everyone and everything that is learned."""
     for k in range(options.people):
         yield f"person-{k}", [portrait(FIRST + k)], WORD, "face"
@@ -105,7 +109,8 @@ def lessons(options: Options) -> Iterator[tuple[str, list[Image.Image], str, str
 @cache
 def likenesses(people: int) -> np.ndarray:
     """The embedding of everyone's portrait: (people, E)."""
-    return np.stack([eyes().face(portrait(FIRST + k)) for k in range(people)])
+    found = [eyes().face(portrait(FIRST + k)) for k in range(people)]
+    return np.stack([each for each in found if each is not None])  # a portrait always shows one
 
 
 def seen(picture: Image.Image, who: int, people: int, found: Face | None = None) -> dict[str, float]:
@@ -133,7 +138,7 @@ def _persona(options: Options, name: str) -> Persona:
     return Library(options.work).load(name)[1]
 
 
-def _drawn(options: Options, cast: dict[str, Persona | str], prompt: str, pair: int, **more: object) -> Image.Image:
+def _drawn(options: Options, cast: Mapping[str, Persona | str], prompt: str, pair: int, **more: Any) -> Image.Image:
     size = more.pop("size", None)
     return compose(opened(), cast, prompt, [pair], replace(_drawing(options), size=size), **more)[0]
 
@@ -179,7 +184,7 @@ def _people(options: Options, pair: int, next_to: int) -> Iterator[Cell]:
         yield Cell("people", "one person alone", pair, picture, seen(picture, who, options.people))
 
 
-def _one_by_one(options: Options, cast: dict[str, Persona | str], pair: int) -> Image.Image:
+def _one_by_one(options: Options, cast: Mapping[str, Persona | str], pair: int) -> Image.Image:
     """Two people by localised editing, each drawn at the base's full size into a background twice as wide."""
     scenery = Image.fromarray(draw([], (None, Scene(place="beach")), side=2 * SIDE).image)
     picture = scenery.crop((0, SIDE // 2, 2 * SIDE, SIDE // 2 + SIDE))

@@ -12,6 +12,8 @@ def rows(whole: Variant) -> list[Variant]:
         ("none", "no identity loss", {"identity": 0.0, "identity_constant": 0.0}, 0, ""),
     ]
     return [
-        Variant(key, title, weighted(whole.learn, **weights), whole.render, table, label)
+        Variant(
+            key=key, title=title, learn=weighted(whole.learn, **weights), render=whole.render, table=table, label=label
+        )
         for key, title, weights, table, label in asked
     ]
