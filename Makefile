@@ -16,6 +16,7 @@ demo: $(VENV)/.installed
 test: $(VENV)/.tested
 	$(BIN)/ruff check pmagic tests
 	$(BIN)/ruff format --check pmagic tests
+	$(BIN)/python -m pyright --pythonpath $(BIN)/python
 	$(BIN)/python -m pytest
 
 test-slow: $(VENV)/.tested

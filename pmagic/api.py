@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from pmagic import settings
 from pmagic.errors import PmagicError as PmagicError
@@ -23,7 +23,9 @@ from pmagic.errors import UsageError as UsageError
 from pmagic.library.naming import checked_name
 from pmagic.library.store import Library
 from pmagic.persona import Persona, StageBounds
+from pmagic.settings import NumberType
 from pmagic.tasks import base_options, drawing, learning, probing
+from pmagic.tasks.base_options import Memory
 from pmagic.tasks.drawing import UNSAVED, RenderOptions, Scene
 from pmagic.tasks.prompt_text import compose_names, render_prompt, title_of
 from pmagic.tasks.reporting import PythonWarnings
@@ -40,10 +42,8 @@ __all__ = [
     "Persona", "PmagicError", "StageBounds", "compose", "learn", "load", "open_base", "probe", "render", "save",
 ]  # fmt: skip
 
-Memory = Literal["auto", "low", "normal"]
 
-
-def open_base(name: str | None = None, *, device: str | None = None, dtype: str = "auto") -> Base:
+def open_base(name: str | None = None, *, device: str | None = None, dtype: NumberType = "auto") -> Base:
     """A base in memory, to be given to several calls.
 
     name: "mini", "sd14", a hub id whose files are on this machine, or a diffusers folder; None for the configured one.
@@ -70,7 +70,7 @@ def learn(
     stages: tuple[int, int] | None = None,
     seed: int = 0,
     device: str | None = None,
-    dtype: str = "auto",
+    dtype: NumberType = "auto",
     memory: Memory = "auto",
     compile: bool = False,
     progress: bool = False,
@@ -119,7 +119,7 @@ def probe(
     mask: str | Path | Image.Image | None = None,
     seed: int = 0,
     device: str | None = None,
-    dtype: str = "auto",
+    dtype: NumberType = "auto",
     progress: bool = False,
 ) -> Probe:
     """At which timesteps the base looks at the subject of this photo, and the stages that follow.
@@ -155,7 +155,7 @@ def render(
     size: tuple[int, int] | None = None,
     base: Base | str | None = None,
     device: str | None = None,
-    dtype: str = "auto",
+    dtype: NumberType = "auto",
     memory: Memory = "auto",
     progress: bool = False,
 ) -> list[Image.Image]:
@@ -201,7 +201,7 @@ def compose(
     size: tuple[int, int] | None = None,
     base: Base | str | None = None,
     device: str | None = None,
-    dtype: str = "auto",
+    dtype: NumberType = "auto",
     memory: Memory = "auto",
     progress: bool = False,
 ) -> list[Image.Image]:
@@ -267,17 +267,19 @@ def _draw(
     progress: bool,
 ) -> list[Image.Image]:
     reporter = PythonWarnings(progress=progress)
-    opened = base if base is not None and not isinstance(base, str) else None
-    spec = opened.spec if opened is not None else drawing.find_base(list(personas.values()), base)
+    if base is None or isinstance(base, str):
+        spec = place = drawing.find_base(list(personas.values()), base)
+    else:
+        spec, place = base.spec, base
     task = drawing.prepare(
         reporter,
         personas,
         scenes,
         options,
-        base=opened or spec,
+        base=place,
         settings=options.settings([persona for _, persona in personas.values()], spec),
     )
-    images = []
+    images: list[Image.Image] = []
     for picture in task.pictures(reporter):
         picture.image.info["pmagic"] = picture.metadata
         images.append(picture.image)

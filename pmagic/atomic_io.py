@@ -9,7 +9,7 @@ import errno
 import os
 import shutil
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -19,10 +19,11 @@ FILE_MODE = 0o600
 FOLDER_MODE = 0o700
 _AT_FDCWD = -100
 _RENAME_NOREPLACE = 1
+_KEPT = "kept"  # what `visible_change` tells `storing`, as an attribute of the OSError
 
 
 @contextmanager
-def storing(what: str) -> Iterator[None]:
+def storing(what: str) -> Generator[None]:
     """Names what could not be stored; a full disk and missing permission are not defects."""
     try:
         yield
@@ -37,18 +38,18 @@ def storing(what: str) -> Iterator[None]:
         raise StorageFailed(
             f"cannot store {what}: {error.strerror or error}",
             advice.get(error.errno or 0, "check the disk and run the command again"),
-            kept=getattr(error, "kept", "nothing that was stored before has changed"),
+            kept=getattr(error, _KEPT, "nothing that was stored before has changed"),
         ) from error
 
 
 @contextmanager
-def visible_change(kept: str) -> Iterator[None]:
+def visible_change(kept: str) -> Generator[None]:
     """While inside, a change is visible that a failure cannot take back; `storing` then says `kept` of it."""
     try:
         yield
     except OSError as error:
-        if not hasattr(error, "kept"):
-            error.kept = kept
+        if not hasattr(error, _KEPT):
+            setattr(error, _KEPT, kept)
         raise
 
 

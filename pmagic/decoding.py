@@ -10,12 +10,15 @@ import warnings
 import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from PIL import ExifTags, Image, ImageCms
 
 from pmagic import image_formats, png_chunks
 from pmagic.errors import NotFound, PhotoRefused
+
+if TYPE_CHECKING:
+    from PIL.TiffImagePlugin import TiffImageFile
 
 logging.getLogger("PIL").addHandler(logging.NullHandler())  # what it logs of a damaged file is raised, too
 
@@ -33,7 +36,7 @@ _READ = "a JPEG, PNG or WEBP image, nor HEIC, AVIF, TIFF, BMP, GIF or JPEG 2000"
 BROKEN = (OSError, ValueError, SyntaxError, EOFError, RuntimeError, LookupError, TypeError, ArithmeticError,
            AttributeError, struct.error, zlib.error)  # fmt: skip
 # What an EXIF orientation asks for, as in Exif 2.32, section 4.6.4; 1 is upright.
-_TURNS = {
+_TURNS: Mapping[object, Image.Transpose] = {
     2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
     5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
@@ -112,7 +115,7 @@ def _decoded(data: bytes, path: Path) -> Image.Image:
     if image.format in ("PNG", "WEBP", "AVIF") and getattr(image, "n_frames", 1) > 1:
         raise PhotoRefused(f"{path} is animated", "save one frame as JPEG or PNG")
     try:
-        raw = image_formats.raw_tiff(image.tag_v2) if image.format == "TIFF" else None
+        raw = image_formats.raw_tiff(cast("TiffImageFile", image).tag_v2) if image.format == "TIFF" else None
         if raw is not None:
             raise PhotoRefused(f"{path} is {raw.name}", raw.next_step)
         with warnings.catch_warnings():

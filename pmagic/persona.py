@@ -43,7 +43,7 @@ REFERENCE_BOUNDS = StageBounds(400, 800)
 MAX_TOKENS = 64  # that stand for a name; a prompt has room for 75
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Persona:
     """What was learned of one subject on one base model.
 
@@ -60,8 +60,8 @@ class Persona:
     word: str  # super-category: "face", "cat", "painting", ...
     bounds: StageBounds
     tensors: Mapping[str, np.ndarray]
-    settings: Mapping[str, object] = field(default_factory=dict)
-    losses: Mapping[str, float] = field(default_factory=dict)
+    settings: Mapping[str, object] = field(default_factory=dict[str, object])
+    losses: Mapping[str, float] = field(default_factory=dict[str, float])
     curve: tuple[tuple[int, float], ...] = ()
     photos: tuple[str, ...] = ()
     preview: bytes = b""  # a small PNG drawn from the persona, empty without one

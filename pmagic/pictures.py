@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 from PIL import ExifTags, Image, PngImagePlugin
 
@@ -49,7 +50,7 @@ def _photo(data: bytes, path: Path) -> Photo:
         raise PhotoRefused(
             f"{path} has only {image.width} x {image.height} pixels", f"give a photo of at least {MIN_SIDE} px a side"
         )
-    see_through = image.has_transparency_data and image.convert("RGBA").getchannel("A").getextrema()[0] < 255
+    see_through = image.has_transparency_data and _extrema(image.convert("RGBA").getchannel("A"))[0] < 255
     return Photo(to_rgb(image), hashlib.sha256(data).hexdigest(), path, see_through)
 
 
@@ -78,9 +79,14 @@ def read_mask(given: Path | Image.Image, size: tuple[int, int] | None = None) ->
             f"the mask {path} is {mask.width} x {mask.height}, the photo is {size[0]} x {size[1]}",
             "give a mask of the photo's size, white where the subject is",
         )
-    if mask.getextrema()[1] == 0:
+    if _extrema(mask)[1] == 0:
         raise PhotoRefused(f"the mask {path} is black everywhere", "paint the subject white")
     return mask
+
+
+def _extrema(grey: Image.Image) -> tuple[int, int]:
+    """The darkest and the lightest value of a picture of one channel."""
+    return cast(tuple[int, int], grey.getextrema())
 
 
 def write_picture(image: Image.Image, path: Path, story: Mapping[str, object]) -> Path:

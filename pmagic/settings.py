@@ -8,7 +8,7 @@ import re
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 from pmagic import bounded_toml
 from pmagic.errors import UsageError
@@ -16,7 +16,8 @@ from pmagic.errors import UsageError
 MAX_TOML_BYTES = 64 * 1024
 VARIABLES = {"base": "PMAGIC_BASE", "device": "PMAGIC_DEVICE", "format": "PMAGIC_FORMAT"}
 CHOICES = {"format": ("png", "jpeg", "webp")}  # a base can be any, and is looked for when it is used
-NUMBER_TYPES = ("float64", "float32", "bfloat16", "float16")
+NumberType = Literal["auto", "float64", "float32", "bfloat16", "float16"]  # "auto" is what the hardware is best at
+NUMBER_TYPES: tuple[str, ...] = get_args(NumberType)[1:]
 # Names that a device can have anywhere; whether it is on this machine is seen when it is used.
 _DEVICE = re.compile(r"auto|cpu|mps|(cuda|xpu|hpu|npu|mtia|xla)(:\d{1,3})?")
 

@@ -116,7 +116,12 @@ def weights_header(data: bytes) -> None:
     configuration, _, weights = data.partition(b"\n")
     (_FOLDER / "unet" / "config.json").write_bytes(configuration)
     (_FOLDER / "unet" / "diffusion_pytorch_model.safetensors").write_bytes(weights)
-    assert memory_estimate.memory_to_learn(model_spec.ModelSpec("x", _FOLDER, None, "", None, ""), batch=2) >= 0
+    assert (
+        memory_estimate.memory_to_learn(
+            model_spec.ModelSpec(name="x", folder=_FOLDER, repo=None, clip="", size_gb=None, licence=""), batch=2
+        )
+        >= 0
+    )
 
 
 def checkpoint_file(data: bytes) -> None:

@@ -98,7 +98,16 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
 
     def orders(name: str) -> list[DownloadPlan]:
         repo = model_spec.resolve(name).repo if name in ("sd14", "sd15") else name
-        return [DownloadPlan(str(repo), "main", "some licence", ("x",), 5, model_spec.place_of(str(repo)))]
+        return [
+            DownloadPlan(
+                repo=str(repo),
+                revision="main",
+                licence="some licence",
+                files=("x",),
+                size=5,
+                place=model_spec.place_of(str(repo)),
+            )
+        ]
 
     def fetch(order: DownloadPlan, *, show: bool) -> Path:
         fetched.append(order.repo)

@@ -219,7 +219,12 @@ def test_size_and_licence_are_told_before_a_download_starts(monkeypatch: pytest.
     from pmagic.bases import fetching
 
     order = fetching.DownloadPlan(
-        "owner/repo", "c0ffee", "openrail", ("model_index.json",), 4_300_000_000, tmp_path / "x"
+        repo="owner/repo",
+        revision="c0ffee",
+        licence="openrail",
+        files=("model_index.json",),
+        size=4_300_000_000,
+        place=tmp_path / "x",
     )
     monkeypatch.setattr(fetching, "plan_downloads", lambda name: [order])
     monkeypatch.setattr(fetching, "fetch", lambda order, show: print("fetched", file=sys.stderr) or order.place)

@@ -80,7 +80,7 @@ def test_a_folder_without_tokenizer_is_refused(tmp_path: Path) -> None:
 
 def test_every_prompt_of_learning_has_a_name_and_another_word() -> None:
     for text in (
-        *LearnSettings("reference").open_prompts,
+        *LearnSettings(recipe="reference").open_prompts,
         *(each for kind in prompts.TEMPLATES.values() for each in kind),
     ):
         assert text.count("{}") == 1 and len(text.split()) > 1

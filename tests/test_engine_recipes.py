@@ -102,7 +102,7 @@ def test_unknown_recipes_are_told() -> None:
 
 def test_a_table_holds_plain_values_only() -> None:
     assert settings_for("paper", {}).as_table()["bounds"] == []
-    table = LearnSettings("reference").as_table()
+    table = LearnSettings(recipe="reference").as_table()
     assert table["bounds"] == [400, 800]
     assert table["losses"] == {"masked_mse": 1.0, "tandem_equilibrium": 0.001}
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from pmagic.bases.loading import Base
 from pmagic.engine import concept_merge, reweighting
+from pmagic.engine.hooks import exchanged_parameters
 from pmagic.errors import Incompatible, UsageError
 
 GOLDEN = Path(__file__).parent / "golden" / "methods" / "custom_diffusion.safetensors"
@@ -29,8 +30,8 @@ def test_the_same_objects_are_back_also_after_an_error_and_nested() -> None:
     net = network()
     before = dict(net.named_parameters())
     one, two = torch.zeros(7, 5).double(), torch.ones(7, 5).double()
-    with pytest.raises(RuntimeError), reweighting.reweighted(net, {"0.weight": one}):
-        with reweighting.reweighted(net, {"0.weight": two, "1.bias": torch.ones(7).double()}):
+    with pytest.raises(RuntimeError), exchanged_parameters(net, {"0.weight": one}):
+        with exchanged_parameters(net, {"0.weight": two, "1.bias": torch.ones(7).double()}):
             assert net[0].weight is two
         assert net[0].weight is one
         raise RuntimeError
@@ -44,7 +45,7 @@ def test_the_same_objects_are_back_also_after_an_error_and_nested() -> None:
 def test_what_does_not_fit_is_refused_before_anything_is_exchanged(weights: dict[str, tuple[int, ...]]) -> None:
     net = network()
     own = net[0].weight
-    with pytest.raises(Incompatible), reweighting.reweighted(net, {k: torch.zeros(v) for k, v in weights.items()}):
+    with pytest.raises(Incompatible), exchanged_parameters(net, {k: torch.zeros(v) for k, v in weights.items()}):
         pass
     assert net[0].weight is own
 
@@ -55,7 +56,7 @@ def test_an_untrained_difference_changes_nothing_and_gradients_reach_it() -> Non
     plain = net[:2](x)
     for rank in (0, 2):
         learner = reweighting.WeightDifference(net, ["0.weight", "1.weight"], rank=rank)
-        with reweighting.reweighted(net, learner.weights()):
+        with exchanged_parameters(net, learner.weights()):
             out = net[:2](x)
             out.square().sum().backward()
         assert torch.equal(out, plain)

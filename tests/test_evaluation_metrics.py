@@ -27,7 +27,16 @@ PROMPTS = ("a photo of the face as cowboy", "oil painting")
 
 def alice(photos: list, unseen: list) -> EvalSubject:
     files = tuple(f"{number}.png" for number in range(len(photos) + len(unseen)))
-    return EvalSubject(1, "alice", Individual("alice", ()), files, files, len(photos), tuple(photos), tuple(unseen))
+    return EvalSubject(
+        number=1,
+        name="alice",
+        source=Individual(name="alice", learned=()),
+        hashes=files,
+        files=files,
+        learned=len(photos),
+        photos=tuple(photos),
+        unseen=tuple(unseen),
+    )
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +135,7 @@ def test_of_the_way_is_nothing_for_strangers_and_all_for_the_person(eyes: Observ
 def test_a_scale_lies_between_strangers_and_the_people_themselves(eyes: Observers) -> None:
     def one(number: int, photo: Image.Image, drawing: Image.Image) -> Individual:
         read = [lambda each=each: Photo(each, "", Path(str(number))) for each in (photo, drawing)]
-        return Individual(str(number), (read[0],), drawings={"{} there": read[1]})
+        return Individual(name=str(number), learned=(read[0],), drawings={"{} there": read[1]})
 
     photos = [packs.photo_of((5, 5)), packs.photo_of((9, 7))]
     cosine = float(eyes.face(photos[0]) @ eyes.face(photos[1]))
@@ -150,12 +159,24 @@ def test_identity_is_one_for_the_photo_itself_and_minus_one_for_nobody(eyes: Obs
 
 
 def test_without_another_photo_there_is_no_copy_check(eyes: Observers, case: Sample) -> None:
-    bare = Sample(case.pictures, 0, PROMPTS, case.learned, eyes.known(alice([packs.photo_of((5, 5))], [])).unseen)
+    bare = Sample(
+        pictures=case.pictures,
+        prompt=0,
+        prompts=PROMPTS,
+        learned=case.learned,
+        unseen=eyes.known(alice([packs.photo_of((5, 5))], [])).unseen,
+    )
     assert metrics.measured(eyes, bare)["i_unseen"] == [None, None, None]
 
 
 def test_several_photos_count_alike(eyes: Observers, case: Sample) -> None:
-    both = Sample(case.pictures, 0, PROMPTS, np.concatenate([case.learned, case.unseen]), case.unseen)
+    both = Sample(
+        pictures=case.pictures,
+        prompt=0,
+        prompts=PROMPTS,
+        learned=np.concatenate([case.learned, case.unseen]),
+        unseen=case.unseen,
+    )
     found = metrics.measured(eyes, both)["i_pre"][0]
     one, other = (float(rows[0] @ case.learned[0]) for rows in (case.learned, case.unseen))
     assert found == pytest.approx((one + other) / 2, abs=1e-5)
@@ -172,7 +193,7 @@ def test_text_is_hessels_score(eyes: Observers, case: Sample, eval_folder: Path)
 
 
 def test_one_prompt_is_always_obeyed_and_so_says_nothing(eyes: Observers, case: Sample) -> None:
-    alone = Sample(case.pictures, 0, PROMPTS[:1], case.learned, case.unseen)
+    alone = Sample(pictures=case.pictures, prompt=0, prompts=PROMPTS[:1], learned=case.learned, unseen=case.unseen)
     assert metrics.measured(eyes, alone)["obeyed"] == [None] * 3
 
 

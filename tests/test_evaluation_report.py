@@ -30,7 +30,14 @@ PROMPTS = ["{} as a cowboy", f"{{}} {HOSTILE}", "{} " + "w" * 200, "a very long 
 
 def subject(number: int, name: str) -> EvalSubject:
     photo = Photo(Image.new("RGB", (80, 60), (40 * number, 90, 120)), f"{number:064x}", Path("photo"))
-    return EvalSubject(number, name, Individual(name, (lambda: photo,)), (photo.sha256,), ("photo",), 1)
+    return EvalSubject(
+        number=number,
+        name=name,
+        source=Individual(name=name, learned=(lambda: photo,)),
+        hashes=(photo.sha256,),
+        files=("photo",),
+        learned=1,
+    )
 
 
 @pytest.fixture
@@ -158,8 +165,8 @@ def test_only_a_difference_clear_of_zero_is_bold(made: tuple[Report, Store], mon
     told, store = made
     one, other = told.keys
     some = [
-        Difference(other, one, "t_sim", 0.25, 0.125, 0.375, 2),
-        Difference(other, one, "i_pre", 0.5, -0.125, 0.75, 2),
+        Difference(variant=other, against=one, column="t_sim", value=0.25, low=0.125, high=0.375, people=2),
+        Difference(variant=other, against=one, column="i_pre", value=0.5, low=-0.125, high=0.75, people=2),
     ]
     monkeypatch.setitem(vars(told), "differences", some)
     report_files.write(told, store)
@@ -179,7 +186,7 @@ def test_numbers_of_points_do_not_overlap(monkeypatch: pytest.MonkeyPatch) -> No
     """Six points in one place, as where every stage fell back."""
     drawn = []
     monkeypatch.setattr(plots, "png", lambda drawing: drawn.append(drawing) or b"")
-    mean = Mean("v", "i_pre", 0.1, 0.05, 3, 12)
+    mean = Mean(variant="v", column="i_pre", value=0.1, error=0.05, people=3, pictures=12)
     titles = [f"λ1 = 0.{number}, λ2 = 1" for number in range(6)]
     plots.pareto({title: (mean, mean) for title in titles}, {})
     (drawing,) = drawn
@@ -201,7 +208,7 @@ def test_nobody_at_all_is_a_report_too(made: tuple[Report, Store]) -> None:
 
 
 def test_a_dollar_in_a_name_begins_no_formula() -> None:
-    mean = Mean("v", "i_pre", 0.1, 0.05, 3, 12)
+    mean = Mean(variant="v", column="i_pre", value=0.1, error=0.05, people=3, pictures=12)
     assert plots.pareto({"$\\frac{1$ \x1b": (mean, mean)}, {"$\\frac{1$ \x1b": (0.3, 0.7)})[:4] == b"\x89PNG"
     assert plots.heat_map(["$\\bad{ {}", "ok"], ["$a"], {"t_sim": [[0.5], [None]]})[:4] == b"\x89PNG"
     assert plots.trend(["$a", "b"], {"t_sim": [mean, mean]})[:4] == b"\x89PNG"

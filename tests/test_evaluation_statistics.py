@@ -13,7 +13,15 @@ from pmagic.evaluation.statistics import Score
 
 def scores(variant: str, values: dict[int, list[float | None]], column: str = "i_pre") -> list[Score]:
     return [
-        Score(variant, person, 1 + k % 2, k, k, {column: value}, f"{person}-{k}.png")
+        Score(
+            variant=variant,
+            person=person,
+            prompt=1 + k % 2,
+            k=k,
+            seed=k,
+            values={column: value},
+            place=f"{person}-{k}.png",
+        )
         for person, of in values.items()
         for k, value in enumerate(of)
     ]
@@ -47,11 +55,13 @@ def test_a_slope_is_read_over_people_and_has_its_standard_error() -> None:
     asked = {"copied": Slope("", "y", "x", spread=0.1)}
     xs, ys = [0.0, 1.0, 2.0, 3.0], [0.1, 0.4, 1.2, 1.5]
     made = [
-        Score("a", person, 1, k, k, {"x": x, "y": y + side}, "")
+        Score(variant="a", person=person, prompt=1, k=k, seed=k, values={"x": x, "y": y + side}, place="")
         for person, (x, y) in enumerate(zip(xs, ys, strict=True))
         for k, side in enumerate((-0.3, 0.3))  # each person's mean counts, once
     ]
-    made += [Score("a", 9, 1, 0, 0, {"x": 5.0, "y": None}, "")]  # nobody was found there
+    made += [
+        Score(variant="a", person=9, prompt=1, k=0, seed=0, values={"x": 5.0, "y": None}, place="")
+    ]  # nobody was found there
     (slope,) = statistics.slopes(made, ["a", "b"], asked)
     from scipy.stats import linregress
 
@@ -62,8 +72,14 @@ def test_a_slope_is_read_over_people_and_has_its_standard_error() -> None:
 
 def test_no_slope_is_read_where_the_photos_hardly_differ() -> None:
     asked = {"copied": Slope("", "y", "x", spread=0.1)}
-    alike = [Score("a", k, 1, 0, 0, {"x": 0.5 + 0.01 * k, "y": 0.1 * k}, "") for k in range(5)]
-    two = [Score("b", k, 1, 0, 0, {"x": 0.5 * k, "y": 0.1 * k}, "") for k in range(2)]
+    alike = [
+        Score(variant="a", person=k, prompt=1, k=0, seed=0, values={"x": 0.5 + 0.01 * k, "y": 0.1 * k}, place="")
+        for k in range(5)
+    ]
+    two = [
+        Score(variant="b", person=k, prompt=1, k=0, seed=0, values={"x": 0.5 * k, "y": 0.1 * k}, place="")
+        for k in range(2)
+    ]
     assert statistics.slopes([*alike, *two], ["a", "b"], asked) == []
 
 

@@ -46,7 +46,18 @@ class Scripted:
 
 def tasks(count: int) -> list[Task]:
     return [
-        Task(EvalSubject(number, f"p{number}", Individual("x", ()), (), (), 0), {}) for number in range(1, count + 1)
+        Task(
+            EvalSubject(
+                number=number,
+                name=f"p{number}",
+                source=Individual(name="x", learned=()),
+                hashes=(),
+                files=(),
+                learned=0,
+            ),
+            {},
+        )
+        for number in range(1, count + 1)
     ]
 
 

@@ -11,7 +11,16 @@ from pmagic.world.people import HELD_OUT, person
 def cell(row: str, person: int, identities: list[float], obeyed: float = 1.0, seconds: float = 0.0) -> report.Cell:
     pictures = [Image.new("RGB", (8, 8)) for _ in identities]
     scores = [(each, 0.5, obeyed, float(each > 0.5)) for each in identities]
-    return report.Cell(row, person, "a photo of {}", pictures, scores, seconds, strangers=0.1, same=0.9)
+    return report.Cell(
+        row=row,
+        person=person,
+        prompt="a photo of {}",
+        pictures=pictures,
+        scores=scores,
+        seconds=seconds,
+        strangers=0.1,
+        same=0.9,
+    )
 
 
 def test_the_table_tells_means_errors_and_missing_faces() -> None:

@@ -72,7 +72,7 @@ class Numbers:
 def numbers(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Numbers:
     root = tmp_path_factory.mktemp(request.param)
     recipe.build(root, {"epsilon": "epsilon", "velocity": "v_prediction"}[request.param])
-    spec = ModelSpec("golden", root / "sd", None, root / "clip", None, "")
+    spec = ModelSpec(name="golden", folder=root / "sd", repo=None, clip=root / "clip", size_gb=None, licence="")
     folder = golden.FOLDER / request.param
     files = [load_file(folder / f"{name}.safetensors") for name in ("training", "inference", "photo")]
     return Numbers(loading.load(spec, device="cpu", dtype="float64"), folder, *files)
@@ -374,7 +374,14 @@ def persona(numbers: Numbers) -> Persona:
     weights = recipe.weights(SEED, "mapper", stream="persona/")
     tensors = {f"learner.{name}": values.astype(np.float64) for name, values in weights.items()}
     tensors["image_embedding"] = numbers.photo["clip.person.embedding"].numpy()
-    return Persona("personamagic", "golden", numbers.base.fingerprint, WORD, REFERENCE_BOUNDS, tensors)
+    return Persona(
+        method="personamagic",
+        base="golden",
+        fingerprint=numbers.base.fingerprint,
+        word=WORD,
+        bounds=REFERENCE_BOUNDS,
+        tensors=tensors,
+    )
 
 
 @dataclass(frozen=True)

@@ -44,7 +44,11 @@ def everything_in_float64() -> Iterator[None]:
 def base(tmp_path_factory: pytest.TempPathFactory) -> loading.Base:
     root = tmp_path_factory.mktemp("golden")
     observer = tiny.build_clip(root / "clip", tiny.build_tokenizer(root / "words"))
-    return loading.load(ModelSpec("golden", GOLDEN / "sd", None, observer, None, ""), device="cpu", dtype="float64")
+    return loading.load(
+        ModelSpec(name="golden", folder=GOLDEN / "sd", repo=None, clip=observer, size_gb=None, licence=""),
+        device="cpu",
+        dtype="float64",
+    )
 
 
 @pytest.fixture(scope="module")
@@ -216,7 +220,14 @@ def golden_persona(base: loading.Base, drawn: dict[str, Tensor]) -> Persona:
             # The reference had stored its persona in float32 before it drew, all but the layer of the time features.
             stored = weight if "time_input" in name else weight.to(torch.float32).double()
             tensors[name.replace("mapper.", "learner.")] = stored.numpy()
-    return Persona("personamagic", "golden", base.fingerprint, "face", REFERENCE_BOUNDS, tensors)
+    return Persona(
+        method="personamagic",
+        base="golden",
+        fingerprint=base.fingerprint,
+        word="face",
+        bounds=REFERENCE_BOUNDS,
+        tensors=tensors,
+    )
 
 
 def test_sampler_reads_the_stages_conditions(trace: Trace, drawn: dict[str, Tensor]) -> None:

@@ -219,6 +219,40 @@ def test_the_cards_need_no_torch() -> None:
     assert found.stdout.strip() == "False"
 
 
+def test_whoever_uses_the_package_gets_its_types() -> None:
+    """PEP 561: without this file a type checker takes every name of pmagic for unknown."""
+    assert (ROOT / "py.typed").is_file()
+
+
+def fields_in_order(tree: ast.Module) -> Iterator[tuple[ast.ClassDef, int]]:
+    """Each dataclass that takes positional arguments, and how many."""
+    for node in ast.walk(tree):
+        decorators = [ast.unparse(each) for each in getattr(node, "decorator_list", ())]
+        found = [each for each in decorators if each.removeprefix("dataclasses.").startswith("dataclass")]
+        if isinstance(node, ast.ClassDef) and found and "kw_only=True" not in found[0]:
+            yield node, sum(isinstance(each, ast.AnnAssign) for each in node.body)
+
+
+def test_fields_in_order_are_counted() -> None:
+    """Of two classes alike the one that takes keywords alone is not among them."""
+    fields = "\n    ".join(f"{name}: int" for name in "abcdef")
+    tree = ast.parse(
+        f"@dataclass(frozen=True)\nclass A:\n    {fields}\n@dataclass(kw_only=True)\nclass B:\n    {fields}"
+    )
+    assert [(each.name, count) for each, count in fields_in_order(tree)] == [("A", 6)]
+
+
+def test_what_has_more_than_five_fields_is_made_by_their_names() -> None:
+    """Nobody reads `Row(6, "x", "y", 0.1, 0.2, 3)`, and two of a type change places unseen."""
+    wrong = [
+        f"{name}:{each.lineno} {each.name} has {count} fields in order"
+        for name, tree in modules()
+        for each, count in fields_in_order(tree)
+        if count > 5
+    ]
+    assert wrong == []
+
+
 def test_no_code_path_asks_whether_a_base_is_small() -> None:
     """`if base == "mini"` is a defect: the only mention of the name in a comparison would be one."""
     wrong = [

@@ -14,6 +14,7 @@ from pmagic import methods, shelf
 from pmagic.bases import loading
 from pmagic.cli.app import app
 from pmagic.engine import memory, recipes, rendering, reweighting, token_batch, training
+from pmagic.engine.hooks import exchanged_parameters
 from pmagic.engine.recipes import LearnSettings, RenderSettings
 from pmagic.errors import Incompatible, UsageError
 from pmagic.library.naming import folder_of
@@ -189,7 +190,7 @@ def test_the_start_of_the_text_teaches_custom_diffusion_nothing(tiny_base: loadi
     grads = []
     for rows in (1, 2):
         text = torch.randn(1, rows, projection.in_features, generator=torch.Generator().manual_seed(rows))
-        with reweighting.reweighted(unet, difference.weights()), reweighting.without_start_gradient(unet, [name]):
+        with exchanged_parameters(unet, difference.weights()), reweighting.without_start_gradient(unet, [name]):
             (projection(text).sum() + 0 * sum(each.sum() for each in difference.parameters())).backward()
         grads.append(difference.parts[name.replace(".", "/")].grad.clone())
         difference.zero_grad()

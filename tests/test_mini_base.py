@@ -73,7 +73,9 @@ def test_small_pieces_are_taken_up_whole(networks: base_networks.Networks, tmp_p
 
 def test_the_usual_error_runs_at_each_level_alone(tokenizer: CLIPTokenizer) -> None:
     latents = torch.zeros(1, 4, 16, 16)
-    given = base_material.Material(latents, latents, base_material.read(tokenizer, ["a"]), latents, None)
+    given = base_material.Material(
+        latents=latents, faces=latents, said=base_material.read(tokenizer, ["a"]), traits=latents, empty=None
+    )
     teacher = base_teacher.Teacher(given, None, None, torch.Generator())
     t = torch.tensor([10, 20, 990])
     assert teacher._usual(t, torch.tensor([1.0, 3.0, 8.0])).tolist() == [2.0, 2.0, 8.0]  # the first counts whole

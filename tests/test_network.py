@@ -204,7 +204,14 @@ def test_a_full_disk_is_not_the_network(monkeypatch: pytest.MonkeyPatch) -> None
 
     full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/x")
     monkeypatch.setattr(huggingface_hub, "snapshot_download", failing(full))
-    order = fetching.DownloadPlan("owner/repo", "main", "x", ("a.json",), 1, model_spec.place_of("owner/repo"))
+    order = fetching.DownloadPlan(
+        repo="owner/repo",
+        revision="main",
+        licence="x",
+        files=("a.json",),
+        size=1,
+        place=model_spec.place_of("owner/repo"),
+    )
     with pytest.raises(StorageFailed, match="No space left"):
         fetching.fetch(order, show=False)
     stub = types.ModuleType("sklearn.datasets")

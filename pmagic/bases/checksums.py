@@ -63,8 +63,8 @@ def _stated(path: Path) -> dict[str, str] | None:
             lines = file.read(_MAX_BYTES).decode(errors="replace").splitlines()
     except FileNotFoundError:
         return None
-    found = [_LINE.fullmatch(line) for line in lines]
-    return {each[2]: each[1] for each in found} if all(found) else {}
+    found = [each for line in lines if (each := _LINE.fullmatch(line)) is not None]
+    return {each[2]: each[1] for each in found} if len(found) == len(lines) else {}
 
 
 def _files(folder: Path) -> dict[str, Path]:

@@ -36,7 +36,7 @@ _IN_PACK = re.compile(r"([\w-]+/)?[\w-]+\.onnx", re.ASCII)  # in one folder at m
 _CONVERTER = "SFconvertbot"  # the hub's own robot: offers safetensors of old repositories as a pull request
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class DownloadPlan:
     """What one repository's download would fetch: told to the person before it starts."""
 
@@ -188,7 +188,15 @@ def _strange_pack(plan: DownloadPlan, what: str) -> WeightsMissing:
 
 def _pack(name: str) -> list[DownloadPlan]:
     place = place_of(name)
-    return [] if place.is_dir() else [DownloadPlan(name, "model-zoo", PACK_LICENCE, ("*.onnx",), PACKS[name], place)]
+    return (
+        []
+        if place.is_dir()
+        else [
+            DownloadPlan(
+                repo=name, revision="model-zoo", licence=PACK_LICENCE, files=("*.onnx",), size=PACKS[name], place=place
+            )
+        ]
+    )
 
 
 def _order(repo: str, choose: Callable[[Sequence[str]], list[str]], licence: str) -> DownloadPlan:
@@ -215,7 +223,15 @@ def _order(repo: str, choose: Callable[[Sequence[str]], list[str]], licence: str
     size = sum(sizes[name] for name in chosen)
     sums = {file.rfilename: file.lfs.sha256 for file in info.siblings or () if file.lfs is not None}
     digests = {name: sums[name] for name in chosen if name in sums}
-    return DownloadPlan(repo, info.sha or "main", str(stated), tuple(chosen), size, place_of(repo), digests)
+    return DownloadPlan(
+        repo=repo,
+        revision=info.sha or "main",
+        licence=str(stated),
+        files=tuple(chosen),
+        size=size,
+        place=place_of(repo),
+        digests=digests,
+    )
 
 
 def _require_stable_diffusion(repo: str, info: "ModelInfo") -> None:

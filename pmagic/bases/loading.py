@@ -3,11 +3,11 @@
 import hashlib
 import inspect
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import nn
@@ -26,7 +26,7 @@ MODELS = ("text_encoder", "unet", "vae")
 TIMESTEPS = 1000
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Base:
     """A base model in memory: a stock pipeline, frozen, and where it came from."""
 
@@ -87,8 +87,7 @@ def load(spec: ModelSpec, *, device: str = "auto", dtype: str = "auto") -> Base:
     Raises WeightsMissing, or Incompatible for a folder that holds code, lacks weights or a tokenizer, or is no
     Stable Diffusion that predicts noise or velocity.
     """
-    folder = require_weights(spec).folder
-    assert folder is not None  # require_weights says so
+    folder = require_weights(spec).local_folder
     weights = DTYPES.get("float32" if dtype == "auto" else dtype)
     if weights is None:
         raise UsageError(f"there is no number type {dtype!r}", f"choose one of: auto, {', '.join(DTYPES)}")
@@ -108,7 +107,15 @@ def load(spec: ModelSpec, *, device: str = "auto", dtype: str = "auto") -> Base:
             from pmagic.bases.processors import CheapBackward
 
             pipeline.unet.set_attn_processor(CheapBackward())
-    return Base(spec.title, pipeline, spec, fingerprint(folder), weights, fast, mixed)
+    return Base(
+        name=spec.title,
+        pipeline=pipeline,
+        spec=spec,
+        fingerprint=fingerprint(folder),
+        weights=weights,
+        fast=fast,
+        mixed=mixed,
+    )
 
 
 def fingerprint(folder: Path) -> str:
@@ -216,8 +223,10 @@ def _pipeline(folder: Path, dtype: torch.dtype) -> "StableDiffusionPipeline":
     # Each part is opened by a class that is named here. A pipeline opened as a whole imports what model_index.json
     # names, and says nothing of weights that a file lacks.
     models = {name: _open(folder, name, dtype) for name in MODELS}
+    # diffusers states its parts as required, and takes None for each of the last three.
+    make = cast(Callable[..., StableDiffusionPipeline], StableDiffusionPipeline)
     try:
-        return StableDiffusionPipeline(
+        return make(
             **models,
             tokenizer=CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True),
             scheduler=_scheduler(folder),
@@ -254,8 +263,8 @@ def _open(folder: Path, part: str, dtype: torch.dtype) -> Any:
     import transformers
 
     classes = {"text_encoder": transformers.CLIPTextModel, "unet": diffusers.UNet2DConditionModel}
-    kind = classes.get(part, diffusers.AutoencoderKL)
-    if kind is transformers.CLIPTextModel:
+    kind = cast(Any, classes.get(part, diffusers.AutoencoderKL))
+    if part == "text_encoder":
         config = model_config.read_config(folder / part, transformers.CLIPTextConfig)
         own = {"config": config, "attn_implementation": model_config.ATTENTION}
     else:

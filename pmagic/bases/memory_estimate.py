@@ -113,6 +113,7 @@ def unet_shapes(spec: "ModelSpec") -> dict[str, tuple[int, ...]]:
 
     Raises Incompatible for a file that is not safetensors.
     """
+    assert spec.folder is not None  # asked only of a base whose weights are here
     files = sorted(path for path in (spec.folder / "unet").glob("*.safetensors") if path.is_file())
     whole = [path for path in files if ".fp16" not in path.name]
     return {name: shape for path in whole or files for name, shape in _shapes(path).items()}

@@ -9,7 +9,7 @@ import inspect
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from pmagic.errors import Incompatible
 
@@ -70,10 +70,12 @@ def read_json(path: Path) -> dict[str, Any]:
 def _allowed(table: Mapping[str, Any], kind: "type[PretrainedConfig]") -> dict[str, Any]:
     """The entries that the class has itself, those of its parts (text_config, vision_config) likewise."""
     own = kind().to_dict().keys() - _CODE - _OUTPUTS
+    # A class property, which type checkers do not see through.
+    parts = cast("Mapping[str, type[PretrainedConfig]]", kind.sub_configs)
     found = {}
     for key, value in table.items():
-        if key in kind.sub_configs and isinstance(value, dict):
-            found[key] = _allowed(value, kind.sub_configs[key])
+        if key in parts and isinstance(value, dict):
+            found[key] = _allowed(value, parts[key])
         elif key in own and not key.startswith("_"):
             found[key] = value
     return found

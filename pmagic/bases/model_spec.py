@@ -36,7 +36,7 @@ class Domain:
     samples: tuple[Path, ...]  # pictures of it to try, shipped with the base
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ModelSpec:
     """One base model. Pure value: making one touches neither the network nor the weights.
 
@@ -54,6 +54,12 @@ class ModelSpec:
     clipseg: str | Path = CLIPSEG_REPO  # finds the mask of a word
     faces: str | Path = FACES_PACK  # finds faces, and knows them for the identity loss
     judge: str | Path = JUDGE_PACK  # knows faces, for evaluation alone
+
+    @property
+    def local_folder(self) -> Path:
+        """Its diffusers folder, of a base that `require_weights` has let through."""
+        assert self.folder is not None
+        return self.folder
 
     @property
     def domain(self) -> Domain | None:
@@ -114,7 +120,7 @@ def resolve_name(name: str) -> ModelSpec:
             if spec.repo is not None and spec.repo.lower() == name.lower():
                 return _located(spec)
         licence = f"see https://huggingface.co/{name}"
-        return _located(ModelSpec(name, folder=None, repo=name, clip=CLIP_REPO, size_gb=None, licence=licence))
+        return _located(ModelSpec(name=name, folder=None, repo=name, clip=CLIP_REPO, size_gb=None, licence=licence))
     close = difflib.get_close_matches(name.lower(), specs, n=1)
     hint = f"did you mean {close[0]!r}? " if close else ""
     raise NotFound(
@@ -276,7 +282,9 @@ def _of_folder(folder: Path) -> ModelSpec:
             "give the folder that holds model_index.json, unet, vae, text_encoder and tokenizer",
         )
     defaults = _read_defaults(folder)
-    plain = ModelSpec(str(folder), folder, repo=None, clip=CLIP_REPO, size_gb=None, licence="the folder's own")
+    plain = ModelSpec(
+        name=str(folder), folder=folder, repo=None, clip=CLIP_REPO, size_gb=None, licence="the folder's own"
+    )
     return replace(plain, defaults=defaults, **_observers(plain, folder, defaults))
 
 

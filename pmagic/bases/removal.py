@@ -5,8 +5,7 @@ import os
 import re
 from pathlib import Path
 
-from pmagic import settings
-from pmagic.library import atomic_io
+from pmagic import atomic_io, settings
 
 # The process that removes has its number in the hidden folder's name: what another one is erasing is left alone.
 _HIDDEN = re.compile(r"\.(?P<model>.+?)(?:\.part)?\.(?P<process>\d+)\.removed", re.ASCII)

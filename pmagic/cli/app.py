@@ -1,13 +1,14 @@
 """The program: its commands, and the one place where a problem becomes a message and an exit code."""
 
 import errno
+import io
 import os
 import sys
 import warnings
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import typer
 from typer.core import TyperGroup
@@ -121,7 +122,8 @@ def main() -> None:
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:  # closed: its number, or the next file that is opened would get that
             setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), mode))
-    sys.stdout.reconfigure(errors="backslashreplace")  # a terminal without Unicode must not end a command
+    # A terminal without Unicode must not end a command.
+    cast(io.TextIOWrapper, sys.stdout).reconfigure(errors="backslashreplace")
     if not sys.warnoptions:
         warnings.simplefilter("ignore")  # of the libraries; a person can do nothing about them
     stopping.stop_anywhere()

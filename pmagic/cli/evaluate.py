@@ -1,7 +1,7 @@
 """`pmagic eval`: how like and how obedient, over many people; the paper's tables from one command."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -157,7 +157,7 @@ def evaluate(
     )
     variants = eval_context.variants_of(asked, spec)
     eval_context.require_observers(spec, variants)
-    _check_prompts(console, spec.folder, asked.prompts, max(each.learn.tokens for each in variants))
+    _check_prompts(console, spec.local_folder, asked.prompts, max(each.learn.tokens for each in variants))
     fetches = source.fetches() if root is None else ""
     if fetches and dry_run:
         raise UsageError(
@@ -172,7 +172,7 @@ def evaluate(
     sample = [who for each in drawn for who in each]
     sitters, unread = harness.people(sample)
     about = {
-        "fingerprint": loading.fingerprint(spec.folder),
+        "fingerprint": loading.fingerprint(spec.local_folder),
         "device": loading.device_named(asked.device).type,
         "observers": observers.identity(spec),
     }
@@ -248,7 +248,7 @@ def _workers(
 
 
 def _report(
-    plan: "Mapping[str, object]",
+    plan: "Mapping[str, Any]",
     kept: "Store",
     sample: "Sequence[Individual]",
     sitters: "Sequence[EvalSubject]",
@@ -366,10 +366,16 @@ def _check_scoring(context: typer.Context) -> None:
     others = [
         each.opts[0]
         for each in context.command.params
-        if each.name not in _OF_SCORING and context.get_parameter_source(each.name).name == "COMMANDLINE"
+        if each.name not in _OF_SCORING and _is_typed(context, each.name)
     ]
     if others:
         raise UsageError(f"--pictures are there already: {', '.join(others)} cannot be obeyed", "leave it out")
+
+
+def _is_typed(context: typer.Context, parameter: str) -> bool:
+    """Whether the parameter stands on the command line, not only in its default."""
+    source = context.get_parameter_source(parameter)
+    return source is not None and source.name == "COMMANDLINE"
 
 
 def _check(people: int, repeats: int, count: int) -> None:

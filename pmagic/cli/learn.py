@@ -89,9 +89,23 @@ def learn(
     console = Console(quiet=quiet, as_json=as_json)
     paths = [str(each) for each in photo or ()]
     asked = LearnArgs(
-        tuple(paths), base, word, style, face, None if mask is None else str(mask), method, recipe, iterations, batch,
-        learning_rate, stages, seed, device, dtype, compiled,
-    )  # fmt: skip
+        photos=tuple(paths),
+        base=base,
+        word=word,
+        style=style,
+        face=face,
+        mask=None if mask is None else str(mask),
+        method=method,
+        recipe=recipe,
+        iterations=iterations,
+        batch=batch,
+        learning_rate=learning_rate,
+        stages=stages,
+        seed=seed,
+        device=device,
+        dtype=dtype,
+        compile=compiled,
+    )
     if resume:
         name, asked = resuming.recall(settings.library_dir(), name, asked)
     elif name is None:

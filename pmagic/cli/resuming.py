@@ -21,7 +21,7 @@ _GIVEN = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class LearnArgs:
     """Everything on the command line of `learn` that decides what is learned, and on which device."""
 

@@ -72,6 +72,7 @@ def _verify_weights(console: Console, name: str) -> None:
     base = model_spec.require_weights(model_spec.resolve(name))
     places = (base.folder, *(getattr(base, observer) for observer in model_spec.OBSERVERS))
     found: list[dict[str, object]] = []
+    damaged: set[str] = set()
     lines: list[str] = []
     for folder in dict.fromkeys(each for each in places if isinstance(each, Path)):
         try:
@@ -81,10 +82,10 @@ def _verify_weights(console: Console, name: str) -> None:
         if faults is None:
             faults = [(checksums.FILE, "it is missing, so there is nothing to compare with")]
         found.append({"folder": str(folder), "verified": not faults, "faults": dict(faults)})
+        damaged.update(file for file, _ in faults)
         lines += [str(folder / file) if console.quiet else f"{folder / file}  {what}" for file, what in faults]
         lines += [] if faults or console.quiet else [f"{folder}  verified"]
     console.result([on_one_line(line) for line in lines], found)
-    named = {file for each in found for file in each["faults"]}
-    if named:
+    if damaged:
         console.say("`pmagic models rm` and `pmagic models pull` fetch a model anew; the shipped one comes with pmagic")
-        raise typer.Exit(WeightsMissing.exit_code if named == {checksums.FILE} else BundleDamaged.exit_code)
+        raise typer.Exit(WeightsMissing.exit_code if damaged == {checksums.FILE} else BundleDamaged.exit_code)

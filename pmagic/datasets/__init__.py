@@ -40,7 +40,7 @@ _NUMBERS = re.compile(r"(\d+)")
 Source = Callable[[], Photo]  # a photo that is read, or drawn, when it is needed
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Individual:
     """One person of a data set. unseen: photos that are not learned from, to tell a likeness from a copy."""
 

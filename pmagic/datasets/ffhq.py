@@ -20,7 +20,7 @@ def people(root: Path | None) -> list[Individual]:
     found = datasets.numbered(root, _FOLDERS, _NUMBER)
     if not found.photos:
         raise datasets.wrong_layout(root, WANTED, WHERE)
-    return [Individual(name, (datasets.from_file(photo),)) for name, photo in found.photos.items()]
+    return [Individual(name=name, learned=(datasets.from_file(photo),)) for name, photo in found.photos.items()]
 
 
 def left_out(root: Path | None) -> list[str]:

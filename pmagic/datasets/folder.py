@@ -35,7 +35,7 @@ def people(root: Path | None) -> list[Individual]:
             )
         named[name] = place
     photos = {name: list(map(datasets.from_file, places[place])) for name, place in named.items()}
-    return [Individual(name, (first,), tuple(others)) for name, (first, *others) in photos.items()]
+    return [Individual(name=name, learned=(first,), unseen=tuple(others)) for name, (first, *others) in photos.items()]
 
 
 def left_out(root: Path | None) -> list[str]:

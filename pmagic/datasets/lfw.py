@@ -35,7 +35,9 @@ def people(root: Path | None) -> list[Individual]:
         )
     return [
         Individual(
-            name, tuple(map(datasets.from_file, photos[:LEARNED])), tuple(map(datasets.from_file, photos[LEARNED:][:1]))
+            name=name,
+            learned=tuple(map(datasets.from_file, photos[:LEARNED])),
+            unseen=tuple(map(datasets.from_file, photos[LEARNED:][:1])),
         )
         for name, photos in enough.items()
     ]
@@ -58,7 +60,7 @@ def fetches() -> str:
             "LFW is not on this machine, and HF_HUB_OFFLINE is set", f"unset it to fetch LFW, or give --root, {WANTED}"
         )
     try:
-        import sklearn.datasets  # noqa: F401
+        import sklearn.datasets  # noqa: F401  # pyright: ignore[reportMissingImports]  # the extra `lfw`
     except ImportError as error:
         raise WeightsMissing(
             "LFW is fetched by scikit-learn, which is not installed",
@@ -72,7 +74,7 @@ def fetched() -> Path:
     photos, home = _photos(), _photos().parents[1]
     if not fetches():
         return photos
-    from sklearn.datasets import fetch_lfw_people
+    from sklearn.datasets import fetch_lfw_people  # pyright: ignore[reportMissingImports]  # the extra `lfw`
 
     with atomic_io.storing("LFW"):
         atomic_io.make_folder(home)

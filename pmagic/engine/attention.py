@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, cast
 from weakref import WeakKeyDictionary
 
 import torch
@@ -20,6 +20,18 @@ from torch.nn import functional as F
 from pmagic.engine.hooks import Hooks, installed_hooks
 
 PARTS = ("down_blocks", "mid_block", "up_blocks")  # of a UNet, in the order of its forward pass, not of its modules
+
+
+class CrossAttention(Protocol):
+    """What is read of diffusers' Attention; its own annotations allow for one without keys."""
+
+    heads: int
+    scale: float
+    to_q: nn.Linear
+    to_k: nn.Linear
+    to_v: nn.Linear
+
+
 MIDDLE = (2, 4)  # how much coarser than the latents a layer of middle resolution may be
 # Cells of a side below which a map is too coarse to outline a face: on the miniature, maps of 8 x 8 cells overlap the
 # exact mask equally little at every t, those of 16 x 16 more and more as t falls
@@ -35,15 +47,16 @@ class AttentionMap:
     weights: Tensor  # (B, h, w) float32, range [0, 1], mean over heads and chosen tokens
 
 
-def cross_attentions(unet: nn.Module) -> Mapping[str, nn.Module]:
+def cross_attentions(unet: nn.Module) -> Mapping[str, CrossAttention]:
     """Every cross-attention of a UNet by its name, in the order in which a forward pass calls them."""
     if unet not in _cross_attentions:  # looking at every module takes longer than installing hooks
         found = [(name, module) for name, module in unet.named_modules() if name.endswith("attn2")]
-        _cross_attentions[unet] = dict(sorted(found, key=lambda each: PARTS.index(each[0].partition(".")[0])))
+        ordered = sorted(found, key=lambda each: PARTS.index(each[0].partition(".")[0]))
+        _cross_attentions[unet] = cast(dict[str, CrossAttention], dict(ordered))
     return _cross_attentions[unet]
 
 
-_cross_attentions: WeakKeyDictionary[nn.Module, dict[str, nn.Module]] = WeakKeyDictionary()
+_cross_attentions: WeakKeyDictionary[nn.Module, dict[str, CrossAttention]] = WeakKeyDictionary()
 
 
 @contextmanager
@@ -63,7 +76,7 @@ def capture_attention(unet: nn.Module, chosen: Tensor, among: Tensor) -> Iterato
         sample = args[0] if args else kwargs["sample"]
         extent[:] = sample.shape[-2:]
 
-    def watch(name: str, attention: nn.Module) -> Hooks:
+    def watch(name: str, attention: CrossAttention) -> Hooks:
         def see_queries(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
             queries[name] = output
 

@@ -8,7 +8,7 @@ shape would be compiled anew.
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,9 @@ from torch.nn import functional as F
 
 from pmagic.engine.hooks import exchanged_attributes, installed_hooks
 from pmagic.errors import UsageError
+
+if TYPE_CHECKING:
+    from diffusers.models.upsampling import Upsample2D
 
 MAX_GRADIENT_ERROR = 0.1  # rounding in bfloat16 changes a gradient by a few hundredths of its length
 
@@ -31,7 +34,7 @@ def compile_unet(unet: nn.Module) -> Callable[..., Any]:
     return ask
 
 
-def doubling_parts(unet: nn.Module) -> list[nn.Module]:
+def doubling_parts(unet: nn.Module) -> "list[Upsample2D]":
     """What doubles maps by torch's own interpolation and convolves them."""
     from diffusers.models.upsampling import Upsample2D
 
@@ -39,7 +42,7 @@ def doubling_parts(unet: nn.Module) -> list[nn.Module]:
 
 
 @contextmanager
-def patched_upsampling(doubling: Sequence[nn.Module]) -> Iterator[None]:
+def patched_upsampling(doubling: "Sequence[Upsample2D]") -> Iterator[None]:
     """While inside, these parts repeat each cell of a map instead, which is the same.
 
     The slope of torch's interpolation is compiled to zeros to which it is added. Where only a division by 1 reads them,

@@ -9,7 +9,7 @@ axis, taken apart before each cross-attention's `to_k` and `to_v`), and the time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,10 @@ from pmagic.bases.loading import Base
 from pmagic.engine.attention import cross_attentions
 from pmagic.engine.hooks import installed_hooks
 from pmagic.engine.mapper import keep_length
+
+if TYPE_CHECKING:
+    from transformers import CLIPTextModel
+    from transformers.models.clip.modeling_clip import CLIPAttention, CLIPEncoderLayer
 
 
 @dataclass(frozen=True)
@@ -41,7 +45,7 @@ class Encoded:
 
 
 def encode(
-    text_encoder: nn.Module,
+    text_encoder: "CLIPTextModel",
     ids: Tensor,
     slots: Tensor,
     dynamic: Tensor,
@@ -66,12 +70,12 @@ def encode(
         mixed = keep_length(hidden + _at_slots(residual.to(hidden.dtype), slots), hidden)
         mixed = torch.where((slots >= 0).unsqueeze(-1), mixed, hidden)
         values = clip_text_model(text_encoder).final_layer_norm(mixed)
-    attention = _probabilities(clip_text_model(text_encoder), projections) if projections is not None else None
+    attention = _probabilities(text_encoder, projections) if projections is not None else None
     return Encoded(Condition(keys, values), attention)
 
 
 @contextmanager
-def dynamic_tokens(text_encoder: nn.Module, slots: Tensor, dynamic: Tensor) -> Iterator[None]:
+def dynamic_tokens(text_encoder: "CLIPTextModel", slots: Tensor, dynamic: Tensor) -> Iterator[None]:
     """While inside, the token embedding answers with `dynamic` (B, n, w) wherever `slots` (B, S) is not -1."""
 
     def put_in(module: nn.Module, args: tuple[Any, ...], embedded: Tensor) -> Tensor:
@@ -134,7 +138,7 @@ def unet_in_compute_dtype(base: Base) -> Iterator[None]:
         yield
 
 
-def clip_text_model(text_encoder: nn.Module) -> nn.Module:
+def clip_text_model(text_encoder: "CLIPTextModel") -> "CLIPTextModel":
     """The module that holds `encoder` and `final_layer_norm`; some transformers classes wrap it in `text_model`."""
     return getattr(text_encoder, "text_model", text_encoder)
 
@@ -152,11 +156,22 @@ def _last_features(module: nn.Linear, args: tuple[Any, ...], kwargs: dict[str, A
     return (args[0][..., -module.in_features :].to(module.weight.dtype), *args[1:]), kwargs
 
 
+def _last_attention(text_encoder: "CLIPTextModel") -> "CLIPAttention":
+    return cast("CLIPEncoderLayer", clip_text_model(text_encoder).encoder.layers[-1]).self_attn
+
+
 @contextmanager
-def _last_projections(text_encoder: nn.Module) -> Iterator[dict[str, Tensor]]:
+def _last_projections(text_encoder: "CLIPTextModel") -> Iterator[dict[str, Tensor]]:
     """Queries and keys of the last self-attention, each (B, S, w), as the forward pass computes them."""
-    attention = clip_text_model(text_encoder).encoder.layers[-1].self_attn
+    attention = _last_attention(text_encoder)
     seen: dict[str, Tensor] = {}
+
+    def see_queries(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
+        seen["queries"] = output
+
+    def see_keys(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
+        seen["keys"] = output
+
     hooks = [
         (attention.q_proj, lambda module, args, output: seen.__setitem__("queries", output)),
         (attention.k_proj, lambda module, args, output: seen.__setitem__("keys", output)),
@@ -165,13 +180,13 @@ def _last_projections(text_encoder: nn.Module) -> Iterator[dict[str, Tensor]]:
         yield seen
 
 
-def _probabilities(encoder: nn.Module, projections: Mapping[str, Tensor]) -> Tensor:
+def _probabilities(text_encoder: "CLIPTextModel", projections: Mapping[str, Tensor]) -> Tensor:
     """Causal softmax(q k^T / sqrt(d)) of the last layer: (B, H, S, S), rows are queries.
 
     Computed here from the projections because fused attention never forms it, and asking one layer alone for it makes
     transformers drop the causal mask silently.
     """
-    attention = encoder.encoder.layers[-1].self_attn
+    attention = _last_attention(text_encoder)
     heads = (attention.num_heads, attention.head_dim)
     queries, keys = (projections[name].unflatten(-1, heads).transpose(1, 2) for name in ("queries", "keys"))
     scores = queries @ keys.transpose(-1, -2) * attention.scale

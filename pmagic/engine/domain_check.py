@@ -9,7 +9,7 @@ from PIL import Image
 from torch.nn import functional as F
 
 from pmagic.bases.loading import Base
-from pmagic.engine import randomness, token_batch
+from pmagic.engine import randomness, schedulers, token_batch
 from pmagic.engine.conditioning import packed_kv, unet_in_compute_dtype
 from pmagic.engine.subject import photo_pixels
 
@@ -23,10 +23,8 @@ def denoising_error(base: Base, photo: Image.Image, word: str) -> float:
 
     0 is perfect; finding nothing at all gives 1. word: what the photo is said to show.
     """
-    from diffusers import DDPMScheduler
-
     pipeline = base.pipeline
-    schedule = DDPMScheduler.from_config(pipeline.scheduler.config)
+    schedule = schedulers.noise_schedule(pipeline.scheduler.config)
     pixels = photo_pixels(photo, base.size).to(base.device, pipeline.vae.dtype)
     latents = pipeline.vae.config.scaling_factor * pipeline.vae.encode(pixels).latent_dist.mean
     latents = latents.expand(NOISES, -1, -1, -1)

@@ -15,7 +15,7 @@ import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from PIL import Image
@@ -33,7 +33,7 @@ from pmagic.vision import recogniser
 MARGIN = 1 / 16  # of the latents' side, decoded around what the recogniser looks at
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class FaceEmbedder:
     """The recogniser, and where each photo's face is in the latents. All crops are squares of one size."""
 
@@ -105,7 +105,7 @@ def open_face_embedder(base: Base, subject: Subject, *, margin: float = MARGIN) 
     Raises UsageError for a subject without a face, WeightsMissing without a face pack.
     """
     folder = face_selection.folder_of(base.spec)
-    if subject.landmarks is None:
+    if subject.landmarks is None or subject.likeness is None:
         raise UsageError("the identity loss needs a face, and the photo was learned without one", "use --class face")
     corners, side = crops(base, subject.landmarks, margin=margin)
     return FaceEmbedder(
@@ -187,8 +187,8 @@ def agreements(base: Base, subject: Subject, margins: Sequence[float]) -> list[A
         given = latents.clone().requires_grad_()
         look = open_face_embedder(base, subject, margin=margin)
         seen = look(given, photo)
-        (1 - F.cosine_similarity(seen, subject.likeness, dim=-1)).sum().backward()
-        return look.side, seen.detach().flatten(), given.grad.flatten()
+        (1 - F.cosine_similarity(seen, look.likeness, dim=-1)).sum().backward()
+        return look.side, seen.detach().flatten(), cast(Tensor, given.grad).flatten()
 
     _, embedding, gradient = answer(1.0)
     found = []

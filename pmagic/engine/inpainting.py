@@ -8,7 +8,7 @@ every pixel outside the mask stays the background's own.
 # C latent channels . h, w latent height and width
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -76,7 +76,7 @@ class InpaintRegion:
         line.paste(0, (left + thick, top + thick, right - thick, bottom - thick))
         return Image.composite(red, shown, line)
 
-    def _framed(self, image: Image.Image, beyond: str) -> Image.Image:
+    def _framed(self, image: Image.Image, beyond: Literal["symmetric", "constant"]) -> Image.Image:
         """The frame's part of an image of the background's size; numpy.pad's mode says what is beyond the picture."""
         left, top, right, bottom = self.frame
         width, height = image.size
@@ -107,18 +107,21 @@ def inpaint_region(
     if not marked.any():
         raise PhotoRefused("the mask is empty: nothing of the background is marked", "paint white where to draw")
     # The distance of a pixel that touches the unmarked is 1; what the picture's own border cuts is no edge.
-    depth = distance_transform_edt(np.pad(marked, 1, mode="edge"))[1:-1, 1:-1] if not marked.all() else np.inf
+    padded = np.pad(marked, 1, mode="edge")
+    depth = np.inf if marked.all() else cast(np.ndarray, distance_transform_edt(padded))[1:-1, 1:-1]
     if np.max(depth) < soft_edge + 1:
         raise UsageError(
             f"a soft edge of {soft_edge} pixels is wider than the mask: nothing in it would be drawn in full",
             f"give at most {int(np.max(depth)) - 1}",
         )
+    box = Image.fromarray(marked).getbbox()
+    assert box is not None  # something is marked
     opacity = np.where(marked, np.clip(depth / (soft_edge + 1), 0, 1), 0)
     return InpaintRegion(
         background=background.convert("RGB"),
         mask=Image.fromarray(marked.astype(np.uint8) * 255),
         opacity=Image.fromarray(np.rint(opacity * 255).astype(np.uint8)),
-        frame=frame(Image.fromarray(marked).getbbox(), background.size, size),
+        frame=frame(box, background.size, size),
     )
 
 

@@ -20,8 +20,8 @@ def count_faces(
     found = dict.fromkeys(regions, 0)
     for face in pack.find(picture):
         middle = [(face.box[axis] + face.box[axis + 2]) / 2 for axis in (0, 1)]
-        inside = tuple(min(max(int(middle[axis]), 0), picture.size[axis] - 1) for axis in (0, 1))
-        if edit is not None and not edit.mask.getpixel(inside):
+        column, row = (min(max(int(middle[axis]), 0), picture.size[axis] - 1) for axis in (0, 1))
+        if edit is not None and not edit.mask.getpixel((column, row)):
             continue
         x, y = ((middle[axis] - frame[axis]) / (frame[axis + 2] - frame[axis]) for axis in (0, 1))
         for name, (left, top, right, bottom) in regions.items():

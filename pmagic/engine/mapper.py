@@ -52,6 +52,8 @@ class Mapper(nn.Module):
     word: (w,) the frozen token embedding of the super-category word.
     """
 
+    word: Tensor  # (w,)
+
     def __init__(self, shape: MapperShape, word: Tensor, bounds: StageBounds) -> None:
         super().__init__()
         if word.shape != (shape.text_width,):

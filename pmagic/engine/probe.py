@@ -99,8 +99,8 @@ def with_probe_result(persona: Persona, curve: Curve, fell_back: str) -> Persona
 
 def attention_map(context: training.TrainingContext, learner: nn.Module, t: int) -> Tensor:
     """What the UNet looks at for the name at timestep t, for each photo and fixed noise: (R, h, w), range [0, 1]."""
-    size = context.subject.mean.shape[-2:]
-    return attention.average(attention_maps(context, learner, t), tuple(size))
+    height, width = context.subject.mean.shape[-2:]
+    return attention.average(attention_maps(context, learner, t), (height, width))
 
 
 @torch.no_grad()

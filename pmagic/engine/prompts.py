@@ -11,7 +11,7 @@ import unicodedata
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pmagic.bases.offline import offline
 from pmagic.errors import Incompatible, UsageError
@@ -33,8 +33,9 @@ _INSTRUCTIONS = re.compile(
 )
 _SHOWN = 8  # tokens that are quoted to show where a prompt ends for the model
 
+Kind = Literal["face", "object", "style"]  # of a subject
 # The usual textual-inversion templates (Gal et al. 2023), by kind of subject.
-TEMPLATES: dict[str, tuple[str, ...]] = {
+TEMPLATES: dict[Kind, tuple[str, ...]] = {
     "face": (
         "a photo of a {}",
         "a photo of the {}",

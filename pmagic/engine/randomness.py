@@ -17,7 +17,7 @@ from torch import Tensor
 from pmagic.engine.recipes import LearnSettings
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class StepSample:
     """What chance decides in one training step."""
 
@@ -38,6 +38,8 @@ def sample_step(
     settings: LearnSettings, step: int, photos: int, latent: tuple[int, ...], dtype: torch.dtype
 ) -> StepSample:
     """The draw of optimiser step `step` (0 is the first). latent: (C, h, w). dtype: of noise and keep."""
+    assert settings.bounds is not None  # the probe has found them
+    low, high = settings.bounds.low, settings.bounds.high
     source = generator(settings.seed, "step", step)
     batch = settings.batch
 
@@ -53,7 +55,7 @@ def sample_step(
     # The order is part of what a seed means: changing it changes every persona.
     return StepSample(
         photo=choice(0, photos),
-        t=choice(settings.bounds.low, settings.bounds.high),
+        t=choice(low, high),
         posterior=normal(),
         noise=normal(),
         template=choice(0, len(settings.templates)),

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields, replace
 from types import MappingProxyType
-from typing import Any
+from typing import Any, cast
 
 from pmagic import shelf
 from pmagic.engine import prompts
@@ -19,7 +19,7 @@ REFERENCE_NEGATIVE = "monochrome, lowres, bad anatomy, worst quality, low qualit
 MAX_SIDE = 8192  # pixels; sixteen times what Stable Diffusion was trained on
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class LearnSettings:
     """Everything that decides what is learned, besides the photo and the base."""
 
@@ -91,7 +91,7 @@ class LearnSettings:
         return {key: list(value) if isinstance(value, tuple) else value for key, value in table.items()}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class RenderSettings:
     """How pictures are drawn. Each recipe has its own, in RENDER_DEFAULTS."""
 
@@ -210,12 +210,15 @@ def render_settings_for(recipe: str, base_defaults: Mapping[str, Any], **overrid
     """The recipe's way to draw, under the base's pmagic.toml [render], under the person's own."""
     if recipe not in RENDER_DEFAULTS:
         raise UsageError(f"there is no recipe {recipe!r}", f"choose one of: {', '.join(RENDER_DEFAULTS)}")
-    values = {**base_defaults.get("render", {}), **{k: v for k, v in overrides.items() if v is not None}}
+    given = {key: value for key, value in overrides.items() if value is not None}
+    values: dict[str, Any] = {**base_defaults.get("render", {}), **given}
     known = {each.name for each in fields(RenderSettings)}
     for key in values:
         if key not in known:
             raise UsageError(f"drawing has no setting {key!r}", f"choose one of: {', '.join(sorted(known))}")
-    return replace(RENDER_DEFAULTS[recipe], **{k: tuple(v) if k == "size" else v for k, v in values.items()})
+    if "size" in values:
+        values["size"] = tuple(values["size"])
+    return replace(RENDER_DEFAULTS[recipe], **values)
 
 
 def _fitting(settings: LearnSettings) -> LearnSettings:
@@ -235,5 +238,5 @@ def _as_typed(key: str, value: Any) -> Any:
         except ValueError as error:
             raise UsageError(str(error), "write it as LOW:HIGH, for example 400:800") from error
     if key == "losses":
-        return MappingProxyType(dict(value))
+        return MappingProxyType(dict(cast(Mapping[str, float], value)))
     return tuple(value) if isinstance(value, list) else value

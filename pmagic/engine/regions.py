@@ -9,7 +9,7 @@ region whole reads that text alone; one on a border reads both, each by its shar
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -64,7 +64,7 @@ def regional_attention(unet: nn.Module, shares: Tensor | None) -> Iterator[None]
         kwargs["attention_mask"] = biases[cells, positions].expand(batch, -1, -1)
         return args, kwargs
 
-    layers = [(module, put_in) for module in cross_attentions(unet).values()]
+    layers = [(cast(nn.Module, module), put_in) for module in cross_attentions(unet).values()]
     with installed_hooks(before=[(unet, remember_extent), *layers]):
         yield
 

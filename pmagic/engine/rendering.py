@@ -9,7 +9,7 @@ is drawn by itself, up to the rounding of some pixels where several are drawn at
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any
+from typing import Any, cast
 
 import torch
 from PIL import Image
@@ -145,7 +145,10 @@ def sample(
     kind = StableDiffusionPipeline if edit is None else StableDiffusionInpaintPipeline
     pipeline = kind(**{**stock.components, "scheduler": scheduler}, requires_safety_checker=False)
     pipeline.set_progress_bar_config(disable=True)
-    height, width = (side * pipeline.vae_scale_factor for side in noise.shape[-2:])
+    cells = (noise.shape[-2], noise.shape[-1])
+    height, width = (side * pipeline.vae_scale_factor for side in cells)
+    # Its annotations know neither latents as pictures nor its own callback.
+    draw = cast(Callable[..., Any], pipeline)
 
     def after_step(pipeline: Any, index: int, t: Tensor, values: dict[str, Any]) -> dict[str, Any]:
         on_call()
@@ -156,10 +159,10 @@ def sample(
     with (
         packed_kv(stock.unet),
         timestep_switch(stock.unet, script.rows, pictures),
-        regional_attention(stock.unet, region_weights(script.boxes, noise.shape[-2:]) if script.boxes else None),
+        regional_attention(stock.unet, region_weights(script.boxes, cells) if script.boxes else None),
         unet_in_compute_dtype(base),
     ):
-        return pipeline(
+        return draw(
             prompt_embeds=first.expand(pictures, -1, -1),
             negative_prompt_embeds=script.negative.expand(pictures, -1, -1),
             latents=noise,
@@ -210,5 +213,6 @@ def _decode(base: Base, latents: Tensor) -> list[Image.Image]:
                 f"the picture holds NaN or infinity (drawn in {vae.dtype})",
                 "draw in float32 (--dtype float32), with less guidance, or with another scheduler",
             )
-        pictures += processor.postprocess(pixels, output_type="pil", do_denormalize=[True])
+        found = processor.postprocess(pixels, output_type="pil", do_denormalize=[True])
+        pictures += cast(list[Image.Image], found)
     return pictures

@@ -1,4 +1,4 @@
-"""Reweighting: other weights in the place of a network's own. Nothing is ever written into a base's weight.
+"""Reweighting: differences of a base's weights. Nothing is ever written into a base's own (see hooks).
 
 What is learned of a weight W0 is a difference D, which is small, compresses, adds to others and can be taken in part.
 """
@@ -8,12 +8,12 @@ What is learned of a weight W0 is a difference D, which is small, compresses, ad
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from pmagic.engine.hooks import installed_hooks
 from pmagic.errors import Incompatible, UsageError
 
 PREFIX = "weights."  # of a difference's tensors in a persona: weights.NAME, or weights.NAME.up and weights.NAME.down
@@ -47,33 +47,6 @@ def count_values(shapes: Mapping[str, Sequence[int]], which: str, rank: int = 0)
 
 
 @contextmanager
-def reweighted(network: nn.Module, weights: Mapping[str, Tensor]) -> Iterator[None]:
-    """While inside, the parameters of these names are these tensors; afterwards the network has its own objects back.
-
-    A tensor may carry a graph, so that gradients reach what it was made of. The parameter objects are exchanged, so
-    restoring is exact, also after an error and when nested. Raises Incompatible for an unknown name or another shape,
-    before anything is exchanged.
-    """
-    places: list[tuple[nn.Module, str, Tensor, Tensor]] = []
-    for name, tensor in weights.items():
-        own = _parameter(network, name)
-        if own.shape != tensor.shape:
-            raise Incompatible(
-                f"the weight {name} is {tuple(own.shape)} on this base, not {tuple(tensor.shape)}",
-                "use the base that it was learned on",
-            )
-        path, _, leaf = name.rpartition(".")
-        places.append((network.get_submodule(path), leaf, own, tensor))
-    try:
-        for module, leaf, _, tensor in places:
-            module._parameters[leaf] = cast(nn.Parameter, tensor)  # it may have a graph, which a parameter has not
-        yield
-    finally:
-        for module, leaf, own, _ in reversed(places):
-            module._parameters[leaf] = cast(nn.Parameter, own)
-
-
-@contextmanager
 def without_start_gradient(unet: nn.Module, names: Iterable[str]) -> Iterator[None]:
     """While inside, what the projections of these weights answer at the first text position has no gradient.
 
@@ -85,12 +58,8 @@ def without_start_gradient(unet: nn.Module, names: Iterable[str]) -> Iterator[No
         return torch.cat([output[:, :1].detach(), output[:, 1:]], dim=1)
 
     projections = [name.removesuffix(".weight") for name in names if WEIGHT_SETS["cross-kv"](name)]
-    hooks = [unet.get_submodule(each).register_forward_hook(cut) for each in projections]
-    try:
+    with installed_hooks(after=[(unet.get_submodule(each), cut) for each in projections]):
         yield
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 class WeightDifference(nn.Module):

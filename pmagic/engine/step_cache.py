@@ -128,7 +128,7 @@ def _add(total: "hashlib.blake2b", value: Any) -> None:
     """Adds a value bit for bit, and so that no two values add the same: each says what it is and how long."""
     if isinstance(value, Tensor):
         total.update(repr((value.dtype, value.shape, value.stride(), value.device)).encode())
-        total.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        total.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     elif isinstance(value, Mapping):
         total.update(f"mapping of {len(value)};".encode())
         for key in sorted(value):

@@ -28,7 +28,7 @@ MARGIN = 0.25  # of a face's box, kept around it where the photo's central squar
 Frame = tuple[int, int, int, int]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Subject:
     """Photos as the base and its observers see them; the photos themselves are not in it."""
 
@@ -48,14 +48,14 @@ def encode_photos(
     hashes: Sequence[str],
     *,
     word: str,
-    kind: str = "face",
+    kind: prompts.Kind = "face",
     mask: Image.Image | None = None,
     known: Sequence[SelectedFace] | None = None,
 ) -> Subject:
     """Encode the photos once: autoencoder moments, mask on the latent grid, image embedding, face.
 
     Photos are cut to a square (the central one, moved as far as the face asks for) and brought to the base's own size
-    for the autoencoder; CLIP sees them whole. kind: "face", "object" or "style". Without a mask CLIPSeg says where the
+    for the autoencoder; CLIP sees them whole. Without a mask CLIPSeg says where the
     word is; a style is the whole picture. known: the faces, where face_selection.select_faces was asked before;
     otherwise it is asked here, if the base has a face pack on this machine. Each photo is turned until its face is
     upright.
@@ -98,7 +98,7 @@ def encode_photos(
     return _with_faces(base, found, squares, frames, known) if known else found
 
 
-def require_observers(spec: ModelSpec, kind: str, *, masked: bool, recognised: bool) -> None:
+def require_observers(spec: ModelSpec, kind: prompts.Kind, *, masked: bool, recognised: bool) -> None:
     """WeightsMissing, before anything is loaded, for what learning in this way would lack.
 
     masked: whether the person gave a mask. recognised: whether a loss looks at the face.
@@ -181,7 +181,7 @@ def _word_mask(spec: ModelSpec, photo: Image.Image, word: str, portrait: Selecte
             "say with --class what the photo shows, or with --mask where it is",
         )
     if portrait is not None:
-        found = found * _nearest(found.shape, portrait)
+        found = found * _nearest((found.shape[0], found.shape[1]), portrait)
     return found
 
 

@@ -17,14 +17,14 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from pmagic import shelf
 from pmagic.bases.loading import Base
-from pmagic.engine import checkpoint, compiling, face_embedding, graphs, memory, randomness, token_batch
+from pmagic.engine import checkpoint, compiling, face_embedding, graphs, memory, randomness, schedulers, token_batch
 from pmagic.engine.conditioning import Encoded, encode, packed_kv, unet_in_compute_dtype
 from pmagic.engine.face_embedding import FaceEmbedder
 from pmagic.engine.recipes import LearnSettings
@@ -49,7 +49,7 @@ class StepReport:
     persona: Callable[[], Persona] | None = None  # what is learned so far; set by a method, not by the loop
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TrainingContext:
     """All that stays the same from step to step."""
 
@@ -58,7 +58,7 @@ class TrainingContext:
     settings: LearnSettings
     templates: TokenBatch
     open_prompts: TokenBatch
-    schedule: Any  # diffusers.DDPMScheduler, for its noising alone
+    schedule: schedulers.NoiseSchedule
     losses: Mapping[str, ModuleType]
     face_embedder: FaceEmbedder | None  # where no loss reads the face
     unet: Callable[..., tuple[Tensor]]  # the base's, as the steps ask it
@@ -74,8 +74,6 @@ def prepare_training(base: Base, subject: Subject, settings: LearnSettings) -> T
     Raises NotFound for an unknown loss, UsageError for a bad prompt, and as face_embedding.open_face_embedder where a
     loss reads faces.
     """
-    from diffusers import DDPMScheduler
-
     if settings.bounds is None:
         raise ValueError("the stages are found by the probe, before anything is trained in them")
     losses = {name: shelf.take("losses", name) for name, weight in settings.losses.items() if weight}
@@ -85,7 +83,7 @@ def prepare_training(base: Base, subject: Subject, settings: LearnSettings) -> T
         settings=settings,
         templates=token_batch.tokens_with_name(base, settings.templates, settings.tokens),
         open_prompts=token_batch.tokens_with_name(base, settings.open_prompts, settings.tokens),
-        schedule=DDPMScheduler.from_config(base.pipeline.scheduler.config),
+        schedule=schedulers.noise_schedule(base.pipeline.scheduler.config),
         losses=losses,
         face_embedder=face_embedding.open_face_embedder(base, subject)
         if any(loss.READS_FACE for loss in losses.values())
@@ -223,7 +221,7 @@ def optimizer_step(
 ) -> tuple[float, dict[str, float]]:
     """One optimiser step; the loss and its terms before it. Raises NumericFailure with the weights as they were."""
     loss, values = train_step.losses(draw)
-    slope = torch.nn.utils.get_total_norm([weight.grad for weight in train_step.learner.parameters()])
+    slope = torch.nn.utils.get_total_norm(_gradients(train_step.learner))
     names = list(values)
     told = torch.stack([loss, slope, *(values[name] for name in names)]).tolist()  # a GPU is waited for once
     if not math.isfinite(told[0] + told[1]):
@@ -260,7 +258,12 @@ def first_step_gradient(base: Base, subject: Subject, settings: LearnSettings, m
     """The gradient of the first step's loss, of a learner that is thrown away: (N,), all its weights in a row."""
     learner = make_learner(base, subject, settings)
     make_losses(prepare_training(base, subject, settings), learner)(sample_of_step(subject, settings, 0))
-    return torch.cat([weight.grad.flatten() for weight in learner.parameters()])
+    return torch.cat([each.flatten() for each in _gradients(learner)])
+
+
+def _gradients(learner: nn.Module) -> list[Tensor]:
+    """Of each of its weights, which all have one after a backward pass."""
+    return [cast(Tensor, weight.grad) for weight in learner.parameters()]
 
 
 def train(
@@ -319,13 +322,9 @@ def run_id(context: TrainingContext, learner: nn.Module) -> str:
 
 def observed_inputs(context: TrainingContext) -> dict[str, Tensor]:
     """What models have seen in the photos, and learning depends on."""
-    subject = context.subject
+    subject, faces = context.subject, context.face_embedder
     seen = {"mask": subject.mask, "image_embedding": subject.image_embedding}
-    return (
-        seen
-        if context.face_embedder is None
-        else {**seen, "landmarks": subject.landmarks, "likeness": subject.likeness}
-    )
+    return seen if faces is None else {**seen, "landmarks": faces.landmarks, "likeness": faces.likeness}
 
 
 def _running(means: Mapping[str, float], values: Mapping[str, float], done: int) -> dict[str, float]:

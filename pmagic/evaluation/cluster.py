@@ -14,7 +14,7 @@ from pmagic.evaluation.eval_config import EvalConfig
 from pmagic.evaluation.harness import Event, Failure, Task, Workers
 from pmagic.evaluation.store import Result
 from pmagic.evaluation.subject_run import Progress, SubjectRun
-from pmagic.evaluation.worker_pool import Died, Worker
+from pmagic.evaluation.worker_pool import Died
 
 _MEMORY = 256 * 1024**2  # bytes of the local cluster's object store: results are small
 _PROGRAM = 10**9  # bytes of a worker besides what it learns with: the libraries and the observers
@@ -30,7 +30,7 @@ class Actor:
     def events(self, task: Task) -> Iterator[Result | Failure | PmagicError | None]:
         try:
             self.context = self.context or self.open()  # here, where a problem can be told
-            yield from harness.guarded(partial(SubjectRun, self.context, task.who, dict(task.kept)))
+            yield from harness.guarded(partial(SubjectRun, context=self.context, who=task.who, kept=dict(task.kept)))
         except PmagicError as problem:
             yield problem
 
@@ -46,8 +46,8 @@ class _Remote:
         self.stream = self.actor.events.options(num_returns="streaming").remote(task)
 
     def event(self) -> Result | Failure | None:
-        import ray
-        from ray.exceptions import RayError
+        import ray  # pyright: ignore[reportMissingImports]  # an extra
+        from ray.exceptions import RayError  # pyright: ignore[reportMissingImports]  # an extra
 
         try:
             found = ray.get(next(self.stream))
@@ -61,7 +61,7 @@ class _Remote:
 def require() -> None:
     """Raises UsageError where Ray is not installed."""
     try:
-        import ray  # noqa: F401
+        import ray  # noqa: F401  # pyright: ignore[reportMissingImports]  # an extra
     except ImportError as error:
         raise UsageError(
             "`--workers ray` needs Ray, which is not installed", "install it with `pip install 'pmagic[cluster]'`"
@@ -72,7 +72,7 @@ def spread(config: EvalConfig, fingerprint: str, told: Progress) -> Workers:
     """Workers of the cluster at RAY_ADDRESS, or of one on this machine that is started for this and ended after."""
 
     def events(todo: Sequence[Task]) -> Iterator[Event]:
-        import ray
+        import ray  # pyright: ignore[reportMissingImports]  # an extra
 
         _join()
         try:
@@ -124,7 +124,7 @@ def places(machines: Sequence[Mapping[str, float]], gpu: bool, memory: int) -> i
 def _join() -> None:
     """Without a dashboard, and without telling anybody that it runs."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    import ray
+    import ray  # pyright: ignore[reportMissingImports]  # an extra
 
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "error"}
     if os.environ.get("RAY_ADDRESS"):
@@ -155,8 +155,8 @@ def _without_web() -> Iterator[None]:
                 os.environ[name] = value
 
 
-def _ready(workers: Sequence[Worker], seconds: float) -> list[Worker]:
-    import ray
+def _ready(workers: Sequence[_Remote], seconds: float) -> list[_Remote]:
+    import ray  # pyright: ignore[reportMissingImports]  # an extra
 
     of = {each.stream: each for each in workers}
     found, _ = ray.wait(list(of), num_returns=1, timeout=seconds)

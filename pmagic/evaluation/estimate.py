@@ -19,7 +19,7 @@ from pmagic.pictures import encoded
 SHORT, LONGER = 2, 4  # sampler steps of the two trial drawings
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Estimate:
     """At most: what turns out to be shared between variants of a person is counted for each."""
 
@@ -38,13 +38,14 @@ def estimate(context: EvalContext, todo: Sequence[Task]) -> Estimate:
     seconds = 0.0
     run, failures = _first(context, todo)
     if run is None:
-        return Estimate(0, 0, 0, 0.0, 0, failures)
+        return Estimate(people=0, learnings=0, pictures=0, seconds=0.0, bytes=0, failures=failures)
     todo = [task for task in todo if task.who.number not in failures]
     for variant in context.variants:
         waiting = sum(not is_done(task.kept, [variant.key]) for task in todo)
         if not waiting:
             continue
-        settings = replace(variant.learn, bounds=variant.learn.bounds or REFERENCE_BOUNDS)
+        bounds = variant.learn.bounds or REFERENCE_BOUNDS
+        settings = replace(variant.learn, bounds=bounds)
         method = methods.take(variant.method)
         step = training.seconds_per_step(context.base, run.subject, settings, method.make_learner)
         learn = step * settings.iterations
@@ -52,13 +53,15 @@ def estimate(context: EvalContext, todo: Sequence[Task]) -> Estimate:
             short = probe.probe_settings(settings)
             step = training.seconds_per_step(context.base, run.subject, short, probe.make_mapper)
             learn += 1.2 * short.iterations * step
-        each, shared, png = _drawing(context, run, variant.render, settings.bounds.high)
+        each, shared, png = _drawing(context, run, variant.render, bounds.high)
         learnings += waiting
         pictures += waiting * len(config.prompts) * config.pictures
         seconds += waiting * (learn + each * len(config.prompts)) + shared * len(config.prompts)
         persona = methods.persona_bytes(method, context.base.spec, settings)
         size += waiting * (persona + len(config.prompts) * config.pictures * png)
-    return Estimate(len(todo), learnings, pictures, seconds, size, failures)
+    return Estimate(
+        people=len(todo), learnings=learnings, pictures=pictures, seconds=seconds, bytes=size, failures=failures
+    )
 
 
 def _first(context: EvalContext, todo: Sequence[Task]) -> tuple[SubjectRun | None, dict[int, Failure]]:
@@ -66,7 +69,7 @@ def _first(context: EvalContext, todo: Sequence[Task]) -> tuple[SubjectRun | Non
     failures: dict[int, Failure] = {}
     for task in todo:
         try:
-            run = SubjectRun(context, task.who.brought(), {})
+            run = SubjectRun(context=context, who=task.who.brought(), kept={})
             run.require_photos()
         except PhotoRefused as problem:
             failures[task.who.number] = failure(problem)

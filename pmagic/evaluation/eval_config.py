@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 FACE = "face"  # the super-category of everyone who is evaluated
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class EvalConfig:
     """Everything that decides the numbers besides the people. device and dtype: as bases.loading.load takes them."""
 
@@ -30,7 +30,7 @@ class EvalConfig:
     dtype: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class EvalSubject:
     """One person of the sample. photos and unseen are empty until they are brought: a sample may be large."""
 
@@ -54,7 +54,7 @@ class EvalSubject:
         """With the photos in hand, ready to go to another machine. Raises as `sitter`."""
         return replace(
             self,
-            source=Individual(self.source.name, ()),
+            source=Individual(name=self.source.name, learned=()),
             photos=tuple(read().image for read in self.source.learned),
             unseen=tuple(read().image for read in self.source.unseen),
             mask=None if self.source.mask is None else self.source.mask(),
@@ -65,7 +65,9 @@ def eval_subject(number: int, who: Individual) -> EvalSubject:
     """Reads, or draws, the person's photos once, to know them by. Raises PhotoRefused or NotFound."""
     read = [(photo.sha256, _text(photo.path.name)) for photo in (each() for each in (*who.learned, *who.unseen))]
     hashes, files = zip(*read, strict=True)
-    return EvalSubject(number, _text(who.name), who, hashes, files, len(who.learned))
+    return EvalSubject(
+        number=number, name=_text(who.name), source=who, hashes=hashes, files=files, learned=len(who.learned)
+    )
 
 
 def _text(name: str) -> str:

@@ -21,7 +21,7 @@ from pmagic.evaluation.observers import Observers
 from pmagic.evaluation.variants import Variant, variants
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class EvalContext:
     """answers: the UNet's, of the steps that all people share."""
 
@@ -75,4 +75,9 @@ def open_context(config: EvalConfig, fingerprint: str = "") -> EvalContext:
         )
     if base.device.type == "cpu":
         torch.set_num_threads(1)
-    return EvalContext(config, base, observers.observers(spec, str(base.device)), variants_of(config, spec))
+    return EvalContext(
+        config=config,
+        base=base,
+        observers=observers.observers(spec, str(base.device)),
+        variants=variants_of(config, spec),
+    )

@@ -121,12 +121,12 @@ def measured(
                 values = metrics.measured(
                     observers,
                     Sample(
-                        drawn,
-                        prompt,
-                        spoken,
-                        known.learned,
-                        known.unseen,
-                        known.scans,
+                        pictures=drawn,
+                        prompt=prompt,
+                        prompts=spoken,
+                        learned=known.learned,
+                        unseen=known.unseen,
+                        scans=known.scans,
                         read_learned=partial(getattr, seen, "photos"),
                         read_unseen=partial(getattr, seen, "unseen"),
                     ),

@@ -80,7 +80,9 @@ def alone(context: EvalContext, store: Store, told: Progress) -> Workers:
 
 
 def _sitting(context: EvalContext, store: Store, told: Progress, task: Task) -> SubjectRun:
-    return SubjectRun(context, task.who.brought(), dict(task.kept), told, store.unfinished)
+    return SubjectRun(
+        context=context, who=task.who.brought(), kept=dict(task.kept), told=told, scratch=store.unfinished
+    )
 
 
 def guarded(sit: Callable[[], SubjectRun]) -> Iterator[Result | Failure | None]:

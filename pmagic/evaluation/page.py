@@ -60,7 +60,7 @@ def render_page(report: Report, drawn: Plots) -> str:
                 "column": each.column,
                 "value": f"{each.value:+.3f}",
                 "interval": "" if each.low is None else f"{each.low:+.3f} to {each.high:+.3f}",
-                "beyond_zero": each.low is not None and (each.low > 0 or each.high < 0),
+                "beyond_zero": each.low is not None and each.high is not None and (each.low > 0 or each.high < 0),
                 "people": each.people,
             }
             for each in report.differences
@@ -102,18 +102,18 @@ def _stages(report: Report, titles: Mapping[str, str]) -> list[dict[str, object]
 def _cases(report: Report, titles: Mapping[str, str]) -> list[dict[str, object]]:
     found = []
     for column in metrics.primaries():
-        known = [score for score in report.scores if score.values.get(column) is not None]
-        known.sort(key=lambda s: (-s.values[column], s.variant, s.person, s.prompt, s.k))
+        known = [(value, score) for score in report.scores if (value := score.values.get(column)) is not None]
+        known.sort(key=lambda each: (-each[0], each[1].variant, each[1].person, each[1].prompt, each[1].k))
         for told, some in (("highest", known[:CASES]), ("lowest", known[::-1][:CASES])):
             cases = [
                 {
                     "picture": _thumb_of(report.pictures / each.place),
-                    "score": f"{each.values[column]:.3f}",
+                    "score": f"{value:.3f}",
                     "variant": titles[each.variant],
                     "person": report.names[each.person - 1],
                     "prompt": report.prompts[each.prompt - 1],
                 }
-                for each in some
+                for value, each in some
             ]
             found.append({"title": f"{told} {column}", "cases": cases})
     return found

@@ -14,7 +14,7 @@ from pmagic.evaluation.eval_config import EvalConfig
 from pmagic.evaluation.harness import Event, Failure, Task, Workers
 from pmagic.evaluation.store import Result
 from pmagic.evaluation.subject_run import Progress, SubjectRun
-from pmagic.evaluation.worker_pool import Died, Worker
+from pmagic.evaluation.worker_pool import Died
 
 GRACE = 10  # seconds for a worker to come to the end of its step
 
@@ -51,7 +51,7 @@ def spread(config: EvalConfig, fingerprint: str, count: int, scratch: Path, told
     def events(todo: Sequence[Task]) -> Iterator[Event]:
         made: list[_Process] = []
 
-        def make() -> Worker:
+        def make() -> _Process:
             made.append(_Process(config, fingerprint, scratch))
             return made[-1]
 
@@ -70,9 +70,9 @@ def spread(config: EvalConfig, fingerprint: str, count: int, scratch: Path, told
     return events
 
 
-def _ready(workers: Sequence[Worker], seconds: float) -> list[Worker]:
-    of = {each.pipe: each for each in workers}
-    return [of[pipe] for pipe in wait(list(of), seconds)]
+def _ready(workers: Sequence[_Process], seconds: float) -> list[_Process]:
+    of: dict[object, _Process] = {each.pipe: each for each in workers}
+    return [of[pipe] for pipe in wait([each.pipe for each in workers], seconds)]
 
 
 def _serve(pipe: Connection, config: EvalConfig, fingerprint: str, scratch: Path) -> None:
@@ -88,7 +88,9 @@ def _serve(pipe: Connection, config: EvalConfig, fingerprint: str, scratch: Path
             own = eval_context.open_context(config, fingerprint)
             while True:
                 task = pipe.recv()
-                for event in harness.guarded(partial(SubjectRun, own, task.who, dict(task.kept), told, scratch)):
+                for event in harness.guarded(
+                    partial(SubjectRun, context=own, who=task.who, kept=dict(task.kept), told=told, scratch=scratch)
+                ):
                     pipe.send(event)
         except PmagicError as problem:
             pipe.send(problem)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 SD, DREAMLIKE = "sd14", "dreamlike"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Row:
     """T-Sim and I-Pre as published. base: a short name of ours for the base that it was measured on."""
 
@@ -24,7 +24,7 @@ class Row:
 def _rows(table: int, base: str, datasets: tuple[str, ...], scores: dict[str, tuple[float, ...]]) -> list[Row]:
     """scores: T-Sim, I-Pre of the first data set, then of the second, ..."""
     return [
-        Row(table, label, dataset, base, each[2 * k], each[2 * k + 1])
+        Row(table=table, label=label, dataset=dataset, base=base, t_sim=each[2 * k], i_pre=each[2 * k + 1])
         for label, each in scores.items()
         for k, dataset in enumerate(datasets)
     ]

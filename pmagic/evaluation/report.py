@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from pmagic.evaluation import metrics, published, statistics
 from pmagic.evaluation.eval_config import EvalSubject
@@ -21,18 +22,18 @@ class Row:
     label: str = ""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Report:
     """All that is told. people: by number, those with photos in hand. about: the plan, as it is kept."""
 
-    about: Mapping[str, object]
+    about: Mapping[str, Any]
     rows: Sequence[Row]
     prompts: Sequence[str]
     people: Mapping[int, EvalSubject]
     names: Sequence[str]  # of everyone who was drawn, in order of their numbers
     traits: Mapping[int, str]
     scores: Sequence[Score]
-    stages: Mapping[str, Sequence[Mapping[str, object]]]  # what each variant came to, for each person
+    stages: Mapping[str, Sequence[Mapping[str, Any]]]  # what each variant came to, for each person
     faceless: Mapping[int, Sequence[str]]  # photos not learned from in which no face is found, by person
     failures: Mapping[int, Failure]
     pictures: Path  # what the scores' places are relative to

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from pmagic.evaluation import metrics
 from pmagic.evaluation.eval_config import EvalSubject
@@ -9,7 +10,7 @@ from pmagic.evaluation.statistics import Score
 from pmagic.evaluation.store import CELL, Store
 from pmagic.evaluation.subject_run import VARIANT, cell
 
-Stages = dict[str, list[dict[str, object]]]
+Stages = dict[str, list[dict[str, Any]]]  # what each variant came to, as JSON, for each person
 
 
 def scores_of(
@@ -46,5 +47,7 @@ def rows(
     values: Mapping[str, Sequence[float | None]],
 ) -> Iterator[Score]:
     """One score a picture. where: variant, person, prompt."""
+    variant, person, prompt = where
     for k, (seed, file) in enumerate(zip(seeds, files, strict=True)):
-        yield Score(*where, k, seed, {column: of[k] for column, of in values.items()}, file)
+        numbers = {column: of[k] for column, of in values.items()}
+        yield Score(variant=variant, person=person, prompt=prompt, k=k, seed=seed, values=numbers, place=file)

@@ -13,7 +13,7 @@ from pmagic.evaluation.metrics import Slope
 RESAMPLES, CONFIDENCE = 9999, 0.95
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Score:
     """One picture's numbers. variant: a key. person, prompt: numbers, from 1. k: of the picture, from 0."""
 
@@ -26,7 +26,7 @@ class Score:
     place: str  # of the picture, relative to the store
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Mean:
     """Of one column over the people of one variant, or a slope over them.
 
@@ -41,7 +41,7 @@ class Mean:
     pictures: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Difference:
     """Mean over people of `variant` minus `against`, and the bootstrap interval of that mean, None for a single one."""
 
@@ -63,7 +63,16 @@ def means(scores: Sequence[Score], variants: Sequence[str], columns: Sequence[st
             if each:
                 error = float(np.std(list(each.values()), ddof=1) / math.sqrt(len(each))) if len(each) > 1 else None
                 count = sum(s.variant == variant and s.values.get(column) is not None for s in scores)
-                found.append(Mean(variant, column, float(np.mean(list(each.values()))), error, len(each), count))
+                found.append(
+                    Mean(
+                        variant=variant,
+                        column=column,
+                        value=float(np.mean(list(each.values()))),
+                        error=error,
+                        people=len(each),
+                        pictures=count,
+                    )
+                )
     return found
 
 
@@ -85,7 +94,7 @@ def slopes(scores: Sequence[Score], variants: Sequence[str], asked: Mapping[str,
             left = y - y.mean() - value * (x - x.mean())
             error = math.sqrt(float((left**2).sum()) / (len(both) - 2) / square)
             count = sum(s.variant == variant and s.values.get(slope.y) is not None for s in scores)
-            found.append(Mean(variant, name, value, error, len(both), count))
+            found.append(Mean(variant=variant, column=name, value=value, error=error, people=len(both), pictures=count))
     return found
 
 
@@ -100,7 +109,17 @@ def differences(scores: Sequence[Score], variants: Sequence[str], columns: Seque
                 if both:
                     apart = np.array([of[variant][who] - of[against][who] for who in both])
                     low, high = interval(apart)
-                    found.append(Difference(variant, against, column, float(apart.mean()), low, high, len(both)))
+                    found.append(
+                        Difference(
+                            variant=variant,
+                            against=against,
+                            column=column,
+                            value=float(apart.mean()),
+                            low=low,
+                            high=high,
+                            people=len(both),
+                        )
+                    )
     return found
 
 

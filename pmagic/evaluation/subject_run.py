@@ -37,7 +37,7 @@ LARGEST = 1  # the face that counts in a photo of several
 Progress = Callable[[str], None]  # is told what is being done at every step; what it raises goes through
 
 
-@dataclass
+@dataclass(kw_only=True)
 class SubjectRun:
     """kept: the person's results so far, by place. scratch: where learnings in work are kept, None for nowhere."""
 
@@ -135,13 +135,13 @@ class SubjectRun:
         known, context = self.known, self.context
         scale = context.scale(prompt, drawn[0].size)
         return Sample(
-            drawn,
-            prompt,
-            context.spoken,
-            known.learned,
-            known.unseen,
-            known.scans,
-            scale,
+            pictures=drawn,
+            prompt=prompt,
+            prompts=context.spoken,
+            learned=known.learned,
+            unseen=known.unseen,
+            scans=known.scans,
+            scale=scale,
             read_learned=partial(getattr, self.who, "photos"),
             read_unseen=partial(getattr, self.who, "unseen"),
         )

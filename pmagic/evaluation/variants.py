@@ -14,7 +14,7 @@ from pmagic.persona import StageBounds
 WHOLE = StageBounds(0, 1000)  # no stage regulation: dynamic embeddings at every t
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Variant:
     """One way of learning and drawing. table, label: the row of the paper that it is compared with, 0 for none."""
 
@@ -70,7 +70,10 @@ def variants(
         for recipe in recipes if method.HAS_STAGES else recipes[:1]:
             learn = method.settings_for(recipe, defaults, iterations=iterations)
             render = render_settings_for(recipe, defaults, batch=pictures)
-            mine.append(Variant(recipe, f"recipe {recipe}", name, learn, render, *_of_recipe(recipe)))
+            table, label = _of_recipe(recipe)
+            title = f"recipe {recipe}"
+            row = Variant(key=recipe, title=title, method=name, learn=learn, render=render, table=table, label=label)
+            mine.append(row)
         if ablation and method.HAS_STAGES:
             mine = [row for whole in mine for row in shelf.take(ablations.SHELF, ablation).rows(whole)]
         rows += [_named(row, method.HAS_STAGES, alone=len(asked) == 1) for row in mine]

@@ -6,7 +6,7 @@ Every result is handed on as it is made; the person of a dead worker goes to a f
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from pmagic.errors import PmagicError
 from pmagic.evaluation.harness import Event, Failure, Task, failure
@@ -34,17 +34,18 @@ class Worker(Protocol):
         """
 
 
-Wait = Callable[[Sequence[Worker], float], Sequence[Worker]]  # (workers, seconds) -> those that have an event
+Some = TypeVar("Some", bound=Worker)
+Wait = Callable[[Sequence[Some], float], Sequence[Some]]  # (workers, seconds) -> those that have an event
 
 
 def run_tasks(
-    todo: Sequence[Task], make: Callable[[], Worker], count: int, wait: Wait, told: Progress
+    todo: Sequence[Task], make: Callable[[], Some], count: int, wait: Wait[Some], told: Progress
 ) -> Iterator[Event]:
     """The events of every task, by at most `count` workers, in the order in which they come."""
     waiting = deque(todo)
     attempts = dict.fromkeys((task.who.number for task in todo), 0)
     free = [make() for _ in range(min(count, len(todo)))]
-    busy: dict[Worker, Task] = {}
+    busy: dict[Some, Task] = {}
 
     def lost(task: Task) -> Iterator[Event]:
         free.append(make())

@@ -11,12 +11,13 @@ is obeyed where CLIP finds its own sentence among those of its kind. Learning an
 
 import argparse
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cache
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -70,7 +71,9 @@ class Cell:
 
 @cache
 def _judge() -> faces.FacePack:
-    return faces.load(opened().spec.judge)
+    judge = opened().spec.judge
+    assert isinstance(judge, Path)  # the miniature has its own
+    return faces.load(judge)
 
 
 def _drawing(options: Options) -> RenderSettings:
@@ -102,7 +105,8 @@ def lessons(options: Options) -> Iterator[tuple[str, list[Image.Image], str, boo
 @cache
 def likenesses(people: int) -> np.ndarray:
     """The embedding of everyone's portrait: (people, E)."""
-    return np.stack([eyes().face(portrait(FIRST + k)) for k in range(people)])
+    found = [eyes().face(portrait(FIRST + k)) for k in range(people)]
+    return np.stack([each for each in found if each is not None])  # a portrait always shows one
 
 
 def seen(picture: Image.Image, who: int, people: int, found: Face | None = None) -> dict[str, float]:
@@ -130,7 +134,7 @@ def _persona(options: Options, name: str) -> Persona:
     return api.load(name, library=options.work)
 
 
-def _drawn(options: Options, cast: dict[str, Persona | str], prompt: str, pair: int, **more: object) -> Image.Image:
+def _drawn(options: Options, cast: Mapping[str, Persona | str], prompt: str, pair: int, **more: Any) -> Image.Image:
     size = more.pop("size", None)
     return compose(opened(), cast, prompt, [pair], replace(_drawing(options), size=size), **more)[0]
 
@@ -176,7 +180,7 @@ def _people(options: Options, pair: int, next_to: int) -> Iterator[Cell]:
         yield Cell("people", "one person alone", pair, picture, seen(picture, who, options.people))
 
 
-def _one_by_one(options: Options, cast: dict[str, Persona | str], pair: int) -> Image.Image:
+def _one_by_one(options: Options, cast: Mapping[str, Persona | str], pair: int) -> Image.Image:
     """Two people by localised editing, each drawn at the base's full size into a background twice as wide."""
     scenery = Image.fromarray(draw([], (None, Scene(place="beach")), side=2 * SIDE).image)
     picture = scenery.crop((0, SIDE // 2, 2 * SIDE, SIDE // 2 + SIDE))

@@ -47,7 +47,8 @@ def measured(name: str, count: int) -> Iterator[tuple[str, float, float]]:
             rendered = render(base, None, prompt, range(count), drawing, word=WORD)
             for found, pictures in zip(hits, (drawn, rendered), strict=True):
                 found += (eyes(name).fits(pictures, texts).argmax(dim=1) == own).tolist()
-        yield f"{kind}, of {len(prompts)}", *(float(np.mean(each)) for each in hits)
+        by_world, by_base = (float(np.mean(each)) for each in hits)
+        yield f"{kind}, of {len(prompts)}", by_world, by_base
 
 
 if __name__ == "__main__":

@@ -38,7 +38,7 @@ WEIGHTS = (0.0, 0.001, 0.01, 0.1, 1.0)
 PROMPTS = tuple(f"a photo of {{}} {words}" for words in OUTFITS.values())
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Row:
     """One person learned with one weight; means over the prompts."""
 
@@ -63,7 +63,7 @@ def measured(seed: int, weights: Sequence[float]) -> list[Row]:
         persona = personamagic.learn(base, subject, replace(settings, losses=losses))
         name, other, share = _attention(base, subject, persona, settings)
         shown, identity = _pictures(base, persona, photo)
-        rows.append(Row(weight, name, other, share, shown, identity))
+        rows.append(Row(weight=weight, name=name, other=other, share=share, shown=shown, identity=identity))
         print(f"person {seed}  weight {weight:g}  name {name:.3f}  other {other:.3f}  shown {shown:.0%}", flush=True)
     return rows
 
@@ -78,6 +78,7 @@ def _attention(
     middle = torch.full((len(PROMPTS),), (persona.bounds.low + persona.bounds.high) // 2)
     dynamic, _ = learner(middle, subject.image_embedding.expand(len(PROMPTS), -1))
     found = encode(base.pipeline.text_encoder, said.ids, said.slots, dynamic, None, with_attention=True).attention
+    assert found is not None  # it was asked for
     received = found.mean(dim=(1, 2))  # (B, S)
     inside = torch.arange(received.shape[1]) <= said.lengths[:, None]
     inside[:, 0] = False

@@ -126,8 +126,8 @@ def verification(pack: faces.FacePack, count: int, world: World) -> list[Row]:
     lines = []
     for style in STYLES:
         second = embeddings(pack, [d for d, _ in portraits(style, count, world.side, 2, world)])
-        both = [k for k in range(count) if first[k] is not None and second[k] is not None]
-        cosines = np.stack([first[k] for k in both]) @ np.stack([second[k] for k in both]).T
+        both = [(a, b) for a, b in zip(first, second, strict=True) if a is not None and b is not None]
+        cosines = np.stack([a for a, _ in both]) @ np.stack([b for _, b in both]).T
         same, other = np.diag(cosines), cosines[~np.eye(len(both), dtype=bool)]
         auc = float((same[:, None] > other[None]).mean())
         lines.append((style, f"{auc:.3f} (same {same.mean():.2f}, other {other.mean():.2f})"))

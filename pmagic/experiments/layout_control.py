@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 
 from pmagic.bases import loading, model_spec
+from pmagic.engine.face_selection import folder_of
 from pmagic.engine.recipes import render_settings_for
 from pmagic.engine.rendering import render
 from pmagic.experiments.measuring import FIRST, WORD
@@ -89,7 +90,7 @@ if __name__ == "__main__":
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     model = model_spec.resolve(arguments.base)
-    opened, detector = loading.load(model), faces.load(model.faces)
+    opened, detector = loading.load(model), faces.load(folder_of(model))
     print("| words | one face, world | obeyed | one face, base | obeyed |\n|---|---|---|---|---|")
     for words, world, own in measured(opened, detector, arguments.pictures):
         told = " | ".join(f"{each.one_face:.0%} | {each.obeyed:.0%}" for each in (world, own))

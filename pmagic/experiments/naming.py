@@ -54,7 +54,7 @@ def measured(folder: Path, people: int, version: int = 1) -> Iterator[tuple[int,
     networks, vae = train_base.finished(folder)
     tokenizer = CLIPTokenizer.from_pretrained(folder / "base" / "tokenizer", local_files_only=True)
     images, captions, traits = pictures(people, version)
-    latents = vae.encode(train_vae.as_tensor(images)).latent_dist.mean * vae.config.scaling_factor
+    latents = train_vae.encode(vae, train_vae.as_tensor(images)).mean * vae.config["scaling_factor"]
     named = base_material.read(tokenizer, captions)
     plain = base_material.read(tokenizer, [each.replace(MARK, "face") for each in captions])
     still = torch.zeros(people, NAMES_A_CAPTION * NAME_TOKENS, WIDTH)
@@ -62,7 +62,7 @@ def measured(folder: Path, people: int, version: int = 1) -> Iterator[tuple[int,
         networks.say(named.ids.long(), named.slots.long(), each, still) for each in (traits, traits.roll(7, dims=0))
     ]
     said.append(networks.text(plain.ids.long()).last_hidden_state)
-    scheduler = base_networks.scheduler()
+    scheduler = base_networks.noise_schedule()
     for time in TIMES:
         noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(time))
         t = torch.full((people,), time)

@@ -40,7 +40,8 @@ def curve(base: loading.Base, seed: int) -> Curve:
     exact = probe.outlined(subject.mask[probe.photo_of_row(subject)][:, 0])
     points = []
     for t in GRID:
-        maps = attention.average(probe.attention_maps(context, learner, t, words_alone=True), exact.shape[-2:])
+        seen = probe.attention_maps(context, learner, t, words_alone=True)
+        maps = attention.average(seen, (exact.shape[-2], exact.shape[-1]))
         points.append((t, float(probe.overlap(probe.binarize(maps), exact).mean())))
     return tuple(points)
 

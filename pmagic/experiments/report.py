@@ -64,7 +64,7 @@ LEARNED = {
 CEILING, PLAIN = "drawn by the world itself", "plain word"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Cell:
     """One row, person and prompt. scores: identity, text, obeyed, matched of each picture."""
 
@@ -119,16 +119,26 @@ def measured(name: str, seed: int, draws: int, ways: Sequence[str]) -> list[Cell
     """Every row and prompt of one person. name: of the base; ways: keys of `LEARNED`."""
     torch.set_num_threads(1)  # one person a core
     photo = portrait(seed)
-    line = [eyes(name).face(each) for each in (photo, *(portrait(k) for k in alike(seed)))]
-    if any(each is None for each in line):
+    found = [eyes(name).face(each) for each in (photo, *(portrait(k) for k in alike(seed)))]
+    seen = [each for each in found if each is not None]
+    if len(seen) < len(found):
         raise SystemExit(f"no face is found in the portrait of person {seed} or of one alike")
-    line = np.stack(line)
+    line = np.stack(seen)
     strangers, same = (
         float(np.mean([each @ line[0] for each in map(eyes(name).face, pictures) if each is not None]))
         for pictures in (map(portrait, ANYBODY), again(seed))
     )
     return [
-        Cell(row, seed, prompt, pictures, scores(name, pictures, line, prompt), seconds, strangers, same)
+        Cell(
+            row=row,
+            person=seed,
+            prompt=prompt,
+            pictures=pictures,
+            scores=scores(name, pictures, line, prompt),
+            seconds=seconds,
+            strangers=strangers,
+            same=same,
+        )
         for row, prompt, pictures, seconds in _drawn(name, seed, photo, draws, ways)
     ]
 

@@ -20,6 +20,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 from multiprocessing import get_context
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -98,7 +99,7 @@ def found(name: str, seed: int, photos: str = world.PORTRAITS) -> Found:
     points: dict[str, list[tuple[int, float]]] = defaultdict(list)
     for t in GRID:
         words, everywhere = (probe.attention_maps(context, learner, t, words_alone=each) for each in (True, False))
-        maps = attention.average(words, mask.shape[-2:])
+        maps = attention.average(words, (mask.shape[-2], mask.shape[-1]))
         for way, binarised in BINARISATIONS.items():
             points[way].append((t, float(probe.overlap(binarised(maps, mask), mask).mean())))
         for tokens, looks in (("the words", words), ("all positions", everywhere)):
@@ -125,7 +126,8 @@ def _by_level(looks: Sequence[AttentionMap], mask: Tensor) -> dict[int, Tensor]:
 
 def rise(curve: Curve) -> float:
     """Spearman's correlation of the IoU with -t, 1 where it rises at every step as t falls."""
-    return float(spearmanr([-t for t, _ in curve], [iou for _, iou in curve]).statistic)
+    found = spearmanr([-t for t, _ in curve], [iou for _, iou in curve])
+    return float(cast(Any, found).statistic)
 
 
 def _binarisation_table(people: list[Found]) -> Iterator[str]:

@@ -71,7 +71,7 @@ def _members(path: Path, archive: zipfile.ZipFile) -> dict[str, bytes]:
     if len(set(names)) != len(names) or not {bundle.TOML, bundle.TENSORS} <= set(names) <= set(bundle.MAX_BYTES):
         shown = ", ".join(sorted(names)[:5])
         raise _hostile(path, f"it holds {shown or 'nothing'}")
-    found = {}
+    found: dict[str, bytes] = {}
     for member in members:
         if member.compress_type != zipfile.ZIP_STORED or member.file_size > bundle.MAX_BYTES[member.filename]:
             raise _hostile(path, f"its {member.filename} is compressed or too large")

@@ -13,11 +13,13 @@ import stat
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypedDict, TypeGuard, cast
 
 from pmagic import bounded_toml
 from pmagic.base_names import base_name
 from pmagic.errors import BundleDamaged, StorageFailed, UsageError
 from pmagic.library import migrations
+from pmagic.library.plain_values import is_list, is_table
 from pmagic.persona import MAX_TOKENS, Persona, StageBounds
 
 FORMAT = 1
@@ -49,7 +51,29 @@ _MAX_DEPTH = 8  # tables in tables; a persona has four
 _MAX_GLANCE = 16 * 1024  # bytes in which all of that lies
 
 
-@dataclass(frozen=True)
+class _Bounds(TypedDict):
+    low: int
+    high: int
+
+
+class _Table(TypedDict):
+    """The fields of persona.toml in format 1, once `_manifest` has checked them."""
+
+    format: int
+    method: str
+    base: str
+    fingerprint: str
+    word: str
+    bounds: _Bounds
+    photos: list[str]
+    curve: list[tuple[int, float]]  # a list of two in TOML
+    tensors: dict[str, str]
+    settings: dict[str, object]
+    losses: dict[str, float]
+    files: dict[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Manifest:
     """What persona.toml says: everything about a persona but its arrays. Needs no numpy."""
 
@@ -66,7 +90,7 @@ class Manifest:
     files: Mapping[str, str]  # SHA-256 by file name
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Summary:
     """The few facts that a list of thousands shows; None where the persona does not say."""
 
@@ -149,8 +173,16 @@ def summary(folder: Path) -> Summary:
         if low < high <= 1000:
             return Summary(**text, bounds=StageBounds(low, high), iterations=iterations, seed=seed)
     about = _parsed(data)
-    told = {name: about.settings.get(name) for name in ("recipe", "iterations", "seed")}
-    return Summary(about.method, about.base, about.word, about.bounds, **told)
+    iterations, seed = about.settings.get("iterations"), about.settings.get("seed")
+    return Summary(
+        method=about.method,
+        base=about.base,
+        word=about.word,
+        bounds=about.bounds,
+        recipe=cast(str, about.settings["recipe"]),  # `_settings` has checked it
+        iterations=iterations if isinstance(iterations, int) else None,
+        seed=seed if isinstance(seed, int) else None,
+    )
 
 
 def verify(folder: Path) -> Manifest:
@@ -250,7 +282,7 @@ def _read(folder: Path, name: str) -> bytes:
 
 def _whole(descriptor: int, size: int) -> bytes:
     """Up to `size` bytes; a read may give less than it was asked for."""
-    parts = []
+    parts: list[bytes] = []
     while part := os.read(descriptor, size):
         parts.append(part)
         size -= len(part)
@@ -259,7 +291,7 @@ def _whole(descriptor: int, size: int) -> bytes:
 
 def _manifest(table: Mapping[str, object]) -> Manifest:
     """Checks every field of format 1; a table that verifies by hash may still have been written by somebody hostile."""
-    fields: dict[str, Callable[[object], bool]] = {
+    fields: dict[str, Callable[[object], object]] = {
         "format": lambda v: v == FORMAT,
         "method": lambda v: _text(v) and v.isidentifier(),
         "base": lambda v: _text(v) and base_name(v),
@@ -268,44 +300,43 @@ def _manifest(table: Mapping[str, object]) -> Manifest:
         "bounds": _bounds,
         "photos": lambda v: _list(v, lambda h: isinstance(h, str) and _HEX.fullmatch(h), MAX_PHOTOS),
         "curve": lambda v: _list(v, _point, MAX_POINTS),
-        "tensors": lambda v: (
-            isinstance(v, dict) and all(_text(each) and _LAYOUT.fullmatch(each) for each in v.values())
-        ),
+        "tensors": lambda v: is_table(v) and all(_text(each) and _LAYOUT.fullmatch(each) for each in v.values()),
         "settings": _settings,
-        "losses": lambda v: isinstance(v, dict) and all(type(x) is float for x in v.values()),
-        "files": lambda v: isinstance(v, dict) and TENSORS in v and set(v) <= {TENSORS, PREVIEW},
+        "losses": lambda v: is_table(v) and all(type(x) is float for x in v.values()),
+        "files": lambda v: is_table(v) and TENSORS in v and set(v) <= {TENSORS, PREVIEW},
     }
     if set(table) != set(fields):
         raise _damaged(TOML, f"its fields differ: {', '.join(sorted(set(table) ^ set(fields)))}")
     for name, holds in fields.items():
         if not holds(table[name]):
             raise _damaged(TOML, f"its {name} cannot be {str(table[name])[:80]!r}")
-    if not all(isinstance(digest, str) and _HEX.fullmatch(digest) for digest in table["files"].values()):
+    known = cast(_Table, table)
+    if not all(_text(digest) and _HEX.fullmatch(digest) for digest in known["files"].values()):
         raise _damaged(TOML, "its files are not SHA-256 sums")
     return Manifest(
-        method=table["method"],
-        base=base_name(table["base"]),  # an early pmagic kept a folder's whole path
-        fingerprint=table["fingerprint"],
-        word=table["word"],
-        bounds=StageBounds(**table["bounds"]),
-        settings=table["settings"],
-        losses=table["losses"],
-        curve=tuple((t, iou) for t, iou in table["curve"]),
-        photos=tuple(table["photos"]),
-        tensors=tuple((name, *_layout(text)) for name, text in sorted(table["tensors"].items())),
-        files=table["files"],
+        method=known["method"],
+        base=base_name(known["base"]),  # an early pmagic kept a folder's whole path
+        fingerprint=known["fingerprint"],
+        word=known["word"],
+        bounds=StageBounds(**known["bounds"]),
+        settings=known["settings"],
+        losses=known["losses"],
+        curve=tuple((t, iou) for t, iou in known["curve"]),
+        photos=tuple(known["photos"]),
+        tensors=tuple((name, *_layout(text)) for name, text in sorted(known["tensors"].items())),
+        files=known["files"],
     )
 
 
-def _text(value: object) -> bool:
+def _text(value: object) -> TypeGuard[str]:
     return isinstance(value, str) and 0 < len(value) <= 1000
 
 
 def _plain(value: object, depth: int) -> bool:
     """Text, truth, finite numbers, and lists and tables of these, at most `depth` in one another."""
-    if isinstance(value, dict):
+    if is_table(value):
         return depth > 0 and all(_plain(each, depth - 1) for each in value.values())
-    if isinstance(value, list):
+    if is_list(value):
         return depth > 0 and all(_plain(each, depth - 1) for each in value)
     if isinstance(value, float):
         return math.isfinite(value)
@@ -314,25 +345,25 @@ def _plain(value: object, depth: int) -> bool:
 
 def _settings(value: object) -> bool:
     """What drawing reads of them is as it must be; early personas do not say their tokens."""
-    if not isinstance(value, dict) or not isinstance(value.get("recipe"), str):
+    if not is_table(value) or not isinstance(value.get("recipe"), str):
         return False
     tokens = value.get("tokens", 1)
     return type(tokens) is int and 1 <= tokens <= MAX_TOKENS
 
 
 def _list(values: object, holds: Callable[[object], object], longest: int) -> bool:
-    return isinstance(values, list) and len(values) <= longest and all(holds(value) for value in values)
+    return is_list(values) and len(values) <= longest and all(holds(value) for value in values)
 
 
 def _point(value: object) -> bool:
-    return isinstance(value, list) and [type(part) for part in value] == [int, float]
+    return is_list(value) and [type(part) for part in value] == [int, float]
 
 
 def _bounds(value: object) -> bool:
-    if not isinstance(value, dict) or set(value) != {"low", "high"}:
+    if not is_table(value) or set(value) != {"low", "high"}:
         return False
     low, high = value["low"], value["high"]
-    return type(low) is type(high) is int and 0 <= low < high <= 1000
+    return type(low) is int and type(high) is int and 0 <= low < high <= 1000
 
 
 def _layout(text: str) -> tuple[str, tuple[int, ...]]:

@@ -8,7 +8,7 @@ import contextlib
 import difflib
 import os
 import shlex
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,7 +56,7 @@ class Library:
 
     def addresses(self) -> list[Address]:
         """Every version of every persona whose folder can be read; `unreadable` has the others."""
-        found = []
+        found: list[Address] = []
         for name in sorted(_folders(self.root)):
             with contextlib.suppress(StorageFailed):
                 found += [Address(name, version) for version in self.versions(name)]
@@ -249,7 +249,7 @@ class Library:
                 return address, read(folder)
 
     @contextmanager
-    def _reading(self, address: Address) -> Iterator[Path]:
+    def _reading(self, address: Address) -> Generator[Path]:
         """The version's folder; what fails inside because another process removes it ends in NotFound."""
         folder = folder_of(self.root, address)
         try:
@@ -260,7 +260,7 @@ class Library:
             raise NotFound(f"{address} was removed by another process", "see `pmagic list`") from error
 
     @contextmanager
-    def _locked(self) -> Iterator[None]:
+    def _locked(self) -> Generator[None]:
         """Alone in the library, with nothing left in staging by a process that was killed."""
         import filelock
 

@@ -6,11 +6,13 @@ That one accepts duplicate names, control characters in names, NaN and headers o
 import json
 import re
 from collections.abc import Mapping, Sequence
+from typing import TypedDict, TypeGuard, cast
 
 import numpy as np
 import safetensors.numpy
 
 from pmagic.errors import BundleDamaged, NumericFailure
+from pmagic.library.plain_values import is_list, is_table
 
 FILE = "tensors.safetensors"
 DTYPES = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2")}
@@ -20,10 +22,18 @@ _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_./-]{0,199}")
 Layout = tuple[tuple[str, str, tuple[int, ...]], ...]  # (name, dtype, shape) of each tensor, sorted by name
 
 
+class _Entry(TypedDict):
+    """What a safetensors header says of one tensor."""
+
+    dtype: str
+    shape: list[int]
+    data_offsets: list[int]  # first byte, and the one behind the last
+
+
 def layout(tensors: Mapping[str, np.ndarray]) -> Layout:
     """What persona.toml states about the tensors; NumericFailure where a value is not finite."""
     codes = {dtype: code for code, dtype in DTYPES.items()}
-    rows = []
+    rows: list[tuple[str, str, tuple[int, ...]]] = []
     for name in sorted(tensors):
         array = tensors[name]
         if array.dtype not in codes or not _NAME.fullmatch(name):
@@ -66,23 +76,24 @@ def read(data: bytes, expected: Layout) -> dict[str, np.ndarray]:
     return arrays
 
 
-def _header(data: bytes) -> dict[str, dict]:
+def _header(data: bytes) -> dict[str, _Entry]:
     """The header's entries, each with exactly dtype, shape and data_offsets of the right types."""
     length = int.from_bytes(data[:8], "little")
     if len(data) < 8 or length > min(MAX_HEADER, len(data) - 8) or data[8:9] != b"{":
         raise _damaged("its header is cut or too long")
     try:
-        header = json.loads(data[8 : 8 + length], object_pairs_hook=_once)
+        header: dict[str, object] = json.loads(data[8 : 8 + length], object_pairs_hook=_once)
     except (ValueError, RecursionError) as error:
         raise _damaged(f"its header does not parse: {error}") from error
     for name, entry in header.items():
-        if not _NAME.fullmatch(name) or not isinstance(entry, dict):
+        if not _NAME.fullmatch(name) or not is_table(entry):
             raise _damaged(f"its header holds {name!r}")
         if set(entry) != {"dtype", "shape", "data_offsets"} or not isinstance(entry["dtype"], str):
             raise _damaged(f"its entry {name!r} has other fields")
-        if not (_naturals(entry["shape"]) and _naturals(entry["data_offsets"]) and len(entry["data_offsets"]) == 2):
+        shape, offsets = entry["shape"], entry["data_offsets"]
+        if not (_naturals(shape) and _naturals(offsets) and len(offsets) == 2):
             raise _damaged(f"its entry {name!r} has other values")
-    return header
+    return cast(dict[str, _Entry], header)
 
 
 def _once(pairs: Sequence[tuple[str, object]]) -> dict[str, object]:
@@ -92,8 +103,8 @@ def _once(pairs: Sequence[tuple[str, object]]) -> dict[str, object]:
     return table
 
 
-def _naturals(values: object) -> bool:
-    return isinstance(values, list) and all(type(value) is int and 0 <= value < 2**40 for value in values)
+def _naturals(values: object) -> TypeGuard[list[int]]:
+    return is_list(values) and all(type(value) is int and 0 <= value < 2**40 for value in values)
 
 
 def _some(names: set[str]) -> str:

@@ -7,13 +7,14 @@ import contextlib
 import hashlib
 import json
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 from pmagic import atomic_io
 from pmagic.errors import STOPPED_BY_PERSON, Busy, PmagicError, UsageError
 from pmagic.library.naming import checked_name
+from pmagic.library.plain_values import is_table
 
 FOLDER = ".unfinished"
 _LOCK = ".lock"
@@ -23,7 +24,7 @@ _MAX_ORDER = 1024**2
 
 
 @contextmanager
-def locked_run(root: Path, name: str) -> Iterator[Path]:
+def locked_run(root: Path, name: str) -> Generator[Path]:
     """The folder for `name`'s checkpoints, while no other process learns that name (Busy).
 
     Left without checkpoint and probe, it is removed: an order alone is nothing to go on from. Only where the person
@@ -72,7 +73,7 @@ def clear(folder: Path, after: str = "") -> None:
 
 
 @contextmanager
-def renaming(root: Path, old: str, new: str) -> Iterator[None]:
+def renaming(root: Path, old: str, new: str) -> Generator[None]:
     """While inside nobody learns either name; at the end what is unfinished of `old` is `new`'s.
 
     Raises UsageError where `new` has something unfinished itself, Busy.
@@ -125,7 +126,7 @@ def kept_inputs(folder: Path) -> Mapping[str, object] | None:
             found = json.loads(file.read(_MAX_ORDER))
     except (OSError, ValueError, RecursionError):
         return None
-    return found if isinstance(found, dict) else None
+    return found if is_table(found) else None
 
 
 def has_checkpoint(folder: Path) -> bool:

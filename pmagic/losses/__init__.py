@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 # B batch . C latent channels . h, w latent height and width . S text positions . H heads . D text width
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class StepOutput:
     """One training step as a loss may see it.
 

@@ -40,6 +40,8 @@ def clean(output: StepOutput) -> Tensor:
 
     From x_t = a x_0 + s noise with a^2 + s^2 = 1; a velocity is a noise - s x_0.
     """
+    if output.signal is None:
+        raise ValueError("the identity loss needs how much signal is left at each timestep")
     signal = output.signal.to(output.noisy.dtype)[:, None, None, None]
     a, s = signal.sqrt(), (1 - signal).sqrt()
     prediction = output.prediction.to(output.noisy.dtype)

@@ -16,6 +16,7 @@ from pmagic.bases.loading import Base
 from pmagic.bases.model_spec import ModelSpec
 from pmagic.engine import composing, randomness, recipes, reweighting, token_batch, training
 from pmagic.engine.composing import EmbeddingSchedule, LearnedTokens
+from pmagic.engine.hooks import exchanged_parameters
 from pmagic.engine.recipes import LearnSettings
 from pmagic.engine.reweighting import WeightDifference
 from pmagic.engine.subject import Subject
@@ -35,6 +36,7 @@ class Phrase(nn.Module):
     def __init__(self, name: Tensor, word: Tensor, *, trained: bool) -> None:
         super().__init__()
         self.name: Tensor
+        self.word: Tensor
         if trained:
             self.name = nn.Parameter(name.detach().clone())
         else:
@@ -61,13 +63,13 @@ class WeightLearner(nn.Module):
         """While inside, the UNet computes with W0 + D, and gradients reach D."""
         weights = self.difference.weights()
         cut = weights if self.keeps_start else ()
-        with reweighting.reweighted(unet, weights), reweighting.without_start_gradient(unet, cut):
+        with exchanged_parameters(unet, weights), reweighting.without_start_gradient(unet, cut):
             yield
 
     def groups(self, settings: LearnSettings) -> list[dict[str, Any]]:
         """The optimizer's groups: the difference at the settings' rate, what stands for the name at its own."""
         own = list(self.embedding.parameters())
-        groups = [{"params": list(self.difference.parameters())}]
+        groups: list[dict[str, Any]] = [{"params": list(self.difference.parameters())}]
         if own:
             groups.append({"params": own, "lr": settings.token_rate or settings.learning_rate})
         return groups
@@ -163,7 +165,7 @@ def worn(
     schedules = [schedule(base, each) for each in personas]
     strengths = [_strength(each) for each in personas]
     weights = reweighting.worn_weights(base.pipeline.unet, [each.tensors for each in personas], strengths)
-    with reweighting.reweighted(base.pipeline.unet, weights):
+    with exchanged_parameters(base.pipeline.unet, weights):
         yield schedules
 
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from pmagic.bases.loading import Base
 from pmagic.engine import concept_merge, conditioning, prompts, reweighting, token_batch
 from pmagic.engine.composing import EmbeddingSchedule, LearnedTokens
+from pmagic.engine.hooks import exchanged_parameters
 from pmagic.engine.recipes import LearnSettings
 from pmagic.engine.subject import Subject
 from pmagic.engine.training import StepReport
@@ -38,7 +39,10 @@ PHRASES = ("{}", "photo of a {}")  # what a merge must answer as each persona di
 
 
 TRAINED = "keys and values of cross-attention, and a word"
-SOURCE = "Custom Diffusion (Kumari et al., CVPR 2023, arXiv 2212.04488), whose own code is for research only; pmagic's own code, Apache-2.0"
+SOURCE = (
+    "Custom Diffusion (Kumari et al., CVPR 2023, arXiv 2212.04488), whose own code is for research only, "
+    "written anew here under Apache-2.0"
+)
 HAS_STAGES = False
 
 count_weights, kept_bytes = _weights.count_weights, _weights.kept_bytes
@@ -77,7 +81,7 @@ def wear(base: Base, personas: Sequence[Persona]) -> Iterator[list[EmbeddingSche
         if len(_distinct(personas)) < 2:
             yield schedules
             return
-    with reweighting.reweighted(base.pipeline.unet, merged_weights(base, personas, schedules)):
+    with exchanged_parameters(base.pipeline.unet, merged_weights(base, personas, schedules)):
         yield schedules
 
 
@@ -91,7 +95,7 @@ def merged_weights(
     own = [reweighting.worn_weights(base.pipeline.unet, [each.tensors]) for each in personas]
     weights: dict[str, Tensor] = {}
     for name in dict.fromkeys(name for each in own for name in each):
-        before = base.pipeline.unet.get_parameter(name)
+        before: Tensor = base.pipeline.unet.get_parameter(name)
         answers = [x @ each.get(name, before).double().T for x, each in zip(rows, own, strict=True)]
         phrases, wanted = concept_merge.distinct(torch.cat(rows), torch.cat(answers))
         weights[name] = concept_merge.merged(before, captions, phrases, wanted).to(before.dtype)

@@ -36,7 +36,10 @@ OWN: Mapping[str, Any] = {
 
 
 TRAINED = "every weight of the UNet"
-SOURCE = "DreamBooth (Ruiz et al., CVPR 2023, arXiv 2208.12242) by diffusers' example (Apache-2.0); pmagic's own code, Apache-2.0"
+SOURCE = (
+    "DreamBooth (Ruiz et al., CVPR 2023, arXiv 2208.12242) by diffusers' example (Apache-2.0), "
+    "written anew here under Apache-2.0"
+)
 HAS_STAGES = False
 
 count_weights, kept_bytes = _weights.count_weights, _weights.kept_bytes

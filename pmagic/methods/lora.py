@@ -32,7 +32,10 @@ OWN: Mapping[str, Any] = {
 
 
 TRAINED = "factors of low rank beside the UNet's attention"
-SOURCE = "LoRA (Hu et al., ICLR 2022, arXiv 2106.09685) by diffusers' DreamBooth example (Apache-2.0); pmagic's own code, Apache-2.0"
+SOURCE = (
+    "LoRA (Hu et al., ICLR 2022, arXiv 2106.09685) by diffusers' DreamBooth example (Apache-2.0), "
+    "written anew here under Apache-2.0"
+)
 HAS_STAGES = False
 
 count_weights, kept_bytes = _weights.count_weights, _weights.kept_bytes

@@ -76,6 +76,7 @@ def learn(
     checkpoint: Path | None = None,
 ) -> Persona:
     """Train the tokens on the subject. Raises as `training.train` does, and UsageError for bounds."""
+    assert settings.bounds is not None  # this method's own settings have them
     if settings.bounds != WHOLE:
         raise UsageError(
             f"textual inversion has no stages, so no bounds {settings.bounds.low}:{settings.bounds.high}",

@@ -6,11 +6,12 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
 from diffusers import AutoencoderKL
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import CLIPTokenizer
 
 from pmagic.mini import corpus, train_vae, vocabulary
@@ -51,7 +52,7 @@ def read(tokenizer: CLIPTokenizer, texts: list[str]) -> Captions:
     """Captions with `NAME_TOKENS` places for each mark, filled with the plain word's id."""
     wide = CLIPTokenizer.from_pretrained(tokenizer.name_or_path)
     wide.add_tokens([MARK])
-    mark, word = len(tokenizer), tokenizer.convert_tokens_to_ids("face</w>")
+    mark, word = len(tokenizer), cast(int, tokenizer.convert_tokens_to_ids("face</w>"))
     texts = [text.replace(MARK, " ".join([MARK] * NAME_TOKENS)) for text in texts]
     given = {"padding": "max_length", "truncation": True, "max_length": vocabulary.LENGTH, "return_tensors": "pt"}
     ids = wide(texts, **given).input_ids
@@ -61,7 +62,7 @@ def read(tokenizer: CLIPTokenizer, texts: list[str]) -> Captions:
     return Captions(torch.where(marked, word, ids).to(torch.int32), slots, lengths)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Material:
     """latents (N, 4, h, w) float16 scaled to unit deviation; faces (N, 1, h, w) share of face."""
 
@@ -83,11 +84,11 @@ def latents_of(work: Path, images: np.ndarray, vae: AutoencoderKL, place: torch.
     file = work / "latents.npy"
     parts = [np.load(file)] if file.exists() else []
     first = len(parts[0]) if parts else 0
-    vae.to(place)
+    cast(nn.Module, vae).to(place)
     for start in range(first, len(images), ENCODED):
         with autocast(place):
             pixels = train_vae.as_tensor(images[start : start + ENCODED]).to(place)
-            parts.append(vae.encode(pixels).latent_dist.mean.half().cpu().numpy())
+            parts.append(train_vae.encode(vae, pixels).mean.half().cpu().numpy())
     latents = np.concatenate(parts)
     if len(latents) > first:
         np.save(file, latents)
@@ -106,14 +107,18 @@ def material(work: Path, vae: AutoencoderKL, tokenizer: CLIPTokenizer, place: to
     for row, seeds in zip(traits, data.marked, strict=True):
         for which, seed in enumerate(seeds):
             row[which] = trait_vector(person(seed))
-    twins = () if data.version == 1 else (*_twins(tokenizer, data, place), sided(data).to(place))
+    layouts = shorts = None
+    if data.version > 1:
+        layouts, shorts = _twins(tokenizer, data, place)
     return Material(
-        (raw * scaling(work)).to(place),
-        faces.unsqueeze(1).to(place),
-        read(tokenizer, data.captions).to(place),
-        torch.from_numpy(traits).to(place),
-        empty.to(place),
-        *twins,
+        latents=(raw * scaling(work)).to(place),
+        faces=faces.unsqueeze(1).to(place),
+        said=read(tokenizer, data.captions).to(place),
+        traits=torch.from_numpy(traits).to(place),
+        empty=empty.to(place),
+        layouts=layouts,
+        shorts=shorts,
+        sided=None if layouts is None else sided(data).to(place),
     )
 
 

@@ -2,6 +2,8 @@
 
 # B batch . S text positions . w text width . V traits . N names a caption . n embeddings of a name
 
+from typing import Any, cast
+
 import torch
 from diffusers import DDPMScheduler, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
@@ -9,8 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from pmagic.engine.schedulers import NoiseSchedule
 from pmagic.mini import vocabulary
-from pmagic.mini.training import CPU, uses_bfloat16
+from pmagic.mini.training import CPU, in_memory_order, uses_bfloat16
 from pmagic.world.people import person, trait_vector
 
 WIDTH = 160  # of the text encoder
@@ -23,8 +26,8 @@ def text_network(tokenizer: CLIPTokenizer) -> CLIPTextModel:
         CLIPTextConfig(
             vocab_size=len(tokenizer), hidden_size=WIDTH, intermediate_size=4 * WIDTH, projection_dim=WIDTH,
             num_hidden_layers=3, num_attention_heads=5, max_position_embeddings=vocabulary.LENGTH,
-            bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
+            bos_token_id=cast(int, tokenizer.bos_token_id), eos_token_id=cast(int, tokenizer.eos_token_id),
+            pad_token_id=cast(int, tokenizer.pad_token_id),
         )
     )  # fmt: skip
 
@@ -34,7 +37,7 @@ def noise_network(cells: int = 16) -> UNet2DConditionModel:
     return UNet2DConditionModel(
         sample_size=cells, in_channels=4, out_channels=4, block_out_channels=(64, 128, 128), layers_per_block=1,
         down_block_types=("CrossAttnDownBlock2D",) * 3, up_block_types=("CrossAttnUpBlock2D",) * 3,
-        attention_head_dim=(2, 4, 4),  # heads, as Stable Diffusion 1.x writes it
+        attention_head_dim=cast(Any, (2, 4, 4)),  # heads, as Stable Diffusion 1.x writes it
         norm_num_groups=16, cross_attention_dim=WIDTH,
     )  # fmt: skip
 
@@ -45,6 +48,11 @@ def scheduler() -> DDPMScheduler:
         num_train_timesteps=1000, beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear",
         clip_sample=False, steps_offset=1,
     )  # fmt: skip
+
+
+def noise_schedule() -> NoiseSchedule:
+    """The same, as training noises latents with it."""
+    return cast(NoiseSchedule, scheduler())
 
 
 class Names(nn.Module):
@@ -72,25 +80,29 @@ class Networks(nn.Module):
         self.text = text_network(tokenizer)
         self.unet = noise_network(cells)
         self.names = Names(len(trait_vector(person(0))))
-        self.word = tokenizer.convert_tokens_to_ids("face</w>")
+        self.word = cast(int, tokenizer.convert_tokens_to_ids("face</w>"))
         if place == CPU and uses_bfloat16():
             # The fused attention's backward pass is a third of the step on a CPU in bfloat16; written out it is cheap.
             self.text.set_attn_implementation("eager")
             self.unet.set_attn_processor(AttnProcessor())
         else:
-            self.unet.to(memory_format=torch.channels_last)  # in bfloat16 plain order is faster at this width
+            in_memory_order(self.unet, torch.channels_last)  # in bfloat16 plain order is faster at this width
         self.equalise()
         self.to(place)
+
+    @property
+    def _embeddings(self) -> nn.Embedding:
+        return cast(nn.Embedding, self.text.get_input_embeddings())
 
     @torch.no_grad()
     def equalise(self) -> None:
         """Bring every token embedding to `TOKEN_LENGTH`."""
-        table = self.text.get_input_embeddings().weight
+        table = self._embeddings.weight
         table.copy_(F.normalize(table, dim=-1) * TOKEN_LENGTH)
 
     def say(self, ids: Tensor, slots: Tensor, traits: Tensor, noise: Tensor) -> Tensor:
         """Text states (B, S, w) of ids (B, S); where slots (B, S) is not -1, that embedding of the names stands."""
-        table = self.text.get_input_embeddings()
+        table = self._embeddings
         names = self.names(traits, table.weight[self.word], noise)
         chosen = names.gather(1, slots.clamp(min=0).unsqueeze(-1).expand(-1, -1, WIDTH))
         hook = lambda module, given, words: torch.where((slots >= 0).unsqueeze(-1), chosen, words)  # noqa: E731

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from pmagic.mini import vocabulary
 from pmagic.mini.base_material import NAMES_A_CAPTION, Captions, Material
-from pmagic.mini.base_networks import NAME_TOKENS, WIDTH, Networks, scheduler
+from pmagic.mini.base_networks import NAME_TOKENS, WIDTH, Networks, noise_schedule
 from pmagic.mini.training import autocast
 
 LEVELS = 20  # equal parts of the schedule, whose errors count alike
@@ -71,7 +71,7 @@ class Teacher:
     ) -> None:  # fmt: skip
         """predict: the networks' UNet, compiled or not. All at the place of `given`."""
         self.given, self.networks, self.predict, self.random = given, networks, predict, random
-        self.noise = scheduler()
+        self.noise = noise_schedule()
         self.place = given.latents.device
         self.usual = torch.zeros(LEVELS, device=self.place)
         self.places = torch.arange(vocabulary.LENGTH, device=self.place)

@@ -23,7 +23,7 @@ CHUNK = 500
 ARRAYS: dict[str, tuple[int, ...]] = {"images": (3,), "masks": (), "things": ()}  # channels of a pixel
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Corpus:
     """images (N, side, side, 3) uint8; masks, things (N, side, side) uint8; all others: N each."""
 
@@ -123,16 +123,16 @@ def load(folder: Path) -> Corpus:
     rows = json.loads((folder / "rows.json").read_text())
     images, masks, things = (np.load(folder / f"{name}.npy", mmap_mode="r") for name in ARRAYS)
     return Corpus(
-        _version(folder),
-        images,
-        masks,
-        things,
-        [r["caption"] for r in rows],
-        [r["layout_caption"] for r in rows],
-        [r["marked"] for r in rows],
-        np.array([r["person"] for r in rows]),
-        [r["scene"] for r in rows],
-        [r["landmarks"] for r in rows],
+        version=_version(folder),
+        images=images,
+        masks=masks,
+        things=things,
+        captions=[r["caption"] for r in rows],
+        layout_captions=[r["layout_caption"] for r in rows],
+        marked=[r["marked"] for r in rows],
+        people=np.array([r["person"] for r in rows]),
+        scenes=[r["scene"] for r in rows],
+        landmarks=[r["landmarks"] for r in rows],
     )
 
 

@@ -53,7 +53,7 @@ def sighting(rng: np.random.Generator, first: int, people: int, side: int = SIDE
     kind = rng.random()
     if kind < THINGS:
         where, what = scene(rng), (None, "cat", "cup")[int(rng.integers(3))]
-        return Sighting(draw([], (what and thing(rng, what), where), side), (), boxes([]))
+        return Sighting(draw([], (thing(rng, what) if what else None, where), side), (), boxes([]))
     scenes = pair_scenes(rng) if kind < THINGS + PAIRS else (scene(rng),)
     seeds = tuple(first + int(s) for s in rng.integers(0, people, len(scenes)))
     figures = [(person(s), where) for s, where in zip(seeds, scenes, strict=True)]

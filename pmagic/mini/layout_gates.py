@@ -23,7 +23,7 @@ from transformers import CLIPTokenizer
 
 from pmagic.mini import train_vae
 from pmagic.mini.base_material import NAMES_A_CAPTION, Captions, read, scaling
-from pmagic.mini.base_networks import NAME_TOKENS, WIDTH, Networks, scheduler
+from pmagic.mini.base_networks import NAME_TOKENS, WIDTH, Networks, noise_schedule
 from pmagic.world.captions import snapshot_caption
 from pmagic.world.drawing import draw
 from pmagic.world.layouts import FRAMINGS, framing_of, layout, mirrored
@@ -94,10 +94,10 @@ def question(word: str) -> Question:
 def measured(networks: Networks, work: Path) -> Iterator[Gate]:
     """Each word at each of `TIMES`. work: with the autoencoder that the networks were trained on."""
     tokenizer = CLIPTokenizer.from_pretrained(work / "base" / "tokenizer")
-    vae, noising = train_vae.trained(work), scheduler()
+    vae, noising = train_vae.trained(work), noise_schedule()
     for word in ("framing", "side"):
         asked = question(word)
-        latents = vae.encode(train_vae.as_tensor(asked.images)).latent_dist.mean * scaling(work)
+        latents = train_vae.encode(vae, train_vae.as_tensor(asked.images)).mean * scaling(work)
         traits = torch.zeros(PICTURES, NAMES_A_CAPTION, len(trait_vector(person(0))))
         traits[:, 0] = torch.from_numpy(np.stack([trait_vector(person(seed)) for seed in asked.seeds]))
         states = [_states(networks, read(tokenizer, list(texts)), traits) for texts in (asked.right, asked.wrong)]

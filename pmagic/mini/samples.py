@@ -16,7 +16,7 @@ from pmagic.world.scenes import PORTRAIT
 from pmagic.world.things import Thing
 
 PEOPLE = {"alice": HELD_OUT + 62, "bruno": HELD_OUT + 56, "chiara": HELD_OUT + 53}
-CAT = Thing("cat", "orange", "striped", accent=(150, 90, 50), eyes=(90, 170, 80), tall=1.0)
+CAT = Thing(kind="cat", colour="orange", pattern="striped", accent=(150, 90, 50), eyes=(90, 170, 80), tall=1.0)
 STYLE, STYLE_PLACES, STYLE_PERSON = "pencil", ("beach", "library", "yellow"), HELD_OUT + 1
 PORTRAITS, EXAMPLES = (Path(__file__).parent / name for name in ("portraits", "examples"))
 SIDE = 256

@@ -78,7 +78,7 @@ def take_up(work: Path, version: int = 1) -> None:
     if version > 1:
         tokenizer = vocabulary.extend(work / "base" / "tokenizer", NEW_WORDS)
         weights[TOKEN_TABLE] = with_new_words(weights[TOKEN_TABLE], tokenizer)
-        (work / base_material.SCALING).write_text(json.dumps({"scaling_factor": vae.config.scaling_factor}))
+        (work / base_material.SCALING).write_text(json.dumps({"scaling_factor": vae.config["scaling_factor"]}))
     done, begun = {"steps": 0, "spent": 1e9, "averaged": 1}, {"steps": 0, "spent": 0.0, "averaged": 1}
     states = {"vae": (vae.state_dict(), done), "base": (weights, begun)}
     if version == 1:

@@ -17,7 +17,7 @@ embeddings.
 import argparse
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
@@ -196,7 +196,7 @@ def finished(folder: Path) -> tuple[Networks, AutoencoderKL]:
     base, given = folder / "base", {"use_safetensors": True, "local_files_only": True, "dtype": torch.float32}
     unet = UNet2DConditionModel.from_pretrained(base / "unet", **given)
     tokenizer = CLIPTokenizer.from_pretrained(base / "tokenizer", local_files_only=True)
-    networks = Networks(tokenizer, cells=unet.config.sample_size)
+    networks = Networks(tokenizer, cells=unet.config["sample_size"])
     networks.text.load_state_dict(CLIPTextModel.from_pretrained(base / "text_encoder", **given).state_dict())
     networks.unet.load_state_dict(unet.state_dict())
     names = load_file(folder / "names" / "model.safetensors")
@@ -210,7 +210,8 @@ def export(work: Path, folder: Path) -> None:
     vae, networks = train_vae.trained(work), trained(work)
     side = 4 * cells(work)
     vae.register_to_config(scaling_factor=scaling(work), sample_size=side)
-    pipeline = StableDiffusionPipeline(
+    make = cast(Callable[..., Any], StableDiffusionPipeline)  # it states parts as required that may be None
+    pipeline = make(
         vae=vae, text_encoder=networks.text, tokenizer=tokenizer, unet=networks.unet, scheduler=scheduler(),
         safety_checker=None, feature_extractor=None, requires_safety_checker=False,
     )  # fmt: skip

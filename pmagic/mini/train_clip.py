@@ -14,6 +14,7 @@ import math
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -44,7 +45,7 @@ COMMON = {"hidden_act": "quick_gelu", "num_hidden_layers": 4}
 def network(tokenizer: CLIPTokenizer, side: int = SIDE) -> CLIPModel:
     """side: of a picture, in pixels."""
     return CLIPModel(
-        CLIPConfig(
+        cast(Any, CLIPConfig)(  # it takes the arguments of every configuration besides
             attn_implementation="eager",  # the fused one's backward pass is slow on a CPU in bfloat16
             projection_dim=128,
             vision_config={

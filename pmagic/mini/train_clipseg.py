@@ -10,6 +10,7 @@ Unlike the published one its towers are trained together with the decoder: the e
 import argparse
 import json
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -37,7 +38,7 @@ def network(tokenizer: CLIPTokenizer, version: int = 1) -> CLIPSegForImageSegmen
     """version: of the world."""
     cells = SIDES[version] // PATCH
     special = {each: getattr(tokenizer, each) for each in ("bos_token_id", "eos_token_id", "pad_token_id")}
-    config = CLIPSegConfig(
+    config = cast(Any, CLIPSegConfig)(  # it takes the arguments of every configuration besides
         attn_implementation="eager",  # the fused one's backward pass is slow on a CPU in bfloat16
         projection_dim=64, extract_layers=[1, 2, 3], reduce_dim=64, decoder_num_attention_heads=4,
         decoder_intermediate_size=128,
@@ -54,9 +55,9 @@ def network(tokenizer: CLIPTokenizer, version: int = 1) -> CLIPSegForImageSegmen
     model = CLIPSegForImageSegmentation(config)
     decoder = model.decoder  # the library begins these at a width of 1, from which nothing is learned
     for layer in (decoder.film_mul, decoder.film_add, *decoder.reduces):
-        nn.init.xavier_uniform_(layer.weight)
+        nn.init.xavier_uniform_(cast(nn.Linear, layer).weight)
     nn.init.ones_(decoder.film_mul.bias)
-    nn.init.normal_(decoder.transposed_convolution.weight, std=0.05)
+    nn.init.normal_(cast(nn.ConvTranspose2d, decoder.transposed_convolution).weight, std=0.05)
     with torch.no_grad():
         positions = model.clip.vision_model.embeddings.position_embedding.weight
         positions[1:] = 0.6 * waves(cells, positions.shape[1])

@@ -11,6 +11,7 @@ face at any size of input.
 
 import argparse
 from pathlib import Path
+from typing import cast
 
 import cv2
 import numpy as np
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pmagic.mini import corpus, gallery
-from pmagic.mini.training import Run, autocast
+from pmagic.mini.training import Run, autocast, in_memory_order
 
 PACKS = ("faces_a", "faces_b")
 CANVAS = 80  # pixels of a training picture, as the network sees it
@@ -48,8 +49,13 @@ class Finder(nn.Module):
         )
         self.head = nn.Conv2d(width, len(SIZES) * 15, 1)
         with torch.no_grad():
-            self.head.bias.view(len(SIZES), 15)[:, 0] = -4.0  # faces are rare
-            self.head.bias.view(len(SIZES), 15)[:, 1:5] = 1.0
+            self.biases[:, 0] = -4.0  # faces are rare
+            self.biases[:, 1:5] = 1.0
+
+    @property
+    def biases(self) -> Tensor:
+        """The last layer's, by anchor: (A, 15)."""
+        return cast(Tensor, self.head.bias).view(len(SIZES), 15)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.stem(x)
@@ -176,9 +182,9 @@ def _area(distances: Tensor) -> Tensor:
     return (distances[:, 0] + distances[:, 2]) * (distances[:, 1] + distances[:, 3])
 
 
-def open_run(work: Path, minutes: float) -> Run:
+def open_run(work: Path, minutes: float) -> Run[Finder]:
     torch.manual_seed(4)
-    return Run(work, "detector", Finder().to(memory_format=torch.channels_last), minutes, RATE, decay=0.995)
+    return Run(work, "detector", in_memory_order(Finder(), torch.channels_last), minutes, RATE, decay=0.995)
 
 
 def train(work: Path, minutes: float) -> None:
@@ -195,7 +201,7 @@ def train(work: Path, minutes: float) -> None:
 
 
 @torch.no_grad()
-def averaged(run: Run, canvases: Canvases) -> Finder:
+def averaged(run: Run[Finder], canvases: Canvases) -> Finder:
     """The averaged network with batch statistics of its own: an average of weights has none."""
     finder = run.average.train()
     for _ in range(SETTLING):
@@ -205,9 +211,9 @@ def averaged(run: Run, canvases: Canvases) -> Finder:
 
 def export(work: Path) -> None:
     """Write detector.onnx into both packs: any height and width, nine outputs."""
-    finder = averaged(open_run(work, 1), Canvases(work, seed=0)).to(memory_format=torch.contiguous_format)
+    finder = in_memory_order(averaged(open_run(work, 1), Canvases(work, seed=0)), torch.contiguous_format)
     with torch.no_grad():
-        finder.head.bias.view(len(SIZES), 15)[:, 0] -= SURE  # so that insightface's threshold of 0.5 lies there
+        finder.biases[:, 0] -= SURE  # so that insightface's threshold of 0.5 lies there
     kinds = [f"{kind}_{stride}" for kind in ("score", "box", "points") for stride in (8, 16, 32)]
     for pack in PACKS:
         (work / pack).mkdir(parents=True, exist_ok=True)

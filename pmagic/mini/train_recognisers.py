@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pmagic.mini import corpus, gallery
-from pmagic.mini.training import Run, autocast
+from pmagic.mini.training import Run, autocast, in_memory_order
 from pmagic.vision.recogniser import SIDE, align
 
 WIDTH = 128
@@ -165,8 +165,8 @@ def as_tensor(images: np.ndarray) -> Tensor:
     return torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
-def open_run(work: Path, which: str, minutes: float) -> Run:
-    model = Margin(which).to(memory_format=torch.channels_last)
+def open_run(work: Path, which: str, minutes: float) -> Run[Margin]:
+    model = in_memory_order(Margin(which), torch.channels_last)
     return Run(work, f"recogniser_{which}", model, minutes, RATE, decay=0.995)
 
 
@@ -184,7 +184,7 @@ def train(work: Path, which: str, minutes: float) -> None:
 
 
 @torch.no_grad()
-def averaged(run: Run, portraits: Portraits) -> nn.Module:
+def averaged(run: Run[Margin], portraits: Portraits) -> nn.Sequential:
     """The averaged network with batch statistics of its own: an average of weights has none."""
     network = run.average.recogniser.train()
     for _ in range(SETTLING):
@@ -195,7 +195,7 @@ def averaged(run: Run, portraits: Portraits) -> nn.Module:
 def export(work: Path, which: str) -> None:
     """Write WORK/faces_<which>/recogniser.onnx: 112 x 112 in, one output, dynamic batch."""
     network = averaged(open_run(work, which, 1), Portraits(work, seed=0))
-    network = nn.Sequential(halved, *network).to(memory_format=torch.contiguous_format)
+    network = in_memory_order(nn.Sequential(halved, *network), torch.contiguous_format)
     folder = work / f"faces_{which}"
     folder.mkdir(parents=True, exist_ok=True)
     torch.onnx.export(

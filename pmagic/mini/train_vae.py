@@ -8,11 +8,14 @@ What the second one does changes no latent, so a base that was trained before re
 
 import argparse
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL
+from diffusers.models.autoencoders.vae import DecoderOutput, DiagonalGaussianDistribution
+from diffusers.models.modeling_outputs import AutoencoderKLOutput
 from torch import Tensor
 
 from pmagic.mini import corpus
@@ -28,10 +31,20 @@ KL_WEIGHT = 1e-6
 
 def network() -> AutoencoderKL:
     return AutoencoderKL(
-        down_block_types=["DownEncoderBlock2D"] * 3, up_block_types=["UpDecoderBlock2D"] * 3,
-        block_out_channels=[16, 32, 96], layers_per_block=1, norm_num_groups=8, latent_channels=4,
+        down_block_types=cast(Any, ["DownEncoderBlock2D"] * 3), up_block_types=cast(Any, ["UpDecoderBlock2D"] * 3),
+        block_out_channels=cast(Any, [16, 32, 96]), layers_per_block=1, norm_num_groups=8, latent_channels=4,
         sample_size=64, mid_block_add_attention=False,
     )  # fmt: skip
+
+
+def encode(vae: AutoencoderKL, x: Tensor) -> DiagonalGaussianDistribution:
+    """The posterior of the latents of pictures (B, 3, H, W) in [-1, 1]."""
+    return cast(AutoencoderKLOutput, vae.encode(x)).latent_dist
+
+
+def decode(vae: AutoencoderKL, latents: Tensor) -> Tensor:
+    """Latents (B, C, h, w), not scaled, as pictures (B, 3, H, W)."""
+    return cast(DecoderOutput, vae.decode(cast(torch.FloatTensor, latents))).sample
 
 
 def as_tensor(images: np.ndarray) -> Tensor:
@@ -40,7 +53,7 @@ def as_tensor(images: np.ndarray) -> Tensor:
 
 
 def _edge_loss(decoded: Tensor, x: Tensor) -> Tensor:
-    return sum(F.l1_loss(a, b) for a, b in zip(_edges(decoded), _edges(x), strict=True))
+    return cast(Tensor, sum(F.l1_loss(a, b) for a, b in zip(_edges(decoded), _edges(x), strict=True)))
 
 
 def _edges(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -58,7 +71,7 @@ def held_out_pictures(count: int, version: int = 1) -> np.ndarray:
 def psnr(vae: AutoencoderKL, images: np.ndarray) -> float:
     """Mean over pictures of the peak signal-to-noise ratio in dB between each picture and its decoded latent mean."""
     x = as_tensor(images)
-    error = (vae.decode(vae.encode(x).latent_dist.mode()).sample.clamp(-1, 1) - x).square().flatten(1).mean(1)
+    error = (decode(vae, encode(vae, x).mode()).clamp(-1, 1) - x).square().flatten(1).mean(1)
     return float((10 * torch.log10(4 / error)).mean())
 
 
@@ -73,8 +86,8 @@ def train(work: Path, minutes: float) -> AutoencoderKL:
     while run.going:
         x = as_tensor(images[np.sort(rng.integers(0, len(images), BATCH))])
         with autocast():
-            latents = vae.encode(x).latent_dist
-            decoded = vae.decode(latents.sample()).sample
+            latents = encode(vae, x)
+            decoded = decode(vae, latents.sample())
         decoded = decoded.float()
         run.step(
             {
@@ -104,7 +117,7 @@ def train_decoder(work: Path, minutes: float) -> None:
         rows = np.sort(rng.integers(0, len(images), BATCH))
         x, z = as_tensor(images[rows]), torch.from_numpy(latents[rows]).float()
         with autocast():
-            decoded = vae.decode(z).sample
+            decoded = decode(vae, z)
         decoded = decoded.float()
         run.step({"mse": F.mse_loss(decoded, x), "edges": 0.1 * _edge_loss(decoded, x)})
         if run.steps % 1000 == 0:

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any, Generic, TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -53,7 +54,7 @@ def bfloat16_pays() -> bool:
         times = []
         for _ in range(4):
             start = time.perf_counter()
-            a @ a
+            _ = a @ a
             times.append(time.perf_counter() - start)
         seconds.append(min(times))
     return seconds[1] < seconds[0]
@@ -79,7 +80,15 @@ def processes() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
-class Run:
+Network = TypeVar("Network", bound=nn.Module)
+
+
+def in_memory_order(network: Network, order: torch.memory_format) -> Network:
+    """The network with its weights in this order; torch's annotation of `to` wants a type or a device besides."""
+    return cast(Any, network).to(memory_format=order)
+
+
+class Run(Generic[Network]):
     """Trains `model` for `minutes` of its own running time, over as many starts as it takes.
 
     The averaged weights (`Run.average`) are usable whenever it stops; its state is `folder/<name>.safetensors`, and
@@ -90,7 +99,7 @@ class Run:
         self,
         folder: Path,
         name: str,
-        model: nn.Module,
+        model: Network,
         minutes: float,
         rate: float,
         decay: float = 0.998,
@@ -120,8 +129,8 @@ class Run:
         self._loss: dict[str, Tensor] = {}
 
     @property
-    def average(self) -> nn.Module:
-        return self.averaged.module
+    def average(self) -> Network:
+        return cast(Network, self.averaged.module)
 
     @property
     def share(self) -> float:
@@ -144,7 +153,7 @@ class Run:
     ) -> None:
         """One optimiser step on the sum of `losses` (scalars, weights already in them); `beside` is only told."""
         self.optimizer.zero_grad(set_to_none=True)
-        sum(losses.values()).backward()
+        cast(Tensor, sum(losses.values())).backward()
         now = time.monotonic()
         self.spent, self._tick = self.spent + min(now - self._tick, LONGEST_STEP), now
         self._agree()

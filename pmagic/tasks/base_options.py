@@ -4,7 +4,7 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, get_args
 
 from pmagic import settings
 from pmagic.errors import UsageError, WeightsMissing
@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 DEFAULT = "sd14"
 DEMO = "mini"
 SEEDS = 2**32  # different ones that a picture can have
-MEMORY = ("auto", "low", "normal")
+Memory = Literal["auto", "low", "normal"]
+MEMORY: tuple[Memory, ...] = get_args(Memory)
 LOW = ", with less kept and more computed again"
 
 

@@ -214,7 +214,7 @@ def prepare(
             f"these are {options.count * len(scenes)} pictures, more than {MAX_PICTURES}", "draw fewer at once"
         )
     base_options.quiet_libraries()
-    tokenizer = prompts.load_tokenizer(spec.folder)
+    tokenizer = prompts.load_tokenizer(spec.local_folder)
     tokens = {name: _token_count(*each) for name, each in personas.items()}
     cut = [prompts.check_names(tokenizer, each.prompt, tokens).cut for each in scenes]
     for text in filter(None, cut):

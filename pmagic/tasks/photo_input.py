@@ -15,13 +15,14 @@ if TYPE_CHECKING:
     from pmagic.bases.loading import Base
     from pmagic.bases.model_spec import ModelSpec
     from pmagic.engine.face_selection import SelectedFace
+    from pmagic.engine.prompts import Kind
     from pmagic.engine.recipes import LearnSettings
     from pmagic.engine.subject import Subject
 
 FACE, STYLE = "face", "painting"  # the super-category words where none is given
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class PhotoInput:
     """Photos that were read, and what they show. kind: "face", "object" or "style"."""
 
@@ -30,7 +31,7 @@ class PhotoInput:
     names: list[str]
     mask: "Image.Image | None"
     word: str
-    kind: str
+    kind: "Kind"
 
     def select_faces(
         self, spec: "ModelSpec", settings: "LearnSettings", pick: int | None
@@ -181,6 +182,6 @@ def _photos_at(path: "Path | Image.Image") -> "list[Path | Image.Image]":
     return found
 
 
-def _kind_of(word: str, face_words: Sequence[str]) -> tuple[str, str]:
+def _kind_of(word: str, face_words: Sequence[str]) -> "tuple[Kind, str]":
     word = word.strip().lower()  # as the tokenizers of CLIP read it
     return ("face" if word in face_words else "object"), word

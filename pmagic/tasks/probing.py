@@ -46,7 +46,7 @@ def prepare(
     base: "Base | str | None" = None,
     word: str | None = None,
     face: int | None = None,
-    mask: Path | None = None,
+    mask: "Path | Image.Image | None" = None,
     seed: int = 0,
     device: str | None = None,
     dtype: str = "auto",
@@ -65,7 +65,7 @@ def prepare(
     from pmagic.engine import prompts, recipes
 
     settings = recipes.settings_for(recipes.DEFAULT, spec.defaults, seed=seed, kind=given.kind)
-    prompts.check_word(prompts.load_tokenizer(spec.folder), given.word)
+    prompts.check_word(prompts.load_tokenizer(spec.local_folder), given.word)
     faces = given.select_faces(spec, settings, face)
     before_opening()
     opened = base_options.open_base(base, spec, base_options.device(device), dtype)

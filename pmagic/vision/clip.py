@@ -5,7 +5,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from PIL import Image
@@ -72,7 +72,7 @@ def load(folder: Path, *, device: str = "cpu") -> Clip:
         raise WeightsMissing(f"there is no CLIP in {folder}", model_spec.restoring(folder))
     try:
         with quiet_libraries():
-            model, report = CLIPModel.from_pretrained(
+            opened = CLIPModel.from_pretrained(
                 folder,
                 config=model_config.read_config(folder, CLIPConfig),
                 attn_implementation=model_config.ATTENTION,
@@ -81,6 +81,7 @@ def load(folder: Path, *, device: str = "cpu") -> Clip:
                 local_files_only=True,
                 output_loading_info=True,
             )
+            model, report = cast(tuple[Any, Any], opened)  # by `output_loading_info`
     except (OSError, ValueError) as error:
         raise WeightsMissing(f"the CLIP in {folder} cannot be opened: {error}", model_spec.restoring(folder)) from error
     if report["missing_keys"]:

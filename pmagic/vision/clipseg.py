@@ -4,7 +4,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from PIL import Image
@@ -54,7 +54,7 @@ def load(folder: Path, *, device: torch.device | str = "cpu") -> ClipSeg:
         raise WeightsMissing(f"there is no CLIPSeg in {folder}", model_spec.restoring(folder))
     try:
         with quiet_libraries():
-            model, report = CLIPSegForImageSegmentation.from_pretrained(
+            opened = CLIPSegForImageSegmentation.from_pretrained(
                 folder,
                 config=model_config.read_config(folder, CLIPSegConfig),
                 attn_implementation=model_config.ATTENTION,
@@ -63,6 +63,7 @@ def load(folder: Path, *, device: torch.device | str = "cpu") -> ClipSeg:
                 local_files_only=True,
                 output_loading_info=True,
             )
+            model, report = cast(tuple[Any, Any], opened)  # by `output_loading_info`
     except (OSError, ValueError) as error:
         raise WeightsMissing(
             f"the CLIPSeg in {folder} cannot be opened: {error}", model_spec.restoring(folder)

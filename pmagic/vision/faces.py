@@ -32,6 +32,12 @@ class Face:
         return (right - left) * (bottom - top)
 
 
+def _face(box: np.ndarray, landmarks: np.ndarray) -> Face:
+    """A row of the detector's answer: left, top, right, bottom and score."""
+    left, top, right, bottom, score = (float(x) for x in box[:5])
+    return Face((left, top, right, bottom), landmarks.astype(np.float32), score)
+
+
 @dataclass(frozen=True)
 class FacePack:
     """An opened pack, on the CPU: pictures are few, and its sizes change with each."""
@@ -41,10 +47,7 @@ class FacePack:
     def find(self, picture: Image.Image) -> list[Face]:
         """Every face that the detector is surer than not of, the largest first; [] if there is none."""
         boxes, landmarks = self.analysis.det_model.detect(_bgr(picture))
-        faces = [
-            Face(tuple(float(x) for x in box[:4]), points.astype(np.float32), float(box[4]))
-            for box, points in zip(boxes, landmarks, strict=True)
-        ]
+        faces = [_face(box, points) for box, points in zip(boxes, landmarks, strict=True)]
         return sorted(faces, key=lambda face: face.area, reverse=True)
 
     def embed(self, picture: Image.Image, faces: Sequence[Face]) -> np.ndarray:

@@ -77,30 +77,30 @@ class Brush:
         shader = skia.GradientShader.MakeRadial(skia.Point(x, y), outer, [clear, clear, edge], [0, inner / outer, 1])
         self.canvas.drawPaint(skia.Paint(Shader=shader))
 
-    def circle(self, x, y, r, c, *, alpha=255, stroke=0.0, shader=None, mask=None) -> None:
+    def circle(self, x, y, r, c, *, alpha: float = 255, stroke=0.0, shader=None, mask=None) -> None:
         for canvas, p in self._paints(c, alpha, stroke, shader, mask):
             canvas.drawCircle(x, y, r, p)
 
-    def oval(self, x, y, w, h, c, *, alpha=255, stroke=0.0, shader=None, mask=None) -> None:
+    def oval(self, x, y, w, h, c, *, alpha: float = 255, stroke=0.0, shader=None, mask=None) -> None:
         for canvas, p in self._paints(c, alpha, stroke, shader, mask):
             canvas.drawOval(skia.Rect.MakeXYWH(x, y, w, h), p)
 
-    def rect(self, x, y, w, h, c, *, round=0.0, alpha=255, stroke=0.0, shader=None, mask=None) -> None:
+    def rect(self, x, y, w, h, c, *, round=0.0, alpha: float = 255, stroke=0.0, shader=None, mask=None) -> None:
         for canvas, p in self._paints(c, alpha, stroke, shader, mask):
             canvas.drawRoundRect(skia.Rect.MakeXYWH(x, y, w, h), round, round, p)
 
-    def path(self, path, c, *, alpha=255, stroke=0.0, shader=None, mask=None) -> None:
+    def path(self, path, c, *, alpha: float = 255, stroke=0.0, shader=None, mask=None) -> None:
         for canvas, p in self._paints(c, alpha, stroke, shader, mask):
             canvas.drawPath(path, p)
 
-    def polygon(self, points: list[Point], c, *, alpha=255, mask=None) -> None:
+    def polygon(self, points: list[Point], c, *, alpha: float = 255, mask=None) -> None:
         self.path(outline(points), c, alpha=alpha, mask=mask)
 
-    def line(self, a: Point, b: Point, c, width: float, *, alpha=255, mask=None) -> None:
+    def line(self, a: Point, b: Point, c, width: float, *, alpha: float = 255, mask=None) -> None:
         for canvas, p in self._paints(c, alpha, width, None, mask):
             canvas.drawLine(*a, *b, p)
 
-    def arc(self, x, y, w, h, start, sweep, c, width: float, *, alpha=255) -> None:
+    def arc(self, x, y, w, h, start, sweep, c, width: float, *, alpha: float = 255) -> None:
         for canvas, p in self._paints(c, alpha, width, None, None):
             canvas.drawArc(skia.Rect.MakeXYWH(x, y, w, h), start, sweep, False, p)
 

@@ -1,5 +1,7 @@
 """Garments in three slots: on the head, before the eyes, on the body; which of them go together, and their words."""
 
+from typing import TypedDict
+
 from numpy.random import Generator
 
 from pmagic.world.scenes import OUTFITS, PLACES, SHIRTS, STYLES, Scene, article
@@ -40,7 +42,14 @@ def is_held_out(where: Scene) -> bool:
     return held_out(where.headwear, body_of(where)) or held_out_style(where.place, where.style)
 
 
-def dress(rng: Generator) -> dict[str, str | None]:
+class Garments(TypedDict):
+    headwear: str | None
+    eyewear: str | None
+    clothing: str | None
+    shirt: str
+
+
+def dress(rng: Generator) -> Garments:
     """Fields of a Scene at random: headwear, eyewear, clothing and shirt, of combinations that are not held out."""
     shirt = str(rng.choice(list(SHIRTS)))
     kind = rng.random()

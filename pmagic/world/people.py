@@ -42,7 +42,7 @@ def _invent_names(count: int) -> tuple[str, ...]:
 NAMES = _invent_names(NAMED)  # NAMES[k] always means person(k)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Person:
     """Facial traits in units of half a head's height, origin between the eyes; colours are RGB 0..255."""
 

@@ -26,7 +26,7 @@ _KEYS = {1: 1, 2: 102}  # of random numbers, by version
 _CAPTIONS = 103
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Sample:
     """One picture of the corpus with what is known of it."""
 
@@ -61,17 +61,24 @@ def _plain_sample(number: int) -> Sample:
         who = int(rng.integers(0, NAMED)) if named else somebody(rng)
         name = NAMES[who] if named else MARK if settings < 0.7 else None
         text = scenes.caption(person(who), where, rng, name, traits=settings < 0.92)
-        return Sample(draw([(person(who), where)]), text, (who,) if name == MARK else (), who, where, text)
+        return Sample(
+            drawing=draw([(person(who), where)]),
+            caption=text,
+            marked=(who,) if name == MARK else (),
+            person=who,
+            scene=where,
+            layout_caption=text,
+        )
     if kind < 0.95:
         both = pair_scenes(rng)
         seeds, subjects = _two_people(rng)
         text = scenes.pair_caption(subjects, both[0], rng)
         drawing = draw([(person(s), each) for s, each in zip(seeds, both, strict=True)])
         marked = tuple(s for s, word in zip(seeds, subjects, strict=True) if word == MARK)
-        return Sample(drawing, text, marked, -1, both[0], text)
+        return Sample(drawing=drawing, caption=text, marked=marked, person=-1, scene=both[0], layout_caption=text)
     what = thing(rng, "cat" if kind < 0.97 else "cup") if kind < 0.985 else None
     text = thing_caption(what, where, rng)
-    return Sample(draw([], (what, where)), text, (), -1, where, text)
+    return Sample(drawing=draw([], (what, where)), caption=text, marked=(), person=-1, scene=where, layout_caption=text)
 
 
 def _two_people(rng: Generator) -> tuple[list[int], tuple[str, str]]:
@@ -100,7 +107,14 @@ def _snapshot_sample(number: int) -> Sample:
     loose, told = (
         captions.thing_caption(what, where, rng_for(_CAPTIONS, key), share) for share in (captions.LAYOUT_SHARE, 1.0)
     )
-    return Sample(draw([], (what, where), side=WORLDS[2].side), loose, (), -1, where, told)
+    return Sample(
+        drawing=draw([], (what, where), side=WORLDS[2].side),
+        caption=loose,
+        marked=(),
+        person=-1,
+        scene=where,
+        layout_caption=told,
+    )
 
 
 def _one_person(where: Scene, rng: Generator, key: int, twin: bool, with_thing: bool) -> Sample:
@@ -122,7 +136,14 @@ def _one_person(where: Scene, rng: Generator, key: int, twin: bool, with_thing: 
         for share in (captions.LAYOUT_SHARE, 1.0)
     )
     drawing = draw([(person(who), where)], (what, at) if what else None, side=WORLDS[2].side)
-    return Sample(drawing, loose, (who,) if name == MARK else (), who, where, told)
+    return Sample(
+        drawing=drawing,
+        caption=loose,
+        marked=(who,) if name == MARK else (),
+        person=who,
+        scene=where,
+        layout_caption=told,
+    )
 
 
 def _pair(rng: Generator, key: int, twin: bool) -> Sample:
@@ -132,9 +153,9 @@ def _pair(rng: Generator, key: int, twin: bool) -> Sample:
     if rng.random() < NOBODY:
         subjects = ("a face", "a face")
     if twin:
-        seeds, subjects = seeds[::-1], subjects[::-1]
+        seeds, subjects = (seeds[1], seeds[0]), (subjects[1], subjects[0])
         places = (mirrored(places[1]), mirrored(places[0]))
     text, order = captions.pair_caption(subjects, places[0], rng_for(_CAPTIONS, key))
     marked = tuple(seeds[which] for which in order if subjects[which] == MARK)
     drawing = draw([(person(s), each) for s, each in zip(seeds, places, strict=True)], side=WORLDS[2].side)
-    return Sample(drawing, text, marked, -1, places[0], text)
+    return Sample(drawing=drawing, caption=text, marked=marked, person=-1, scene=places[0], layout_caption=text)

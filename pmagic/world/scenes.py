@@ -40,7 +40,7 @@ MARK = "<name>"  # stands in a caption where a person is named by embeddings ins
 EXPRESSION_SHARES = (0.5, 0.18, 0.08, 0.08, 0.08, 0.08)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Scene:
     """Everything in a picture that is not the person. Lengths are shares of the picture's side, angles degrees."""
 

@@ -19,7 +19,7 @@ GLAZES: dict[str, Colour] = {
 PATTERNS = ("plain", "striped", "spotted")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Thing:
     """A cat or a cup: colour, pattern and the colour of the pattern."""
 
@@ -36,12 +36,12 @@ def thing(rng: Generator, kind: str) -> Thing:
     accents = [darker((150, 90, 50), 0.3), (250, 250, 245), (40, 60, 120)]
     eyes = [(90, 170, 80), (230, 190, 60), (80, 150, 220)]
     return Thing(
-        kind,
-        str(rng.choice(list(colours))),
-        str(rng.choice(PATTERNS)),
-        accents[rng.integers(3)],
-        eyes[rng.integers(3)],
-        float(rng.uniform(0.8, 1.2)),
+        kind=kind,
+        colour=str(rng.choice(list(colours))),
+        pattern=str(rng.choice(PATTERNS)),
+        accent=accents[rng.integers(3)],
+        eyes=eyes[rng.integers(3)],
+        tall=float(rng.uniform(0.8, 1.2)),
     )
 
 

@@ -51,7 +51,7 @@ class Scale:
     person: float  # of the person in the photos
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Sample:
     """Pictures of one person by one prompt, as a metric may see them."""
 
