@@ -117,3 +117,20 @@ def test_the_hub_answers_nothing_while_a_model_is_opened(monkeypatch: pytest.Mon
     with loading.quiet_libraries(), pytest.raises(OfflineModeIsEnabled):
         HfApi().model_info("owner/kernel")
     assert constants.HF_HUB_OFFLINE is False
+
+
+def test_damage_to_a_folder_of_ones_own_is_not_to_be_pulled(own_folder: Path, home: Path) -> None:  # noqa: F811
+    change(own_folder, "unet", cross_attention_dim=77)
+    with pytest.raises(Incompatible, match="cannot be opened") as caught:
+        loading.load(model_spec.resolve(str(own_folder)), device="cpu", dtype="float32")
+    assert caught.value.next_step == f"restore the files in {own_folder}"
+    pulled = home / "models" / "owner--model"
+    pulled.parent.mkdir(parents=True, exist_ok=True)
+    for observer in own_folder.parent.glob(f"{own_folder.name}-*"):
+        observer.rename(pulled.parent / observer.name)
+    own_folder.rename(pulled)
+    with pytest.raises(Incompatible, match="cannot be opened") as caught:
+        loading.load(model_spec.resolve("owner/model"), device="cpu", dtype="float32")
+    assert (
+        "`pmagic models rm owner/model`, then fetch it with `pmagic models pull owner/model`" in caught.value.next_step
+    )

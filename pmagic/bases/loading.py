@@ -14,7 +14,7 @@ from torch import nn
 
 from pmagic import settings
 from pmagic.bases import kinds, model_config
-from pmagic.bases.model_spec import ModelSpec, require_weights
+from pmagic.bases.model_spec import ModelSpec, require_weights, restoring
 from pmagic.bases.offline import import_http_client, offline
 from pmagic.errors import Incompatible, UsageError
 
@@ -236,7 +236,7 @@ def _pipeline(folder: Path, dtype: torch.dtype) -> "StableDiffusionPipeline":
             requires_safety_checker=False,
         )
     except (OSError, ValueError, RuntimeError, TypeError, LookupError, ArithmeticError, AttributeError) as error:
-        raise Incompatible(f"the base in {folder} cannot be opened: {error}", "check it, or pull it again") from error
+        raise Incompatible(f"the base in {folder} cannot be opened: {error}", restoring(folder)) from error
 
 
 def _scheduler(folder: Path) -> Any:
@@ -283,12 +283,12 @@ def _open(folder: Path, part: str, dtype: torch.dtype) -> Any:
             **own,
         )
     except (OSError, ValueError, RuntimeError, TypeError, LookupError, ArithmeticError, AttributeError) as error:
-        raise Incompatible(f"{folder / part} cannot be opened: {error}", "check it, or pull the base again") from error
+        raise Incompatible(f"{folder / part} cannot be opened: {error}", restoring(folder)) from error
     missing = [key for key in report["missing_keys"] if not key.endswith("position_ids")]
     if missing:
         raise Incompatible(
             f"{folder / part} lacks {len(missing)} weights ({missing[0]}, ...), which would be random",
-            "pull the base again",
+            restoring(folder),
         )
     return model
 
