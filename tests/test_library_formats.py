@@ -64,7 +64,7 @@ def test_a_migration_is_run_step_by_step(monkeypatch: pytest.MonkeyPatch) -> Non
     old = {"format": 1, "class": "cat", "bounds": [1, 2]}
     assert migrations.migrated(old, 3) == {"format": 3, "word": "cat", "bounds": {"low": 1, "high": 2}}
     assert old == {"format": 1, "class": "cat", "bounds": [1, 2]}
-    with pytest.raises(BundleDamaged, match="it says format 1, but is none: KeyError"):
+    with pytest.raises(BundleDamaged, match="it says format 1, but is not in that format: KeyError"):
         migrations.migrated({"format": 1}, 3)
     with pytest.raises(Incompatible, match="this pmagic reads 1 to 3"):
         migrations.migrated({"format": 4}, 3)

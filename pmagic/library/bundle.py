@@ -1,8 +1,8 @@
 """One persona as a folder of files: persona.toml, tensors.safetensors and, where there is one, preview.png.
 
 persona.toml's first line carries the SHA-256 of the lines below it, and those carry the SHA-256 of every other
-file: one changed bit anywhere is found, by file name, before any value is used. That line stays in every future
-format; what the lines below mean is decided by their `format`.
+file: a changed bit in any of them is reported, by file name, before a value is used. That line stays in every future
+format; the `format` below it decides what the other lines mean.
 """
 
 import hashlib
@@ -28,7 +28,7 @@ MAX_POINTS = 1001  # of a curve: one for each timestep
 MAX_PHOTOS = 1000
 _LAYOUT = re.compile(r"F(32|16)( \d{1,9}(x\d{1,9}){0,7})?", re.ASCII)  # at most 8 dimensions
 _HEX = re.compile(r"[0-9a-f]{64}")
-_GLANCE = re.compile(
+_SUMMARY = re.compile(
     rb"""format = 1
 method = "(?P<method>[a-z_]+)"
 base = "(?P<base>\w[\w.-]*(/\w[\w.-]*)?)"
@@ -46,7 +46,7 @@ iterations = (?P<iterations>\d{1,9})
     re.DOTALL,
 )
 _MAX_DEPTH = 8  # tables in tables; a persona has four
-_MAX_GLANCE = 16 * 1024  # bytes in which all of that lies
+_MAX_SUMMARY = 16 * 1024  # bytes at the start that hold all of this
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Manifest:
 
 @dataclass(frozen=True)
 class Summary:
-    """The few facts that a list of thousands shows; None where the persona does not say."""
+    """The few facts that `pmagic list` shows; None where persona.toml does not state one."""
 
     method: str
     base: str
@@ -82,7 +82,7 @@ class Summary:
 def pack(persona: Persona) -> dict[str, bytes]:
     """The bundle's files by name; the same persona gives the same bytes.
 
-    Raises UsageError or BundleDamaged for a persona that could not be read again.
+    Raises UsageError or BundleDamaged for a persona that could not be read back.
     """
     import tomli_w
 
@@ -115,12 +115,12 @@ def pack(persona: Persona) -> dict[str, bytes]:
                 f"the persona cannot be kept: its {name} would have {len(data)} bytes, {MAX_BYTES[name]} at most",
                 "learn it from fewer photos, or ask for another archive",
             )
-    _parsed(packed[TOML])  # what is written can be read again
+    _parsed(packed[TOML])  # a check that it can be read back
     return packed
 
 
 def digest(persona: Persona) -> str:
-    """SHA-256 of all that drawing reads of a persona, whatever its name is and however a file lays it out."""
+    """SHA-256 of everything that rendering reads of a persona; its name and its files' layout do not count."""
     from pmagic.library import tensors
 
     bounds = persona.bounds
@@ -139,18 +139,18 @@ def read_manifest(folder: Path) -> Manifest:
 def summary(folder: Path) -> Summary:
     """As `read_manifest`, thirty times as fast for a persona.toml that is laid out as `pack` does it.
 
-    Its SHA-256 is compared, its lines are only looked for: to be shown, not to be trusted.
+    The SHA-256 is compared, but the other lines are not parsed: use the values for display only.
     """
     data = _read(folder, TOML)
-    found = _GLANCE.match(_verified(data)[:_MAX_GLANCE])
-    if found is not None:
-        text = {name: value.decode(errors="replace") for name, value in found.groupdict().items()}
+    match = _SUMMARY.match(_verified(data)[:_MAX_SUMMARY])
+    if match is not None:
+        text = {name: value.decode(errors="replace") for name, value in match.groupdict().items()}
         low, high, iterations, seed = (int(text.pop(name)) for name in ("low", "high", "iterations", "seed"))
         if low < high <= 1000:
             return Summary(**text, bounds=StageBounds(low, high), iterations=iterations, seed=seed)
-    about = _parsed(data)
-    told = {name: about.settings.get(name) for name in ("recipe", "iterations", "seed")}
-    return Summary(about.method, about.base, about.word, about.bounds, **told)
+    manifest = _parsed(data)
+    values = {name: manifest.settings.get(name) for name in ("recipe", "iterations", "seed")}
+    return Summary(manifest.method, manifest.base, manifest.word, manifest.bounds, **values)
 
 
 def verify(folder: Path) -> Manifest:
@@ -220,12 +220,12 @@ def _parsed(data: bytes) -> Manifest:
     except ValueError as error:
         raise _damaged(TOML, f"it does not parse: {error}") from error
     if not _plain(table, _MAX_DEPTH):
-        raise _damaged(TOML, "it holds a value that is no plain one, not finite, or nested too deeply")
+        raise _damaged(TOML, "it holds a value that is not plain, not finite, or nested too deeply")
     return _manifest(migrations.migrated(table, FORMAT))
 
 
 def _read(folder: Path, name: str) -> bytes:
-    """One regular file of the bundle, never through a link, never more than its cap."""
+    """Reads one regular file of the bundle; refuses a link and a file above its size limit."""
     flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
     try:
         descriptor = os.open(os.path.join(folder, name), flags)
@@ -249,7 +249,7 @@ def _read(folder: Path, name: str) -> bytes:
 
 
 def _whole(descriptor: int, size: int) -> bytes:
-    """Up to `size` bytes; a read may give less than it was asked for."""
+    """Up to `size` bytes; one `os.read` may return fewer."""
     parts = []
     while part := os.read(descriptor, size):
         parts.append(part)
@@ -258,7 +258,7 @@ def _whole(descriptor: int, size: int) -> bytes:
 
 
 def _manifest(table: Mapping[str, object]) -> Manifest:
-    """Checks every field of format 1; a table that verifies by hash may still have been written by somebody hostile."""
+    """Checks every field of format 1: a table with the right hash may still come from somebody hostile."""
     fields: dict[str, Callable[[object], bool]] = {
         "format": lambda v: v == FORMAT,
         "method": lambda v: _text(v) and v.isidentifier(),
@@ -284,7 +284,7 @@ def _manifest(table: Mapping[str, object]) -> Manifest:
         raise _damaged(TOML, "its files are not SHA-256 sums")
     return Manifest(
         method=table["method"],
-        base=base_name(table["base"]),  # an early pmagic kept a folder's whole path
+        base=base_name(table["base"]),  # an early version kept a folder's whole path
         fingerprint=table["fingerprint"],
         word=table["word"],
         bounds=StageBounds(**table["bounds"]),
@@ -302,7 +302,7 @@ def _text(value: object) -> bool:
 
 
 def _plain(value: object, depth: int) -> bool:
-    """Text, truth, finite numbers, and lists and tables of these, at most `depth` in one another."""
+    """Whether it is text, a boolean, a finite number, or a list or table of these nested at most `depth` deep."""
     if isinstance(value, dict):
         return depth > 0 and all(_plain(each, depth - 1) for each in value.values())
     if isinstance(value, list):
@@ -313,7 +313,7 @@ def _plain(value: object, depth: int) -> bool:
 
 
 def _settings(value: object) -> bool:
-    """What drawing reads of them is as it must be; early personas do not say their tokens."""
+    """Whether the settings that rendering reads are valid; early personas do not state `tokens`."""
     if not isinstance(value, dict) or not isinstance(value.get("recipe"), str):
         return False
     tokens = value.get("tokens", 1)

@@ -11,7 +11,7 @@ HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII
 MAX_BYTES = 100  # of UTF-8; leaves room for suffixes on every file system
 _FORBIDDEN = set('/\\@<>:"|?*{}')
 _BASE = re.compile(r"(?:(?:/|[A-Za-z]:\\)(?:.*[/\\])?)?([^/\\]+)", re.DOTALL)  # any path before the last name
-_RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)  # names Windows cannot make
+_RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)  # names that Windows does not allow
 
 
 @dataclass(frozen=True, order=True)
@@ -31,12 +31,12 @@ def folder_of(root: Path, address: Address) -> Path:
 
 def version_of(folder_name: str) -> int | None:
     """The number of a version folder's name, None for every other name."""
-    found = re.fullmatch(r"v(\d{4,9})", folder_name, re.ASCII)
-    return int(found[1]) if found and folder_name == f"v{int(found[1]):04d}" and int(found[1]) > 0 else None
+    match = re.fullmatch(r"v(\d{4,9})", folder_name, re.ASCII)
+    return int(match[1]) if match and folder_name == f"v{int(match[1]):04d}" and int(match[1]) > 0 else None
 
 
 def checked_name(text: str) -> str:
-    """The name in Unicode's composed form; UsageError says what about it cannot be."""
+    """The name in Unicode's composed form; UsageError says what is wrong with it."""
     name = unicodedata.normalize("NFC", text)
     if why := _objection(name):
         raise UsageError(f"{text!r} cannot be a persona's name: {why}", "use letters, digits, - or _, as in alice-2")
@@ -44,14 +44,14 @@ def checked_name(text: str) -> str:
 
 
 def base_name(text: str) -> str:
-    """What a persona may call its base: a short name or a hub id as it is, of an absolute path the last name.
+    """The base's name as a persona states it: a short name or a hub id unchanged, or the last part of an absolute path.
 
-    "" for everything else: what has several parts, leads upwards or home, or cannot be printed.
+    "" for everything else: several parts, a path that leads upwards or home, characters that cannot be printed.
     """
     if HUB_ID.fullmatch(text):
         return text
-    found = _BASE.fullmatch(text)
-    name = found[1] if found else ""
+    match = _BASE.fullmatch(text)
+    name = match[1] if match else ""
     return name if name.isprintable() and name not in (".", "..") and not name.startswith("~") else ""
 
 

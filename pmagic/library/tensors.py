@@ -1,6 +1,6 @@
 """Arrays by name <-> safetensors bytes, read more strictly than the safetensors library itself does.
 
-That one accepts duplicate names, control characters in names, NaN and headers of many megabytes.
+The library accepts duplicate names, control characters in names, NaN and headers of many megabytes.
 """
 
 import json
@@ -43,7 +43,7 @@ def read(data: bytes, expected: Layout) -> dict[str, np.ndarray]:
     stated = _header(data)
     wanted = {name: (code, list(shape)) for name, code, shape in expected}
     if set(stated) != set(wanted):
-        raise _damaged(f"it holds {_some(set(stated) ^ set(wanted))} other than persona.toml says")
+        raise _damaged(f"its tensors are not those of persona.toml: {_some(set(stated) ^ set(wanted))}")
     end = 0
     for name, entry in sorted(stated.items(), key=lambda item: item[1]["data_offsets"]):
         code, shape = wanted[name]
@@ -70,7 +70,7 @@ def _header(data: bytes) -> dict[str, dict]:
     """The header's entries, each with exactly dtype, shape and data_offsets of the right types."""
     length = int.from_bytes(data[:8], "little")
     if len(data) < 8 or length > min(MAX_HEADER, len(data) - 8) or data[8:9] != b"{":
-        raise _damaged("its header is cut or too long")
+        raise _damaged("its header is incomplete or too long")
     try:
         header = json.loads(data[8 : 8 + length], object_pairs_hook=_once)
     except (ValueError, RecursionError) as error:
@@ -79,9 +79,9 @@ def _header(data: bytes) -> dict[str, dict]:
         if not _NAME.fullmatch(name) or not isinstance(entry, dict):
             raise _damaged(f"its header holds {name!r}")
         if set(entry) != {"dtype", "shape", "data_offsets"} or not isinstance(entry["dtype"], str):
-            raise _damaged(f"its entry {name!r} has other fields")
+            raise _damaged(f"its entry {name!r} has unexpected fields")
         if not (_naturals(entry["shape"]) and _naturals(entry["data_offsets"]) and len(entry["data_offsets"]) == 2):
-            raise _damaged(f"its entry {name!r} has other values")
+            raise _damaged(f"its entry {name!r} has unexpected values")
     return header
 
 
