@@ -123,7 +123,7 @@ def test_without_a_root_it_says_where_to_get_the_data(monkeypatch: pytest.Monkey
 def test_two_people_of_one_name_are_refused(tmp_path: Path, other: str) -> None:
     picture(tmp_path / "alice.png")
     picture(tmp_path / other)
-    with pytest.raises(UsageError, match="two people of the name 'alice'"):
+    with pytest.raises(UsageError, match="two people with the name 'alice'"):
         folder.people(tmp_path)
 
 
@@ -271,7 +271,7 @@ def test_deeper_people_are_found_and_folders_of_systems_are_not_people(tmp_path:
         picture(tmp_path / "friends" / system / "1.jpg")
     (tmp_path / "friends" / "loop").symlink_to(tmp_path)
     assert [who.name for who in folder.people(tmp_path)] == ["ann", "ben", "cat"]
-    assert folder.left_out(tmp_path) == ["folders inside of a person's folder: ann/edited"]
+    assert folder.left_out(tmp_path) == ["folders inside a person's folder: ann/edited"]
 
 
 def test_a_folder_too_deep_is_told(tmp_path: Path) -> None:

@@ -124,7 +124,7 @@ def test_a_download_cut_half_way_keeps_what_arrived_and_goes_on(hub: LocalHub) -
     hub.cut = "unet/diffusion_pytorch_model.safetensors"
     done = pull("sd14", HF_ENDPOINT=hub.url)
     assert done.returncode == 7, done.stderr
-    assert "the hub cannot be reached (" in done.stderr and "kept: what has arrived of it" in done.stderr
+    assert "the hub cannot be reached (" in done.stderr and "kept: the files that have arrived" in done.stderr
     assert model_spec.resolve("sd14").folder is None
     hub.cut = ""
     hub.fetched.clear()
@@ -162,7 +162,7 @@ def fetch_lfw(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
         targets = [each._replace(url=url) for each in _lfw.TARGETS]
         monkeypatch.setattr(_lfw, "TARGETS", targets)
         monkeypatch.setattr("sklearn.datasets._base.time.sleep", lambda seconds: None)  # between its retries
-    lfw.fetched()
+    lfw.fetch()
 
 
 @pytest.mark.parametrize("way", ["refused", "no name", "cut"])
@@ -194,7 +194,7 @@ def test_a_full_disk_is_not_the_network(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setitem(sys.modules, "sklearn", types.ModuleType("sklearn"))
     monkeypatch.setitem(sys.modules, "sklearn.datasets", stub)
     with pytest.raises(StorageFailed, match="cannot store LFW: No space left"):
-        lfw.fetched()
+        lfw.fetch()
 
 
 def caused(error: BaseException, by: BaseException) -> BaseException:

@@ -1,7 +1,7 @@
 """Any folder: each photo in it is a person, and each folder with photos below it is one person with several photos.
 
-Of several photos the first is learned from, and the others are kept to compare with. A folder of folders is looked
-into; folders inside a person's own folder are left out, for they may show anybody.
+Of several photos, the first is learned from and the others are compared with. Folders of folders are searched. Folders
+inside a person's own folder are left out, because they may show other people.
 """
 
 from collections.abc import Iterator
@@ -29,7 +29,7 @@ def people(root: Path | None) -> list[Individual]:
         name = place.stem if place.is_file() else place.name
         if name in named:
             raise UsageError(
-                f"{named[name]} and {place} are two people of the name {name!r}",
+                f"{named[name]} and {place} are two people with the name {name!r}",
                 "rename one of them, or put the photos of one person into one folder",
             )
         named[name] = place
@@ -38,7 +38,7 @@ def people(root: Path | None) -> list[Individual]:
 
 
 def left_out(root: Path | None) -> list[str]:
-    """Files that are no photos, folders inside a person's, and folders without photos."""
+    """Files that are not photos, folders inside a person's folder, and folders without photos."""
     root = datasets.require_folder(root, WANTED, WHERE)
     groups = list(_groups(root))
     inner = [each for group in groups if datasets.photos_of(group) for each in datasets.folders_of(group)]
@@ -48,14 +48,14 @@ def left_out(root: Path | None) -> list[str]:
             for each in datasets.folders_of(group)]  # fmt: skip
     return [
         *datasets.one_line("files whose ending is not that of a photo", files, root),
-        *datasets.one_line("folders inside of a person's folder", inner, root),
+        *datasets.one_line("folders inside a person's folder", inner, root),
         *datasets.one_line("folders without a photo", empty, root),
         *datasets.one_line(f"folders more than {datasets.DEPTH} deep", deep, root),
     ]
 
 
 def _groups(root: Path) -> Iterator[Path]:
-    """The folders below that are no part of a person's own folder."""
+    """The folders below `root` that do not lie inside a person's own folder."""
     people: list[Path] = []
     for folder in datasets.tree(root):
         if folder == root or any(folder.is_relative_to(each) for each in people):

@@ -1,8 +1,8 @@
-"""Methods, one way of learning a person each. The contract of a file on this shelf (read personamagic first):
+"""Methods of learning a person, one file each. The contract of a file on this shelf (read personamagic first):
 
 settings_for(recipe, base_defaults, **overrides) -> LearnSettings
 learn(base, subject, settings, on_step=..., checkpoint=None) -> Persona
-wear(base, persona)     context manager -> Wording; on leaving, the base is exactly as it was, also after an error
+wear(base, persona)     context manager -> EmbeddingSchedule; on exit the base is exactly as before, also after an error
 """
 
 from __future__ import annotations
@@ -51,9 +51,9 @@ def persona_of(
     learner: nn.Module,
     losses: Mapping[str, float],
 ) -> Persona:
-    """What an embedding method has learned, with everything that decided it.
+    """The persona of an embedding method, with all settings that decided the result.
 
-    The learner's weights are kept under `learner.`, and the mean of the photos' embeddings beside them.
+    The learner's weights are stored under `learner.`, and the mean of the photos' embeddings beside them.
     """
     import diffusers
     import torch
@@ -87,7 +87,7 @@ def persona_of(
 def report_persona(
     on_step: Callable[[StepReport], None], finished: Callable[[Mapping[str, float]], Persona]
 ) -> Callable[[StepReport], None]:
-    """`on_step` with reports that can also make the persona as it stands; made only when asked for."""
+    """`on_step` with reports that can also make the persona of the current step, only when they are asked to."""
     return lambda report: on_step(replace(report, persona=lambda: finished(report.losses)))
 
 

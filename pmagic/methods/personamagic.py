@@ -33,7 +33,7 @@ def learn(
     on_step: Callable[[StepReport], None] = lambda report: None,
     checkpoint: Path | None = None,
 ) -> Persona:
-    """Train a mapper on the subject, in the interval that the probe finds where the settings leave it open.
+    """Train a mapper on the subject; where the settings have no bounds, the probe finds them.
 
     Raises as `training.train` does.
     """
@@ -49,7 +49,7 @@ def learn(
 
 @contextmanager
 def wear(base: Base, persona: Persona) -> Iterator[EmbeddingSchedule]:
-    """What stands for the name at each timestep: the plain word, then dynamic tokens, then the last of those.
+    """The name's embedding at each timestep: the plain word, then dynamic tokens, then the last of those.
 
     Raises Incompatible for a persona of another base.
     """
