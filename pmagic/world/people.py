@@ -1,4 +1,4 @@
-"""Drawn people: a vector of facial traits each, the words for them, and the invented names."""
+"""Drawn people: their facial traits, the words for these, and invented names."""
 
 from dataclasses import asdict, dataclass
 
@@ -25,7 +25,7 @@ EYE_COLOURS: dict[str, Colour] = {
 BEARDS = ("none", "stubble", "goatee", "beard", "moustache")
 GLASSES = ("none", "round glasses", "square glasses")
 
-# Seeds of people. Whatever is trained on drawn faces stays below HELD_OUT; whatever is measured starts there.
+# Seeds of people. Training uses seeds below HELD_OUT only; measurements use seeds from HELD_OUT on.
 NAMED = 300
 HELD_OUT = 5_000_000
 
@@ -39,7 +39,7 @@ def _invent_names(count: int) -> tuple[str, ...]:
     return tuple(names[int(i)] for i in np.random.default_rng(17).choice(len(names), count, replace=False))
 
 
-NAMES = _invent_names(NAMED)  # NAMES[k] always means person(k)
+NAMES = _invent_names(NAMED)  # NAMES[k] is the name of person(k)
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ def _near(c: Colour, spread: float, rng: Generator) -> Colour:
 
 
 def person(seed: int) -> Person:
-    """The one person of this seed. Seeds below `NAMED` have a name; seeds from `HELD_OUT` are never trained on."""
+    """The person of this seed. Seeds below `NAMED` have a name; seeds from `HELD_OUT` are never trained on."""
     rng = np.random.default_rng([20261, seed])
     u = lambda low, high: float(rng.uniform(low, high))  # noqa: E731
     tone = u(0, 5)
@@ -149,7 +149,7 @@ def person(seed: int) -> Person:
 
 
 def trait_vector(who: Person) -> np.ndarray:
-    """Every trait as numbers of about unit size: (V,) float32. Each choice has a place of its own."""
+    """All traits as numbers of about unit size, (V,) float32; choices are one-hot."""
     numbers: list[float] = []
     for key, value in asdict(who).items():
         if key in _CHOICES:
