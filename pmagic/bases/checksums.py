@@ -70,9 +70,9 @@ def _read_sums(path: Path) -> dict[str, str] | None:
 def _files(folder: Path) -> dict[str, Path]:
     """Every file in the folder by its relative name, without SHA256SUMS."""
     paths = (path for path in folder.rglob("*") if not path.is_dir())
-    named = {path.relative_to(folder).as_posix(): path for path in paths}
-    named.pop(FILE, None)
-    return named
+    files = {path.relative_to(folder).as_posix(): path for path in paths}
+    files.pop(FILE, None)
+    return files
 
 
 if __name__ == "__main__":

@@ -204,7 +204,7 @@ def _not_here(spec: ModelSpec) -> WeightsMissing:
     if spec.name == spec.repo and Path(spec.name).parent.is_dir():  # owner/repo, and here is a folder `owner`
         near = f"for a folder of yours: {_nearby(Path(spec.name))}; from the hub "
     return WeightsMissing(
-        f"the base {title} is not on this machine; with everything else that learning needs, it is {size}",
+        f"the base {title} is not on this machine; the download of everything that learning needs is {size}",
         f"{near}fetch it with {pulls(spec)}, or use `--base mini`, which works at once",
     )
 

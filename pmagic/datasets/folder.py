@@ -24,16 +24,16 @@ def people(root: Path | None) -> list[Individual]:
     places |= {each: photos for each in _groups(root) if (photos := datasets.photos_of(each))}
     if not places:
         raise datasets.wrong_layout(root, WANTED, WHERE)
-    named: dict[str, Path] = {}
+    by_name: dict[str, Path] = {}
     for place in places:
         name = place.stem if place.is_file() else place.name
-        if name in named:
+        if name in by_name:
             raise UsageError(
-                f"{named[name]} and {place} are two people with the name {name!r}",
+                f"{by_name[name]} and {place} are two people with the name {name!r}",
                 "rename one of them, or put the photos of one person into one folder",
             )
-        named[name] = place
-    photos = {name: list(map(datasets.from_file, places[place])) for name, place in named.items()}
+        by_name[name] = place
+    photos = {name: list(map(datasets.from_file, places[place])) for name, place in by_name.items()}
     return [Individual(name, (first,), tuple(others)) for name, (first, *others) in photos.items()]
 
 

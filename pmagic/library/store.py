@@ -213,11 +213,11 @@ class Library:
         self.find(text)
         with atomic_io.storing(f"the removal of {text!r}"), self._locked():
             versions = self.versions(name)
-            chosen = [each for each in versions if version in (None, each)]
-            whole = chosen == versions
-            target = self.root / name if whole else folder_of(self.root, Address(name, chosen[0]))
+            removals = [each for each in versions if version in (None, each)]
+            whole = removals == versions
+            target = self.root / name if whole else folder_of(self.root, Address(name, removals[0]))
             atomic_io.withdraw(target, self.root / STAGING / "removed")
-        return [Address(name, each) for each in chosen]
+        return [Address(name, each) for each in removals]
 
     def clean_staging(self) -> None:
         """Erases what a killed process has left of a change; every change does this, too."""

@@ -40,13 +40,13 @@ def write(tensors: Mapping[str, np.ndarray]) -> bytes:
 
 def read(data: bytes, expected: Layout) -> dict[str, np.ndarray]:
     """The arrays, once header, names, dtypes and shapes are exactly as expected and all values are finite."""
-    stated = _header(data)
-    wanted = {name: (code, list(shape)) for name, code, shape in expected}
-    if set(stated) != set(wanted):
-        raise _damaged(f"its tensors are not those of persona.toml: {_some(set(stated) ^ set(wanted))}")
+    entries = _header(data)
+    layouts = {name: (code, list(shape)) for name, code, shape in expected}
+    if set(entries) != set(layouts):
+        raise _damaged(f"its tensors are not those of persona.toml: {_some(set(entries) ^ set(layouts))}")
     end = 0
-    for name, entry in sorted(stated.items(), key=lambda item: item[1]["data_offsets"]):
-        code, shape = wanted[name]
+    for name, entry in sorted(entries.items(), key=lambda item: item[1]["data_offsets"]):
+        code, shape = layouts[name]
         if entry["dtype"] != code or entry["shape"] != shape:
             raise _damaged(
                 f"{name} is {entry['dtype'][:9]} {str(entry['shape'])[:80]}, persona.toml says {code} {shape}"

@@ -60,7 +60,7 @@ def file_for(folder: Path, inputs: Mapping[str, object]) -> Path:
 
 def clear(folder: Path, after: str = "") -> None:
     """Erases every checkpoint in a folder given by `locked_run`. after: what was done before, for the message."""
-    kept = f"{after}what is left of the unfinished learning lies in {folder}"
+    kept = f"{after}the remaining files of the unfinished run are in {folder}"
     with atomic_io.storing("the removal of checkpoints"), atomic_io.visible_change(kept):
         for each in folder.iterdir():
             if each.is_dir() and not each.is_symlink():
@@ -80,9 +80,7 @@ def renaming(root: Path, old: str, new: str) -> Iterator[None]:
         yield
         return
     if new in names(root):
-        raise UsageError(
-            f"a learning of {new!r} was stopped, too", f"remove it with `pmagic rm {new}`, or use another name"
-        )
+        raise UsageError(f"learning {new!r} was stopped, too", f"remove it with `pmagic rm {new}`, or use another name")
     with locked_run(root, old) as source, locked_run(root, new) as target:
         yield
         kept = f"{old!r} is called {new!r} now; what is unfinished may be in {source} or in {target}"
