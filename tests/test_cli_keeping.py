@@ -1,4 +1,4 @@
-"""list, show, rm, models: on personas that are kept already, so that no model is needed."""
+"""list, show, rm, models: on stored personas, so that no model is needed."""
 
 import json
 import os
@@ -91,7 +91,7 @@ def test_models_list_tells_what_is_here_with_size_and_licence() -> None:
 
 
 def test_a_base_that_cannot_be_used_hides_no_other(home) -> None:
-    """Neither one that holds code nor one that states nonsense."""
+    """Neither a folder with code nor one with invalid values."""
     for name, file in (("CompVis--stable-diffusion-v1-4", "x.py"), ("owner--repo", "pmagic.toml")):
         folder = home / "models" / name
         folder.mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""Older and newer formats: every released one stays readable, from frozen samples that no later code has written."""
+"""Older and newer formats: every released one stays readable, from frozen samples that earlier code has written."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -42,7 +42,7 @@ def test_a_frozen_bundle_reads_as_on_its_first_day(number: int, library: Library
 
 
 def test_this_format_still_writes_the_bytes_of_its_sample() -> None:
-    """What changes the bytes is another format: a new number, a migration, a new sample."""
+    """A change of the bytes is a new format: it needs a new number, a migration and a new sample."""
     folder = FROZEN / str(bundle.FORMAT)
     files = bundle.pack(bundle.read(folder))
     assert files == bundle.files(folder)

@@ -41,7 +41,7 @@ BUSY = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nConnection: cl
 
 @pytest.fixture(autouse=True)
 def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In this file the loopback may be connected to, and a name that does not resolve looked up; nothing else."""
+    """Tests in this file may connect to the loopback and look up a name that does not resolve; nothing else."""
     connect, look_up = socket.socket.connect, socket.getaddrinfo
 
     def local(self: socket.socket, address: object) -> None:
@@ -148,7 +148,7 @@ def test_a_face_pack_without_a_network(way: str, hub: LocalHub, refused: str, mo
 
 
 def fetch_lfw(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
-    """scikit-learn's fetch: the real one with another address where it is installed, else what it does, by urllib."""
+    """scikit-learn's fetch with another address where it is installed; otherwise the same request by urllib."""
     try:
         from sklearn.datasets import _lfw
     except ImportError:
