@@ -1,6 +1,6 @@
 """Downloads bases and observers from the hub, and face packs. No pickles; a download is complete or has not happened.
 
-The only module that uses the network, and only when a command that downloads calls it.
+It uses the network only when a command that downloads calls it.
 """
 
 import contextlib

@@ -53,7 +53,7 @@ class Base:
     def tf32(self) -> Iterator[None]:
         """While inside, a GPU that computes in `fast` multiplies float32 matrices in TF32, as its convolutions do.
 
-        TF32 keeps 10 bits of the mantissa in products, three more than bfloat16, and all 23 in sums.
+        TF32 multiplies with 10 bits of the mantissa, three more than bfloat16, and adds with all 23.
         """
         matmul = torch.backends.cuda.matmul
         before = matmul.allow_tf32

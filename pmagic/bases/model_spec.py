@@ -126,8 +126,8 @@ def resolve_name(name: str) -> ModelSpec:
 def way_to_photographs() -> str:
     """The commands that fetch a base for photographs, and the pack that finds faces in them."""
     return (
-        f"for photographs fetch another base, `pmagic models pull {FOR_PHOTOGRAPHS}`, and the face pack, "
-        f"`pmagic models pull {FACES_PACK}` (for non-commercial use), then add `--base {FOR_PHOTOGRAPHS}`"
+        f"for photographs fetch another base, `pmagic models pull {FOR_PHOTOGRAPHS}`, and the pack that finds faces in "
+        f"them, `pmagic models pull {FACES_PACK}` (for non-commercial use), then add `--base {FOR_PHOTOGRAPHS}`"
     )
 
 

@@ -51,7 +51,7 @@ def left_out(root: Path | None) -> list[str]:
 
 
 def fetches() -> str:
-    """The download that is needed. Raises WeightsMissing without scikit-learn, or where HF_HUB_OFFLINE is set."""
+    """The download, "" where LFW is here. Raises WeightsMissing without scikit-learn, or with HF_HUB_OFFLINE set."""
     if _photos().is_dir() and not _archive().exists():
         return ""
     if network.offline():
