@@ -29,7 +29,7 @@ class Config:
     format: str = "png"  # of the pictures that `render` writes
 
 
-def _moved_home() -> Path | None:
+def _home_override() -> Path | None:
     """The folder in `PMAGIC_HOME`, or None where the platform's own folders are used."""
     text = os.environ.get("PMAGIC_HOME", "")
     return expanded(text).absolute() if text else None
@@ -79,13 +79,13 @@ def config() -> Config:
     values = config_table()
     for key, variable in VARIABLES.items():
         if os.environ.get(variable):
-            values[key] = _checked(key, os.environ[variable], variable)
+            values[key] = _check(key, os.environ[variable], variable)
     return Config(**values)
 
 
 def config_table() -> dict[str, str]:
     """The checked values of config.toml alone; empty without the file."""
-    return {key: _checked(key, value, str(config_file())) for key, value in _raw_table().items()}
+    return {key: _check(key, value, str(config_file())) for key, value in _raw_table().items()}
 
 
 def with_value(key: str, value: str) -> bytes:
@@ -97,7 +97,7 @@ def with_value(key: str, value: str) -> bytes:
 
     table = _raw_table()
     if value:
-        table[key] = _checked(key, value, "config.toml")
+        table[key] = _check(key, value, "config.toml")
     else:
         if key not in table:
             checked_key(key)
@@ -150,7 +150,7 @@ def _raw_table() -> dict[str, Any]:
         raise UsageError(f"{path} cannot be read: {error.strerror}", "correct its permissions") from error
 
 
-def _checked(key: str, value: object, place: str) -> str:
+def _check(key: str, value: object, place: str) -> str:
     checked_key(key, place)
     if not isinstance(value, str) or not value:
         raise UsageError(
@@ -166,7 +166,7 @@ def _checked(key: str, value: object, place: str) -> str:
 
 def _place(kind: str) -> Path:
     """`PMAGIC_HOME`, or platformdirs' folder of this kind (data, config, log)."""
-    moved = _moved_home()
+    moved = _home_override()
     if moved is not None:
         return moved
     import platformdirs  # imported here, so that PMAGIC_HOME does without it

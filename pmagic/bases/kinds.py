@@ -61,7 +61,7 @@ def require_stable_diffusion(index: bytes, place: str) -> None:
 
     place: the folder or repository, as messages call it.
     """
-    table = _parsed(index, place)
+    table = _parse_index(index, place)
     kind = table.get("_class_name")
     if not isinstance(kind, str):
         raise Incompatible(
@@ -101,7 +101,7 @@ def variant_of(names: Collection[str], part: str) -> str | None:
 
     names: of the files in the part's folder. Call it only where `lack` returns "".
     """
-    return None if _whole(names, stem_of(part), None) else HALF
+    return None if _is_complete(names, stem_of(part), None) else HALF
 
 
 def weight_files(names: Collection[str], part: str) -> list[str]:
@@ -116,7 +116,7 @@ def weight_files(names: Collection[str], part: str) -> list[str]:
 def lack(names: Collection[str], part: str) -> str:
     """Why a part's weights cannot be read, for a message; "" if they can. names: of the files in the part's folder."""
     stem = stem_of(part)
-    if _whole(names, stem, None) or _whole(names, stem, HALF):
+    if _is_complete(names, stem, None) or _is_complete(names, stem, HALF):
         return ""
     weights = sorted(name for name in names if name.endswith(".safetensors"))
     shards = [name for name in weights if re.search(r"-\d{5}-of-\d{5}", name)]
@@ -196,7 +196,7 @@ def file_kind(path: Path) -> str:
     return "a file"
 
 
-def _whole(names: Collection[str], stem: str, variant: str | None) -> bool:
+def _is_complete(names: Collection[str], stem: str, variant: str | None) -> bool:
     """Whether the weights are complete: in one file, or in shards with their index."""
     full_stem = _full_stem(stem, variant)
     if f"{full_stem}.safetensors" in names:
@@ -226,7 +226,7 @@ def _siblings(shard: str) -> list[str]:
     return [f"{shard[: match.start()]}-{k:05}-of-{match[1]}{shard[match.end() :]}" for k in range(1, count + 1)]
 
 
-def _parsed(index: bytes, place: str) -> Mapping[str, Any]:
+def _parse_index(index: bytes, place: str) -> Mapping[str, Any]:
     try:
         if len(index) > _MAX_INDEX:
             raise ValueError(f"it is larger than {_MAX_INDEX} bytes")

@@ -32,7 +32,7 @@ def read_config(folder: Path, kind: "type[PretrainedConfig]") -> "PretrainedConf
     part = table.get(kind.base_config_key) if table.get("model_type") != kind.model_type else None
     table = part if isinstance(part, dict) else table  # a text encoder's folder may hold the whole CLIP's configuration
     try:
-        config = kind(**_allowed(table, kind))
+        config = kind(**_select_allowed(table, kind))
     except Exception as error:  # a constructor may raise anything for values from outside
         raise Incompatible(f"{folder / 'config.json'} cannot be used: {error}", "pull the model again") from error
     config._attn_implementation = ATTENTION
@@ -67,13 +67,13 @@ def read_json(path: Path) -> dict[str, Any]:
     return table
 
 
-def _allowed(table: Mapping[str, Any], kind: "type[PretrainedConfig]") -> dict[str, Any]:
+def _select_allowed(table: Mapping[str, Any], kind: "type[PretrainedConfig]") -> dict[str, Any]:
     """The entries whose keys the class has; those of its parts (text_config, vision_config) likewise."""
     own = kind().to_dict().keys() - _CODE - _OUTPUTS
     entries = {}
     for key, value in table.items():
         if key in kind.sub_configs and isinstance(value, dict):
-            entries[key] = _allowed(value, kind.sub_configs[key])
+            entries[key] = _select_allowed(value, kind.sub_configs[key])
         elif key in own and not key.startswith("_"):
             entries[key] = value
     return entries

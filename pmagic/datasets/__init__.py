@@ -183,7 +183,7 @@ def require_folder(root: Path | None, wanted: str, where: str) -> Path:
     if root is None:
         raise UsageError(f"this data set needs --root, {wanted}", where)
     if root.is_file() and root.name.lower().endswith(_PACKED):
-        raise NotFound(f"{root} is still packed", f"unpack it, {_unpacking(root)}, and give --root {wanted}")
+        raise NotFound(f"{root} is still packed", f"unpack it, {_unpack_hint(root)}, and give --root {wanted}")
     if not root.is_dir():
         raise NotFound(f"there is no folder {root}", f"give --root {wanted}")
     return root
@@ -196,11 +196,11 @@ def wrong_layout(root: Path, wanted: str, where: str) -> NotFound:
     more = f" and {len(inside) - _SHOWN} more" if len(inside) > _SHOWN else ""
     contents = ", ".join(inside[:_SHOWN]) + more if inside else "nothing"
     packed = sorted(each for each in entries if each.name.lower().endswith(_PACKED))
-    advice = f"unpack {packed[0].name}, {_unpacking(packed[0])}, and give the folder" if packed else where
+    advice = f"unpack {packed[0].name}, {_unpack_hint(packed[0])}, and give the folder" if packed else where
     return NotFound(f"{root} must be {wanted}; found there: {contents}", advice)
 
 
-def _unpacking(path: Path) -> str:
+def _unpack_hint(path: Path) -> str:
     tar = any(end in path.name.lower() for end in (".tar", ".tgz"))
     command = ["tar", "-xf"] if tar else ["python", "-m", "zipfile", "-e"]
     if not tar and path.suffix.lower() != ".zip":

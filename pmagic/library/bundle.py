@@ -115,7 +115,7 @@ def pack(persona: Persona) -> dict[str, bytes]:
                 f"the persona cannot be kept: its {name} would have {len(data)} bytes, {MAX_BYTES[name]} at most",
                 "learn it from fewer photos, or ask for another archive",
             )
-    _parsed(packed[TOML])  # a check that it can be read back
+    _parse(packed[TOML])  # a check that it can be read back
     return packed
 
 
@@ -133,7 +133,7 @@ def digest(persona: Persona) -> str:
 
 def read_manifest(folder: Path) -> Manifest:
     """persona.toml, verified; Incompatible for another format, BundleDamaged for anything wrong in it."""
-    return _parsed(_read(folder, TOML))
+    return _parse(_read(folder, TOML))
 
 
 def summary(folder: Path) -> Summary:
@@ -142,13 +142,13 @@ def summary(folder: Path) -> Summary:
     The SHA-256 is compared, but the other lines are not parsed: use the values for display only.
     """
     data = _read(folder, TOML)
-    match = _SUMMARY.match(_verified(data)[:_MAX_SUMMARY])
+    match = _SUMMARY.match(_verify_lines(data)[:_MAX_SUMMARY])
     if match is not None:
         text = {name: value.decode(errors="replace") for name, value in match.groupdict().items()}
         low, high, iterations, seed = (int(text.pop(name)) for name in ("low", "high", "iterations", "seed"))
         if low < high <= 1000:
             return Summary(**text, bounds=StageBounds(low, high), iterations=iterations, seed=seed)
-    manifest = _parsed(data)
+    manifest = _parse(data)
     values = {name: manifest.settings.get(name) for name in ("recipe", "iterations", "seed")}
     return Summary(manifest.method, manifest.base, manifest.word, manifest.bounds, **values)
 
@@ -161,14 +161,14 @@ def verify(folder: Path) -> Manifest:
 def files(folder: Path) -> dict[str, bytes]:
     """The bundle's files by name, as `pack` gives them: persona.toml verified, the others as they are."""
     data = _read(folder, TOML)
-    return {TOML: data, **{name: _read(folder, name) for name in _parsed(data).files}}
+    return {TOML: data, **{name: _read(folder, name) for name in _parse(data).files}}
 
 
 def verify_files(files: Mapping[str, bytes]) -> Manifest:
     """What persona.toml says, once every file it names is there and has its SHA-256."""
     if TOML not in files:
         raise _damaged(TOML, "it is missing")
-    manifest = _parsed(files[TOML])
+    manifest = _parse(files[TOML])
     for name, digest in manifest.files.items():
         if name not in files:
             raise _damaged(name, "it is missing")
@@ -202,7 +202,7 @@ def unpack(files: Mapping[str, bytes]) -> Persona:
     )
 
 
-def _verified(data: bytes) -> bytes:
+def _verify_lines(data: bytes) -> bytes:
     """The lines below persona.toml's first one, which holds their SHA-256."""
     head = _HEAD.match(data)
     if head is None:
@@ -213,8 +213,8 @@ def _verified(data: bytes) -> bytes:
     return body
 
 
-def _parsed(data: bytes) -> Manifest:
-    body = _verified(data)
+def _parse(data: bytes) -> Manifest:
+    body = _verify_lines(data)
     try:
         table = bounded_toml.loads(body)
     except ValueError as error:
@@ -241,14 +241,14 @@ def _read(folder: Path, name: str) -> bytes:
         state = os.fstat(descriptor)
         if not stat.S_ISREG(state.st_mode) or state.st_size > MAX_BYTES[name]:
             raise _damaged(name, f"it is not a file of at most {MAX_BYTES[name]} bytes")
-        return _whole(descriptor, state.st_size)
+        return _read_all(descriptor, state.st_size)
     except OSError as error:
         raise _damaged(name, f"it cannot be read: {error.strerror}") from error
     finally:
         os.close(descriptor)
 
 
-def _whole(descriptor: int, size: int) -> bytes:
+def _read_all(descriptor: int, size: int) -> bytes:
     """Up to `size` bytes; one `os.read` may return fewer."""
     parts = []
     while part := os.read(descriptor, size):

@@ -79,15 +79,13 @@ def snapshot_caption(
     opening = FRAMING_OPENINGS.get(framing) if tails and front < 0.4 and head == STYLES["photo"] else None
     layout = [] if opening or not tails else [tails[int(front * 100) % len(tails)]]
     layout += [SIDE_TAILS[side]] if says_side and not beside else []
-    text = _joined(
-        reworded(_joined(head, *parts.values()), rng, OPENINGS_WITHOUT_LAYOUT, ASIDES_WITHOUT_LAYOUT), *layout
-    )
+    text = _join(reworded(_join(head, *parts.values()), rng, OPENINGS_WITHOUT_LAYOUT, ASIDES_WITHOUT_LAYOUT), *layout)
     if opening:
-        text = _joined(opening, *parts.values(), *layout)
+        text = _join(opening, *parts.values(), *layout)
     for part in ("traits", "place", "garments"):  # parts that do not fit are left out
         if tokens(text) > TOKENS:
             parts[part] = ""
-            text = _joined(opening or head, *parts.values(), *layout)
+            text = _join(opening or head, *parts.values(), *layout)
     return text
 
 
@@ -112,7 +110,7 @@ def pair_caption(subjects: tuple[str, str], where: Scene, rng: Generator) -> tup
     both = " and ".join(named[which] for which in order)
     if sides >= 0.4 and unnamed < 0.6 and subjects == ("a face", "a face"):
         both = "two people"
-    return _joined(head, both, place_words(where) if rng.random() < 0.9 else "", style_tail), order
+    return _join(head, both, place_words(where) if rng.random() < 0.9 else "", style_tail), order
 
 
 def thing_words(what: Thing, rng: Generator) -> str:
@@ -128,15 +126,15 @@ def thing_caption(what: Thing | None, where: Scene, rng: Generator, layout_share
     says_side, says_middle = rng.random(2)
     head, style_tail = _style(where, rng)
     if what is None:
-        return _joined(head, "scenery", place_words(where), style_tail)
+        return _join(head, "scenery", place_words(where), style_tail)
     side = side_of(where)
     stated = says_side < layout_share and (side != "middle" or says_middle < MIDDLE_SHARE)
-    return _joined(head, thing_words(what, rng), place_words(where), style_tail, SIDE_TAILS[side] if stated else "")
+    return _join(head, thing_words(what, rng), place_words(where), style_tail, SIDE_TAILS[side] if stated else "")
 
 
 def _subject(where: Scene, adjectives: str, name: str | None, rng: Generator) -> str:
     expression = EXPRESSIONS[where.expression] if rng.random() < 0.9 else ""
-    subject = _joined(expression, adjectives, name or "face")
+    subject = _join(expression, adjectives, name or "face")
     chance = rng.random()
     return f"{article(subject)} {subject}" if name in (None, MARK) and chance < 0.5 else subject
 
@@ -150,5 +148,5 @@ def _style(where: Scene, rng: Generator) -> tuple[str, str]:
     return STYLES[where.style], ""
 
 
-def _joined(*parts: str) -> str:
+def _join(*parts: str) -> str:
     return " ".join(part for part in parts if part)

@@ -47,10 +47,10 @@ def draw(
         paint_thing(brush, thing[0], where)
     picture = brush.image()
     if where.style != "photo":  # the filters' sizes are in pixels, made for this resolution
-        picture = restyle(_resized(picture, SIDE * OVERSAMPLE), where.style, rng)
-    faces, things = (_resized(brush.mask(layer), side) for layer in (FACES, THINGS))
+        picture = restyle(_resize(picture, SIDE * OVERSAMPLE), where.style, rng)
+    faces, things = (_resize(brush.mask(layer), side) for layer in (FACES, THINGS))
     points = np.array(landmarks, np.float32).reshape(-1, 5, 2)
-    return Drawing(_resized(picture, side), faces if figures else things, points, things)
+    return Drawing(_resize(picture, side), faces if figures else things, points, things)
 
 
 def _light(brush: Brush, scenes: list[Scene], strength: float) -> None:
@@ -60,7 +60,7 @@ def _light(brush: Brush, scenes: list[Scene], strength: float) -> None:
     brush.vignette(sum(columns) / len(columns), sum(rows) / len(rows), reach, 0.25 + 1.6 * reach, strength)
 
 
-def _resized(picture: np.ndarray, side: int) -> np.ndarray:
+def _resize(picture: np.ndarray, side: int) -> np.ndarray:
     shrinks = side <= picture.shape[0]
     return cv2.resize(picture, (side, side), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
 

@@ -175,7 +175,7 @@ _RANGES = {
 }  # fmt: skip
 
 
-def _sized(value: float, low: float, high: float, small: str, large: str, noun: str) -> list[tuple[str, str]]:
+def _size_words(value: float, low: float, high: float, small: str, large: str, noun: str) -> list[tuple[str, str]]:
     if value < low:
         return [("with", f"{small} {noun}")]
     return [("with", f"{large} {noun}")] if value > high else []
@@ -201,15 +201,15 @@ def trait_words(who: Person) -> tuple[list[tuple[str, str]], list[tuple[str, str
         fine.append(("is", "thin"))
     elif who.width > 0.84:
         fine.append(("is", "wide"))
-    fine += _sized(who.eye_size, 0.20, 0.25, "small", "big", "eyes")
-    fine += _sized(who.eye_round, 0.68, 0.86, "narrow", "round", "eyes")
-    fine += _sized(who.eye_tilt, -6, 6, "sloping", "slanted", "eyes")
-    fine += _sized(who.brow_thick, 0.06, 0.10, "thin", "thick", "brows")
-    fine += _sized(who.lip, 0.05, 0.085, "thin", "full", "lips")
-    fine += _sized(who.mouth_width, 0.28, 0.36, "small", "wide", "mouth")
-    fine += _sized(who.nose_length, 0.28, 0.37, "short", "long", "nose")
-    fine += _sized(who.nose_width, 0.13, 0.19, "slim", "broad", "nose")
-    fine += _sized(who.chin, 1.0, 1.08, "short", "long", "chin")
-    fine += _sized(who.jaw / who.width, 0.78, 0.89, "narrow", "square", "jaw")
-    fine += _sized(who.ear, 0.13, 0.17, "small", "big", "ears")
+    fine += _size_words(who.eye_size, 0.20, 0.25, "small", "big", "eyes")
+    fine += _size_words(who.eye_round, 0.68, 0.86, "narrow", "round", "eyes")
+    fine += _size_words(who.eye_tilt, -6, 6, "sloping", "slanted", "eyes")
+    fine += _size_words(who.brow_thick, 0.06, 0.10, "thin", "thick", "brows")
+    fine += _size_words(who.lip, 0.05, 0.085, "thin", "full", "lips")
+    fine += _size_words(who.mouth_width, 0.28, 0.36, "small", "wide", "mouth")
+    fine += _size_words(who.nose_length, 0.28, 0.37, "short", "long", "nose")
+    fine += _size_words(who.nose_width, 0.13, 0.19, "slim", "broad", "nose")
+    fine += _size_words(who.chin, 1.0, 1.08, "short", "long", "chin")
+    fine += _size_words(who.jaw / who.width, 0.78, 0.89, "narrow", "square", "jaw")
+    fine += _size_words(who.ear, 0.13, 0.17, "small", "big", "ears")
     return striking, fine
