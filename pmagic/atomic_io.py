@@ -1,6 +1,6 @@
-"""The only module that writes what must survive: private files, flushed, published by one rename that replaces nothing.
+"""The only module that writes lasting files: private, flushed to the disk, published by a rename that replaces nothing.
 
-Every function raises OSError as it comes; `storing` turns it into the one problem a person can act on.
+Every function lets an OSError pass; `storing` turns it into a StorageFailed with a next step.
 """
 
 import contextlib
@@ -24,7 +24,7 @@ _KEPT = "kept"  # what `visible_change` tells `storing`, as an attribute of the 
 
 @contextmanager
 def storing(what: str) -> Generator[None]:
-    """Names what could not be stored; a full disk and missing permission are not defects."""
+    """Turns an OSError inside into StorageFailed. what: the thing that could not be stored, as the message calls it."""
     try:
         yield
     except OSError as error:
@@ -44,7 +44,7 @@ def storing(what: str) -> Generator[None]:
 
 @contextmanager
 def visible_change(kept: str) -> Generator[None]:
-    """While inside, a change is visible that a failure cannot take back; `storing` then says `kept` of it."""
+    """Marks a change that is visible already and that a failure cannot undo; `storing` then reports `kept`."""
     try:
         yield
     except OSError as error:
@@ -68,7 +68,7 @@ def make_folder(path: Path) -> None:
 
 
 def write_file(path: Path, data: bytes) -> None:
-    """A new private file, flushed to the disk; FileExistsError where there is one."""
+    """Writes a new private file and flushes it to the disk; FileExistsError where `path` exists."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
     descriptor = os.open(path, flags, FILE_MODE)
     try:
@@ -78,7 +78,7 @@ def write_file(path: Path, data: bytes) -> None:
 
 
 def sync_folder(path: Path) -> None:
-    """Flushes the folder's own entries: without it a rename may be lost with the power."""
+    """Flushes the folder's own entries: without this, a loss of power may undo a rename."""
     if os.name == "nt":
         return  # Windows has no handle to flush a folder by
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
@@ -89,7 +89,7 @@ def sync_folder(path: Path) -> None:
 
 
 def rename_new(source: Path, target: Path) -> None:
-    """Renames without ever replacing; FileExistsError where `target` is.
+    """Renames without ever replacing; FileExistsError where `target` exists.
 
     A plain rename silently replaces an empty folder. Where the system has no renameat2, the check before the
     rename is enough under the library's lock.
@@ -110,7 +110,7 @@ def publish_folder(files: Mapping[str, bytes], staging: Path, target: Path) -> N
         sync_folder(staging)
         rename_new(staging, target)
     except OSError:
-        shutil.rmtree(staging, ignore_errors=True)  # on a full disk a part of a copy must not take what is left
+        shutil.rmtree(staging, ignore_errors=True)  # a partial copy must not use up a full disk
         raise
     with visible_change(f"{target} is there, but a loss of power may still undo it"):
         sync_folder(target.parent)
@@ -119,35 +119,35 @@ def publish_folder(files: Mapping[str, bytes], staging: Path, target: Path) -> N
 def publish_file(data: bytes, target: Path) -> Path:
     """Writes `data` as `target`, or under the next free numbered name; returns the path it got.
 
-    On Linux the file has no name before it is whole, so that a process that is killed leaves nothing of it.
+    On Linux the file has no name until it is complete, so that a killed process leaves nothing behind.
     """
     make_folder(target.parent)
     path = _publish_nameless(data, target)
     if path is not None:
         return path
-    aside = target.with_name(f".{target.name[:100]}.{os.getpid()}.part")
-    aside.unlink(missing_ok=True)  # of a killed process that had this process's number
+    part = target.with_name(f".{target.name[:100]}.{os.getpid()}.part")
+    part.unlink(missing_ok=True)  # left by a killed process with the same id
     try:
-        write_file(aside, data)
-        path = next(each for each in _numbered(target) if _renamed(aside, each))
+        write_file(part, data)
+        path = next(each for each in _numbered_paths(target) if _rename_if_free(part, each))
         sync_folder(path.parent)
         return path
     except BaseException:
         with contextlib.suppress(OSError):
-            aside.unlink(missing_ok=True)
+            part.unlink(missing_ok=True)
         raise
 
 
 def replace_file(path: Path, data: bytes) -> None:
     """Writes `data` as `path`, in place of what was there: a reader finds the old bytes or the new ones."""
     _erase_parts(path)
-    aside = path.with_name(f".{path.name[:100]}.{os.getpid()}.part")
+    part = path.with_name(f".{path.name[:100]}.{os.getpid()}.part")
     try:
-        write_file(aside, data)
-        os.replace(aside, path)
+        write_file(part, data)
+        os.replace(part, path)
     except BaseException:
         with contextlib.suppress(OSError):
-            aside.unlink(missing_ok=True)
+            part.unlink(missing_ok=True)
         raise
     with visible_change(f"{path} has its new content, but a loss of power may still undo it"):
         sync_folder(path.parent)
@@ -157,7 +157,7 @@ def withdraw(path: Path, staging: Path) -> None:
     """Takes a published folder out of sight in one step, then erases it."""
     make_folder(staging.parent)
     if os.path.lexists(staging):
-        erase(staging)  # what an earlier removal has left
+        erase(staging)  # left by an earlier removal
     rename_new(path, staging)
     with visible_change(f"{path} is removed; what is left of its files lies in {staging}"):
         sync_folder(path.parent)
@@ -171,7 +171,7 @@ def erase(path: Path) -> None:
 
 
 def _erase_parts(path: Path) -> None:
-    """Unlinks what killed processes have left of a `replace_file` of this path."""
+    """Unlinks the part files that killed processes have left of a `replace_file` of this path."""
     prefix = f".{path.name[:100]}."
     for each in path.parent.iterdir():
         number = each.name.removeprefix(prefix).removesuffix(".part")
@@ -180,11 +180,11 @@ def _erase_parts(path: Path) -> None:
 
 
 def is_running(number: int) -> bool:
-    """Whether another process of this number is there; this process itself has no part yet."""
+    """Whether another process has this id; this process itself has no part file yet."""
     if number == os.getpid():
         return False
     if os.name == "nt":
-        return True  # there, asking with `os.kill` would end the process
+        return True  # on Windows `os.kill` would end the process
     try:
         os.kill(number, 0)
     except (ProcessLookupError, OverflowError):
@@ -202,7 +202,7 @@ def _write(descriptor: int, data: bytes) -> None:
 
 
 def _publish_nameless(data: bytes, target: Path) -> Path | None:
-    """`publish_file` by way of a file without a name; None where the system or the file system has none."""
+    """`publish_file` through a file without a name; None where the system or the file system has no such files."""
     if not hasattr(os, "O_TMPFILE"):
         return None
     try:
@@ -213,14 +213,14 @@ def _publish_nameless(data: bytes, target: Path) -> Path | None:
         raise
     try:
         _write(descriptor, data)
-        path = next(each for each in _numbered(target) if _linked(descriptor, each))
+        path = next(each for each in _numbered_paths(target) if _link_if_free(descriptor, each))
     finally:
         os.close(descriptor)
     sync_folder(path.parent)
     return path
 
 
-def _numbered(path: Path) -> Iterator[Path]:
+def _numbered_paths(path: Path) -> Iterator[Path]:
     yield path
     number = 2
     while True:
@@ -228,8 +228,8 @@ def _numbered(path: Path) -> Iterator[Path]:
         number += 1
 
 
-def _renamed(source: Path, target: Path) -> bool:
-    """Whether `target` was free, and is now what `source` was."""
+def _rename_if_free(source: Path, target: Path) -> bool:
+    """Renames `source` to `target`; False where `target` exists."""
     try:
         rename_new(source, target)
     except FileExistsError:
@@ -237,10 +237,10 @@ def _renamed(source: Path, target: Path) -> bool:
     return True
 
 
-def _linked(descriptor: int, target: Path) -> bool:
-    """Whether `target` was free, and is now the open file."""
+def _link_if_free(descriptor: int, target: Path) -> bool:
+    """Gives the open file the name `target`; False where `target` exists."""
     try:
-        # Any src_dir_fd has Python call linkat, which can follow the link that /proc shows of an open file.
+        # With any src_dir_fd, Python calls linkat, which can follow the link in /proc to the open file.
         os.link(f"/proc/self/fd/{descriptor}", target, src_dir_fd=descriptor, follow_symlinks=True)
     except FileExistsError:
         return False

@@ -1,6 +1,6 @@
-"""TOML from outside, read within bounds: the standard parser takes quadratic time for keys of many parts.
+"""Reads TOML from outside within bounds: the standard parser takes quadratic time for keys of many parts.
 
-What a parser need not accept is refused before it runs: long keys, numbers and lines, strings over several lines.
+Long keys, numbers and lines, and strings over several lines, are refused before the parser runs.
 """
 
 import re
@@ -9,10 +9,10 @@ from typing import Any
 
 MAX_KEY_PARTS = 8
 MAX_LINE = 64 * 1024  # characters
-MAX_WORD = 1000  # characters of a bare key or a number: a longer number could not even be shown
-# In the parser's own order, so that no key can hide in what only looks like a string. After them what is left are
-# keys, numbers and punctuation, with `""` in the place of each string. Every repeat is possessive and an open string
-# ends with its line, so that both expressions pass over each character a few times at most.
+MAX_WORD = 1000  # characters of a bare key or a number; Python cannot print an integer of more than 4300 digits
+# The alternatives stand in the parser's own order, so that no key can hide in text that only looks like a string. Once
+# they are replaced, only keys, numbers and punctuation are left, with `""` in place of each string. Every repeat is
+# possessive and an open string ends with its line, so both expressions read each character a few times at most.
 _TOKENS = re.compile(r'"""|\'\'\'|"(?:[^"\\\n]|\\[^\n])*+"?|\'[^\'\n]*+\'?|#[^\n]*+')
 _PART = r'(?:[\w-]++|"")'
 _LONG_WORD = re.compile(rf"(?<![\w-])[\w-]{{{MAX_WORD + 1}}}", re.ASCII)
@@ -20,7 +20,7 @@ _LONG_KEY = re.compile(rf"(?<![\w-]){_PART}(?:[ \t]*+\.[ \t]*+{_PART}){{{MAX_KEY
 
 
 def loads(data: bytes) -> dict[str, Any]:
-    """The table in UTF-8 bytes; ValueError, whatever it is that does not parse or is out of bounds."""
+    """The table in UTF-8 bytes. Raises ValueError for anything that does not parse or exceeds a bound."""
     text = data.decode()
     if max(map(len, text.split("\n"))) > MAX_LINE:
         raise ValueError(f"a line has more than {MAX_LINE} characters")
@@ -37,5 +37,5 @@ def loads(data: bytes) -> dict[str, Any]:
 
 def _placeholder(token: re.Match[str]) -> str:
     if token[0] in ('"""', "'''"):
-        raise ValueError("a string over several lines is not read")
+        raise ValueError("a string over several lines is not supported")
     return "" if token[0].startswith("#") else '""'

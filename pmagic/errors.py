@@ -1,4 +1,4 @@
-"""Problems a person can act on. Anything else that is raised is a defect of the program.
+"""Errors that a person can act on. Any other exception is a defect of the program.
 
 PmagicError                     exit code
 ├── UsageError            2   a value on the command line that cannot be used
@@ -8,11 +8,11 @@ PmagicError                     exit code
 ├── Incompatible            6   another format version, another base, another fingerprint
 ├── WeightsMissing          7   a base or an observer that is not on this machine
 ├── StorageFailed           8   disk full, no permission
-├── Busy                    9   another process holds the same thing
+├── Busy                    9   another process is using the same name, file or library
 ├── NumericFailure          10  NaN or infinity in a loss or a picture
 ├── OutOfMemory             11
 └── DoneInPart              12  some of several things failed; the rest is kept
-130 is a stop asked for by the person; 1 is a defect.
+130: the person stopped the command. 1: a defect of the program.
 """
 
 
@@ -28,7 +28,7 @@ class PmagicError(Exception):
         self.kept = kept
 
     def as_dict(self) -> dict[str, object]:
-        """The same words for `--json`."""
+        """The fields that `--json` prints."""
         return {
             "error": type(self).__name__,
             "exit_code": self.exit_code,

@@ -1,6 +1,6 @@
-"""Failures of the network, told apart from a full disk and from defects by families of errors, not by a client's name.
+"""Recognises network failures by their exception classes, so that a full disk or a defect is not mistaken for one.
 
-Knows nothing of what was to be fetched; asks no network itself.
+It does not know what is being fetched, and uses no network itself.
 """
 
 import errno
@@ -15,7 +15,7 @@ from collections.abc import Iterator
 
 Families = tuple[type[BaseException], ...]
 
-# What the standard library raises, and with it every client that is built on it.
+# Raised by the standard library, and so by every client that is built on it.
 _STANDARD: Families = (
     ConnectionError,
     TimeoutError,
@@ -25,21 +25,21 @@ _STANDARD: Families = (
     urllib.error.URLError,
     http.client.HTTPException,
 )
-ERRORS: Families = (OSError, *_STANDARD)  # all that such a client can raise: a disk's errors, too
+ERRORS: Families = (OSError, *_STANDARD)  # everything that such a client can raise, disk errors included
 _NUMBERS = frozenset(
     getattr(errno, name)
     for name in ("ENETDOWN", "ENETUNREACH", "EHOSTDOWN", "EHOSTUNREACH", "EADDRNOTAVAIL", "ENOTCONN", "EPROTO")
     if hasattr(errno, name)
 )
-# The root of the errors of clients with families of their own; only what is imported already can have raised one.
+# The base classes of clients with exceptions of their own. Only a module that is imported can have raised one.
 _CLIENTS = (("requests.exceptions", "RequestException"), ("urllib3.exceptions", "HTTPError"))
 
 
 def failure(error: BaseException, families: Families = ()) -> str:
-    """What failed on the way to another machine, in a few words; "" where that is not what failed.
+    """A network failure in a few words, such as "Connection refused"; "" for any other error.
 
-    families: of the client that was used, besides the standard library's. Looks at the error and at what it came from,
-    outermost first, and describes the innermost: "Connection refused".
+    families: exception classes of the client, besides the standard library's. The error and its causes are read from
+    the outermost to the innermost, and the innermost network failure is described.
     """
     known = (*_STANDARD, *families, *_loaded())
     described = ""
@@ -47,16 +47,16 @@ def failure(error: BaseException, families: Families = ()) -> str:
         if isinstance(each, known) or (isinstance(each, OSError) and each.errno in _NUMBERS) or _no_host(each):
             described = _words(each)
         elif not described and isinstance(each, OSError) and each.errno is not None:
-            return ""  # a disk's or a file's
+            return ""  # an error of the disk or of a file
     return described
 
 
 def local_failure(error: BaseException, families: Families = ()) -> OSError | None:
-    """The disk's or a file's error that this is or came from, where the network is not what failed."""
+    """The error of the disk or of a file in this error's causes; None without one, or where the network failed."""
     if failure(error, families):
         return None
-    found = (each for each in _chain(error) if isinstance(each, OSError) and each.errno is not None)
-    return next(found, None)
+    candidates = (each for each in _chain(error) if isinstance(each, OSError) and each.errno is not None)
+    return next(candidates, None)
 
 
 def offline() -> bool:
@@ -65,10 +65,7 @@ def offline() -> bool:
 
 
 def variables(*more: str) -> list[str]:
-    """The names of the environment's variables that are set and send requests elsewhere: proxies.
-
-    more: variables that one client reads besides.
-    """
+    """Names of the environment variables that redirect requests: proxies and another hub."""
     proxies = [f"{scheme}_proxy" for scheme in urllib.request.getproxies_environment() if scheme != "no"]
     names = [name for name in (*proxies, *map(str.upper, proxies), *more) if os.environ.get(name)]
     return sorted(set(names))
@@ -76,7 +73,7 @@ def variables(*more: str) -> list[str]:
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
     seen: set[int] = set()
-    while error is not None and id(error) not in seen:  # an error may come round to itself
+    while error is not None and id(error) not in seen:  # the causes can form a circle
         yield error
         seen.add(id(error))
         error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
@@ -87,7 +84,7 @@ def _loaded() -> Families:
 
 
 def _no_host(error: BaseException) -> bool:
-    """A host name that cannot even be asked for: a part of it is empty or longer than 63 characters."""
+    """Whether a host name cannot be looked up because a part of it is empty or longer than 63 characters."""
     return isinstance(error, UnicodeError) and "idna" in str(error)
 
 

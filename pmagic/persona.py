@@ -1,4 +1,4 @@
-"""Persona and StageBounds: the values that learning returns, the library keeps and rendering wears.
+"""Persona and StageBounds: the values that learning returns, the library keeps and rendering uses.
 
 Pure values: a persona does not know its name, its version or where it is stored, and nothing here needs torch.
 """
@@ -40,7 +40,7 @@ class StageBounds:
 
 
 REFERENCE_BOUNDS = StageBounds(400, 800)
-MAX_TOKENS = 64  # that stand for a name; a prompt has room for 75
+MAX_TOKENS = 64  # learned tokens for one name; a prompt has room for 75
 
 
 @dataclass(frozen=True, kw_only=True)

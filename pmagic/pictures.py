@@ -1,4 +1,4 @@
-"""Photographs in, pictures out: what a file shows is read right or refused, and what is written says what it is."""
+"""Reads photos and masks as a viewer shows them, and writes pictures that carry their settings."""
 
 import hashlib
 import io
@@ -14,11 +14,11 @@ from pmagic import atomic_io
 from pmagic.decoding import BROKEN, exif_tags, open_image, read_bytes, to_rgb
 from pmagic.errors import NumericFailure, PhotoRefused, UsageError
 
-ENDINGS = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp"}  # of pictures that are written
+ENDINGS = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp"}  # formats in which pictures are written
 MIN_SIDE = 32
 DIGITAL_SOURCE = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
 _MAX_EXIF = 60_000  # bytes; a JPEG has room for 65533
-# Where other programs put what they tell; some write a prompt and a workflow as the camera's make and model.
+# Tags in which other programs keep prompts and settings; some use the camera's make and model for them.
 _TEXT_TAGS = (
     ExifTags.Base.UserComment, ExifTags.Base.ImageDescription, ExifTags.Base.Make, ExifTags.Base.Model,
     ExifTags.Base.Software, ExifTags.Base.Artist, ExifTags.Base.Copyright,
@@ -32,11 +32,11 @@ class Photo:
     image: Image.Image
     sha256: str
     path: Path
-    see_through: bool = False  # the file has pixels that are not opaque; `image` shows them over white
+    see_through: bool = False  # the file has pixels that are not opaque; `image` shows them on white
 
 
 def read_photo(path: Path) -> Photo:
-    """The photo as a viewer shows it: turned by EXIF, 16 bits scaled, profiles obeyed, transparency over white.
+    """The photo as a viewer shows it: turned by EXIF, 16 bits scaled, colour profile applied, transparency on white.
 
     A GIF shows its first frame, a TIFF its first page. Raises NotFound, or PhotoRefused for anything but one still
     picture of FORMATS or HEIC with 32 px a side to 64 megapixels.
@@ -66,14 +66,14 @@ def decoded(data: bytes, name: str) -> Image.Image:
     return to_rgb(open_image(data, Path(name)))
 
 
-def read_mask(given: Path | Image.Image, size: tuple[int, int] | None = None) -> Image.Image:
-    """A mask in 8-bit grey, white where the subject is; must have the photo's `size` (width, height), where given.
+def read_mask(source: Path | Image.Image, size: tuple[int, int] | None = None) -> Image.Image:
+    """A mask in 8-bit grey, white where the subject is.
 
-    Transparency marks nothing, as black.
+    size: the photo's (width, height), which the mask must have. Transparent pixels count as black.
     """
-    path = given if isinstance(given, Path) else Path("the given mask")
-    opened = open_image(read_bytes(given), given) if isinstance(given, Path) else given
-    mask = to_rgb(opened, behind="black").convert("L")
+    path = source if isinstance(source, Path) else Path("the given mask")
+    image = open_image(read_bytes(source), source) if isinstance(source, Path) else source
+    mask = to_rgb(image, behind="black").convert("L")
     if size is not None and mask.size != size:
         raise PhotoRefused(
             f"the mask {path} is {mask.width} x {mask.height}, the photo is {size[0]} x {size[1]}",
@@ -89,35 +89,36 @@ def _extrema(grey: Image.Image) -> tuple[int, int]:
     return cast(tuple[int, int], grey.getextrema())
 
 
-def write_picture(image: Image.Image, path: Path, story: Mapping[str, object]) -> Path:
-    """A picture that says it is machine-made and how; never replaces a file, returns the (numbered) path it got.
+def write_picture(image: Image.Image, path: Path, metadata: Mapping[str, object]) -> Path:
+    """Writes a picture that says it is machine-made, and how. Returns its path, numbered where the name was taken.
 
-    path: its ending decides the format, see ENDINGS. story: prompt, negative, steps, scheduler, guidance, seed, base,
-    persona, ...; plain values. Raises StorageFailed; the picture is on the disk when this returns.
+    path: its ending decides the format, see ENDINGS. metadata: prompt, negative, steps, scheduler, guidance, seed,
+    base, persona, ...; plain values. It never replaces a file; once it returns, the
+    picture is on the disk. Raises StorageFailed.
     """
-    data = encoded(image, ENDINGS[path.suffix.lower()], story)
+    data = encoded(image, ENDINGS[path.suffix.lower()], metadata)
     with atomic_io.storing(f"the picture {path}"):
         return atomic_io.publish_file(data, path)
 
 
-def encoded(image: Image.Image, kind: str, story: Mapping[str, object]) -> bytes:
-    """The picture as a file of `kind` "png", "jpeg" or "webp"; the same picture and story give the same bytes.
+def encoded(image: Image.Image, kind: str, metadata: Mapping[str, object]) -> bytes:
+    """The picture as a file of `kind` "png", "jpeg" or "webp"; the same picture and metadata give the same bytes.
 
-    PNG carries the story as text chunks, the others as EXIF: ImageDescription (JSON) and UserComment (`parameters`).
+    PNG carries the metadata as text chunks, the others as EXIF: ImageDescription (JSON) and UserComment (`parameters`).
     """
     if image.mode != "RGB":
         raise NumericFailure(f"a picture must be RGB, not {image.mode}")
     buffer = io.BytesIO()
     if kind == "png":
         notes = PngImagePlugin.PngInfo()
-        notes.add_itxt("pmagic", json.dumps(dict(story), ensure_ascii=False, sort_keys=True))
-        notes.add_itxt("parameters", parameters(story))
+        notes.add_itxt("pmagic", json.dumps(dict(metadata), ensure_ascii=False, sort_keys=True))
+        notes.add_itxt("parameters", parameters(metadata))
         notes.add_itxt("XML:com.adobe.xmp", MARK)
         image.save(buffer, "PNG", pnginfo=notes)
         return buffer.getvalue()
     exif = Image.Exif()
-    exif[ExifTags.Base.ImageDescription] = json.dumps(dict(story), sort_keys=True)  # ASCII, as this tag must be
-    exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.UserComment] = b"UNICODE\0" + parameters(story).encode("utf-16-be")
+    exif[ExifTags.Base.ImageDescription] = json.dumps(dict(metadata), sort_keys=True)  # ASCII, as this tag must be
+    exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.UserComment] = b"UNICODE\0" + parameters(metadata).encode("utf-16-be")
     if len(exif.tobytes()) > _MAX_EXIF:
         raise UsageError("the prompt is too long for this format", "shorten it, or write PNG")
     options = {"quality": 95, "subsampling": 0} if kind == "jpeg" else {"lossless": True}
@@ -126,36 +127,36 @@ def encoded(image: Image.Image, kind: str, story: Mapping[str, object]) -> bytes
 
 
 def read_story(path: Path) -> dict[str, object]:
-    """The story that `write_picture` put into a picture, and its `format`; PhotoRefused where there is none."""
+    """The metadata that `write_picture` wrote into a picture, and its `format`; PhotoRefused without any."""
     image = open_image(read_bytes(path), path)
     try:
-        story = json.loads(_written_story(image))
-        json.dumps(story, allow_nan=False)  # NaN and infinity are no JSON, though Python reads them
-        if not isinstance(story, dict) or not _is_own(image, story):
+        metadata = json.loads(_written_metadata(image))
+        json.dumps(metadata, allow_nan=False)  # NaN and infinity are no JSON, though Python reads them
+        if not isinstance(metadata, dict) or not _is_own(image, metadata):
             raise TypeError
     except BROKEN as error:
         raise PhotoRefused(
             f"{path} does not carry settings of pmagic", "give a picture that pmagic has written"
         ) from error
-    return {**story, "format": str(image.format).lower()}
+    return {**metadata, "format": str(image.format).lower()}
 
 
-def _written_story(image: Image.Image) -> str:
+def _written_metadata(image: Image.Image) -> str:
     return image.info["pmagic"] if image.format == "PNG" else exif_tags(image)[ExifTags.Base.ImageDescription]
 
 
-def _is_own(image: Image.Image, story: Mapping[str, object]) -> bool:
-    """Whether pmagic wrote the story: other programs put JSON into EXIF's description too, but not both texts."""
+def _is_own(image: Image.Image, metadata: Mapping[str, object]) -> bool:
+    """Whether pmagic wrote the metadata: other programs put JSON into EXIF's description too, but not both texts."""
     if image.format == "PNG":  # whose text has pmagic's name
         return True
     comment = _exif_text(exif_tags(image).get(ExifTags.Base.UserComment))
-    return image.format in ("JPEG", "WEBP") and comment == parameters(story).strip("\0 ")
+    return image.format in ("JPEG", "WEBP") and comment == parameters(metadata).strip("\0 ")
 
 
 def read_foreign_texts(path: Path) -> dict[str, str]:
-    """What a picture of another program carries, by name: a PNG's texts, or EXIF's descriptions, comment and software.
+    """Texts in a picture of another program, by name: a PNG's texts, or EXIF's descriptions, comment and software.
 
-    Empty where there is nothing, and where it says that pmagic has written it. Raises NotFound or PhotoRefused.
+    Empty without any, and for a picture that pmagic has written. Raises NotFound or PhotoRefused.
     """
     image = open_image(read_bytes(path), path)
     if image.info.get("texts_left_out"):
@@ -181,7 +182,7 @@ def _exif_text(value: object) -> str:
     if not isinstance(value, bytes):
         return ""
     encoding, text = value[:8].rstrip(b"\0 "), value[8:]
-    if encoding == b"UNICODE":  # big-endian as a rule; an ASCII text in the other order has its zeros behind
+    if encoding == b"UNICODE":  # usually big-endian; in little-endian ASCII the second byte is zero
         little = text[1:2] == b"\0"
         return text.decode("utf-16-le" if little else "utf-16-be", "replace").strip("\0 ")
     if encoding in (b"ASCII", b""):
@@ -189,8 +190,8 @@ def _exif_text(value: object) -> str:
     return value.decode("utf-8", "replace").strip("\0 ")
 
 
-def parameters(story: Mapping[str, object]) -> str:
-    """The settings in the words that other programs read from a picture's `parameters` text."""
+def parameters(metadata: Mapping[str, object]) -> str:
+    """The settings as the `parameters` text that other programs read from a picture."""
     names = {
         "steps": "Steps",
         "scheduler": "Sampler",
@@ -200,16 +201,17 @@ def parameters(story: Mapping[str, object]) -> str:
         "base": "Model",
         "persona": "Persona",
     }
-    rest = ", ".join(f"{shown}: {_shown(story[key])}" for key, shown in names.items() if story.get(key) is not None)
-    negative = f"\nNegative prompt: {story['negative']}" if story.get("negative") else ""
-    return f"{story.get('prompt', '')}{negative}\n{rest}"
+    used = {label: metadata[key] for key, label in names.items() if metadata.get(key) is not None}
+    rest = ", ".join(f"{label}: {_value_text(value)}" for label, value in used.items())
+    negative = f"\nNegative prompt: {metadata['negative']}" if metadata.get("negative") else ""
+    return f"{metadata.get('prompt', '')}{negative}\n{rest}"
 
 
-def _shown(value: object) -> str:
+def _value_text(value: object) -> str:
     return "x".join(str(side) for side in value) if isinstance(value, list | tuple) else str(value)
 
 
-# The XMP that says so: that a machine made it.
+# XMP that marks a picture as machine-made.
 MARK = f"""<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>
 <x:xmpmeta xmlns:x="adobe:ns:meta/">
  <rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">

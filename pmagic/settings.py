@@ -1,6 +1,6 @@
-"""Where things live on this machine, and the person's own defaults: config.toml, above it the environment.
+"""The folders on this machine, and the person's own defaults: config.toml, overridden by environment variables.
 
-Knows nothing of flags: a command lets its own outweigh what it finds here.
+It knows nothing of flags; a command's flags override the values from here.
 """
 
 import os
@@ -31,22 +31,22 @@ class Config:
     format: str = "png"  # of the pictures that `render` writes
 
 
-def _moved_home() -> Path | None:
-    """The one folder that `PMAGIC_HOME` asks for, or None when the platform's own places are used."""
+def _home_override() -> Path | None:
+    """The folder in `PMAGIC_HOME`, or None where the platform's own folders are used."""
     text = os.environ.get("PMAGIC_HOME", "")
     return expanded(text).absolute() if text else None
 
 
 def expanded(text: str) -> Path:
-    """The path with a person's home for `~` and `~name`; UsageError where there is no such person."""
+    """The path with `~` and `~name` replaced by a home folder; UsageError for an unknown user."""
     try:
         return Path(text).expanduser()
     except RuntimeError as error:
-        raise UsageError(f"{text!r} is the home of nobody on this machine", "write the whole path") from error
+        raise UsageError(f"{text!r} names the home folder of an unknown user", "write the whole path") from error
 
 
 def parsed_toml(path: Path) -> dict[str, Any]:
-    """The table in a small file that a person may have written; ValueError, whatever it is that does not parse."""
+    """The table in a small file that a person may have written. Raises ValueError for anything that does not parse."""
     with path.open("rb") as file:
         data = file.read(MAX_TOML_BYTES)
     return bounded_toml.loads(data)
@@ -63,7 +63,7 @@ def models_dir() -> Path:
 
 
 def places_file() -> Path:
-    """Where the local folders lie that personas were learned on."""
+    """The file that records the local base folders on which personas were learned."""
     return _place("data") / "bases.toml"
 
 
@@ -77,29 +77,29 @@ def log_dir() -> Path:
 
 
 def config() -> Config:
-    """config.toml under the environment's variables; UsageError names the file or variable that cannot be used."""
-    found = config_table()
+    """config.toml, overridden by environment variables; UsageError names the file or variable with a bad value."""
+    values = config_table()
     for key, variable in VARIABLES.items():
         if os.environ.get(variable):
-            found[key] = _checked(key, os.environ[variable], variable)
-    return Config(**found)
+            values[key] = _check(key, os.environ[variable], variable)
+    return Config(**values)
 
 
 def config_table() -> dict[str, str]:
-    """What config.toml alone says, checked; empty without one."""
-    return {key: _checked(key, value, str(config_file())) for key, value in _raw_table().items()}
+    """The checked values of config.toml alone; empty without the file."""
+    return {key: _check(key, value, str(config_file())) for key, value in _raw_table().items()}
 
 
 def with_value(key: str, value: str) -> bytes:
-    """config.toml as it is to be written once `key` has `value`; an empty value takes the key out.
+    """The new content of config.toml, with `key` set to `value`; an empty value removes the key.
 
-    The other keys stay as they are, also those that cannot be used: one by one they can be mended.
+    The other keys stay as they are, even those with a bad value: they can be corrected one by one.
     """
     import tomli_w
 
     table = _raw_table()
     if value:
-        table[key] = _checked(key, value)
+        table[key] = _check(key, value)
     else:
         if key not in table:
             checked_key(key)
@@ -108,7 +108,7 @@ def with_value(key: str, value: str) -> bytes:
 
 
 def origin(key: str) -> str:
-    """Where a value comes from: the variable or the file that states it, "" for what pmagic comes with."""
+    """Where a value comes from: the variable or the file that sets it, "" for a built-in default."""
     if os.environ.get(VARIABLES[key]):
         return VARIABLES[key]
     return str(config_file()) if key in _raw_table() else ""
@@ -122,9 +122,9 @@ def mending(key: str, place: str) -> str:
 
 
 def check_device(name: str, place: str = "") -> None:
-    """UsageError for what no device is called; whether it is on this machine is `bases.loading`'s to say.
+    """Raises UsageError for a name that no device has; `bases.loading` checks that this machine has the device.
 
-    place: what states it, where that is not the command line.
+    place: the file or variable that sets the name, "" for the command line.
     """
     if not _DEVICE.fullmatch(name.lower()):
         raise UsageError(
@@ -155,7 +155,7 @@ def _raw_table() -> dict[str, Any]:
         raise UsageError(f"{path} cannot be read: {error.strerror}", "correct its permissions") from error
 
 
-def _checked(key: str, value: object, place: str = "") -> str:
+def _check(key: str, value: object, place: str = "") -> str:
     checked_key(key, place)
     stated = f"{place}: " if place else ""
     if not isinstance(value, str) or not value:
@@ -172,9 +172,9 @@ def _checked(key: str, value: object, place: str = "") -> str:
 
 def _place(kind: str) -> Path:
     """`PMAGIC_HOME`, or platformdirs' folder of this kind (data, config, log)."""
-    moved = _moved_home()
+    moved = _home_override()
     if moved is not None:
         return moved
-    import platformdirs  # here, so that PMAGIC_HOME costs nothing
+    import platformdirs  # imported here, so that PMAGIC_HOME does without it
 
     return getattr(platformdirs, f"user_{kind}_path")("pmagic", appauthor=False)

@@ -48,7 +48,7 @@ def compose_sheet(rows: Sequence[Row], *, cell: int = CELL, heads: Sequence[str]
 
 
 def scale_to(picture: Image.Image, height: int) -> Image.Image:
-    """The picture `height` pixels high, by Lanczos resampling; unchanged where it is already."""
+    """The picture `height` pixels high, by Lanczos resampling; unchanged if it has that height."""
     if picture.height == height:
         return picture.convert("RGB")
     size = (round(picture.width * height / picture.height), height)

@@ -1,4 +1,4 @@
-"""A browser that is asked for a page as it is after its scripts, where this machine has one."""
+"""Opens a page in a headless browser and returns it as it is after its scripts, where this machine has a browser."""
 
 import shutil
 import subprocess

@@ -41,7 +41,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture(autouse=True)
 def all_threads() -> Iterator[None]:
-    """Who computes with fewer threads leaves them so, and another number of threads gives other last bits."""
+    """Restores the number of threads: tests that lower it would change the last bits of later results."""
     yield
     torch.set_num_threads(THREADS)
 
@@ -62,7 +62,7 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def hub_here(monkeypatch: pytest.MonkeyPatch) -> "Iterator[Callable[[Repositories], LocalHub]]":
-    """Serves repositories on this machine to the hub's client in this process; nothing but the loopback is reached."""
+    """Serves repositories to the hub's client in this process, over the loopback interface only."""
     import local_hub
     from huggingface_hub import constants
 
@@ -125,7 +125,7 @@ def persona() -> Callable[..., Persona]:
 
 @pytest.fixture(autouse=True, scope="session")
 def signals_as_on_a_terminal() -> None:
-    """A shell starts what runs in the background with Ctrl-C ignored, and every child would inherit that."""
+    """Restores Ctrl-C: a shell starts background jobs with it ignored, and every child process would inherit that."""
     for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(each) == signal.SIG_IGN:
             signal.signal(each, signal.default_int_handler if each == signal.SIGINT else signal.SIG_DFL)

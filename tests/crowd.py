@@ -1,4 +1,4 @@
-"""Whole commands timed from outside, and a library of many personas to time them in."""
+"""Times whole commands from outside, in a library of many personas."""
 
 import os
 import resource
@@ -18,7 +18,7 @@ def run(*words: str, **environment: str) -> subprocess.CompletedProcess:
 
 
 def seconds_of(*words: str, **environment: str) -> float:
-    """Processor time of the quickest of five runs: a busy machine is not the program's fault."""
+    """Processor time of the fastest of five runs, so that a busy machine does not count."""
     times = []
     for _ in range(5):
         before = resource.getrusage(resource.RUSAGE_CHILDREN)

@@ -1,4 +1,4 @@
-"""Runs every verb but `models pull` in one process, with every native library in it: to be watched from outside.
+"""Runs every command but `models pull` in one process with all native libraries, to be observed from outside.
 
 python -m tests.every_verb BASE PHOTO PEOPLE PROMPTS        (in an empty folder, with PMAGIC_HOME)
 """
@@ -10,7 +10,7 @@ import time
 
 from pmagic.cli.app import app, main
 
-SECONDS = 6  # onnxruntime's telemetry looks its host up some seconds after a model was opened
+SECONDS = 6  # onnxruntime's telemetry looks up its host some seconds after a model is opened
 NATIVE = (
     "cv2",
     "insightface",
@@ -49,7 +49,7 @@ def commands(base: str, photo: str, people: str, prompts: str) -> list[list[str]
 
 
 def registered() -> set[tuple[str, ...]]:
-    """Every command that the program has, but what stands in WITHOUT."""
+    """Every command of the program, except those in WITHOUT."""
     plain = {(each.name,) for each in app.registered_commands}
     grouped = {
         (group.name, each.name) for group in app.registered_groups for each in group.typer_instance.registered_commands
@@ -67,7 +67,7 @@ def run(words: list[str]) -> int:
 
 
 def mark(text: str) -> None:
-    """A line of the trace that says which command is next: a connection to a local socket that is not there."""
+    """Marks the next command in the trace, by connecting to a local socket that does not exist."""
     with socket.socket(socket.AF_UNIX) as local:
         local.connect_ex(f"\0verb {text}")
 

@@ -1,10 +1,10 @@
-"""Fuzz targets: every parser of bytes that may come from outside. None may raise anything but a PmagicError.
+"""Fuzz targets: every parser of bytes that may come from outside. They may raise only PmagicError.
 
 `pytest tests/test_fuzzing.py` replays the corpus; `pip install atheris` and then
 
     python tests/fuzzing.py NAME [-max_total_time=600]
 
-searches on from it (libFuzzer's options), and leaves what it finds in tests/corpus/NAME.
+continues the search from it (libFuzzer's options), and stores new inputs in tests/corpus/NAME.
 """
 
 import contextlib
@@ -47,7 +47,7 @@ _FOLDER = Path(tempfile.mkdtemp(prefix="pmagic-fuzzing-"))
 
 
 def persona_toml(data: bytes) -> None:
-    """The lines below the first, whose hash agrees: written by somebody hostile."""
+    """Hostile lines below the first line, with the right hash."""
     head = f"# pmagic persona, SHA-256 of the lines below: {hashlib.sha256(data).hexdigest()}\n".encode()
     (_FOLDER / bundle.TOML).write_bytes(head + data)
     with contextlib.suppress(PmagicError):
@@ -86,7 +86,7 @@ def story(data: bytes) -> None:
 
 
 def repeated(data: bytes) -> None:
-    """The command of a story must give a shell the very words, whatever they hold."""
+    """The command from a picture's metadata must give a shell the same words, whatever they contain."""
     import shlex
 
     try:
@@ -110,7 +110,7 @@ def base_defaults(data: bytes) -> None:
 
 
 def weights_header(data: bytes) -> None:
-    """A base's weights and, behind the first line, its network's configuration."""
+    """A base's weights and, after the first line, its network's configuration."""
     for part in kinds.PARTS:
         (_FOLDER / part).mkdir(exist_ok=True)
     configuration, _, weights = data.partition(b"\n")
@@ -132,7 +132,7 @@ def checkpoint_file(data: bytes) -> None:
 
 
 def probe_found(data: bytes) -> None:
-    """Whatever cannot be read is found again; what can has bounds."""
+    """A probe's result that cannot be read counts as none; any other has bounds."""
     probes._file(_FOLDER, {}).write_bytes(data)
     found = probes.find(_FOLDER, {})
     if found is None:
@@ -174,7 +174,7 @@ def prompts(data: bytes) -> None:
 
 
 def text(data: bytes) -> None:
-    """Nothing that a terminal obeys is left, and nothing of it becomes a tag of a page."""
+    """No control characters for a terminal are left, and no text becomes a tag of a page."""
     shown = clean(data.decode(errors="surrogateescape"))
     assert not {"\x1b", "\r", "\x9b", "\u202e"} & set(shown)
     shown.encode()  # no lone surrogate is left

@@ -1,10 +1,10 @@
 """Random kills of the real learn, import and export: nothing visible is ever damaged, the next command works, and
-once the name is removed no copy is left.
+once the name is removed, no copy is left.
 
     python -m tests.kills 300        (some minutes; a tiny random base is learned on)
 
-Each round starts a process, kills it (SIGKILL) at a random moment, looks at everything that can be seen, and runs the
-same command to its end: a learning with --resume, whose weights must be those of one that nobody stopped.
+Each round starts a process, kills it (SIGKILL) at a random moment, checks everything that is visible, and runs the
+same command to its end: for `learn` with --resume, and the weights must equal those of an uninterrupted run.
 """
 
 import contextlib

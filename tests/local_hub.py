@@ -1,4 +1,4 @@
-"""A hub on this machine: a real server on a loopback socket that speaks as much of the hub's API as a pull asks for."""
+"""A hub on this machine: a real server on a loopback socket, with the parts of the hub's API that a pull uses."""
 
 import hashlib
 import json
@@ -15,13 +15,13 @@ Repositories = Mapping[str, Mapping[str, bytes]]
 
 @dataclass
 class LocalHub:
-    """cut: the file of which half is sent before the connection is closed, "" for none. answer: sent to all."""
+    """cut: the file whose connection closes after half of it, "" for none. answer: sent to every request."""
 
     repositories: Repositories
     url: str = ""
     cut: str = ""
     answer: bytes = b""
-    fetched: list[str] = field(default_factory=list)  # owner/repo/file of everything that was asked for
+    fetched: list[str] = field(default_factory=list)  # owner/repo/file of every request
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Tiny face packs and CLIPSeg folders in the libraries' own formats, with answers known beforehand.
+"""Tiny face packs and CLIPSeg folders in the libraries' own formats, with known answers.
 
 The detector takes each pure red 8 x 8 block of a 128 x 128 picture for a face; recognisers and CLIPSeg are random.
 """
@@ -20,7 +20,7 @@ LANDMARKS = ((0.0, 0.0), (1.0, 0.0), (0.5, 0.5), (0.1, 1.0), (0.9, 1.0))  # in c
 
 
 class RedBlocks(nn.Module):
-    """SCRFD's nine outputs for an input of 128 x 128; only the first anchor of stride 8 ever finds anything."""
+    """SCRFD's nine outputs for an input of 128 x 128; only the first anchor of stride 8 finds faces."""
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         cells = F.avg_pool2d(x, 8)  # (1, 3, 16, 16)
@@ -49,7 +49,7 @@ class Block(nn.Module):
 
 
 def iresnet() -> nn.Module:
-    """What the packs of insightface hold, in little."""
+    """A small copy of the files in insightface's packs."""
     return nn.Sequential(
         nn.Conv2d(3, 8, 3, 1, 1, bias=False), nn.BatchNorm2d(8), nn.PReLU(8), Block(8), Block(8), Block(8), Block(8),
         nn.BatchNorm2d(8), nn.Dropout(0.4), nn.Flatten(), nn.Linear(8 * 49, 16), nn.BatchNorm1d(16),
@@ -57,7 +57,7 @@ def iresnet() -> nn.Module:
 
 
 class Mobile(nn.Module):
-    """Depthwise layers, uneven pooling and a reshape: a recogniser of another make."""
+    """A recogniser of another kind: depthwise layers, uneven pooling and a reshape."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -72,7 +72,7 @@ class Mobile(nn.Module):
 
 
 class Embedded(nn.Module):
-    """Takes pixels 0 to 255 and does the statistics itself, by nodes whose names say so."""
+    """Takes pixels 0 to 255 and normalises them itself, in nodes that are named accordingly."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -88,7 +88,7 @@ def build_pack(folder: Path, recogniser: nn.Module | None = None, seed: int = 3)
     torch.manual_seed(seed)
     recogniser = recogniser if recogniser is not None else iresnet()
     for module in recogniser.modules():
-        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):  # as after a training, not as fresh ones
+        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):  # as after training, not as initialised
             module.running_mean.normal_(0, 0.3)
             module.running_var.uniform_(0.5, 1.5)
             nn.init.normal_(module.weight, 1, 0.2)
@@ -128,7 +128,7 @@ def build_clipseg(folder: Path, tokenizer: Any) -> Path:
 
 def _export(module: nn.Module, example: Tensor, path: Path) -> None:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the exporter's own, of its age and of constants
+        warnings.simplefilter("ignore")  # the exporter's own warnings, about its age and constants
         torch.onnx.export(module, (example,), str(path), opset_version=17, dynamo=False)
     model = onnx.load(str(path))
     for number, node in enumerate(model.graph.node):

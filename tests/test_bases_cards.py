@@ -1,4 +1,4 @@
-"""Which base a name means, what is missing of it, and pulling one (the hub played by a double: no network here)."""
+"""Which base a name means, which of its parts are missing, and how it is pulled (from a double of the hub, offline)."""
 
 import io
 import json
@@ -17,7 +17,7 @@ from pmagic.errors import Incompatible, NotFound, StorageFailed, UsageError, Wei
 
 
 def base_folder(folder: Path, toml: str = "") -> Path:
-    """The outline of a diffusers folder: what a card looks at, without weights that could be opened."""
+    """The outline of a diffusers folder: the files that a spec checks, without real weights."""
     for part in kinds.PARTS:
         (folder / part).mkdir(parents=True)
         (folder / part / f"{kinds.stem_of(part)}.safetensors").write_bytes(safetensors_of(10))
@@ -42,7 +42,7 @@ def observer_folder(folder: Path) -> Path:
 
 @pytest.mark.parametrize("name", shelf.names("bases.known"))
 def test_contract(name: str) -> None:
-    """Every base with a short name: its file is called as it is, and it says where it comes from and its licence."""
+    """Every base with a short name has a file of that name, and states its origin and its licence."""
     stated = shelf.take("bases.known", name).SPEC
     assert stated.name == name and stated.licence
     assert stated.size_gb is not None and 0 < stated.size_gb < 20
@@ -248,7 +248,7 @@ REPOS = {"CompVis/stable-diffusion-v1-4": FILES, model_spec.CLIP_REPO: OBSERVER,
 
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
-    """The hub client's few calls, answered from REPOS; `asked` is what was downloaded."""
+    """The hub client's few calls, answered from REPOS; `asked` lists the downloads."""
     import huggingface_hub
 
     asked: list[tuple[str, str, list[str]]] = []
@@ -295,7 +295,7 @@ def test_an_order_tells_size_and_licence_and_takes_one_set_of_safetensors(hub: S
         name for order in orders for name in order.files if name.endswith((".bin", ".ckpt", ".py", ".fp16.safetensors"))
     ]
     assert model_spec.resolve("sd14").folder is None
-    assert hub.asked == []  # nothing is downloaded before it was told
+    assert hub.asked == []  # nothing is downloaded before it was announced
 
 
 def test_what_was_pulled_is_found_and_not_pulled_again(hub: SimpleNamespace) -> None:
@@ -319,7 +319,7 @@ def test_an_observer_can_be_pulled_by_itself(hub: SimpleNamespace) -> None:
 
 @pytest.fixture
 def archive(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
-    """insightface's download, played by a double that leaves `inside` in an archive where the real one would."""
+    """A double of insightface's download, which writes an archive with `inside` to the same place."""
     from insightface.utils import storage
 
     monkeypatch.delenv("HF_HUB_OFFLINE")
@@ -384,7 +384,7 @@ def test_a_pack_that_unpacks_to_too_much_is_not_unpacked(archive: SimpleNamespac
 def test_a_pack_of_another_sha256_is_not_unpacked(archive: SimpleNamespace) -> None:
     archive.digest = "0" * 64
     (order,) = fetching.plan_downloads("buffalo_l")
-    with pytest.raises(WeightsMissing, match="its SHA-256 is not the one that is known"):
+    with pytest.raises(WeightsMissing, match="its SHA-256 is not the known one"):
         fetching.fetch(order, show=False)
     assert [path for path in order.place.parent.rglob("*") if path.is_file()] == []
     assert all(len(each) == 64 for each in checksums.PACKS.values()) and checksums.PACKS.keys() == fetching.PACKS.keys()
@@ -405,7 +405,7 @@ def test_a_pack_that_does_not_arrive_leaves_none(archive: SimpleNamespace, monke
     monkeypatch.setattr(checksums, "sha256", lambda path: checksums.PACKS["antelopev2"])
     real = zipfile.ZipFile
     monkeypatch.setattr(zipfile, "ZipFile", lambda path, mode="r": real(io.BytesIO(b"PK cut"), mode))
-    with pytest.raises(WeightsMissing, match="did not arrive whole"):
+    with pytest.raises(WeightsMissing, match="did not arrive complete"):
         fetching.fetch(order, show=False)
     assert model_spec.resolve("sd14").judge == "antelopev2"
 
@@ -448,7 +448,7 @@ def test_a_disk_that_is_too_small_is_told_before_the_download(
 
 def test_a_repository_without_safetensors_is_refused(hub: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(REPOS, "owner/pickles", {"model_index.json": 1, "unet/diffusion_pytorch_model.bin": 5})
-    with pytest.raises(Incompatible, match=r"unet: weights as pickles, which can hold code, alone \(diff.*\.bin\)"):
+    with pytest.raises(Incompatible, match=r"unet: only weights as pickles, which can hold code \(diff.*\.bin\)"):
         fetching.plan_downloads("owner/pickles")
 
 

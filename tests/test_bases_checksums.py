@@ -1,4 +1,4 @@
-"""SHA-256 of weights: every change of a file is found by its name, and where there are no sums nothing is promised."""
+"""SHA-256 of weights: every changed file is reported by name, and a folder without sums is not called good."""
 
 import hashlib
 import json
@@ -48,7 +48,7 @@ def flipped(path: Path) -> None:
         (lambda path: flipped(path), CHANGED),
         (lambda path: path.write_bytes(b""), CHANGED),
         (lambda path: path.unlink(), "it is missing"),
-        (lambda path: (path.unlink(), os.mkfifo(path)), "it is no file"),
+        (lambda path: (path.unlink(), os.mkfifo(path)), "it is not a file"),
     ],
 )
 def test_every_change_of_a_file_is_found_by_its_name(

@@ -1,4 +1,4 @@
-"""What a base folder, a file or a repository is, named before it is opened or fetched; damaged ones are no defects."""
+"""A folder, file or repository is recognised before it is opened or fetched; a damaged one is reported, not a crash."""
 
 import json
 import shutil
@@ -99,17 +99,17 @@ KINDS: list[tuple[str, Callable[[Path], None], type[PmagicError], str]] = [
     ("no class", writes(kinds.INDEX, b"{}"), Incompatible, "has no _class_name"),
     ("a list", index(_class_name=["x", "y"]), Incompatible, "has no _class_name"),
     ("no JSON", writes(kinds.INDEX, b"{"), Incompatible, "its model_index.json cannot be used"),
-    ("no table", writes(kinds.INDEX, b"[1]"), Incompatible, "it holds no table"),
+    ("no table", writes(kinds.INDEX, b"[1]"), Incompatible, "it is not a JSON object"),
     ("deep", writes(kinds.INDEX, b"[" * 100_000), Incompatible, "its model_index.json cannot be used"),
     ("large", writes(kinds.INDEX, b" " * 2**21), Incompatible, "larger than"),
-    ("onnx", renames(".onnx"), WeightsMissing, r"unet, vae: weights as ONNX, alone"),
-    ("bin", renames(".bin"), WeightsMissing, r"weights as pickles, which can hold code, alone \(.*\.bin\)"),
-    ("flax", renames(".msgpack"), WeightsMissing, "weights as Flax, alone"),
-    ("bf16", renames(".bf16.safetensors"), WeightsMissing, "unet, vae, text_encoder: .*the variant bf16 alone"),
-    ("non_ema", renames(".non_ema.safetensors", "unet"), WeightsMissing, "unet: weights in the variant non_ema alone"),
+    ("onnx", renames(".onnx"), WeightsMissing, r"unet, vae: only weights as ONNX"),
+    ("bin", renames(".bin"), WeightsMissing, r"only weights as pickles, which can hold code \(.*\.bin\)"),
+    ("flax", renames(".msgpack"), WeightsMissing, "only weights as Flax"),
+    ("bf16", renames(".bf16.safetensors"), WeightsMissing, "unet, vae, text_encoder: only .* variant bf16;"),
+    ("non_ema", renames(".non_ema.safetensors", "unet"), WeightsMissing, "unet: only weights in the variant non_ema;"),
     ("name", renames("_2.safetensors", "vae"), WeightsMissing, f"vae: {UNET}_2.safetensors, but no {UNET}.safe"),
     ("dangling", dangles, WeightsMissing, f"unet: {UNET}.safetensors is a link to a file that is not there"),
-    ("a folder", is_folder, WeightsMissing, f"unet: {UNET}.safetensors is no file"),
+    ("a folder", is_folder, WeightsMissing, f"unet: {UNET}.safetensors is not a file"),
     ("a shard", loses_a_shard, WeightsMissing, r"unet: .*-00002-of-.*\.safetensors is missing"),
     ("no index", loses_the_index, WeightsMissing, r"unet: \d+ shards without their index"),
     ("no unet", lambda folder: shutil.rmtree(folder / "unet"), WeightsMissing, f"unet: {UNET}.safetensors is missing"),
@@ -271,11 +271,11 @@ def test_a_folder_without_an_index_says_what_is_in_it(folder: Path) -> None:
         ({"README.md": b"x"}, "it has no model_index.json"),
         (
             {kinds.INDEX: b'{"_class_name": "StableDiffusionPipeline"}', "unet/model.onnx": b"x"},
-            "unet: weights as ONNX, alone (model.onnx)",
+            "unet: only weights as ONNX (model.onnx)",
         ),
         (
             {kinds.INDEX: b'{"_class_name": "StableDiffusionPipeline"}', f"unet/{UNET}.bf16.safetensors": b"x"},
-            "unet: weights in the variant bf16 alone",
+            "unet: only weights in the variant bf16",
         ),
     ],
 )

@@ -1,4 +1,4 @@
-"""Loading: the three layouts open frozen and complete; what is not whole is refused by name."""
+"""Loading: the three layouts open frozen and complete; an incomplete one is refused, with the name of the part."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Attention written out where a gradient goes through it, fused where none does or the matrix is large."""
+"""Attention is explicit where it needs a gradient, and fused where it needs none or the matrix is large."""
 
 import pytest
 import torch
@@ -30,7 +30,7 @@ def read() -> Tensor:
 def test_both_kernels_agree_and_can_be_told_apart(given: Tensor) -> None:
     written, fused = attended(AttnProcessor(), given), attended(AttnProcessor2_0(), given)
     assert torch.allclose(written.float(), fused.float(), atol=2e-2)
-    assert not torch.equal(written, fused)  # or nothing below would be shown
+    assert not torch.equal(written, fused)  # otherwise the comparison below would prove nothing
 
 
 @pytest.mark.parametrize("through", ["self", "queries", "context"])

@@ -90,7 +90,7 @@ def test_an_archive_of_many_members_is_refused_at_once(tmp_path: Path) -> None:
     for data in (buffer.getvalue(), buffer.getvalue()[:-12] + b"\1\0" * 2 + buffer.getvalue()[-8:]):
         path.write_bytes(data)
         start = time.process_time()
-        with pytest.raises((BundleDamaged, UsageError), match=r"members|no zip|not a persona"):
+        with pytest.raises((BundleDamaged, UsageError), match=r"members|not a zip|not a persona"):
             archive.unpack(path)
         assert time.process_time() - start < 0.2
 

@@ -1,4 +1,4 @@
-"""What a message claims is compared with the disk, at every step at which a disk can fail; and links, and readers."""
+"""Compares the claims of messages with the disk, at every step at which a disk can fail; also for links and readers."""
 
 import errno
 import os
@@ -89,7 +89,7 @@ COMMANDS = {
 
 
 def files_of(home: Path) -> dict[str, bytes]:
-    """Every file that counts, besides locks and what is hidden while a change is made."""
+    """Every file except locks and hidden files of a change in progress."""
     return {
         str(path.relative_to(home)): path.read_bytes()
         for path in sorted(home.rglob("*"))
@@ -199,7 +199,7 @@ def test_a_save_that_fails_leaves_no_part_of_a_copy(
 
 @pytest.fixture
 def linked(library: Library, persona: Make, tmp_path: Path) -> Path:
-    """alice's folder is elsewhere, a link in its place; bob's is where it should be."""
+    """alice's folder is elsewhere, with a link in its place; bob's is where it should be."""
     library.save("alice", persona(word="cat1"))
     library.save("bob", persona(word="cat2"))
     runner.invoke(app, ["export", "bob", str(tmp_path / "bob.pmagic")])

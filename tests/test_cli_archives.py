@@ -1,4 +1,4 @@
-"""mv, cp, export, import, verify, path, info: on personas that are kept already, so that no model is needed."""
+"""mv, cp, export, import, verify, path, info: on stored personas, so that no model is needed."""
 
 import json
 import os

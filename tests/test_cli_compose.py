@@ -204,7 +204,7 @@ def test_a_person_who_is_not_in_their_place_is_told(
     tmp_path: Path,
     faced_folder: Path,  # noqa: F811
 ) -> None:
-    """No face has its middle in the uppermost left corner; a dog has none to look for."""
+    """No face has its centre in the top left corner; no face is expected of a dog."""
     people.save("tom", replace(learned, word="dog"))
     words = ["{alice} and {tom} and {bob}", "--layout", "0,0,1,1;0,0,1,1;0,0,100,100", "--base", faced_folder, "--json"]
     done = compose(*words, out=tmp_path)

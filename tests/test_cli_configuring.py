@@ -102,7 +102,7 @@ def test_the_sums_that_the_hub_states_are_asked_for(monkeypatch: pytest.MonkeyPa
     text = SimpleNamespace(rfilename="config.json", size=2, lfs=None)
     info = SimpleNamespace(siblings=[file, text], sha="c0ffee", card_data=None)
     monkeypatch.setattr(huggingface_hub.HfApi, "model_info", lambda self, repo, **more: info)
-    order = fetching._order("owner/repo", fetching._observer_files, "x")
+    order = fetching._plan("owner/repo", fetching._observer_files, "x")
     assert order.digests == {"model.safetensors": "c" * 64}
 
 
@@ -138,7 +138,7 @@ def commands(group: object, path: tuple[str, ...] = ()) -> list[tuple[tuple[str,
 def test_every_command_has_json_and_an_example(path: tuple[str, ...], command: object) -> None:
     options = {option for each in command.params for option in each.opts}
     assert "--json" in options
-    assert "-q" in options or path == ("doctor",)  # which has nothing but talk
+    assert "-q" in options or path == ("doctor",)  # a command that only prints messages
     assert f"pmagic {' '.join(path)}" in command.help.partition("\b")[2], "no example"
 
 
@@ -216,7 +216,7 @@ def test_a_device_that_is_not_here_cannot_be_made_the_default(home: Path) -> Non
 def test_what_a_configuration_breaks_its_advice_mends(
     home: Path, line: str, monkeypatch: pytest.MonkeyPatch, library: Library, persona: Make
 ) -> None:
-    """Written by hand or by an earlier version, or brought from another machine."""
+    """A file that was written by hand, by an earlier version, or on another machine."""
     library.save("alice", persona(settings={"recipe": "paper", "tokens": 4}, fingerprint="a" * 64))
     home.mkdir(exist_ok=True)
     (home / "config.toml").write_text(f'format = "webp"\n{line}\n')

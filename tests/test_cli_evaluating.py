@@ -139,7 +139,7 @@ def test_a_prompt_must_have_room_for_the_longest_name_of_all_methods(evaluate: E
 
 
 def test_stopped_anywhere_it_goes_on_to_the_same_bytes(evaluate: Evaluate, tmp_path: Path, monkeypatch) -> None:
-    """Stopped whenever a result is about to be kept: each is lost once, and made again."""
+    """Stops the run each time a result is about to be stored: each is lost once, and made again."""
     whole = tmp_path / "whole"
     assert evaluate(whole, count=2).exit_code == 0
     out = tmp_path / "out"
@@ -166,7 +166,7 @@ def test_stopped_anywhere_it_goes_on_to_the_same_bytes(evaluate: Evaluate, tmp_p
 
 
 def test_one_failing_person_does_not_stop_the_rest(evaluate: Evaluate, people: Path, tmp_path: Path) -> None:
-    """A photo without a face, and one that is no photo: listed, and only they are tried again."""
+    """A photo without a face and a file that is not a photo are listed, and only they are tried again."""
     out = tmp_path / "out"
     Image.new("RGB", (128, 128)).save(people / "alice.png")
     (people / "bruno.png").write_bytes(b"no picture")
@@ -189,7 +189,7 @@ def test_one_failing_person_does_not_stop_the_rest(evaluate: Evaluate, people: P
 
 
 def test_faces_are_looked_for_before_any_work(evaluate: Evaluate, people: Path, tmp_path: Path) -> None:
-    """Of a photo learned from nothing is begun without one; a photo to compare with is left out and named."""
+    """Nothing starts without a face in the photo to learn from; a photo to compare with is left out and named."""
     out = tmp_path / "out"
     Image.new("RGB", (128, 128)).save(people / "alice.png")
     Image.new("RGB", (128, 128)).save(people / "chiara" / "2.png")
@@ -262,7 +262,7 @@ def test_a_dry_run_tells_and_leaves_nothing(evaluate: Evaluate, tmp_path: Path) 
 
 
 def test_a_dry_run_passes_over_who_has_no_face(evaluate: Evaluate, people: Path, tmp_path: Path) -> None:
-    """Whoever is drawn first: chiara, by this seed."""
+    """The first person of the sample: chiara, with this seed."""
     Image.new("RGB", (128, 128)).save(people / "chiara" / "1.png")
     words = ("--dry-run", "--recipe", "reference")
     done = evaluate(tmp_path / "out", *words)
@@ -309,7 +309,7 @@ def test_ablations(evaluate: Evaluate, tmp_path: Path, ablation: str) -> None:
     results = json.loads((out / "results.json").read_text())
     personas = {key: of[0]["persona"] for key, of in results["stages"].items()}
     if ablation == "table2":
-        # The tiny base's probe finds next to nothing: pairs that fall back to one interval share one persona.
+        # The tiny base's probe finds hardly anything: pairs that fall back to one interval share one persona.
         fell_back = [key for key, of in results["stages"].items() if of[0]["fell_back"]]
         assert len(personas) == 6 and personas.keys() - fell_back <= {"lambda-0.5-1"}
         assert len({personas[key] for key in fell_back}) == 1

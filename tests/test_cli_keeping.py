@@ -1,4 +1,4 @@
-"""list, show, rm, models: on personas that are kept already, so that no model is needed."""
+"""list, show, rm, models: on stored personas, so that no model is needed."""
 
 import json
 import os
@@ -91,7 +91,7 @@ def test_models_list_tells_what_is_here_with_size_and_licence() -> None:
 
 
 def test_a_base_that_cannot_be_used_hides_no_other(home) -> None:
-    """Neither one that holds code nor one that states nonsense."""
+    """Neither a folder with code nor one with invalid values."""
     for name, file in (("CompVis--stable-diffusion-v1-4", "x.py"), ("owner--repo", "pmagic.toml")):
         folder = home / "models" / name
         folder.mkdir(parents=True)
@@ -158,9 +158,9 @@ LONG = "x" * 300
         (["render", "alice", "x", "--out", LONG], 2, "too long"),
         (["models", "path", LONG], 2, "too long"),
         (["config", "set", "base", LONG], 2, "too long"),
-        (["config", "set", "base", "~nosuchuser/x"], 2, "is the home of nobody"),
-        (["models", "path", "~nosuchuser"], 2, "is the home of nobody"),
-        (["render", "alice", "x", "--base", "~nosuchuser/x"], 2, "is the home of nobody"),
+        (["config", "set", "base", "~nosuchuser/x"], 2, "names the home folder of an unknown user"),
+        (["models", "path", "~nosuchuser"], 2, "names the home folder of an unknown user"),
+        (["render", "alice", "x", "--base", "~nosuchuser/x"], 2, "names the home folder of an unknown user"),
         (["render", "alice", "x", "--size", "9" * 5000], 2, "--size cannot be"),
         (["compose", "{alice}", "--layout", f"0,0,{'9' * 5000},9"], 2, "--layout cannot be"),
         (["eval", "--dataset", "world", "--workers", "9" * 5000], 2, "--workers cannot be"),
@@ -180,7 +180,7 @@ def test_a_home_of_nobody_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PMAGIC_HOME", "~nosuchuser")
     for words in (["list"], ["config", "get"], ["models", "list"], ["doctor"]):
         done = runner.invoke(app, words)
-        assert done.exit_code == 2 and "'~nosuchuser' is the home of nobody" in done.stderr
+        assert done.exit_code == 2 and "'~nosuchuser' names the home folder of an unknown user" in done.stderr
 
 
 def test_a_defect_is_one_line_and_leaves_its_traceback_in_a_log(home, monkeypatch: pytest.MonkeyPatch) -> None:

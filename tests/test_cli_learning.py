@@ -42,7 +42,7 @@ def alice(library: Library, photo: Path, base: str) -> Library:
 
 
 def learn(photo: Path, base: str, *more: str, name: str = "alice") -> Result:
-    """By the recipe that needs no face pack, unless `more` says otherwise: the tiny base has none."""
+    """Uses the recipe that needs no face pack, unless `more` changes it: the tiny base has no pack."""
     words = ["--name", name, "--base", base, "--iterations", "2", "--recipe", "reference", *more]
     return runner.invoke(app, ["learn", str(photo), *words])
 
@@ -210,7 +210,7 @@ def test_a_persona_and_its_export_hold_no_path_of_this_machine(
     own_folder: Path,  # noqa: F811
     tmp_path: Path,
 ) -> None:
-    """And are drawn from the folder all the same: this machine remembers where it lies."""
+    """They are rendered with the folder all the same, because this machine remembers its place."""
     parents = tmp_path / "a-parent-of-it" / "and-another"
     parents.mkdir(parents=True)
     folder = own_folder.rename(parents / "my base")

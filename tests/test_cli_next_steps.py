@@ -1,4 +1,4 @@
-"""From nothing to a learned person on a base that is pulled: each command that a message names is run, and works."""
+"""From nothing to a persona on a base that is pulled: the test runs each command that a message names."""
 
 import hashlib
 import re
@@ -77,7 +77,7 @@ def test_from_nothing_to_a_person_by_what_the_messages_say(served: None, photo: 
     assert commands(first) == [["models", "pull", "sd14"], ["models", "pull", "buffalo_l"]]
     told = run(*commands(first)[0])
     assert told.exit_code == 0, told.stderr
-    # The pack's need and licence are told before anything arrives, and how to do without it.
+    # Before any download, the message says why the pack is needed, its licence, and how to do without it.
     assert re.search(
         r"learning people needs buffalo_l, too, 0\.33 GB, licence: non-commercial research only", told.stderr
     )

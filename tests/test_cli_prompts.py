@@ -1,4 +1,4 @@
-"""What the commands say of prompts that are not read as they are meant, and which seeds and devices they take."""
+"""Warnings about prompts that the base reads differently, and the seeds and devices that the commands accept."""
 
 import json
 from pathlib import Path

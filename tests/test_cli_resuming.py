@@ -48,7 +48,7 @@ def weights(library: Library, name: str) -> bytes:
 def test_killed_at_any_step_resume_ends_with_the_same_bytes(
     library: Library, photo: Path, base: str, monkeypatch: pytest.MonkeyPatch, every: int
 ) -> None:
-    """At several checkpoint intervals; a kill leaves just the last checkpoint, whichever step it was in."""
+    """With several checkpoint intervals: a kill at any step leaves exactly the last checkpoint."""
 
     class Killed(BaseException):
         pass
@@ -282,13 +282,13 @@ def test_killed_between_saving_and_clearing_it_is_kept_once(
     done = runner.invoke(app, ["learn", "--resume"] if resume else words)
     assert done.stdout == "bob@1\n", done.stderr
     assert library.versions("bob") == [1] and unfinished.names(library.root) == []
-    assert runner.invoke(app, words).stdout == "bob@2\n"  # learned again from the start, as it was asked for
+    assert runner.invoke(app, words).stdout == "bob@2\n"  # learned again from the start, with the same options
 
 
 def test_a_disk_that_turns_read_only_while_learning_ends_in_one_message(
     library: Library, photo: Path, base: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Wherever it happens: nothing can be written or removed from there on."""
+    """From some step on, nothing can be written or removed."""
     words = ["learn", str(photo), "--base", base, *FAST, "3", "--stages", "300:700", "--name"]
     monkeypatch.setattr(training, "SAVE_EVERY", 1)
     step, tried = 1, 0
@@ -300,7 +300,7 @@ def test_a_disk_that_turns_read_only_while_learning_ends_in_one_message(
         if disk.steps < step:
             break
         step += 9
-        if done.exit_code == 0:  # all that failed is the removal of an empty folder
+        if done.exit_code == 0:  # only the removal of an empty folder failed
             assert library.versions(name) == [1]
             continue
         tried += 1

@@ -1,4 +1,4 @@
-"""`pmagic eval --pictures`: pictures of another tool, measured without any base being opened."""
+"""`pmagic eval --pictures`: measures pictures of another tool without opening a base."""
 
 import json
 import shutil

@@ -14,7 +14,7 @@ from pmagic.persona import Persona
 
 COMPLETIONS = Path(__file__).parents[1] / "completions"
 SECONDS = 0.3
-PYDANTIC = 0.15  # what typer's own reading of the words costs on a busy machine
+PYDANTIC = 0.15  # typer's own parsing takes about this long on a busy machine
 MANY = 2000  # personas
 HEAVY = ("torch", "transformers", "diffusers", "numpy", "PIL", "huggingface_hub", "insightface")
 

@@ -1,4 +1,4 @@
-"""Pictures that carry their story, prompts by the file, grids, and the terminal; on a tiny random base."""
+"""Pictures with their metadata, prompt files, grids and the terminal, on a tiny random base."""
 
 import fcntl
 import io
@@ -161,7 +161,7 @@ def test_a_file_of_prompts_that_cannot_be_used(tmp_path: Path, data: bytes, said
 
 
 def on_terminal(code: str, columns: int = 80, **environment: str) -> str:
-    """What a program shows whose streams are all a terminal."""
+    """The output of a program whose streams are all a terminal."""
     leader, follower = pty.openpty()
     fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
     process = subprocess.Popen(

@@ -73,7 +73,7 @@ def test_layouts_give_the_people_that_are_in_them(tmp_path: Path) -> None:
     people = {name: shelf.take("datasets", name).people(tmp_path / name) for name in LAYOUTS}
     assert [who.name for who in people["celeba_hq"]] == ["0", "2", "10"]
     assert [who.name for who in people["ffhq"]] == ["00000", "00001", "01000"]
-    # Three photos are learned from and one is kept: who has fewer is not there.
+    # Three photos are learned from and one is compared with: people with fewer are left out.
     assert [(who.name, len(who.learned), len(who.unseen)) for who in people["lfw"]] == [
         ("Ada_Lovelace", 3, 1),
         ("Carl_Gauss", 3, 1),
@@ -123,7 +123,7 @@ def test_without_a_root_it_says_where_to_get_the_data(monkeypatch: pytest.Monkey
 def test_two_people_of_one_name_are_refused(tmp_path: Path, other: str) -> None:
     picture(tmp_path / "alice.png")
     picture(tmp_path / other)
-    with pytest.raises(UsageError, match="two people of the name 'alice'"):
+    with pytest.raises(UsageError, match="two people with the name 'alice'"):
         folder.people(tmp_path)
 
 
@@ -163,7 +163,7 @@ def test_the_world_is_held_out_and_knows_its_people() -> None:
 
 
 def test_snapshots_show_the_person_to_one_side_and_smaller() -> None:
-    """The layout is the person's own, by the seed; the portrait is the photo that is not learned from."""
+    """The seed decides the layout; the portrait is the photo that is not learned from."""
     pytest.importorskip("skia")
     portraits, snapshots = (world.people(None, sort)[:40] for sort in world.PHOTOS)
     layouts = [world.snapshot(seed) for seed in range(200)]
@@ -211,7 +211,7 @@ def test_lfw_that_was_fetched_before_is_not_fetched_again(home: Path) -> None:
 
 @pytest.fixture
 def fetching(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
-    """scikit-learn's fetch as a stub; as the real one it takes a folder that is there for the whole data set."""
+    """A stub of scikit-learn's fetch; like the real one, it takes an existing folder for the whole data set."""
     called: list[Path] = []
 
     def fetch(data_home: str, **more: object) -> None:
@@ -274,7 +274,7 @@ def test_deeper_people_are_found_and_folders_of_systems_are_not_people(tmp_path:
         picture(tmp_path / "friends" / system / "1.jpg")
     (tmp_path / "friends" / "loop").symlink_to(tmp_path)
     assert [who.name for who in folder.people(tmp_path)] == ["ann", "ben", "cat"]
-    assert folder.left_out(tmp_path) == ["folders inside of a person's folder: ann/edited"]
+    assert folder.left_out(tmp_path) == ["folders inside a person's folder: ann/edited"]
 
 
 def test_a_folder_too_deep_is_told(tmp_path: Path) -> None:

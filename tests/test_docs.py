@@ -80,7 +80,7 @@ TARGETS = sorted(
 
 
 def test_the_pages_name_commands() -> None:
-    """So that none of the lists below is empty because a pattern has stopped matching."""
+    """Otherwise a pattern that no longer matches would leave the lists below empty."""
     assert len(PMAGIC) > 80 and len(MODULES) > 15 and len(TARGETS) >= 3
     assert ("real-photos.md", "pmagic setup --for photos --dry-run") in PMAGIC
 

@@ -72,7 +72,7 @@ def test_every_token_together_takes_all_attention(tiny_base: loading.Base, condi
 
 
 def test_positions_that_are_no_rivals_take_nothing(tiny_base: loading.Base, condition: torch.Tensor) -> None:
-    """The words share a cell's attention among them, whatever start and padding would have taken."""
+    """The words share a cell's attention among themselves; start and padding get none of it."""
     among = EVERY.clone()
     among[:, 0] = among[:, 6] = False
     one_each = [EVERY & (torch.arange(LENGTH) == k) for k in range(LENGTH)]

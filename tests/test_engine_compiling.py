@@ -1,4 +1,4 @@
-"""A compiled UNet: the same learning but for last bits, asked for in words, told what it brings."""
+"""A compiled UNet: the same result except for the last bits, and a message about its cost and gain."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -25,7 +25,7 @@ runner = CliRunner()
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> list[object]:
-    """torch.compile up to the graph, which is then run as it is: without minutes of a compiler. What was compiled."""
+    """torch.compile up to the graph, which then runs uncompiled and takes no minutes. Lists what was compiled."""
     made: list[object] = []
     real = torch.compile
 

@@ -1,4 +1,4 @@
-"""Several personas in one prompt: each says at every timestep exactly what it says alone."""
+"""Several personas in one prompt: each has the same embeddings at every timestep as alone."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -57,7 +57,7 @@ def rows(base: loading.Base, cast: dict[str, Persona | str], prompt: str) -> dic
 
 @contextmanager
 def embedded(base: loading.Base) -> Iterator[list[Tensor]]:
-    """Every answer of the token embedding, as the layers after it read it."""
+    """Every output of the token embedding, as the layers after it read it."""
     seen: list[Tensor] = []
     with torch.no_grad():
         norm = base.pipeline.text_encoder.embeddings.position_embedding
@@ -70,7 +70,7 @@ def embedded(base: loading.Base) -> Iterator[list[Tensor]]:
 
 
 def test_each_is_in_a_stage_of_its_own(tiny_base: loading.Base, cast: dict[str, Persona]) -> None:
-    """Where one is still, or already, static, the row is that of the other alone with the word written out."""
+    """Where one persona is in a static stage, the row equals that of the other alone with the plain word."""
     both = rows(tiny_base, cast, PROMPT)
     only_bob = rows(tiny_base, {"bob": cast["bob"]}, "a photo of face with {bob} in snow")
     plain = token_batch.encode_plain(tiny_base, "a photo of face with dog in snow").packed()[0]

@@ -1,4 +1,4 @@
-"""The UNet in the fast type, mixed as on a CPU or wholly as on a GPU: all parts of the engine that ask it."""
+"""The UNet in the fast type, mixed as on a CPU or completely as on a GPU, in all parts of the engine that use it."""
 
 from dataclasses import replace
 from functools import partial

@@ -1,4 +1,4 @@
-"""Less memory gives the same bits, and running out of it is told."""
+"""Saving memory gives the same bits, and running out of memory gives a message."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Faces are counted in each place: by their middle, in shares of what was drawn, and none of the background's own."""
+"""Faces are counted by place: by their centre, as shares of the rendered area, without those of the background."""
 
 import pytest
 from packs import photo_of

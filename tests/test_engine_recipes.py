@@ -41,7 +41,7 @@ def test_a_base_may_want_something_of_one_recipe_alone() -> None:
 
 
 def test_tuned_is_the_papers_until_a_base_says_more() -> None:
-    """What a base wants of `paper` holds for `tuned`, too; what it wants of `tuned` for it alone."""
+    """A base's values for `paper` also apply to `tuned`; its values for `tuned` apply to that alone."""
     paper, tuned = (settings_for(recipe, {}) for recipe in ("paper", "tuned"))
     assert replace(tuned, recipe="paper") == paper
     assert render_settings_for("tuned", {}) == render_settings_for("paper", {})
@@ -91,7 +91,7 @@ def test_a_kind_has_only_what_it_can_have() -> None:
     thing, style = (settings_for("paper", {}, kind=kind) for kind in ("object", "style"))
     assert set(thing.losses) == set(style.losses) == {"masked_mse", "tandem_equilibrium"}
     assert thing.bounds is None
-    assert style.bounds == StageBounds(400, 800)  # no place in the picture, so nothing to probe
+    assert style.bounds == StageBounds(400, 800)  # a style has no place in the picture, so there is nothing to probe
 
 
 def test_unknown_recipes_are_told() -> None:

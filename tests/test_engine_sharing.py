@@ -1,4 +1,4 @@
-"""The steps above the dynamic stage: asked of the UNet once, and the pictures equal to the last bit."""
+"""The steps above the dynamic stage run once in the UNet, and the pictures are equal to the last bit."""
 
 import itertools
 from collections.abc import Iterator
@@ -67,7 +67,7 @@ def test_another_seed_prompt_or_guidance_batch_shares_nothing(tiny_base: loading
     for count, (prompt, seeds) in enumerate([(PROMPT, [3, 4]), (PROMPT, [3, 5]), ("oil painting of {}", [3, 4])], 1):
         with step_cache.cached_first_steps(tiny_base.pipeline.unet, answers, pair[0].bounds.high):
             rendering.render(tiny_base, pair[0], prompt, seeds, SETTINGS)
-        # Equal beginnings of one batch are one question: latents differ from the first step on.
+        # Within a batch only equal first latents share a call: all others differ from the first step on.
         assert len(answers) == count * above
 
 

@@ -1,4 +1,4 @@
-"""The loop: it learns, the same twice, goes on where it stopped, and touches nothing but its learner."""
+"""The training loop learns, is reproducible, resumes where it stopped, and changes nothing but its learner."""
 
 import dataclasses
 import math
@@ -57,7 +57,7 @@ def test_learning_lowers_the_loss_of_the_same_draw(tiny_base: loading.Base, know
 
 def test_two_runs_give_the_same_bits_and_another_seed_others(tiny_base: loading.Base, known: Subject) -> None:
     first = learned(tiny_base, known)
-    torch.manual_seed(12345)  # the process's own chance has no say
+    torch.manual_seed(12345)  # the process's own generator does not matter
     assert same(first, learned(tiny_base, known))
     assert not same(first, learned(tiny_base, known, seed=1))
 

@@ -1,4 +1,4 @@
-"""Workers: whoever does the work, and whoever is killed while doing it, the summary is the same bytes."""
+"""Workers: whichever worker does the work, or is killed, the summary has the same bytes."""
 
 import multiprocessing
 import os
@@ -28,7 +28,7 @@ SUMMARIES = ("summary.csv", "results.json", "report.html", "people.csv", "pareto
 
 
 class Scripted:
-    """A worker whose events are known: three results a person, fewer if some are kept; dies where it is told to."""
+    """A worker with known events: three results a person, fewer if some are stored; it dies at a given step."""
 
     def __init__(self, deaths: Iterator[int]) -> None:
         self.left, self.deaths = [], deaths
@@ -86,7 +86,7 @@ def test_a_person_who_kills_every_worker_fails_alone() -> None:
 
 
 class Endless:
-    """A sitting whose steps nobody but the other end can end."""
+    """A run whose steps only the other end can finish."""
 
     def __init__(self, context: object, who: EvalSubject, kept: object, told: Progress, scratch: Path) -> None:
         self.told = told
@@ -162,7 +162,7 @@ def children(parent: int) -> list[int]:
 
 @pytest.mark.slow
 def test_killed_at_random_moments_and_resumed_it_ends_in_the_same_bytes(command, tmp_path: Path) -> None:
-    """Twenty kills of the real program, spread over the time that it takes; then it is let through."""
+    """Twenty kills of the real program, spread over its running time; then it runs to its end."""
     whole, out = tmp_path / "whole", tmp_path / "out"
     begun = time.monotonic()
     finished(command(whole))

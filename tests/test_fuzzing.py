@@ -25,7 +25,7 @@ def test_nothing_but_a_problem_is_raised(name: str, monkeypatch: pytest.MonkeyPa
 
 
 def test_the_corpus_reaches_what_is_behind_the_checks() -> None:
-    """At least one file of each target is good: a corpus that is refused at the door would try nothing."""
+    """At least one file of each target is accepted: a corpus that is refused at once would test nothing."""
     for name, target in fuzzing.TARGETS.items():
         good = 0
         for file in (fuzzing.CORPUS / name).iterdir():

@@ -1,4 +1,4 @@
-"""The house: who may import whom, what starts without torch, and where the network is."""
+"""The structure: which room may import which, what starts without torch, and where the network is."""
 
 import ast
 import re
@@ -154,7 +154,7 @@ def test_every_arrow_points_down() -> None:
 
 
 def test_the_drawn_world_stands_on_the_ground() -> None:
-    """It is drawn without a model, a library or a program around it."""
+    """The world is drawn without a model, a library or the program."""
     wrong = [
         f"{name}:{line} imports {imported}"
         for name, tree in modules()

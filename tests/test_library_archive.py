@@ -82,7 +82,7 @@ def test_a_cut_archive_is_refused(tmp_path: Path, library: Library, persona: Mak
 def test_other_members_are_refused(tmp_path: Path, names: list[str]) -> None:
     path = tmp_path / "a.pmagic"
     path.write_bytes(zipped([(name, b"x") for name in names]))
-    with pytest.raises(BundleDamaged, match="not as pmagic writes"):
+    with pytest.raises(BundleDamaged, match="not an archive as pmagic writes it"):
         archive.unpack(path)
     assert [each.name for each in tmp_path.iterdir()] == ["a.pmagic"]
 

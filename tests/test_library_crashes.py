@@ -20,7 +20,7 @@ Make = Callable[..., Persona]
 
 
 class Crash(BaseException):
-    """The process is gone: nothing that a program might still do on leaving is done."""
+    """The process is gone: none of its cleanup runs."""
 
 
 _WRITE, _CLOSE = os.write, os.close
@@ -38,12 +38,12 @@ FAULTS = [
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Flushing takes most of the time, and nothing here loses its power: see test_library_power_loss."""
+    """Flushing takes most of the time and does not matter here; for losses of power see test_library_power_loss."""
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)
 
 
 class FaultyDisk:
-    """Counts the disk steps of `durable` and fails at the given one; after a crash no step has any effect.
+    """Counts the disk steps of `atomic_io` and fails at the given one; after a crash no step has any effect.
 
     once: whether it fails at that step alone (a disk that is full for a moment), or at each from there on.
     A write fails in the middle: half of the bytes are there. failure None: half of them are, and it says so, which

@@ -1,4 +1,4 @@
-"""The rare ways through the library: other systems, other processes in between, files that cannot be read."""
+"""Rare cases in the library: other systems, other processes in between, files that cannot be read."""
 
 import ctypes
 import errno
@@ -145,7 +145,7 @@ def test_a_base_is_known_from_the_newest_version_that_is_whole(library: Library,
     assert library.save("alice", persona()) == Address("alice", 3)
     for version in (1, 3):
         (library.root / "alice" / f"v000{version}" / bundle.TOML).write_bytes(b"x")
-    library.require_same_base("alice", "sd14", "c" * 64)  # nobody can say: nobody objects
+    library.require_same_base("alice", "sd14", "c" * 64)  # no version states its base, so any base is accepted
     assert library.entry(Address("alice", 1)).problem is not None
 
 
@@ -157,7 +157,7 @@ def test_a_tensor_that_cannot_be_kept_is_a_defect() -> None:
 
 @pytest.mark.parametrize("header", [b'{"a b":{}}', b'{"w":3}', b'{"w":{"dtype":1,"shape":[],"data_offsets":[0,0]}}'])
 def test_a_header_of_other_things(header: bytes) -> None:
-    with pytest.raises(BundleDamaged, match=r"its header holds|has other fields"):
+    with pytest.raises(BundleDamaged, match=r"its header holds|has unexpected fields"):
         tensors.read(len(header).to_bytes(8, "little") + header, (("w", "F32", (2,)),))
 
 

@@ -1,4 +1,4 @@
-"""Older and newer formats: every released one stays readable, from frozen samples that no later code has written."""
+"""Older and newer formats: every released one stays readable, from frozen samples that earlier code has written."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -42,7 +42,7 @@ def test_a_frozen_bundle_reads_as_on_its_first_day(number: int, library: Library
 
 
 def test_this_format_still_writes_the_bytes_of_its_sample() -> None:
-    """What changes the bytes is another format: a new number, a migration, a new sample."""
+    """A change of the bytes is a new format: it needs a new number, a migration and a new sample."""
     folder = FROZEN / str(bundle.FORMAT)
     files = bundle.pack(bundle.read(folder))
     assert files == bundle.files(folder)
@@ -64,7 +64,7 @@ def test_a_migration_is_run_step_by_step(monkeypatch: pytest.MonkeyPatch) -> Non
     old = {"format": 1, "class": "cat", "bounds": [1, 2]}
     assert migrations.migrated(old, 3) == {"format": 3, "word": "cat", "bounds": {"low": 1, "high": 2}}
     assert old == {"format": 1, "class": "cat", "bounds": [1, 2]}
-    with pytest.raises(BundleDamaged, match="it says format 1, but is none: KeyError"):
+    with pytest.raises(BundleDamaged, match="it says format 1, but is not in that format: KeyError"):
         migrations.migrated({"format": 1}, 3)
     with pytest.raises(Incompatible, match="this pmagic reads 1 to 3"):
         migrations.migrated({"format": 4}, 3)

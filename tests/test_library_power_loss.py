@@ -103,7 +103,7 @@ class Disk:
 
 
 def after_power_loss(before: Path, after: Path, root: Path, log: list[Event], dice: random.Random) -> None:
-    """Writes to `after` what may be found of `before` and the events of `log` once the power is back."""
+    """Writes to `after` one possible state of the disk after a loss of power, from `before` and the events of `log`."""
     names = [index for index, (what, _, _) in enumerate(log) if what not in ("write", "flush", "flush folder")]
     safe = 0  # changes of names that are flushed, with all before them
     for index, (what, path, _) in enumerate(log):
@@ -191,7 +191,7 @@ ACTS: dict[str, Act] = {
 
 
 def trial(tmp_path: Path, persona: Make, act: Act, mutate: Callable[[pytest.MonkeyPatch], None]) -> list[str]:
-    """What was found wrong, over every moment of the act and some states of the disk at each."""
+    """The faults that were found, at every moment of the act and in some states of the disk at each."""
     home = tmp_path / "home"
     library = _prepared(home / "library", persona)
     before = shutil.copytree(home, tmp_path / "before")
@@ -225,7 +225,7 @@ def _found_wrong(found: Library, home: Path, whole: Library, done: bool) -> list
     exported = found.root.parent / "out.pmagic"
     if exported.exists() and exported.read_bytes() != whole.export("alice")[1]:
         wrong.append("the archive is damaged")
-    if done:  # success was told, so all of it is there
+    if done:  # success was reported, so all of it is there
         if found.addresses() != whole.addresses():
             wrong.append(f"{found.addresses()} after success")
         if exported.exists() is not (home / "out.pmagic").exists():

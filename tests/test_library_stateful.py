@@ -1,4 +1,4 @@
-"""The library against a dictionary: whatever is done in whatever order, both agree."""
+"""The library against a dictionary: after any operations in any order, both agree."""
 
 import shutil
 import tempfile

@@ -1,4 +1,4 @@
-"""The identity loss: its weight at known t, the clean latents behind a right prediction, and known distances."""
+"""The identity loss: its weight at known t, the clean latents of an exact prediction, and known distances."""
 
 import pytest
 import torch

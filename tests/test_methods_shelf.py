@@ -1,4 +1,4 @@
-"""Every method on the shelf, on every layout: it learns, its persona is kept and worn, and the base stays as it was."""
+"""Every method on the shelf, on every layout: it learns, its persona is stored and rendered, the base is unchanged."""
 
 from collections.abc import Callable
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""What the base is trained with: captions that name people by embeddings, and the states they become."""
+"""The base's training data: captions that name people by embeddings, and their text states."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The miniature's eyes: what they are trained on, the layouts they are kept in, and the shipped ones on new people."""
+"""The miniature's observers: their training data, their file layouts, and the shipped ones on new people."""
 
 import runpy
 import sys
@@ -118,7 +118,7 @@ def test_a_perfect_detector_has_no_loss() -> None:
 
 @pytest.fixture(scope="module")
 def packs(work: Path) -> Path:
-    """Both trainings of a pack, begun and stopped within a second or two; half of it done when it goes on."""
+    """Both trainings of a pack, each stopped after a second or two."""
     patch = pytest.MonkeyPatch()
     for module in (train_detector, train_recognisers):
         patch.setattr(module, "SETTLING", 2)

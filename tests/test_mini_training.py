@@ -72,7 +72,7 @@ def test_a_state_without_moments_is_a_beginning(tmp_path: Path) -> None:
 
 
 def test_moments_come_back_in_the_weights_own_memory_order(tmp_path: Path) -> None:
-    """The fused optimiser reads both by place, not by index."""
+    """The fused optimizer reads both by place, not by index."""
 
     def model() -> nn.Conv2d:
         torch.manual_seed(0)

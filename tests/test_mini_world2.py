@@ -1,4 +1,4 @@
-"""Training on world 2: corpora that grow, twins in one batch, what CLIP and CLIPSeg are asked, the gates of layout."""
+"""Training on world 2: corpora that grow, twins in one batch, the inputs of CLIP and CLIPSeg, the gates of layout."""
 
 import json
 import tomllib

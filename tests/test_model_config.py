@@ -79,7 +79,7 @@ def test_keys_that_no_network_has_may_hold_numbers_alone(own_folder: Path, part:
     change(own_folder, part, decay=0.9999, use_ema_warmup=False, _name_or_path="somewhere")
     assert loading.load(model_spec.resolve(str(own_folder)), device="cpu", dtype="float32")
     change(own_folder, part, kernel="owner/kernel")
-    with pytest.raises(Incompatible, match="asks for kernel, which is not read"):
+    with pytest.raises(Incompatible, match="has the keys kernel, which pmagic does not support"):
         loading.load(model_spec.resolve(str(own_folder)), device="cpu", dtype="float32")
 
 

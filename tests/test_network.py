@@ -42,7 +42,7 @@ BUSY = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nConnection: cl
 
 @pytest.fixture(autouse=True)
 def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In this file the loopback may be connected to, and a name that does not resolve looked up; nothing else."""
+    """Tests in this file may connect to the loopback and look up a name that does not resolve; nothing else."""
     connect, look_up = socket.socket.connect, socket.getaddrinfo
 
     def local(self: socket.socket, address: object) -> None:
@@ -142,7 +142,7 @@ def test_a_download_cut_half_way_keeps_what_arrived_and_goes_on(hub: LocalHub) -
     hub.cut = "unet/diffusion_pytorch_model.safetensors"
     done = pull("sd14", HF_ENDPOINT=hub.url)
     assert done.returncode == 7, done.stderr
-    assert "the hub cannot be reached (" in done.stderr and "kept: what has arrived of it" in done.stderr
+    assert "the hub cannot be reached (" in done.stderr and "kept: the files that have arrived" in done.stderr
     assert model_spec.resolve("sd14").folder is None
     hub.cut = ""
     hub.fetched.clear()
@@ -166,7 +166,7 @@ def test_a_face_pack_without_a_network(way: str, hub: LocalHub, refused: str, mo
 
 
 def fetch_lfw(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
-    """scikit-learn's fetch: the real one with another address where it is installed, else what it does, by urllib."""
+    """scikit-learn's fetch with another address where it is installed; otherwise the same request by urllib."""
     try:
         from sklearn.datasets import _lfw
     except ImportError:
@@ -180,7 +180,7 @@ def fetch_lfw(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
         targets = [each._replace(url=url) for each in _lfw.TARGETS]
         monkeypatch.setattr(_lfw, "TARGETS", targets)
         monkeypatch.setattr("sklearn.datasets._base.time.sleep", lambda seconds: None)  # between its retries
-    lfw.fetched()
+    lfw.fetch()
 
 
 @pytest.mark.parametrize("way", ["refused", "no name", "cut"])
@@ -219,7 +219,7 @@ def test_a_full_disk_is_not_the_network(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setitem(sys.modules, "sklearn", types.ModuleType("sklearn"))
     monkeypatch.setitem(sys.modules, "sklearn.datasets", stub)
     with pytest.raises(StorageFailed, match="cannot store LFW: No space left"):
-        lfw.fetched()
+        lfw.fetch()
 
 
 def caused(error: BaseException, by: BaseException) -> BaseException:

@@ -1,4 +1,4 @@
-"""No code and no network: nothing that is read can run, and only `models pull` asks the network."""
+"""No code and no network: no input can run as code, and only `models pull` uses the network."""
 
 # ruff: noqa: F811 - the arguments of a test have the names of its fixtures
 

@@ -1,8 +1,8 @@
 """No verb but `models pull` sends a packet or starts a program, with every native library in the process.
 
 Seen from outside: by the system calls of the process, its threads and its children (strace), or by the kernel's own
-counters in a network namespace (unshare), which count what a program tries to send, too. No hook of Python's sees what
-native code does.
+counters in a network namespace (unshare), which also count what a program only tries to send. No hook in Python sees
+native code.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""Privacy: who may read what is written, what is in it, and that `rm` leaves nothing of it in the library."""
+"""Privacy: the permissions and contents of written files, and that `rm` leaves nothing in the library."""
 
 import getpass
 import json
@@ -76,7 +76,7 @@ def test_mv_takes_what_is_unfinished_along_and_rm_erases_it(library: Library, pe
     assert taken.exit_code == 2 and library.names() == ["alice", "bob"]
     assert runner.invoke(app, ["rm", "bob@1"]).exit_code == 0
     stopped = runner.invoke(app, ["mv", "alice", "bob"])
-    assert stopped.exit_code == 2 and "a learning of 'bob' was stopped, too" in stopped.stderr
+    assert stopped.exit_code == 2 and "learning 'bob' was stopped, too" in stopped.stderr
     assert library.names() == unfinished.resumable_names(library.root)[:1] == ["alice"]
     assert runner.invoke(app, ["mv", "alice", "anna"]).stdout == "anna@1\n"
     assert unfinished.resumable_names(library.root) == ["anna", "bob"]
@@ -182,6 +182,6 @@ def test_nothing_of_the_photo_or_the_machine_is_in_a_bundle_an_archive_or_a_pict
         data = path.read_bytes()
         assert not [each for each in private if each.encode() in data], path
     with Image.open(out / "x.jpg") as picture:
-        assert set(picture.getexif()) == {ExifTags.Base.ImageDescription, ExifTags.IFD.Exif}  # the story's two texts
+        assert set(picture.getexif()) == {ExifTags.Base.ImageDescription, ExifTags.IFD.Exif}  # the metadata's two texts
     with Image.open(library.root / "x" / "v0001" / "preview.png") as picture:
         assert not picture.getexif()

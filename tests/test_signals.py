@@ -152,7 +152,7 @@ def make_terminal() -> Callable[[], tuple[int, int]]:
 
 
 def test_a_suite_in_the_background_has_its_childrens_ctrl_c(tmp_path: Path) -> None:
-    """A shell that starts it there has Ctrl-C ignored, which every child would inherit."""
+    """A shell starts background jobs with Ctrl-C ignored, which every child process would inherit."""
     (tmp_path / "conftest.py").write_text((Path(__file__).parent / "conftest.py").read_text())
     (tmp_path / "test_x.py").write_text(
         "import signal, subprocess, sys\n"

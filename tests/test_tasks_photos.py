@@ -1,4 +1,4 @@
-"""What the person shows: which words mean people, folders of photos, and what is told of unusual photos."""
+"""The photos that a person gives: words for people, folders of photos, and warnings about unusual photos."""
 
 from pathlib import Path
 from types import SimpleNamespace

@@ -1,4 +1,4 @@
-"""Two processes at once: on one name, on one file, and on what the other has just removed."""
+"""Two processes at once: on one name, on one file, and on a persona that the other has just removed."""
 
 import errno
 import multiprocessing

@@ -1,4 +1,4 @@
-"""CLIPSeg folders through transformers, and what is said of one that cannot be used."""
+"""CLIPSeg folders through transformers, and the error for one that cannot be used."""
 
 import shutil
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Face packs through insightface: what is found where, and what is said of a pack that cannot be used."""
+"""Face packs through insightface: which faces are found where, and the error for a pack that cannot be used."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What captions of world 2 say: the layout loosely, garments slot by slot, in words that are one token each."""
+"""Captions of world 2: the layout in most of them, garments slot by slot, in words of one token each."""
 
 import re
 import shutil
@@ -31,7 +31,7 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> CLIPTokenizer:
 
 @pytest.fixture(scope="module")
 def drawn() -> list[Sample]:
-    """Samples without their pictures, as only what is said of them is asked for."""
+    """Samples without their pictures, because only their captions are tested."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(samples, "draw", lambda *args, **named: None)
         return [samples.sample(k, version=2) for k in range(3000)]

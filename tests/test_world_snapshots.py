@@ -36,7 +36,7 @@ def _swapped(text: str) -> str:
 
 
 def _middle(mask: np.ndarray) -> float:
-    """Where a mask's middle lies from the left, 0 to 1."""
+    """The horizontal position of a mask's centre, 0 to 1."""
     return float(np.nonzero(mask > 127)[1].mean() / mask.shape[1])
 
 

@@ -1,6 +1,6 @@
 """Tiny random models in the layouts of the real ones: SD 1.x, SD 2.x (velocity), half-precision variant, CLIP.
 
-Real folders in the libraries' own formats, small enough to be made and loaded within a second or two. The fixtures at
+Real folders in the libraries' own formats, small enough to make and load within a second or two. The fixtures at
 the end are there for every test file that says `pytest_plugins = ["tiny"]`; each folder is made once per run.
 """
 
@@ -126,7 +126,7 @@ def photo(seed: int = 0, size: tuple[int, int] = (40, 48)) -> Image.Image:
 
 
 def known(base: loading.Base, seeds: tuple[int, ...] = (0,)) -> subject.Subject:
-    """Random photos as learning sees them; the left half of the only photo is the subject, CLIPSeg's of several."""
+    """Random photos to learn from. The subject is the left half of a single photo; of several, CLIPSeg finds it."""
     photos = [photo(seed) for seed in seeds]
     mask = None
     if len(photos) == 1:

@@ -1,1 +1,1 @@
-"""Base models: `card` says what one is and where it lies, `fetching` downloads, `loading` opens it."""
+"""Base models: `model_spec` says what one is and where it lies, `fetching` downloads it, `loading` opens it."""

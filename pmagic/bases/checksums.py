@@ -1,9 +1,9 @@
-"""SHA-256 of weights: a file SHA256SUMS in each folder, which `sha256sum -c` reads as well, and known sums of archives.
+"""SHA-256 of weights: a file SHA256SUMS in each folder, which `sha256sum -c` can check, and known sums of archives.
 
-    python -m pmagic.bases.checksums FOLDER...        (writes one into each, as after a training of the miniature)
+    python -m pmagic.bases.checksums FOLDER...        (writes the file into each, as after training the miniature)
 
-The miniature ships with them, and a pull leaves one of all that it has published. A sum finds damage and changes by
-accident; whoever can write the weights can write the sums, too.
+The miniature ships with these files, and a pull writes one for each folder. Sums find damage and accidental changes,
+not attacks: whoever can write the weights can write the sums, too.
 """
 
 import hashlib
@@ -15,7 +15,7 @@ from pathlib import Path
 from pmagic import atomic_io
 
 FILE = "SHA256SUMS"
-# Of the archives of insightface's packs, which states none: as many projects have published them independently.
+# Archives of insightface's packs. insightface states no sums; these are the ones that other projects publish.
 PACKS = {
     "buffalo_l": "80ffe37d8a5940d59a7384c201a2a38d4741f2f3c51eef46ebb28218a7b0ca2f",
     "antelopev2": "8e182f14fc6e80b3bfa375b33eb6cff7ee05d8ef7633e738d1c89021dcf0c5c5",
@@ -30,7 +30,7 @@ def sha256(path: Path) -> str:
 
 
 def write(folder: Path, known: Mapping[str, str] | None = None) -> Path:
-    """SHA256SUMS of all files in `folder`, in place of an older one. known: sums by name that were compared already."""
+    """Writes SHA256SUMS for all files in `folder`, in place of an older one. known: sums by name, if known already."""
     known = known or {}
     lines = [f"{known.get(name) or sha256(path)}  {name}\n" for name, path in sorted(_files(folder).items())]
     atomic_io.replace_file(folder / FILE, "".join(lines).encode())
@@ -38,26 +38,26 @@ def write(folder: Path, known: Mapping[str, str] | None = None) -> Path:
 
 
 def faults(folder: Path) -> list[tuple[str, str]] | None:
-    """(file, what is wrong with it) for each file that is not as SHA256SUMS states; None where there is no such file.
+    """(file, what is wrong with it) for each file that differs from SHA256SUMS; None without a SHA256SUMS.
 
     Raises OSError where something cannot be read.
     """
-    stated = _stated(folder / FILE)
-    if not stated:
-        return None if stated is None else [(FILE, "it holds no sums")]
-    there = _files(folder)
-    found = [(name, "it is missing") for name in sorted(stated.keys() - there.keys())]
-    found += [(name, f"it is not in {FILE}") for name in sorted(there.keys() - stated.keys())]
-    for name in sorted(stated.keys() & there.keys()):
-        if not there[name].is_file():
-            found.append((name, "it is no file"))
-        elif sha256(there[name]) != stated[name]:
-            found.append((name, "its SHA-256 does not agree: it was changed or cut"))
-    return found
+    sums = _read_sums(folder / FILE)
+    if not sums:
+        return None if sums is None else [(FILE, "it holds no sums")]
+    files = _files(folder)
+    wrong = [(name, "it is missing") for name in sorted(sums.keys() - files.keys())]
+    wrong += [(name, f"it is not in {FILE}") for name in sorted(files.keys() - sums.keys())]
+    for name in sorted(sums.keys() & files.keys()):
+        if not files[name].is_file():
+            wrong.append((name, "it is not a file"))
+        elif sha256(files[name]) != sums[name]:
+            wrong.append((name, "its SHA-256 does not agree: it was changed or cut"))
+    return wrong
 
 
-def _stated(path: Path) -> dict[str, str] | None:
-    """The sums by name; empty where a line is none, None without the file."""
+def _read_sums(path: Path) -> dict[str, str] | None:
+    """The sums by name; empty where a line is not a sum, None without the file."""
     try:
         with path.open("rb") as file:
             lines = file.read(_MAX_BYTES).decode(errors="replace").splitlines()
@@ -68,11 +68,11 @@ def _stated(path: Path) -> dict[str, str] | None:
 
 
 def _files(folder: Path) -> dict[str, Path]:
-    """Every file in the folder by its relative name, but for the sums themselves."""
+    """Every file in the folder by its relative name, without SHA256SUMS."""
     paths = (path for path in folder.rglob("*") if not path.is_dir())
-    named = {path.relative_to(folder).as_posix(): path for path in paths}
-    named.pop(FILE, None)
-    return named
+    files = {path.relative_to(folder).as_posix(): path for path in paths}
+    files.pop(FILE, None)
+    return files
 
 
 if __name__ == "__main__":

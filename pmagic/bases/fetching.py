@@ -1,6 +1,6 @@
-"""Downloads bases and observers from the hub, and face packs: no pickles, told first, all or nothing.
+"""Downloads bases and observers from the hub, and face packs. No pickles; a download is complete or has not happened.
 
-The only module that uses the network, and only when `pmagic models pull` asks for it.
+It uses the network only when a command that downloads calls it.
 """
 
 import contextlib
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from huggingface_hub.hf_api import ModelInfo
 
 _TEXTS = (".json", ".txt")
-HUB, PACKS_HOST = "the hub", "insightface's server"  # who is asked, as messages call them
+HUB, PACKS_HOST = "the hub", "insightface's server"  # the servers' names in messages
 PACK_LICENCE = "non-commercial research only (insightface's packs of pretrained models)"
 LICENCES = {CLIP_REPO: "MIT", CLIPSEG_REPO: "Apache-2.0"} | dict.fromkeys(PACKS, PACK_LICENCE)
 _IN_PACK = re.compile(r"([\w-]+/)?[\w-]+\.onnx", re.ASCII)  # in one folder at most
@@ -38,45 +38,45 @@ _CONVERTER = "SFconvertbot"  # the hub's own robot: offers safetensors of old re
 
 @dataclass(frozen=True, kw_only=True)
 class DownloadPlan:
-    """What one repository's download would fetch: told to the person before it starts."""
+    """What a download of one repository would fetch; the person sees it before it starts."""
 
     repo: str
-    revision: str  # a commit, so that what was told is what is fetched
+    revision: str  # a commit, so that exactly the announced files are fetched
     licence: str
     files: tuple[str, ...]
     size: int  # bytes
     place: Path
-    digests: Mapping[str, str] = field(default_factory=dict)  # SHA-256 by file name, of those that the hub states
+    digests: Mapping[str, str] = field(default_factory=dict)  # SHA-256 by file name, where the hub states it
 
 
 def plan_downloads(name: str) -> list[DownloadPlan]:
-    """What is missing of a base and its two hub observers, of one such observer, or of a face pack.
+    """The missing downloads for a base and its two hub observers, for one such observer, or for a face pack.
 
-    Asks the hub, downloads no weights. A base does not order the packs: their licence forbids more than its own
-    (`besides` names them). Raises Incompatible for a repository that is no Stable Diffusion in safetensors.
+    It asks the hub but downloads no weights. A base's plan leaves out its face pack, whose licence is stricter (see
+    `besides`). Raises Incompatible for a repository that is not a Stable Diffusion in safetensors.
     """
     if name in PACKS:
         return _pack(name)
     if name in HUB_OBSERVERS:
-        return [] if place_of(name).is_dir() else [_order(name, _observer_files, LICENCES[name])]
+        return [] if place_of(name).is_dir() else [_plan(name, _observer_files, LICENCES[name])]
     spec = resolve(name)
     if spec.repo is None:
         raise UsageError(
             f"the base {spec.name!r} is on this machine, there is nothing to pull", f"use it with --base {spec.name}"
         )
-    wanted = []
+    plans = []
     if spec.folder is None:
-        wanted.append(_order(spec.repo, _base_files, spec.licence))
+        plans.append(_plan(spec.repo, _base_files, spec.licence))
     for observer in (spec.clip, spec.clipseg):
         if not isinstance(observer, Path):
-            wanted.append(_order(observer, _observer_files, LICENCES.get(observer, "see its page")))
-    if not wanted:
-        specs.require_weights(spec)  # what was pulled and damaged since is not fetched over what is there
-    return wanted
+            plans.append(_plan(observer, _observer_files, LICENCES.get(observer, "see its page")))
+    if not plans:
+        specs.require_weights(spec)  # a damaged download is reported, not overwritten
+    return plans
 
 
 def besides(name: str) -> list[DownloadPlan]:
-    """What learning people on a base needs and `orders` of the base leaves to the person: its face pack."""
+    """The plan of a base's face pack, which learning people needs and `plan_downloads` leaves to the person."""
     if name in PACKS or name in HUB_OBSERVERS:
         return []
     faces = resolve(name).faces
@@ -84,7 +84,7 @@ def besides(name: str) -> list[DownloadPlan]:
 
 
 def fetch(plan: DownloadPlan, *, show: bool = True) -> Path:
-    """Downloads beside the place (kept when interrupted, then resumed) and publishes in one rename.
+    """Downloads into a folder beside the final place, and publishes it in one rename. A later call resumes it.
 
     show: whether the hub client draws its progress on stderr.
     """
@@ -92,16 +92,16 @@ def fetch(plan: DownloadPlan, *, show: bool = True) -> Path:
     with atomic_io.storing(plan.repo):
         atomic_io.make_folder(plan.place.parent)
         free = shutil.disk_usage(plan.place.parent).free
-    needed = plan.size * (2 if plan.repo in PACKS else 1)  # a pack lies there as an archive, too, for a moment
+    needed = plan.size * (2 if plan.repo in PACKS else 1)  # a pack needs room for its archive, too
     if free < needed:
         raise StorageFailed(
             f"{plan.repo} needs {needed / 1e9:.1f} GB, {plan.place.parent} has {free / 1e9:.1f} GB free",
             "free some space, or set PMAGIC_HOME to a larger disk",
         )
-    arrived = _fetch_pack(plan, part, show=show) if plan.repo in PACKS else _fetch_snapshot(plan, part, show=show)
+    folder = _fetch_pack(plan, part, show=show) if plan.repo in PACKS else _fetch_snapshot(plan, part, show=show)
     with atomic_io.storing(plan.repo):
-        checksums.write(arrived, plan.digests)
-        atomic_io.rename_new(arrived, plan.place)
+        checksums.write(folder, plan.digests)
+        atomic_io.rename_new(folder, plan.place)
         atomic_io.sync_folder(plan.place.parent)
         shutil.rmtree(part, ignore_errors=True)
     return plan.place
@@ -113,7 +113,7 @@ def _fetch_snapshot(plan: DownloadPlan, part: Path, *, show: bool) -> Path:
     if not show:
         huggingface_hub.utils.disable_progress_bars()
         huggingface_hub.utils.logging.set_verbosity_error()
-    with _asking(HUB, plan.repo, kept="what has arrived of it; the same command goes on with it"):
+    with _hub_errors(HUB, plan.repo, kept="the files that have arrived; the same command continues the download"):
         huggingface_hub.snapshot_download(
             plan.repo, revision=plan.revision, local_dir=part, allow_patterns=list(plan.files)
         )
@@ -121,51 +121,51 @@ def _fetch_snapshot(plan: DownloadPlan, part: Path, *, show: bool) -> Path:
         if not (part / name).is_file():
             raise WeightsMissing(f"{plan.repo}: {name} did not arrive", "run the command again: it resumes")
         _require_digest(part / name, plan.digests.get(name), f"{plan.repo}: {name}")
-    shutil.rmtree(part / ".cache", ignore_errors=True)  # the hub client's notes, of no use once all is here
+    shutil.rmtree(part / ".cache", ignore_errors=True)  # the hub client's own notes
     return part
 
 
-def _require_digest(path: Path, stated: str | None, what: str) -> None:
-    """A file that arrived otherwise than the hub states is removed, so that the next pull fetches it anew."""
-    if stated is None:
+def _require_digest(path: Path, expected: str | None, what: str) -> None:
+    """WeightsMissing for a file with another SHA-256, which is removed so that the next pull fetches it again."""
+    if expected is None:
         return
     with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != stated:
+        actual = hashlib.file_digest(file, "sha256").hexdigest()
+    if actual != expected:
         path.unlink()
         raise WeightsMissing(f"{what} arrived damaged: its SHA-256 is not the hub's", "run the command again")
 
 
 def _fetch_pack(plan: DownloadPlan, part: Path, *, show: bool) -> Path:
-    """By insightface's own means, which begin anew each time; the folder with the ONNX files."""
+    """Downloads with insightface's own function, which cannot resume. Returns the folder with the ONNX files."""
     if network.offline():
         raise _offline(PACKS_HOST, plan.repo)
     from insightface.utils import storage
 
     path = part / f"{plan.repo}.zip"
-    hush = contextlib.nullcontext() if show else contextlib.redirect_stderr(io.StringIO())
-    with _asking(PACKS_HOST, plan.repo), contextlib.redirect_stdout(io.StringIO()), hush:  # stdout is for results
+    quiet = contextlib.nullcontext() if show else contextlib.redirect_stderr(io.StringIO())
+    with _hub_errors(PACKS_HOST, plan.repo), contextlib.redirect_stdout(io.StringIO()), quiet:  # stdout is for results
         storage.download_file(storage.model_zoo_download_url(path.name), path=str(path), overwrite=True)
     try:
         with atomic_io.storing(plan.repo):
-            return _unpacked(plan, path)
+            return _unpack(plan, path)
     except (RuntimeError, NotImplementedError, zlib.error, zipfile.BadZipFile, EOFError) as error:
-        raise WeightsMissing(f"{plan.repo} did not arrive whole: {error}", "run the command again") from error
+        raise WeightsMissing(f"{plan.repo} did not arrive complete: {error}", "run the command again") from error
 
 
-def _unpacked(plan: DownloadPlan, path: Path) -> Path:
-    """The folder with the ONNX files of a pack's archive, each under its plain name; nothing else is unpacked.
+def _unpack(plan: DownloadPlan, path: Path) -> Path:
+    """Unpacks only the ONNX files of a pack's archive, each under its plain name. Returns their folder.
 
-    Its SHA-256 must be the one that is known of it (see checksums.PACKS).
+    The archive's SHA-256 must be the known one (see checksums.PACKS).
     """
     if checksums.sha256(path) != checksums.PACKS[plan.repo]:
         path.unlink()
         raise WeightsMissing(
-            f"the archive of {plan.repo} arrived damaged, or is another one: its SHA-256 is not the one that is known",
-            "run the command again; where that does not help, a newer pmagic may know the new archive",
+            f"the archive of {plan.repo} is damaged, or is another archive: its SHA-256 is not the known one",
+            "run the command again; if that does not help, a newer pmagic may know the new archive",
         )
     folder = path.with_suffix("")
-    shutil.rmtree(folder, ignore_errors=True)  # of a pull that was interrupted here
+    shutil.rmtree(folder, ignore_errors=True)  # left by a pull that was interrupted here
     folder.mkdir()
     with zipfile.ZipFile(path) as archive:
         members = [each for each in archive.infolist() if each.filename.endswith(".onnx")]
@@ -199,35 +199,35 @@ def _pack(name: str) -> list[DownloadPlan]:
     )
 
 
-def _order(repo: str, choose: Callable[[Sequence[str]], list[str]], licence: str) -> DownloadPlan:
-    """choose: the files to fetch of a repository's. Raises Incompatible where there are none of use."""
+def _plan(repo: str, choose: Callable[[Sequence[str]], list[str]], licence: str) -> DownloadPlan:
+    """choose: picks the files to fetch from all names. Raises Incompatible where it picks none."""
     import huggingface_hub
 
-    with _asking(HUB, repo):
+    with _hub_errors(HUB, repo):
         hub = huggingface_hub.HfApi()  # imported only now: a value of HF_ENDPOINT that is no address fails here
         info = hub.model_info(repo, files_metadata=True)
     if choose is _base_files:
         _require_stable_diffusion(repo, info)
     names = [file.rfilename for file in info.siblings or ()]
-    chosen = choose(names)
-    if not chosen:
-        with _asking(HUB, repo):
-            info = hub.model_info(repo, files_metadata=True, revision=_converted(hub, repo))
-        chosen = choose([file.rfilename for file in info.siblings or ()])
-    if not chosen:
+    files = choose(names)
+    if not files:
+        with _hub_errors(HUB, repo):
+            info = hub.model_info(repo, files_metadata=True, revision=_converted_revision(hub, repo))
+        files = choose([file.rfilename for file in info.siblings or ()])
+    if not files:
         lacks = kinds.lacks({part: kinds.lack(_inside(names, part), part) for part in PARTS})
         why = lacks if choose is _base_files else "it has no model.safetensors"
         raise Incompatible(f"{repo} offers no weights that can be read: {why}", "choose another base")
     sizes = {file.rfilename: file.size or 0 for file in info.siblings or ()}
-    stated = getattr(info.card_data, "license", None) or licence
-    size = sum(sizes[name] for name in chosen)
+    licence = getattr(info.card_data, "license", None) or licence
+    size = sum(sizes[name] for name in files)
     sums = {file.rfilename: file.lfs.sha256 for file in info.siblings or () if file.lfs is not None}
-    digests = {name: sums[name] for name in chosen if name in sums}
+    digests = {name: sums[name] for name in files if name in sums}
     return DownloadPlan(
         repo=repo,
         revision=info.sha or "main",
-        licence=str(stated),
-        files=tuple(chosen),
+        licence=str(licence),
+        files=tuple(files),
         size=size,
         place=place_of(repo),
         digests=digests,
@@ -235,7 +235,7 @@ def _order(repo: str, choose: Callable[[Sequence[str]], list[str]], licence: str
 
 
 def _require_stable_diffusion(repo: str, info: "ModelInfo") -> None:
-    """Incompatible, before gigabytes are fetched, for a repository that is something else."""
+    """Raises Incompatible for a repository that is not one, before gigabytes are fetched."""
     import huggingface_hub
 
     names = [file.rfilename for file in info.siblings or ()]
@@ -244,13 +244,13 @@ def _require_stable_diffusion(repo: str, info: "ModelInfo") -> None:
         why = f"it holds {single}, and no {kinds.INDEX}" if single else f"it has no {kinds.INDEX}"
         raise Incompatible(f"{repo} is not a base in diffusers' layout: {why}", "choose another base")
     with tempfile.TemporaryDirectory() as folder:
-        with _asking(HUB, repo):
+        with _hub_errors(HUB, repo):
             huggingface_hub.hf_hub_download(repo, kinds.INDEX, revision=info.sha or "main", local_dir=folder)
         kinds.require_stable_diffusion(kinds.read_index(Path(folder)), repo)
 
 
-def _converted(hub: "HfApi", repo: str) -> str:
-    """The revision of the robot's pull request with safetensors, or `main`."""
+def _converted_revision(hub: "HfApi", repo: str) -> str:
+    """The revision of the hub robot's pull request with safetensors, or `main`."""
     for each in hub.get_repo_discussions(repo, author=_CONVERTER, discussion_type="pull_request"):
         return each.git_reference or "main"
     return "main"
@@ -285,10 +285,10 @@ def _observer_files(names: Sequence[str]) -> list[str]:
 
 
 @contextlib.contextmanager
-def _asking(host: str, what: str, kept: str = "") -> Iterator[None]:
-    """What a client raises while it asks `host` for `what`, as the few things a person can act on.
+def _hub_errors(host: str, what: str, kept: str = "") -> Iterator[None]:
+    """Turns what a client raises while it asks `host` for `what` into an error that a person can act on.
 
-    kept: of a download that breaks off.
+    kept: what remains of a download that breaks off, for the message.
     Raises WeightsMissing, NotFound, or StorageFailed for a disk that is full or cannot be written.
     """
     try:
@@ -300,10 +300,10 @@ def _asking(host: str, what: str, kept: str = "") -> Iterator[None]:
         if local is not None:
             with atomic_io.storing(what):
                 raise local from error
-        raise _in_words(error, host, what, kept) from error
+        raise _as_problem(error, host, what, kept) from error
 
 
-def _in_words(error: Exception, host: str, what: str, kept: str) -> PmagicError:
+def _as_problem(error: Exception, host: str, what: str, kept: str) -> PmagicError:
     from huggingface_hub import errors as hub
 
     if isinstance(error, hub.GatedRepoError):
@@ -324,7 +324,7 @@ def _in_words(error: Exception, host: str, what: str, kept: str) -> PmagicError:
     failure = network.failure(error, _families())
     if failure:
         return WeightsMissing(f"{host} cannot be reached ({failure}), {what} is not on this machine", again, kept)
-    # A login page of the network's in the hub's place, a proxy that the client does not know, ...
+    # For example, a login page answered instead of the hub, or the client does not know the proxy's protocol.
     return WeightsMissing(
         f"{what} was not fetched from {host}: its client failed with {type(error).__name__}: {error}", again, kept
     )
@@ -338,7 +338,7 @@ def _offline(host: str, what: str) -> WeightsMissing:
 
 
 def _families() -> network.Families:
-    """The errors of the hub's client, and of the HTTP client that it is built on, whichever that is."""
+    """The exception classes of the hub's client, and of the HTTP client that it is built on."""
     from huggingface_hub import errors as hub
 
     usual = (object, BaseException, Exception, OSError)

@@ -1,6 +1,6 @@
-"""What a folder, a repository or a file is, by the names in it and what it says of itself. Opens no weights.
+"""Recognises folders, repositories and files of models by their file names, index and headers. It opens no weights.
 
-The same rules judge a local folder and, before anything is fetched, a repository's list of files.
+The same rules apply to a local folder and, before a download, to a repository's list of files.
 """
 
 import json
@@ -15,8 +15,8 @@ from pmagic.errors import Incompatible
 INDEX = "model_index.json"
 PARTS = ("unet", "vae", "text_encoder")  # each must hold weights; the tokenizer and the scheduler hold only texts
 HALF = "fp16"  # the one variant that is read
-_PIPELINES = ("StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline")  # the second is the first's parts
-# Other pipelines by the beginning of their class, as people call them; the first that fits counts.
+_PIPELINES = ("StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline")  # the second has the same parts
+# Common names of other pipelines, by the beginning of their class name; the first match counts.
 _OTHERS = (
     ("StableDiffusionXL", "Stable Diffusion XL"),
     ("StableDiffusion3", "Stable Diffusion 3"),
@@ -44,7 +44,7 @@ _UNREAD = {
 WEIGHT_ENDINGS = (".safetensors", *(ending for endings in _UNREAD.values() for ending in endings))
 _MAX_INDEX = 1024**2
 _MAX_HEADER = 16 * 1024**2
-# A key in a single file's header, and what the file then is; the first that fits counts.
+# What a single file is, by a key in its header; the first match counts.
 _KEYS = (
     (re.compile(r"lora_|\.lora[._]"), "a LoRA"),
     (re.compile(r"^conditioner\.embedders\.1\."), "a single file of Stable Diffusion XL"),
@@ -57,11 +57,11 @@ _KEYS = (
 
 
 def require_stable_diffusion(index: bytes, place: str) -> None:
-    """Incompatible unless a model_index.json describes a Stable Diffusion 1.x or 2.x of known libraries' parts.
+    """Incompatible unless a model_index.json describes a Stable Diffusion 1.x or 2.x with parts of known libraries.
 
-    place: whose it is, as messages call it.
+    place: the folder or repository, as messages call it.
     """
-    table = _parsed(index, place)
+    table = _parse_index(index, place)
     kind = table.get("_class_name")
     if not isinstance(kind, str):
         raise Incompatible(
@@ -92,60 +92,60 @@ def read_index(folder: Path) -> bytes:
 
 
 def stem_of(part: str) -> str:
-    """What a part's weight files are called, without ending."""
+    """The name of a part's weight file, without ending."""
     return "model" if part == "text_encoder" else "diffusion_pytorch_model"
 
 
 def variant_of(names: Collection[str], part: str) -> str | None:
-    """The variant that a part's weights are read in: None for the plain files, which go first, or `HALF`.
+    """The variant of a part's weights to read: None for the plain files, which are preferred, or `HALF`.
 
-    names: of the files in the part's folder. To be asked where `lack` is silent.
+    names: of the files in the part's folder. Call it only where `lack` returns "".
     """
-    return None if _whole(names, stem_of(part), None) else HALF
+    return None if _is_complete(names, stem_of(part), None) else HALF
 
 
 def weight_files(names: Collection[str], part: str) -> list[str]:
-    """The files that hold a part's weights, their index too. To be asked where `lack` is silent."""
+    """The files that hold a part's weights, with their index. Call it only where `lack` returns ""."""
     stem, variant = stem_of(part), variant_of(names, part)
-    marked, index = _marked(stem, variant), _index(stem, variant)
-    if f"{marked}.safetensors" in names:
-        return [f"{marked}.safetensors"]
-    return sorted([index, *(name for name in names if re.fullmatch(_shard(marked), name))])
+    full_stem, index = _full_stem(stem, variant), _index(stem, variant)
+    if f"{full_stem}.safetensors" in names:
+        return [f"{full_stem}.safetensors"]
+    return sorted([index, *(name for name in names if re.fullmatch(_shard(full_stem), name))])
 
 
 def lack(names: Collection[str], part: str) -> str:
-    """Why a part's weights cannot be read, in words; "" where they can. names: of the files in the part's folder."""
+    """Why a part's weights cannot be read, for a message; "" if they can. names: of the files in the part's folder."""
     stem = stem_of(part)
-    if _whole(names, stem, None) or _whole(names, stem, HALF):
+    if _is_complete(names, stem, None) or _is_complete(names, stem, HALF):
         return ""
     weights = sorted(name for name in names if name.endswith(".safetensors"))
     shards = [name for name in weights if re.search(r"-\d{5}-of-\d{5}", name)]
     missing = sorted({each for name in shards for each in _siblings(name)} - set(names))
     if missing:
         return f"{missing[0]} is missing" + f", and {len(missing) - 1} more shards" * (len(missing) > 1)
-    variants = {found[1] for name in weights if (found := re.fullmatch(rf"{stem}\.(\w+)(-.*)?\.safetensors", name))}
+    variants = {match[1] for name in weights if (match := re.fullmatch(rf"{stem}\.(\w+)(-.*)?\.safetensors", name))}
     if variants - {HALF}:
-        return f"weights in the variant {', '.join(sorted(variants))} alone; plain ones are read, or {HALF}"
+        return f"only weights in the variant {', '.join(sorted(variants))}; pmagic reads plain ones, or {HALF}"
     if shards:
         return f"{len(shards)} shards without their index"
     if weights:
         return f"{weights[0]}, but no {stem}.safetensors"
     for kind, endings in _UNREAD.items():
-        found = sorted(name for name in names if name.endswith(endings))
-        if found:
-            return f"weights as {kind}, alone ({found[0]}); safetensors are read"
+        others = sorted(name for name in names if name.endswith(endings))
+        if others:
+            return f"only weights as {kind} ({others[0]}); pmagic reads safetensors"
     return f"{stem}.safetensors is missing"
 
 
 def lacks_of(folder: Path) -> str:
-    """`lacks` of a local folder; links to nothing, folders and files that cannot be seen count as not there."""
+    """`lacks` of a local folder; broken links and files that cannot be read count as missing."""
     return lacks({part: _lack_in(folder / part, part) for part in PARTS})
 
 
-def lacks(found: Mapping[str, str]) -> str:
-    """What each part lacks, as one text: parts of the same lack together; "" where they lack nothing."""
+def lacks(reasons: Mapping[str, str]) -> str:
+    """What the parts lack, as one text; parts with the same reason stand together. "" where nothing is missing."""
     parts: dict[str, list[str]] = {}
-    for part, why in found.items():
+    for part, why in reasons.items():
         if why:
             parts.setdefault(why, []).append(part)
     return "; ".join(f"{', '.join(each)}: {why}" for why, each in parts.items())
@@ -156,19 +156,20 @@ def _lack_in(folder: Path, part: str) -> str:
         entries = list(folder.iterdir()) if folder.is_dir() else []
     except OSError as error:
         return f"the folder cannot be read: {error.strerror}"
-    found = lack([each.name for each in entries if each.is_file()], part)
+    reason = lack([each.name for each in entries if each.is_file()], part)
     broken = [each for each in entries if each.suffix == ".safetensors" and not each.is_file()]
-    if found and broken:
-        why = "a link to a file that is not there" if broken[0].is_symlink() else "no file"
+    if reason and broken:
+        why = "a link to a file that is not there" if broken[0].is_symlink() else "not a file"
         return f"{broken[0].name} is {why}"
-    return found
+    return reason
 
 
 def folder_kind(folder: Path) -> str:
-    """What a folder without a usable model_index.json is, in words: what that file is instead, or what lies there."""
+    """What a folder without a usable model_index.json holds instead, for a message."""
     index = folder / INDEX
     if os.path.lexists(index):
-        return f"its {INDEX} is a link to a file that is not there" if index.is_symlink() else f"its {INDEX} is no file"
+        why = "a link to a file that is not there" if index.is_symlink() else "not a file"
+        return f"its {INDEX} is {why}"
     try:
         names = sorted(each.name for each in folder.iterdir())
     except OSError as error:
@@ -182,63 +183,63 @@ def folder_kind(folder: Path) -> str:
 
 
 def file_kind(path: Path) -> str:
-    """What a single file is, in words: a LoRA, a single file of FLUX, pickled weights, ...; by its header alone."""
+    """What a single file is, by its header alone: "a LoRA", "a single file of FLUX", "a file of pickles, ..."."""
     if not path.exists():
         return "a link to a file that is not there"
     if path.suffix.lower() == ".safetensors":
         keys = _header_keys(path)
-        fitting = (name for pattern, name in _KEYS if any(pattern.search(key) for key in keys))
-        return next(fitting, "a file of weights" if keys else "not a safetensors file")
+        matches = (name for pattern, name in _KEYS if any(pattern.search(key) for key in keys))
+        return next(matches, "a file of weights" if keys else "not a safetensors file")
     for kind, endings in _UNREAD.items():
         if path.suffix.lower() in endings:
             return f"a file of {kind}"
     return "a file"
 
 
-def _whole(names: Collection[str], stem: str, variant: str | None) -> bool:
-    """Whether the weights are there in one file, or in shards with their index."""
-    marked = _marked(stem, variant)
-    if f"{marked}.safetensors" in names:
+def _is_complete(names: Collection[str], stem: str, variant: str | None) -> bool:
+    """Whether the weights are complete: in one file, or in shards with their index."""
+    full_stem = _full_stem(stem, variant)
+    if f"{full_stem}.safetensors" in names:
         return True
-    shards = [name for name in names if re.fullmatch(_shard(marked), name)]
+    shards = [name for name in names if re.fullmatch(_shard(full_stem), name)]
     return _index(stem, variant) in names and bool(shards) and set(_siblings(shards[0])) <= set(names)
 
 
-def _marked(stem: str, variant: str | None) -> str:
+def _full_stem(stem: str, variant: str | None) -> str:
     return f"{stem}.{variant}" if variant else stem
 
 
 def _index(stem: str, variant: str | None) -> str:
-    """The file that says which of several weight files holds what."""
+    """The name of the file that says which shard holds which weights."""
     return f"{stem}.safetensors.index.{variant}.json" if variant else f"{stem}.safetensors.index.json"
 
 
-def _shard(marked: str) -> str:
-    return rf"{re.escape(marked)}-\d{{5}}-of-\d{{5}}\.safetensors"
+def _shard(full_stem: str) -> str:
+    return rf"{re.escape(full_stem)}-\d{{5}}-of-\d{{5}}\.safetensors"
 
 
 def _siblings(shard: str) -> list[str]:
-    """The names of all shards of a set, from one of them."""
-    found = re.search(r"-\d{5}-of-(\d{5})", shard)
-    assert found is not None  # asked of shards only
-    count = min(int(found[1]), 1000)
-    return [f"{shard[: found.start()]}-{k:05}-of-{found[1]}{shard[found.end() :]}" for k in range(1, count + 1)]
+    """The names of all shards of a set, from the name of one."""
+    match = re.search(r"-\d{5}-of-(\d{5})", shard)
+    assert match is not None  # only called with shards
+    count = min(int(match[1]), 1000)
+    return [f"{shard[: match.start()]}-{k:05}-of-{match[1]}{shard[match.end() :]}" for k in range(1, count + 1)]
 
 
-def _parsed(index: bytes, place: str) -> Mapping[str, Any]:
+def _parse_index(index: bytes, place: str) -> Mapping[str, Any]:
     try:
         if len(index) > _MAX_INDEX:
             raise ValueError(f"it is larger than {_MAX_INDEX} bytes")
         table = json.loads(index)
         if not isinstance(table, dict):
-            raise ValueError("it holds no table")
+            raise ValueError("it is not a JSON object")
     except (ValueError, RecursionError) as error:
         raise Incompatible(f"{place}: its {INDEX} cannot be used: {str(error)[:200]}", "restore the file") from error
     return table
 
 
 def _header_keys(path: Path) -> list[str]:
-    """The names of the tensors in a safetensors file; none where it is not one."""
+    """The names of the tensors in a safetensors file; [] for any other file."""
     try:
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")

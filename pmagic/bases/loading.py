@@ -1,4 +1,4 @@
-"""Loading: an unmodified diffusers Stable Diffusion folder, opened strictly and frozen. It uses no network."""
+"""Opens an unmodified Stable Diffusion folder of diffusers: complete or refused, frozen, without a network."""
 
 import hashlib
 import inspect
@@ -28,23 +28,23 @@ TIMESTEPS = 1000
 
 @dataclass(frozen=True, kw_only=True)
 class Base:
-    """A base model in memory: a stock pipeline, frozen, and where it came from."""
+    """A base model in memory: an unmodified, frozen pipeline and its origin."""
 
     name: str
     pipeline: "StableDiffusionPipeline"
     spec: ModelSpec
     fingerprint: str
-    weights: torch.dtype  # of the base; what the UNet is given and gives
-    fast: torch.dtype | None  # what the UNet and the identity loss's decoder compute in, None for `weights`
-    mixed: bool = False  # whether, in `fast`, norms keep a type of their own, so that autocast must join the two
-    compiled: bool = False  # whether learning's own steps ask a compiled UNet; nothing else does
+    weights: torch.dtype  # of the base; also the type of the UNet's inputs and outputs
+    fast: torch.dtype | None  # the UNet and the identity loss's decoder compute in it, None: in `weights`
+    mixed: bool = False  # whether norms stay out of `fast`, so that autocast must cast between the two
+    compiled: bool = False  # whether training steps use a compiled UNet; nothing else does
 
     @property
     def device(self) -> torch.device:
         return next(self.pipeline.unet.parameters()).device  # diffusers' own property walks all modules: 3 ms a call
 
     def autocast(self) -> torch.autocast:
-        """What a network that was kept in `fast` is called in."""
+        """The context in which to call a network whose weights are in `fast`."""
         return torch.autocast(
             self.device.type, dtype=self.fast or torch.bfloat16, enabled=self.fast is not None and self.mixed
         )
@@ -53,24 +53,24 @@ class Base:
     def tf32(self) -> Iterator[None]:
         """While inside, a GPU that computes in `fast` multiplies float32 matrices in TF32, as its convolutions do.
 
-        So they keep 10 bits of what they multiply, three more than bfloat16, and all 23 of what they add.
+        TF32 multiplies with 10 bits of the mantissa, three more than bfloat16, and adds with all 23.
         """
-        kind = torch.backends.cuda.matmul
-        before = kind.allow_tf32
-        kind.allow_tf32 = before or (self.fast is not None and not self.mixed)
+        matmul = torch.backends.cuda.matmul
+        before = matmul.allow_tf32
+        matmul.allow_tf32 = before or (self.fast is not None and not self.mixed)
         try:
             yield
         finally:
-            kind.allow_tf32 = before
+            matmul.allow_tf32 = before
 
     @property
     def computes_in(self) -> str:
-        """The type of nearly all of the arithmetic, by name."""
+        """The name of the type in which nearly all arithmetic is done."""
         return str(self.fast or self.weights).removeprefix("torch.")
 
     @property
     def precision(self) -> torch.dtype:
-        """The type of the mapper, the optimiser and the losses: float32, or float64 on a float64 base."""
+        """The type of the mapper, the optimizer and the losses: float32, or float64 on a float64 base."""
         return torch.promote_types(torch.float32, self.weights)
 
     @property
@@ -84,7 +84,7 @@ def load(spec: ModelSpec, *, device: str = "auto", dtype: str = "auto") -> Base:
 
     dtype: "auto" keeps weights in float32, but the UNet's in bfloat16 where the hardware multiplies it (a GPU without
     it gets float16); on a CPU its norms stay in float32.
-    Raises WeightsMissing, or Incompatible for a folder that holds code, lacks weights or a tokenizer, or is no
+    Raises WeightsMissing, or Incompatible for a folder that holds code, lacks weights or a tokenizer, or is not a
     Stable Diffusion that predicts noise or velocity.
     """
     folder = require_weights(spec).local_folder
@@ -129,7 +129,7 @@ def fingerprint(folder: Path) -> str:
 
 
 def weights_hash(pipeline: "StableDiffusionPipeline") -> str:
-    """SHA-256 over every parameter and buffer in memory: equal before and after, or something wrote to the base."""
+    """SHA-256 over every parameter and buffer in memory: if it changes, something wrote to the base."""
     total = hashlib.sha256()
     for name in MODELS:
         for key, tensor in sorted(getattr(pipeline, name).state_dict().items()):
@@ -146,7 +146,7 @@ def _identity_files(folder: Path) -> list[Path]:
 
 
 def device_named(name: str) -> torch.device:
-    """The device of that name, or for "auto" the fastest that is here. Raises UsageError."""
+    """The device of that name, or the fastest one for "auto". Raises UsageError."""
     name = name.lower()
     if name == "auto":
         if torch.cuda.is_available():
@@ -155,14 +155,14 @@ def device_named(name: str) -> torch.device:
     settings.check_device(name)
     try:
         place = torch.device(name)
-        torch.ones(1, device=place).item()  # "meta", say, is a device that holds no numbers
-    except Exception as error:  # each backend raises its own
+        torch.ones(1, device=place).item()  # "meta" is a device, but cannot hold numbers
+    except Exception as error:  # each backend raises its own exceptions
         raise UsageError(f"the device {name!r} is not on this machine{_in_short(error)}", "use --device cpu") from error
     return place
 
 
 def _in_short(error: Exception) -> str:
-    """torch's reason where it is one short line; where a backend is missing it lists all that there are, in 50."""
+    """torch's reason, if it is one short line; for a missing backend it is a list of 50 lines."""
     text = str(error).strip()
     return f": {text}" if text and len(text) <= 120 and "\n" not in text else ""
 
@@ -170,7 +170,7 @@ def _in_short(error: Exception) -> str:
 def fast_type(device: torch.device) -> torch.dtype | None:
     """bfloat16 where the hardware multiplies it; emulated it is much slower than float32.
 
-    Read from the processor, not timed: a timing may differ from run to run, and with it every bit of what is learned.
+    The processor decides, not a timing: timings vary between runs, and the learned weights would vary with them.
     """
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
@@ -180,22 +180,22 @@ def fast_type(device: torch.device) -> torch.dtype | None:
 
 
 def cast_network(network: nn.Module, fast: torch.dtype, *, mixed: bool) -> None:
-    """The weights of `network` in `fast`, for one that is given numbers in it, and called in `Base.autocast` alone.
+    """Casts the weights of `network` to `fast`, for inputs of that type and calls inside `Base.autocast` only.
 
-    mixed: norms stay as they are. A CPU's take numbers of two types, and the rest has the very bits of autocast, which
-    would cast anew in every call what is not trained. A GPU's do not: autocast would give it each norm in float32,
-    with a cast before and after it.
+    mixed: norms keep their type, as on a CPU, whose norms accept mixed types; the results then equal those of autocast,
+    which would cast the frozen weights again in every call. On a GPU norms are cast, too: autocast would compute each
+    in float32, with a cast before and after it.
     """
     parts = [part for part in network.modules() if isinstance(part, nn.Linear | nn.Conv2d)] if mixed else [network]
     for part in parts:
-        nn.Module.to(part, fast)  # diffusers' own warns of modules to be kept in float32 where there are none
+        nn.Module.to(part, fast)  # diffusers' own `to` warns of float32 modules even where there are none
 
 
 @contextmanager
 def quiet_libraries() -> Iterator[None]:
-    """While inside, the libraries show no bars, say nothing below an error and use no network.
+    """While inside, the libraries show no progress bars, log only errors and use no network.
 
-    What matters of what they would say is checked here.
+    Warnings that matter are checked here instead.
     """
     import_http_client()
     from diffusers.utils import logging as diffusers_logging
@@ -207,7 +207,7 @@ def quiet_libraries() -> Iterator[None]:
         library.disable_progress_bar()
     try:
         with offline(), warnings.catch_warnings():
-            # The pipeline corrects an old scheduler configuration, as engine.schedulers does.
+            # The pipeline corrects an old scheduler configuration, and so does engine.schedulers.
             warnings.filterwarnings("ignore", "The configuration file of this scheduler", FutureWarning)
             yield
     finally:
@@ -220,8 +220,8 @@ def _pipeline(folder: Path, dtype: torch.dtype) -> "StableDiffusionPipeline":
     from diffusers import StableDiffusionPipeline
     from transformers import CLIPTokenizer
 
-    # Each part is opened by a class that is named here. A pipeline opened as a whole imports what model_index.json
-    # names, and says nothing of weights that a file lacks.
+    # Each part is opened by a class that is named here. Opening the pipeline as a whole would import the classes that
+    # model_index.json names, and would not report missing weights.
     models = {name: _open(folder, name, dtype) for name in MODELS}
     # diffusers states its parts as required, and takes None for each of the last three.
     make = cast(Callable[..., StableDiffusionPipeline], StableDiffusionPipeline)
@@ -240,25 +240,25 @@ def _pipeline(folder: Path, dtype: torch.dtype) -> "StableDiffusionPipeline":
 
 
 def _scheduler(folder: Path) -> Any:
-    """The base's own scheduler, one of diffusers', of the noise that all of Stable Diffusion is trained with."""
+    """The base's own scheduler: a class of diffusers, with the number of timesteps of Stable Diffusion."""
     import diffusers
 
     path = folder / "scheduler" / "scheduler_config.json"
     config = model_config.read_json(path)
-    if config.get("num_train_timesteps") != TIMESTEPS:  # before tables of as many entries are made
+    if config.get("num_train_timesteps") != TIMESTEPS:  # checked before tables of that length are made
         raise Incompatible(f"the base in {folder} was not trained on {TIMESTEPS} timesteps", "use another base")
     name = config.get("_class_name")
     kind = getattr(diffusers, name, None) if isinstance(name, str) and name.endswith("Scheduler") else None
     if kind is None:
         raise Incompatible(f"{path} names no scheduler of diffusers: {str(name)[:80]!r}", "use another base")
-    # A configuration also keeps what schedulers of other kinds asked for: rendering makes those of it.
+    # A configuration also keeps settings of other schedulers, which rendering makes from it.
     kinds = (kind, *(getattr(diffusers, each.name) for each in diffusers.schedulers.KarrasDiffusionSchedulers))
     known = {key for each in kinds for key in inspect.signature(each.__init__).parameters}
     return kind.from_config({key: value for key, value in config.items() if key in known or key == "_class_name"})
 
 
 def _open(folder: Path, part: str, dtype: torch.dtype) -> Any:
-    """One model of the folder, complete or refused. A folder with half-precision files only is read from those."""
+    """One model of the folder, complete or refused; read from half-precision files where there are no others."""
     import diffusers
     import transformers
 

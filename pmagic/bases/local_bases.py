@@ -1,6 +1,6 @@
-"""Where the local folders lie that personas were learned on, by the bases' fingerprints: on this machine alone.
+"""Remembers, on this machine only, the local base folders on which personas were learned, by the bases' fingerprints.
 
-A persona may travel and may come from a stranger, so it holds no path, and what it calls its base is never opened.
+A persona may be passed on and may come from a stranger: it holds no path, and its base's name is never opened as one.
 """
 
 from pathlib import Path
@@ -12,7 +12,7 @@ from pmagic.errors import UsageError
 
 
 def remember(base: ModelSpec, fingerprint: str) -> None:
-    """A local folder's place, for `base_of` to find; every other base is found by its name.
+    """Records a local folder for `base_of`; every other base is found by its name.
 
     Raises StorageFailed, and UsageError for a path that is not text.
     """
@@ -33,7 +33,7 @@ def remember(base: ModelSpec, fingerprint: str) -> None:
 
 
 def base_of(name: str, fingerprint: str) -> ModelSpec:
-    """The base that a persona was learned on: a remembered folder that is still there, or what the name says.
+    """The base that a persona was learned on: the recorded folder if it still exists, otherwise the base of that name.
 
     Raises NotFound.
     """
@@ -46,9 +46,9 @@ def base_of(name: str, fingerprint: str) -> ModelSpec:
 def _places() -> dict[str, str]:
     path = settings.places_file()
     try:
-        found = settings.parsed_toml(path)
+        table = settings.parsed_toml(path)
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:
         raise UsageError(f"{path} cannot be read: {error}", "correct the file, or remove it and give --base") from error
-    return {fingerprint: place for fingerprint, place in found.items() if isinstance(place, str)}
+    return {fingerprint: place for fingerprint, place in table.items() if isinstance(place, str)}

@@ -1,4 +1,4 @@
-"""What a base needs of a machine, told before a long job: counted from its files' headers, without torch."""
+"""Estimates the memory that a base needs, before a long job, from its files' headers and without torch."""
 
 import json
 import math
@@ -9,12 +9,12 @@ from pmagic.bases.model_spec import ModelSpec, clip_folder, restoring
 from pmagic.errors import Incompatible
 
 _FLOAT32, _HALF = 4, 2  # bytes
-# What is kept for the backward pass, measured in SD 1.4's shape (`python -m tests.bench memory --shape sd14`, and the
-# same jobs by `peak --dtype float32`), by (two bytes a number, each block computed again). Of one sample, at 64 x 64
-# latents and 320 channels; other shapes are scaled from it by area and width.
+# Bytes kept for the backward pass of one sample, by (two bytes a number, gradient checkpointing). Measured in SD 1.4's
+# shape, 64 x 64 latents and 320 channels (`python -m tests.bench memory --shape sd14`, and the same jobs by
+# `peak --dtype float32`); other shapes are scaled by area and width.
 _SAMPLE = {(True, False): 1.2e9, (True, True): 0.6e9, (False, False): 2.0e9, (False, True): 1.2e9}
 _SAMPLE_AREA, _SAMPLE_CHANNELS = 64 * 64, 320
-# And of a face that is decoded for the identity loss, in a picture of 512 x 512 pixels that is nearly all face, with
+# The same for a face that is decoded for the identity loss: a picture of 512 x 512 pixels that is nearly all face, with
 # 128 channels at the last level.
 _FACE = {(True, False): 2.4e9, (True, True): 1.3e9, (False, False): 3.9e9, (False, True): 1.8e9}
 _FACE_AREA, _FACE_CHANNELS = 512 * 512, 128
@@ -23,7 +23,7 @@ DECODED_AT_ONCE = 512 * 512  # pixels; what is kept of more faces at once would 
 _TRAINED = 4 * _FLOAT32
 _MAX_HEADER = 16 * 1024**2
 _LARGEST = 10**7  # of one dimension
-_LEVELS = 16  # of a network; more are none
+_LEVELS = 16  # of a network, at most
 
 
 def memory_to_learn(
@@ -35,7 +35,7 @@ def memory_to_learn(
     half: with the UNet and the decoded faces in two bytes a number instead of four. low: with each block computed again
     (engine.memory). decodes: with a loss that looks at the face, here a large one.
     """
-    assert spec.folder is not None  # asked only of a base whose weights are here
+    assert spec.folder is not None  # only called for a base whose weights are here
     side, channels, _ = _shape(spec.folder / "unet" / "config.json")
     kept = batch * _SAMPLE[half, low] * side**2 / _SAMPLE_AREA * channels / _SAMPLE_CHANNELS
     if decodes:
@@ -68,11 +68,11 @@ def _width(configuration: Path, key: str) -> int:
 
 
 def _shape(configuration: Path) -> tuple[int, int, int]:
-    """sample_size, the channels of the first level, and how many levels a network has."""
+    """A network's sample_size, the channels of its first level, and how many levels it has."""
     try:
-        read = json.loads(configuration.read_text())
-        widths = read["block_out_channels"]
-        return _count(read["sample_size"]), _count(widths[0]), min(len(widths), _LEVELS)
+        table = json.loads(configuration.read_text())
+        widths = table["block_out_channels"]
+        return _count(table["sample_size"]), _count(widths[0]), min(len(widths), _LEVELS)
     except (OSError, ValueError, RecursionError, KeyError, TypeError, IndexError) as error:
         raise Incompatible(
             f"{configuration} cannot be used: {error}", restoring(configuration.parent.parent)
@@ -80,13 +80,13 @@ def _shape(configuration: Path) -> tuple[int, int, int]:
 
 
 def memory_free() -> int | None:
-    """Bytes that this machine could still give to a program, None where it does not say."""
+    """Bytes of memory that are available to a program; None where the system does not say."""
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
     except OSError:
         return None
-    found = [line.split()[1] for line in lines if line.startswith("MemAvailable:")]
-    return int(found[0]) * 1024 if found else None
+    values = [line.split()[1] for line in lines if line.startswith("MemAvailable:")]
+    return int(values[0]) * 1024 if values else None
 
 
 def parameters(folder: Path) -> int:
@@ -99,7 +99,7 @@ def _parameters_of(part: Path) -> int:
 
 
 def _counts(part: Path) -> list[int]:
-    """The sum over a part's files of each precision: shards of one set belong together."""
+    """How many numbers a part's files hold, by precision: the shards of one set are added up."""
     sums: dict[bool, int] = {}
     for path in part.glob("*.safetensors"):
         if path.is_file():  # a link to nothing, a folder
@@ -139,7 +139,7 @@ def _shapes(path: Path) -> dict[str, tuple[int, ...]]:
 
 
 def _pointer(path: Path) -> str:
-    """What a file of a repository that was cloned without its large files is instead."""
+    """An explanation for a file that is only the pointer of a repository cloned without Git LFS; else ""."""
     with path.open("rb") as file:
         return (
             ": it is a Git LFS pointer, fetch its content with `git lfs pull`"
@@ -149,7 +149,7 @@ def _pointer(path: Path) -> str:
 
 
 def _count(value: object) -> int:
-    """A side, a width or a dimension of weights. Raises ValueError for what can be none."""
+    """The value as a side, a width or a dimension of weights. Raises ValueError for any other value."""
     if type(value) is not int or not 0 <= value <= _LARGEST:
-        raise ValueError(f"{str(value)[:80]} is no number of 0 to {_LARGEST}")
+        raise ValueError(f"{str(value)[:80]} is not a whole number of 0 to {_LARGEST}")
     return value

@@ -1,6 +1,6 @@
-"""What a base model is called, where its diffusers folder lies and what it says about itself.
+"""The name of a base model, the place of its diffusers folder and its own defaults.
 
-Knows nothing about the network (that is `fetching`) nor about torch (that is `loading`).
+It knows nothing about the network (see `fetching`) or torch (see `loading`).
 """
 
 import difflib
@@ -16,31 +16,31 @@ from pmagic.base_names import HUB_ID, base_name
 from pmagic.bases import kinds
 from pmagic.errors import Incompatible, NotFound, WeightsMissing
 
-CLIP_REPO = "openai/clip-vit-base-patch32"  # the observer of METHOD 2: image embedding and text score
+CLIP_REPO = "openai/clip-vit-base-patch32"  # image embedding, and text scores
 CLIPSEG_REPO = "CIDAS/clipseg-rd64-refined"  # masks for a word
-# insightface's packs: one that finds faces and is trained against, and another that only judges.
+# insightface's packs: one for finding faces and for the identity loss, and another for evaluation only.
 FACES_PACK, JUDGE_PACK = "buffalo_l", "antelopev2"
 FOR_PHOTOGRAPHS = "sd14"  # the base that the paper uses
 OBSERVERS = ("clip", "clipseg", "faces", "judge")
-# What is fetched besides bases, in bytes: the hub's observers, and what the archives of insightface's packs hold.
+# Downloads besides bases, in bytes: the hub's observers, and the contents of the archives of insightface's packs.
 HUB_OBSERVERS = {CLIP_REPO: 605_000_000, CLIPSEG_REPO: 603_000_000}
 PACKS = {FACES_PACK: 326_000_000, JUDGE_PACK: 407_000_000}
 
 
 @dataclass(frozen=True)
 class Domain:
-    """What a base that does not know every kind of picture says of what it knows."""
+    """The kind of pictures that a base knows, where it does not know all."""
 
-    what: str  # in words, as in "drawn faces"
-    error: float  # the largest noise error of such pictures
-    samples: tuple[Path, ...]  # pictures of it to try, shipped with the base
+    what: str  # in words, such as "drawn faces"
+    error: float  # the largest denoising error of such pictures
+    samples: tuple[Path, ...]  # example pictures that are shipped with the base
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSpec:
-    """One base model. Pure value: making one touches neither the network nor the weights.
+    """One base model. A pure value: creating one touches neither the network nor the weights.
 
-    clip, clipseg, faces, judge: the observers' folders; while one is not on this machine, its hub id or pack name.
+    clip, clipseg, faces, judge: the observers' folders, or their hub ids and pack names while they are not here.
     defaults: <folder>/pmagic.toml parsed ([learn], [render], [observers], [knows]), empty without one.
     """
 
@@ -48,12 +48,12 @@ class ModelSpec:
     folder: Path | None  # its diffusers folder, None when it is not on this machine
     repo: str | None  # hub id, None for folders
     clip: str | Path
-    size_gb: float | None  # of what a download would fetch; None when only the hub can say
+    size_gb: float | None  # of the download; None when only the hub knows
     licence: str
     defaults: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
     clipseg: str | Path = CLIPSEG_REPO  # finds the mask of a word
-    faces: str | Path = FACES_PACK  # finds faces, and knows them for the identity loss
-    judge: str | Path = JUDGE_PACK  # knows faces, for evaluation alone
+    faces: str | Path = FACES_PACK  # finds faces, and embeds them for the identity loss
+    judge: str | Path = JUDGE_PACK  # embeds faces, for evaluation only
 
     @property
     def local_folder(self) -> Path:
@@ -63,7 +63,7 @@ class ModelSpec:
 
     @property
     def domain(self) -> Domain | None:
-        """What pmagic.toml says that this base knows; None of a base for photographs of every kind."""
+        """The pictures that this base knows, from pmagic.toml; None for a base that knows photographs of every kind."""
         knows = self.defaults.get("knows")
         if not knows or self.folder is None:
             return None
@@ -78,7 +78,7 @@ class ModelSpec:
 
     @property
     def download_gb(self) -> float | None:
-        """Of everything that is not here and that learning people needs; None where only the hub can say."""
+        """The size of everything that learning people needs and that is not here; None where only the hub knows."""
         if self.folder is None and self.size_gb is None:
             return None
         observers = (each for each in (self.clip, self.clipseg, self.faces) if isinstance(each, str))
@@ -87,19 +87,19 @@ class ModelSpec:
 
 
 def known() -> list[ModelSpec]:
-    """The bases with a short name, each as found on this machine."""
+    """The bases with a short name, each as it is on this machine."""
     return [resolve(name) for name in shelf.names("bases.known")]
 
 
 def resolve(name: str) -> ModelSpec:
-    """The card of a short name, a hub id (owner/repo) or a local diffusers folder; never asks the network.
+    """The spec of a short name, a hub id (owner/repo) or a local diffusers folder; it never uses the network.
 
-    Raises NotFound, with a proposal where a known name is close, and Incompatible for a file.
+    Raises NotFound, with a suggestion where a known name is similar, and Incompatible for a file.
     """
     if name and name not in shelf.names("bases.known"):
         path = settings.expanded(name)
         if _is_folder(path):
-            return _of_folder(path.resolve())
+            return _spec_of_folder(path.resolve())
         if os.path.lexists(path):
             raise Incompatible(
                 f"{name} is {kinds.file_kind(path)}, and a base is a diffusers folder",
@@ -111,16 +111,16 @@ def resolve(name: str) -> ModelSpec:
 
 
 def resolve_name(name: str) -> ModelSpec:
-    """As `find`, of a short name or a hub id alone: no folder of that name is looked at."""
+    """As `resolve`, for short names and hub ids only: a folder of that name is ignored."""
     specs = {each: shelf.take("bases.known", each).SPEC for each in shelf.names("bases.known")}
     if name in specs:
-        return _located(specs[name])
+        return _locate(specs[name])
     if HUB_ID.fullmatch(name):
         for spec in specs.values():
             if spec.repo is not None and spec.repo.lower() == name.lower():
-                return _located(spec)
+                return _locate(spec)
         licence = f"see https://huggingface.co/{name}"
-        return _located(ModelSpec(name=name, folder=None, repo=name, clip=CLIP_REPO, size_gb=None, licence=licence))
+        return _locate(ModelSpec(name=name, folder=None, repo=name, clip=CLIP_REPO, size_gb=None, licence=licence))
     close = difflib.get_close_matches(name.lower(), specs, n=1)
     hint = f"did you mean {close[0]!r}? " if close else ""
     raise NotFound(
@@ -130,15 +130,15 @@ def resolve_name(name: str) -> ModelSpec:
 
 
 def way_to_photographs() -> str:
-    """What to type for a base that knows photographs, with the pack that finds faces in them."""
+    """The commands that fetch a base for photographs, and the pack that finds faces in them."""
     return (
-        f"for photographs fetch another base, `pmagic models pull {FOR_PHOTOGRAPHS}`, and what finds faces in them, "
-        f"`pmagic models pull {FACES_PACK}` (for non-commercial use), then add `--base {FOR_PHOTOGRAPHS}`"
+        f"for photographs fetch another base, `pmagic models pull {FOR_PHOTOGRAPHS}`, and the pack that finds faces in "
+        f"them, `pmagic models pull {FACES_PACK}` (for non-commercial use), then add `--base {FOR_PHOTOGRAPHS}`"
     )
 
 
 def require_weights(spec: ModelSpec) -> ModelSpec:
-    """The same card, once all that learning and rendering open is on this machine; else WeightsMissing."""
+    """The same spec, if everything that learning and rendering open is on this machine; otherwise WeightsMissing."""
     if spec.folder is None:
         raise _not_here(spec)
     lacks = _lacks(spec)
@@ -162,9 +162,9 @@ def require_weights(spec: ModelSpec) -> ModelSpec:
 
 
 def missing_parts(spec: ModelSpec) -> list[str]:
-    """What of the base and its observer is not on this machine, in words; empty when it can be loaded.
+    """The missing parts of the base and its observer, in words; [] when the base can be loaded.
 
-    Raises Incompatible for a folder that holds Python code, for a base is data, and for another kind of model.
+    Raises Incompatible for another kind of model, and for a folder with Python code, because a base is only data.
     """
     lacks = "the weights" if spec.folder is None else _lacks(spec)
     missing = [lacks] if lacks else []
@@ -185,7 +185,7 @@ def clip_folder(spec: ModelSpec) -> Path:
 
 
 def restoring(folder: Path) -> str:
-    """What to do about an observer or a pack that is damaged: pulled ones are pulled again."""
+    """The next step for a damaged observer or pack: pull it again if it was pulled."""
     if folder.parent != settings.models_dir():
         return f"restore the files in {folder}"
     name = folder.name.replace("--", "/", 1)
@@ -193,13 +193,13 @@ def restoring(folder: Path) -> str:
 
 
 def place_of(repo: str) -> Path:
-    """Where the hub's `owner/repo`, or a face pack, is kept once pulled."""
+    """The folder of the hub's `owner/repo`, or of a face pack, once it is pulled."""
     return settings.models_dir() / repo.replace("/", "--")
 
 
 def _lacks(spec: ModelSpec) -> str:
-    """As kinds.lacks_of, of the base's folder. Raises Incompatible for what is no Stable Diffusion, and for code."""
-    assert spec.folder is not None  # asked only of a base that is here
+    """kinds.lacks_of the base's folder. Raises Incompatible for another kind of model, and for code."""
+    assert spec.folder is not None  # only called for a base that is here
     code = next(spec.folder.rglob("*.py"), None)
     if code is not None:
         raise Incompatible(f"the base folder {spec.folder} holds Python code ({code.name})", "remove it first")
@@ -225,7 +225,7 @@ def _not_here(spec: ModelSpec) -> WeightsMissing:
 
 
 def pulls(spec: ModelSpec) -> str:
-    """The commands that fetch what is missing of a base and of what learning people on it needs."""
+    """The commands that fetch a base and everything else that learning people on it needs."""
     names = (
         [spec.name] if spec.repo is not None else [each for each in (spec.clip, spec.clipseg) if each in HUB_OBSERVERS]
     )
@@ -240,13 +240,13 @@ def _is_folder(path: Path) -> bool:
     try:
         return path.is_dir()
     except PermissionError as error:
-        raise NotFound(f"{path} cannot be looked at: {error.strerror}", "correct the permissions above it") from error
+        raise NotFound(f"{path} cannot be read: {error.strerror}", "correct the permissions above it") from error
 
 
 def _nearby(path: Path) -> str:
-    """What of a similar name lies beside a folder that is not there, or else how far its path can be followed.
+    """A hint for a folder that does not exist: a similar name beside it, or how far its path exists.
 
-    Names, and no path: it goes into reports.
+    It has names only and no path, because it goes into reports.
     """
     path = path.absolute()
     parent = next(each for each in path.parents if each.is_dir())
@@ -266,8 +266,8 @@ def _nearby(path: Path) -> str:
     )
 
 
-def _located(spec: ModelSpec) -> ModelSpec:
-    """The card as this machine has it: folder, observer and defaults filled in."""
+def _locate(spec: ModelSpec) -> ModelSpec:
+    """The spec with this machine's folder, observers and defaults filled in."""
     folder = spec.folder if spec.repo is None else place_of(spec.repo)
     if folder is None or not (folder / kinds.INDEX).is_file():
         folder = None
@@ -275,7 +275,7 @@ def _located(spec: ModelSpec) -> ModelSpec:
     return replace(spec, folder=folder, defaults=defaults, **_observers(spec, folder, defaults))
 
 
-def _of_folder(folder: Path) -> ModelSpec:
+def _spec_of_folder(folder: Path) -> ModelSpec:
     if not (folder / kinds.INDEX).is_file():
         raise NotFound(
             f"{folder} is not a diffusers folder: {kinds.folder_kind(folder)}",
@@ -289,16 +289,16 @@ def _of_folder(folder: Path) -> ModelSpec:
 
 
 def _observers(spec: ModelSpec, folder: Path | None, defaults: Mapping[str, Any]) -> dict[str, str | Path]:
-    """Each a folder where there is one: pmagic.toml's, the card's own, or what was pulled of that name."""
+    """Each observer's folder where there is one: from pmagic.toml, the spec itself, or a pull. Otherwise its name."""
     own = defaults.get("observers", {}) if folder is not None else {}
     places: dict[str, str | Path] = {}
     for observer in OBSERVERS:
-        stated = getattr(spec, observer)
+        place = getattr(spec, observer)
         if observer in own:
-            stated = (folder / own[observer]).resolve()
-        elif isinstance(stated, str) and place_of(stated).is_dir():
-            stated = place_of(stated)
-        places[observer] = stated
+            place = (folder / own[observer]).resolve()
+        elif isinstance(place, str) and place_of(place).is_dir():
+            place = place_of(place)
+        places[observer] = place
     return places
 
 
@@ -307,21 +307,21 @@ def _read_defaults(folder: Path | None) -> Mapping[str, Any]:
         return MappingProxyType({})
     path = folder / "pmagic.toml"
     try:
-        found = settings.parsed_toml(path)
+        defaults = settings.parsed_toml(path)
     except ValueError as error:
         raise Incompatible(f"{path} is not valid TOML: {error}", "correct the file, or remove it") from error
     for table in ("learn", "render", "observers", "knows"):
-        if not isinstance(found.get(table, {}), dict):
+        if not isinstance(defaults.get(table, {}), dict):
             raise Incompatible(f"{path}: {table} must be a table", f"write [{table}] above its values")
-    for observer, place in found.get("observers", {}).items():
+    for observer, place in defaults.get("observers", {}).items():
         if observer not in OBSERVERS or not isinstance(place, str) or "\0" in place:
             raise Incompatible(
                 f"{path}: [observers] cannot have {observer} = {place!r}",
                 f"give folders, relative to the base's own, for: {', '.join(OBSERVERS)}",
             )
-    knows = found.get("knows")
+    knows = defaults.get("knows")
     if knows and not isinstance(knows.get("samples", ""), str):
         raise Incompatible(f"{path}: samples must be a folder", 'write for example: samples = "portraits"')
     if knows and not (isinstance(knows.get("what"), str) and type(knows.get("error")) in (int, float)):
         raise Incompatible(f"{path}: [knows] must say what and error", 'write: what = "drawn faces" and error = 0.2')
-    return MappingProxyType(found)
+    return MappingProxyType(defaults)

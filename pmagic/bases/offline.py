@@ -1,4 +1,4 @@
-"""Models are opened without a network: their libraries look nothing up, and try no socket when they are imported."""
+"""Keeps the model libraries off the network: they look nothing up, and open no socket when they are imported."""
 
 import sys
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ from importlib.util import find_spec
 
 @contextmanager
 def offline() -> Iterator[None]:
-    """While inside, the hub's client refuses every request , as HF_HUB_OFFLINE has it do from the start."""
+    """While inside, the hub's client refuses every request, as with HF_HUB_OFFLINE."""
     import_http_client()
     from huggingface_hub import constants
 
@@ -21,10 +21,10 @@ def offline() -> Iterator[None]:
 
 
 def import_http_client() -> None:
-    """Import urllib3, which diffusers and insightface bring, without the socket that it binds to ::1 meanwhile.
+    """Import urllib3, which diffusers and insightface need, without the socket that it binds to ::1 on import.
 
-    By that it asks whether this machine has IPv6. Here it takes Python's own word; a connection to an address that
-    cannot be reached goes on to the next one in any case.
+    urllib3 tests with that socket whether the machine has IPv6. Here it uses Python's own answer; if an address cannot
+    be reached, a connection tries the next one anyway.
     """
     if "urllib3" in sys.modules or find_spec("urllib3") is None:
         return

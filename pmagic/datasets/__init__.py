@@ -1,17 +1,17 @@
 """Data sets, one file each: people, and photos of them as they lie on disk. The contract of a file on this shelf:
 
-WANTED: str                               what --root must be a folder of
+WANTED: str                               what --root must be
 WHERE: str                                where to get it
 fetches() -> str                          what would be downloaded without --root, "" for nothing; WeightsMissing
-                                          where it cannot be
+                                          where the download is not possible
 PROMPTS: tuple[str, ...] | None           what to draw of these people; None: the paper's prompts
 people(root: Path | None) -> list[Individual]   all of them, in an order that depends on the data alone
-left_out(root: Path | None) -> list[str]  what lies there and is nobody's photo, in words, for the person to be told
+left_out(root: Path | None) -> list[str]  the files and folders there that are not used, in words, for a message
 
-A data set that can be learned from in several ways, and draws its people itself, has besides
+A data set that draws its people itself, and has several kinds of photos, also has
 
-PHOTOS: tuple[str, ...]                   sorts of photos, the usual one first; `people` then takes one as `photos`
-panel(photos: str) -> list[Individual]    people of no sample, with `drawings`: what a likeness may be measured by
+PHOTOS: tuple[str, ...]                   kinds of photos, the usual one first; `people` then takes one as `photos`
+panel(photos: str) -> list[Individual]    people outside every sample, with `drawings`, to compare a likeness with
 """
 
 import re
@@ -29,32 +29,32 @@ from pmagic.pictures import Photo
 if TYPE_CHECKING:
     from PIL import Image
 
-DEPTH = 4  # folders below --root that are looked into for a layout of its own
-_SHOWN = 6  # entries of a folder whose layout is wrong
+DEPTH = 4  # levels of folders below --root that are searched
+_SHOWN = 6  # entries that a message lists
 # Folders that systems and archives make by themselves; what lies there are thumbnails, leftovers and removed files.
 _SYSTEM = ("@eadir", "$recycle.bin", "#recycle", "system volume information", "__macosx", "lost+found", "lost.dir")
 _SYSTEM_FILES = ("Thumbs.db", "desktop.ini")
 _PACKED = (".zip", ".tgz", ".tar", ".tar.gz", ".tar.bz2", ".tar.xz", ".7z", ".rar")
 _NUMBERS = re.compile(r"(\d+)")
 
-Source = Callable[[], Photo]  # a photo that is read, or drawn, when it is needed
+Source = Callable[[], Photo]  # reads or draws a photo when it is called
 
 
 @dataclass(frozen=True, kw_only=True)
 class Individual:
-    """One person of a data set. unseen: photos that are not learned from, to tell a likeness from a copy."""
+    """One person of a data set. unseen: photos that are not learned from, to compare with."""
 
     name: str
     learned: tuple[Source, ...]
     unseen: tuple[Source, ...] = ()
-    mask: "Callable[[], Image.Image] | None" = None  # of the only photo learned from, where the data set knows it
-    traits: str = ""  # what the data set says of the person, in words
-    # By prompt, where the data set draws the person itself.
+    mask: "Callable[[], Image.Image] | None" = None  # of the only learned photo, where the data set knows it
+    traits: str = ""  # a description of the person, in words
+    # by prompt, where the data set draws the person itself
     drawings: Mapping[str, Source] = field(default_factory=dict)
 
 
 def drawn(people: Sequence[Individual], count: int, repeats: int, seed: int) -> list[list[Individual]]:
-    """`repeats` samples of `count` people each, nobody twice, the same for the same seed.
+    """`repeats` random samples of `count` people each, nobody twice; the same for the same seed.
 
     Raises UsageError where there are not that many people.
     """
@@ -62,7 +62,7 @@ def drawn(people: Sequence[Individual], count: int, repeats: int, seed: int) -> 
 
     if count * repeats > len(people):
         raise UsageError(
-            f"{repeats} x {count} different people are asked for, and the data set has {len(people)}",
+            f"{repeats} x {count} different people are needed, and the data set has {len(people)}",
             f"draw fewer: --people {max(1, len(people) // repeats)}" + (f" --repeats {repeats}" if repeats > 1 else ""),
         )
     order = np.random.default_rng(seed).permutation(len(people))
@@ -70,28 +70,28 @@ def drawn(people: Sequence[Individual], count: int, repeats: int, seed: int) -> 
 
 
 def sorts_of(name: str) -> tuple[str, ...]:
-    """The sorts of photos that a data set has to choose from, the usual one first; () where there is one."""
+    """The kinds of photos to choose from, the usual one first; () for a data set with one kind."""
     return getattr(shelf.take("datasets", name), "PHOTOS", ())
 
 
 def panel(name: str, photos: str) -> list[Individual]:
-    """People of no sample whom the data set draws itself; [] where it draws nobody."""
+    """People outside every sample whom the data set draws itself; [] where it draws nobody."""
     source = shelf.take("datasets", name)
     return source.panel(photos) if hasattr(source, "panel") else []
 
 
 def fetches_nothing() -> str:
-    """What most data sets would download without --root."""
+    """For a data set that downloads nothing."""
     return ""
 
 
 def photos_of(folder: Path) -> list[Path]:
-    """The photos that lie in a folder itself, by number where their names are numbers."""
+    """The photos directly in a folder, in the order of the numbers in their names."""
     return sorted((each for each in _entries(folder) if _is_photo(each)), key=_natural)
 
 
 def folders_of(folder: Path) -> list[Path]:
-    """The folders in a folder, but for hidden ones and those of systems."""
+    """The folders directly in a folder, without hidden ones and those of the system."""
     return sorted(
         each
         for each in _entries(folder)
@@ -100,7 +100,7 @@ def folders_of(folder: Path) -> list[Path]:
 
 
 def others_of(folder: Path) -> list[Path]:
-    """What lies in a folder itself and is neither a photo nor a folder, nor hidden."""
+    """The files directly in a folder that are neither photos nor hidden."""
     return sorted(
         each
         for each in _entries(folder)
@@ -112,7 +112,7 @@ def others_of(folder: Path) -> list[Path]:
 
 
 def tree(root: Path) -> Iterator[Path]:
-    """The folder and those in it, DEPTH deep, each once whatever links lead there; a folder before its own."""
+    """The folder and all folders in it, DEPTH levels deep, parents first; each once, even if links lead to it again."""
     seen: set[Path] = set()
     level = [root]
     for _ in range(DEPTH + 1):
@@ -128,7 +128,7 @@ def tree(root: Path) -> Iterator[Path]:
 
 @dataclass(frozen=True)
 class Numbered:
-    """Photos by their number, which is each person's name, and the photos that have none or one that is taken."""
+    """Photos by number, which is the person's name; then photos without a number, or with one that is taken."""
 
     photos: Mapping[str, Path]
     unnumbered: Sequence[Path]
@@ -142,9 +142,9 @@ class Numbered:
 
 
 def numbered(root: Path, usual: Sequence[str], number: re.Pattern[str]) -> Numbered:
-    """The numbered photos of the first of the `usual` folders in `root` that holds some, or of all of `root`.
+    """The numbered photos of the first of the `usual` folders in `root` that has any, or of all of `root`.
 
-    They may be deeper, as in train/male. number: what a whole name without its ending must match.
+    Folders in them are searched, too, as in train/male. number: must match the whole name without its ending.
     """
     for folder in (*(root / each for each in usual if (root / each).is_dir()), root):
         photos: dict[str, Path] = {}
@@ -161,7 +161,7 @@ def numbered(root: Path, usual: Sequence[str], number: re.Pattern[str]) -> Numbe
 
 
 def nothing_left_out(root: Path | None) -> list[str]:
-    """What most data sets, whose photos have names of their own, leave out."""
+    """For a data set that uses every photo."""
     return []
 
 
@@ -180,28 +180,28 @@ def from_file(path: Path) -> Source:
 
 
 def require_folder(root: Path | None, wanted: str, where: str) -> Path:
-    """UsageError or NotFound where there is no such folder."""
+    """The folder; UsageError without --root, NotFound where it does not exist or is an archive."""
     if root is None:
         raise UsageError(f"this data set needs --root, {wanted}", where)
     if root.is_file() and root.name.lower().endswith(_PACKED):
-        raise NotFound(f"{root} is still packed", f"unpack it, {_unpacking(root)}, and give --root {wanted}")
+        raise NotFound(f"{root} is still packed", f"unpack it, {_unpack_hint(root)}, and give --root {wanted}")
     if not root.is_dir():
         raise NotFound(f"there is no folder {root}", f"give --root {wanted}")
     return root
 
 
 def wrong_layout(root: Path, wanted: str, where: str) -> NotFound:
-    """What was expected of a folder, and what was found in it."""
+    """The error for a folder of another layout: what it must be, and what it holds."""
     entries = _entries(root)
     inside = sorted(each.name + "/" * each.is_dir() for each in entries)
     more = f" and {len(inside) - _SHOWN} more" if len(inside) > _SHOWN else ""
-    found = ", ".join(inside[:_SHOWN]) + more if inside else "nothing"
+    contents = ", ".join(inside[:_SHOWN]) + more if inside else "nothing"
     packed = sorted(each for each in entries if each.name.lower().endswith(_PACKED))
-    advice = f"unpack {packed[0].name}, {_unpacking(packed[0])}, and give the folder" if packed else where
-    return NotFound(f"{root} must be {wanted}; found there: {found}", advice)
+    advice = f"unpack {packed[0].name}, {_unpack_hint(packed[0])}, and give the folder" if packed else where
+    return NotFound(f"{root} must be {wanted}; found there: {contents}", advice)
 
 
-def _unpacking(path: Path) -> str:
+def _unpack_hint(path: Path) -> str:
     tar = any(end in path.name.lower() for end in (".tar", ".tgz"))
     command = ["tar", "-xf"] if tar else ["python", "-m", "zipfile", "-e"]
     if not tar and path.suffix.lower() != ".zip":
@@ -220,7 +220,7 @@ def _entries(folder: Path) -> list[Path]:
 
 
 def _is_photo(path: Path) -> bool:
-    """By the name's ending; without one, by what the file begins with."""
+    """By the name's ending; without one, by the first bytes of the file."""
     if path.name.startswith("."):
         return False
     suffix = path.suffix.lower()
@@ -228,5 +228,5 @@ def _is_photo(path: Path) -> bool:
 
 
 def _natural(path: Path) -> list[tuple[int, str]]:
-    """`2.jpg` before `10.jpg`."""
+    """A sort key that puts `2.jpg` before `10.jpg`."""
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in _NUMBERS.split(path.name)]

@@ -17,10 +17,10 @@ _NUMBER = re.compile(r"\d{5}")
 def people(root: Path | None) -> list[Individual]:
     """Photos in folders of a thousand, or all in one. Raises UsageError or NotFound for another layout."""
     root = datasets.require_folder(root, WANTED, WHERE)
-    found = datasets.numbered(root, _FOLDERS, _NUMBER)
-    if not found.photos:
+    numbered = datasets.numbered(root, _FOLDERS, _NUMBER)
+    if not numbered.photos:
         raise datasets.wrong_layout(root, WANTED, WHERE)
-    return [Individual(name=name, learned=(datasets.from_file(photo),)) for name, photo in found.photos.items()]
+    return [Individual(name=name, learned=(datasets.from_file(photo),)) for name, photo in numbered.photos.items()]
 
 
 def left_out(root: Path | None) -> list[str]:

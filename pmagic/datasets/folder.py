@@ -1,7 +1,7 @@
 """Any folder: each photo in it is a person, and each folder with photos below it is one person with several photos.
 
-Of several photos the first is learned from, and the others are kept to compare with. A folder of folders is looked
-into; folders inside a person's own folder are left out, for they may show anybody.
+Of several photos, the first is learned from and the others are compared with. Folders of folders are searched. Folders
+inside a person's own folder are left out, because they may show other people.
 """
 
 from collections.abc import Iterator
@@ -25,21 +25,21 @@ def people(root: Path | None) -> list[Individual]:
     places |= {each: photos for each in _groups(root) if (photos := datasets.photos_of(each))}
     if not places:
         raise datasets.wrong_layout(root, WANTED, WHERE)
-    named: dict[str, Path] = {}
+    by_name: dict[str, Path] = {}
     for place in places:
         name = place.stem if place.is_file() else place.name
-        if name in named:
+        if name in by_name:
             raise UsageError(
-                f"{named[name]} and {place} are two people of the name {name!r}",
+                f"{by_name[name]} and {place} are two people with the name {name!r}",
                 "rename one of them, or put the photos of one person into one folder",
             )
-        named[name] = place
-    photos = {name: list(map(datasets.from_file, places[place])) for name, place in named.items()}
+        by_name[name] = place
+    photos = {name: list(map(datasets.from_file, places[place])) for name, place in by_name.items()}
     return [Individual(name=name, learned=(first,), unseen=tuple(others)) for name, (first, *others) in photos.items()]
 
 
 def left_out(root: Path | None) -> list[str]:
-    """Files that are no photos, folders inside a person's, and folders without photos."""
+    """Files that are not photos, folders inside a person's folder, and folders without photos."""
     root = datasets.require_folder(root, WANTED, WHERE)
     groups = list(_groups(root))
     inner = [each for group in groups if datasets.photos_of(group) for each in datasets.folders_of(group)]
@@ -57,7 +57,7 @@ def left_out(root: Path | None) -> list[str]:
 
 
 def _groups(root: Path) -> Iterator[Path]:
-    """The folders below that are no part of a person's own folder."""
+    """The folders below `root` that do not lie inside a person's own folder."""
     people: list[Path] = []
     for folder in datasets.tree(root):
         if folder == root or any(folder.is_relative_to(each) for each in people):

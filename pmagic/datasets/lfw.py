@@ -1,6 +1,6 @@
 """Labelled Faces in the Wild: 13,233 photos of 5,749 people, a folder each. Only people with several photos are taken.
 
-Three photos are learned from, as many as the paper's few-shot people have at least; a fourth is compared with.
+Three photos are learned from, the least that the paper's few-shot people have; a fourth is compared with.
 """
 
 import re
@@ -22,12 +22,12 @@ _NUMBER = re.compile(r"_\d{4}")
 
 
 def people(root: Path | None) -> list[Individual]:
-    """Everyone with more than three photos. Raises NotFound for another layout, and as `fetched` without a root."""
-    root = fetched() if root is None else datasets.require_folder(root, WANTED, WHERE)
-    found = _found(root)
-    if found is None:
+    """Everyone with more than three photos. Raises NotFound for another layout, and as `fetch` without a root."""
+    root = fetch() if root is None else datasets.require_folder(root, WANTED, WHERE)
+    photos_by_name = _find(root)
+    if photos_by_name is None:
         raise datasets.wrong_layout(root, WANTED, WHERE)
-    enough = {name: photos for name, photos in found.items() if len(photos) > LEARNED}
+    enough = {name: photos for name, photos in photos_by_name.items() if len(photos) > LEARNED}
     if not enough:
         raise UsageError(
             f"nobody in {root} has more than {LEARNED} photos",
@@ -44,15 +44,15 @@ def people(root: Path | None) -> list[Individual]:
 
 
 def left_out(root: Path | None) -> list[str]:
-    """People with too few photos, counted, and files of other names among those of the others."""
+    """How many people have too few photos."""
     root = _photos() if root is None else datasets.require_folder(root, WANTED, WHERE)
-    found = _found(root) or {}
-    few = sum(len(photos) <= LEARNED for photos in found.values())
+    photos_by_name = _find(root) or {}
+    few = sum(len(photos) <= LEARNED for photos in photos_by_name.values())
     return [f"{few} people with fewer than {LEARNED + 1} photos"] if few else []
 
 
 def fetches() -> str:
-    """Raises WeightsMissing where LFW is not here, and scikit-learn is not installed or HF_HUB_OFFLINE is set."""
+    """The download, "" where LFW is here. Raises WeightsMissing without scikit-learn, or with HF_HUB_OFFLINE set."""
     if _photos().is_dir() and not _archive().exists():
         return ""
     if network.offline():
@@ -69,8 +69,8 @@ def fetches() -> str:
     return "LFW with scikit-learn, about 200 MB with checksums"
 
 
-def fetched() -> Path:
-    """The data set as scikit-learn fetches it, kept beside the models. Raises as `fetches`, or if that fails."""
+def fetch() -> Path:
+    """Downloads the data set with scikit-learn, beside the models. Raises as `fetches`, or where the download fails."""
     photos, home = _photos(), _photos().parents[1]
     if not fetches():
         return photos
@@ -78,10 +78,10 @@ def fetched() -> Path:
 
     with atomic_io.storing("LFW"):
         atomic_io.make_folder(home)
-        if photos.is_dir():  # a part of it: scikit-learn would take it for the whole
+        if photos.is_dir():  # an incomplete one, which scikit-learn would accept as complete
             shutil.rmtree(photos)
     try:
-        # One corner of the photos of the person with most of them: all that is wanted are the files.
+        # Only the files are needed, so it reads one corner of the photos of the person who has most.
         corner = (slice(0, 8), slice(0, 8))
         fetch_lfw_people(data_home=str(home), min_faces_per_person=500, resize=None, slice_=corner)
     except (*network.ERRORS, ValueError, EOFError, tarfile.TarError, zlib.error) as error:
@@ -95,7 +95,7 @@ def fetched() -> Path:
         raise WeightsMissing(
             what, f"check the connection{variables} and run the command again, or give --root, {WANTED}"
         ) from error
-    shutil.rmtree(photos.with_name("joblib"), ignore_errors=True)  # its cache of decoded photos, a pickle
+    shutil.rmtree(photos.with_name("joblib"), ignore_errors=True)  # its cache of decoded photos, which is a pickle
     return photos
 
 
@@ -104,18 +104,18 @@ def _photos() -> Path:
 
 
 def _archive() -> Path:
-    """What scikit-learn downloads, and removes once all of it is unpacked."""
+    """The archive that scikit-learn downloads, and removes once it is unpacked."""
     return _photos().with_name("lfw-funneled.tgz")
 
 
-def _found(root: Path) -> dict[str, list[Path]] | None:
-    """The photos of the first folder of LFW's layout: one of the usual ones, or any that is nested in `root`."""
+def _find(root: Path) -> dict[str, list[Path]] | None:
+    """Photos by person of the first folder with LFW's layout: a usual one, or any inside `root`; None without one."""
     usual = [root, *(each for name in _FOLDERS if (each := root / name).is_dir())]
     return next((each for each in map(_people, (*usual, *datasets.tree(root))) if each), None)
 
 
 def _people(folder: Path) -> dict[str, list[Path]]:
-    """Photos by person, empty where `folder` is of another layout."""
+    """Photos by person; empty where `folder` has another layout."""
     inside = datasets.folders_of(folder) if folder.is_dir() else []
     named = {
         each.name: [

@@ -1,8 +1,8 @@
 """The drawn world: people whom no training of the miniature has seen, with exact masks and all their traits.
 
-Either a portrait is learned from, and another scene of the same person is kept to compare with. Or a snapshot, as
-people's one photo of somebody often is: the person stands to one side, smaller, the head tilted, as the person's seed
-has it; then the portrait is kept to compare with.
+With `portraits`, a portrait is learned from, and another scene of the same person is compared with. With `snapshots`,
+the photo is like many people's only photo of somebody: the person's seed puts the person to one side, smaller, with a
+tilted head; then the portrait is compared with.
 """
 
 import hashlib
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 WANTED = "nothing: the world is drawn"
 WHERE = "leave --root out"
-# What is drawn of its people: sentences, each with the scene that it asks for.
+# The prompts, each with the fields of the scene that it describes.
 SCENES: Mapping[str, Mapping[str, str]] = {
     "a photo of {} as a cowboy": {"outfit": "cowboy"},
     "a photo of {} as an astronaut in space": {"outfit": "astronaut", "place": "space"},
@@ -41,8 +41,8 @@ fetches = datasets.fetches_nothing
 left_out = datasets.nothing_left_out
 PORTRAITS, SNAPSHOTS = "portraits", "snapshots"
 PHOTOS = (PORTRAITS, SNAPSHOTS)
-FIRST, PEOPLE = 10_000, 2_000  # seeds of its people, counted from the first that is held out of every training
-PANEL = 16  # people after them, whom no sample has
+FIRST, PEOPLE = 10_000, 2_000  # seeds, counted from the first that no training uses
+PANEL = 16  # people after them, outside every sample
 SIDE = 256  # pixels
 _OTHER = {"x": 0.48, "turn": -4.0, "yaw": 0.05, "light": -0.6, "expression": "smile", "place": "green", "seed": 2}
 _SNAPSHOT = 8  # a stream of random numbers of its own
@@ -64,24 +64,24 @@ def held_out() -> int:
     try:
         from pmagic.world.people import HELD_OUT
     except ImportError as error:
-        raise _undrawable(error) from error
+        raise _drawing_missing(error) from error
     return HELD_OUT
 
 
 def individuals(root: Path | None, seeds: Sequence[int], photos: str) -> list[Individual]:
-    """The people of these seeds, of either range. Raises as `people`."""
+    """The people of these seeds. Raises as `people`."""
     if root is not None:
         raise UsageError("the drawn world has no folder, so no --root", WHERE)
     first = held_out()
     from pmagic.world.people import person, trait_words
     from pmagic.world.scenes import PORTRAIT
 
-    found = []
+    members = []
     for seed in seeds:
         striking, _ = trait_words(person(seed))
         other = replace(PORTRAIT, **_OTHER)
         learned, unseen = (PORTRAIT, other) if photos == PORTRAITS else (snapshot(seed), PORTRAIT)
-        found.append(
+        members.append(
             Individual(
                 name=f"person {seed - first if seed >= first else seed}",
                 learned=(partial(_photo, seed, learned),),
@@ -89,11 +89,11 @@ def individuals(root: Path | None, seeds: Sequence[int], photos: str) -> list[In
                 mask=partial(_mask, seed, learned),
                 traits=", ".join(words for _, words in striking),
                 drawings={
-                    prompt: partial(_photo, seed, replace(PORTRAIT, **asked)) for prompt, asked in SCENES.items()
+                    prompt: partial(_photo, seed, replace(PORTRAIT, **fields)) for prompt, fields in SCENES.items()
                 },
             )
         )
-    return found
+    return members
 
 
 def snapshot(seed: int) -> "Scene":
@@ -125,13 +125,13 @@ def _drawing(seed: int, scene: "Scene") -> "Drawing":
     try:
         from pmagic.world.drawing import draw
     except ImportError as error:
-        raise _undrawable(error) from error
+        raise _drawing_missing(error) from error
     from pmagic.world.people import person
 
     return draw([(person(seed), scene)], side=SIDE)
 
 
-def _undrawable(error: ImportError) -> WeightsMissing:
+def _drawing_missing(error: ImportError) -> WeightsMissing:
     return WeightsMissing(
         f"the world cannot be drawn: {error}", "install its library with `pip install 'pmagic[world]'`"
     )

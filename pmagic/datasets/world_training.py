@@ -1,4 +1,4 @@
-"""People of the drawn world's training range: a setting is chosen on these, and a result measured on `world`'s.
+"""People of the drawn world's training range: choose settings on these, and measure results on those of `world`.
 
 The miniature has seen each of them a few times at most.
 """

@@ -1,4 +1,4 @@
-"""What is kept on disk: `durable` writes, `bundle` is one persona as files, `store` is the collection.
+"""The library on disk: `atomic_io` writes files, `bundle` is one persona as files, `store` is the collection.
 
-The library never imports torch and knows nothing of engines; it keeps and returns `Persona` values.
+It never imports torch and knows nothing of engines; it stores and returns `Persona` values.
 """

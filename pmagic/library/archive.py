@@ -1,7 +1,7 @@
 """One persona as one file, `alice.pmagic`: its bundle in a plain zip. The same persona gives the same bytes.
 
-An archive from a stranger is data: an exact list of members with a byte budget each, nothing unpacked to disk,
-every SHA-256 compared before a value is used.
+An archive from a stranger is only data: it must hold exactly the expected members, each within its byte limit.
+Nothing is unpacked to disk, and every SHA-256 is compared before a value is used.
 """
 
 import io
@@ -14,7 +14,7 @@ from pmagic.errors import BundleDamaged, NotFound, UsageError
 from pmagic.library import bundle
 
 SUFFIX = ".pmagic"
-_DATE = (1980, 1, 1, 0, 0, 0)  # the first that a zip can hold
+_DATE = (1980, 1, 1, 0, 0, 0)  # the earliest date that a zip can hold
 _MODE = 0o100600 << 16
 _MAX_LIST = 4096  # bytes of the list of members; three take less than 300
 _MAX_BYTES = sum(bundle.MAX_BYTES.values()) + 1024**2
@@ -27,7 +27,7 @@ def pack(files: Mapping[str, bytes]) -> bytes:
         for name in sorted(files):
             member = zipfile.ZipInfo(name, _DATE)
             member.external_attr = _MODE
-            member.create_system = 3  # or the bytes would tell the system it was written on
+            member.create_system = 3  # otherwise the bytes would depend on the operating system
             archive.writestr(member, files[name])
     return buffer.getvalue()
 
@@ -35,7 +35,7 @@ def pack(files: Mapping[str, bytes]) -> bytes:
 def unpack(path: Path) -> dict[str, bytes]:
     """The bundle's files in an archive, none of them trusted yet (see bundle.unpack).
 
-    Raises NotFound, UsageError for what is no archive, BundleDamaged for one that is not as `pack` writes it.
+    Raises NotFound, UsageError for a file that is not an archive, BundleDamaged for one that `pack` would not write.
     """
     if not path.is_file():
         raise NotFound(f"there is no file {path}", "check the path of the archive")
@@ -54,12 +54,12 @@ def unpack(path: Path) -> dict[str, bytes]:
 
 
 def _require_short_list(path: Path, data: bytes) -> None:
-    """Refuses a long list of members before zipfile makes an object of each, which takes seconds and gigabytes."""
+    """Refuses a long list of members before zipfile makes an object of each, which would take seconds and gigabytes."""
     end = data[-22:]
     if not zipfile.is_zipfile(io.BytesIO(data)):
-        raise zipfile.BadZipFile("it is no zip")
+        raise zipfile.BadZipFile("it is not a zip file")
     if len(end) < 22 or end[:4] != b"PK\5\6" or data[-42:-38] == b"PK\6\7":
-        raise _hostile(path, "it has a comment or is of the 64-bit kind")
+        raise _hostile(path, "it has a comment, or is a 64-bit zip")
     members, size = struct.unpack("<HI", end[10:16])
     if members > len(bundle.MAX_BYTES) or size > _MAX_LIST:
         raise _hostile(path, f"it lists {members} members in {size} bytes")
@@ -71,13 +71,13 @@ def _members(path: Path, archive: zipfile.ZipFile) -> dict[str, bytes]:
     if len(set(names)) != len(names) or not {bundle.TOML, bundle.TENSORS} <= set(names) <= set(bundle.MAX_BYTES):
         shown = ", ".join(sorted(names)[:5])
         raise _hostile(path, f"it holds {shown or 'nothing'}")
-    found: dict[str, bytes] = {}
+    contents: dict[str, bytes] = {}
     for member in members:
         if member.compress_type != zipfile.ZIP_STORED or member.file_size > bundle.MAX_BYTES[member.filename]:
             raise _hostile(path, f"its {member.filename} is compressed or too large")
-        found[member.filename] = archive.read(member)
-    return found
+        contents[member.filename] = archive.read(member)
+    return contents
 
 
 def _hostile(path: Path, why: str) -> BundleDamaged:
-    return BundleDamaged(f"{path} is not as pmagic writes an archive: {why}", "ask for the archive again")
+    return BundleDamaged(f"{path} is not an archive as pmagic writes it: {why}", "ask for the archive again")

@@ -1,8 +1,8 @@
 """One persona as a folder of files: persona.toml, tensors.safetensors and, where there is one, preview.png.
 
 persona.toml's first line carries the SHA-256 of the lines below it, and those carry the SHA-256 of every other
-file: one changed bit anywhere is found, by file name, before any value is used. That line stays in every future
-format; what the lines below mean is decided by their `format`.
+file: a changed bit in any of them is reported, by file name, before a value is used. That line stays in every future
+format; the `format` below it decides what the other lines mean.
 """
 
 import hashlib
@@ -30,7 +30,7 @@ MAX_POINTS = 1001  # of a curve: one for each timestep
 MAX_PHOTOS = 1000
 _LAYOUT = re.compile(r"F(32|16)( \d{1,9}(x\d{1,9}){0,7})?", re.ASCII)  # at most 8 dimensions
 _HEX = re.compile(r"[0-9a-f]{64}")
-_GLANCE = re.compile(
+_SUMMARY = re.compile(
     rb"""format = 1
 method = "(?P<method>[a-z_]+)"
 base = "(?P<base>\w[\w.-]*(/\w[\w.-]*)?)"
@@ -48,7 +48,7 @@ iterations = (?P<iterations>\d{1,9})
     re.DOTALL,
 )
 _MAX_DEPTH = 8  # tables in tables; a persona has four
-_MAX_GLANCE = 16 * 1024  # bytes in which all of that lies
+_MAX_SUMMARY = 16 * 1024  # bytes at the start that hold all of this
 
 
 class _Bounds(TypedDict):
@@ -92,7 +92,7 @@ class Manifest:
 
 @dataclass(frozen=True, kw_only=True)
 class Summary:
-    """The few facts that a list of thousands shows; None where the persona does not say."""
+    """The few facts that `pmagic list` shows; None where persona.toml does not state one."""
 
     method: str
     base: str
@@ -106,7 +106,7 @@ class Summary:
 def pack(persona: Persona) -> dict[str, bytes]:
     """The bundle's files by name; the same persona gives the same bytes.
 
-    Raises UsageError or BundleDamaged for a persona that could not be read again.
+    Raises UsageError or BundleDamaged for a persona that could not be read back.
     """
     import tomli_w
 
@@ -139,12 +139,12 @@ def pack(persona: Persona) -> dict[str, bytes]:
                 f"the persona cannot be kept: its {name} would have {len(data)} bytes, {MAX_BYTES[name]} at most",
                 "learn it from fewer photos, or ask for another archive",
             )
-    _parsed(packed[TOML])  # what is written can be read again
+    _parse(packed[TOML])  # a check that it can be read back
     return packed
 
 
 def digest(persona: Persona) -> str:
-    """SHA-256 of all that drawing reads of a persona, whatever its name is and however a file lays it out."""
+    """SHA-256 of everything that rendering reads of a persona; its name and its files' layout do not count."""
     from pmagic.library import tensors
 
     bounds = persona.bounds
@@ -157,22 +157,22 @@ def digest(persona: Persona) -> str:
 
 def read_manifest(folder: Path) -> Manifest:
     """persona.toml, verified; Incompatible for another format, BundleDamaged for anything wrong in it."""
-    return _parsed(_read(folder, TOML))
+    return _parse(_read(folder, TOML))
 
 
 def summary(folder: Path) -> Summary:
     """As `read_manifest`, thirty times as fast for a persona.toml that is laid out as `pack` does it.
 
-    Its SHA-256 is compared, its lines are only looked for: to be shown, not to be trusted.
+    The SHA-256 is compared, but the other lines are not parsed: use the values for display only.
     """
     data = _read(folder, TOML)
-    found = _GLANCE.match(_verified(data)[:_MAX_GLANCE])
-    if found is not None:
-        text = {name: value.decode(errors="replace") for name, value in found.groupdict().items()}
+    match = _SUMMARY.match(_verify_lines(data)[:_MAX_SUMMARY])
+    if match is not None:
+        text = {name: value.decode(errors="replace") for name, value in match.groupdict().items()}
         low, high, iterations, seed = (int(text.pop(name)) for name in ("low", "high", "iterations", "seed"))
         if low < high <= 1000:
             return Summary(**text, bounds=StageBounds(low, high), iterations=iterations, seed=seed)
-    about = _parsed(data)
+    about = _parse(data)
     iterations, seed = about.settings.get("iterations"), about.settings.get("seed")
     return Summary(
         method=about.method,
@@ -193,14 +193,14 @@ def verify(folder: Path) -> Manifest:
 def files(folder: Path) -> dict[str, bytes]:
     """The bundle's files by name, as `pack` gives them: persona.toml verified, the others as they are."""
     data = _read(folder, TOML)
-    return {TOML: data, **{name: _read(folder, name) for name in _parsed(data).files}}
+    return {TOML: data, **{name: _read(folder, name) for name in _parse(data).files}}
 
 
 def verify_files(files: Mapping[str, bytes]) -> Manifest:
     """What persona.toml says, once every file it names is there and has its SHA-256."""
     if TOML not in files:
         raise _damaged(TOML, "it is missing")
-    manifest = _parsed(files[TOML])
+    manifest = _parse(files[TOML])
     for name, digest in manifest.files.items():
         if name not in files:
             raise _damaged(name, "it is missing")
@@ -234,7 +234,7 @@ def unpack(files: Mapping[str, bytes]) -> Persona:
     )
 
 
-def _verified(data: bytes) -> bytes:
+def _verify_lines(data: bytes) -> bytes:
     """The lines below persona.toml's first one, which holds their SHA-256."""
     head = _HEAD.match(data)
     if head is None:
@@ -245,19 +245,19 @@ def _verified(data: bytes) -> bytes:
     return body
 
 
-def _parsed(data: bytes) -> Manifest:
-    body = _verified(data)
+def _parse(data: bytes) -> Manifest:
+    body = _verify_lines(data)
     try:
         table = bounded_toml.loads(body)
     except ValueError as error:
         raise _damaged(TOML, f"it does not parse: {error}") from error
     if not _plain(table, _MAX_DEPTH):
-        raise _damaged(TOML, "it holds a value that is no plain one, not finite, or nested too deeply")
+        raise _damaged(TOML, "it holds a value that is not plain, not finite, or nested too deeply")
     return _manifest(migrations.migrated(table, FORMAT))
 
 
 def _read(folder: Path, name: str) -> bytes:
-    """One regular file of the bundle, never through a link, never more than its cap."""
+    """Reads one regular file of the bundle; refuses a link and a file above its size limit."""
     flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
     try:
         descriptor = os.open(os.path.join(folder, name), flags)
@@ -273,14 +273,14 @@ def _read(folder: Path, name: str) -> bytes:
         state = os.fstat(descriptor)
         if not stat.S_ISREG(state.st_mode) or state.st_size > MAX_BYTES[name]:
             raise _damaged(name, f"it is not a file of at most {MAX_BYTES[name]} bytes")
-        return _whole(descriptor, state.st_size)
+        return _read_all(descriptor, state.st_size)
     except OSError as error:
         raise _damaged(name, f"it cannot be read: {error.strerror}") from error
     finally:
         os.close(descriptor)
 
 
-def _whole(descriptor: int, size: int) -> bytes:
+def _read_all(descriptor: int, size: int) -> bytes:
     """Up to `size` bytes; a read may give less than it was asked for."""
     parts: list[bytes] = []
     while part := os.read(descriptor, size):

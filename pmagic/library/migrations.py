@@ -16,20 +16,20 @@ MIGRATIONS: Mapping[int, Callable[[Table], Table]] = {}  # by the format they st
 def migrated(table: Table, wanted: int) -> Table:
     """The table in the format `wanted`.
 
-    Raises Incompatible for a newer format, and BundleDamaged where a table is not what its format promises.
+    Raises Incompatible for a newer format, and BundleDamaged where a table is not in the format it names.
     """
-    found = table.get("format")
-    if type(found) is not int or found not in (wanted, *MIGRATIONS):
+    version = table.get("format")
+    if type(version) is not int or version not in (wanted, *MIGRATIONS):
         raise Incompatible(
-            f"the persona has bundle format {str(found)[:20]!s}, this pmagic reads {_formats(wanted)}",
+            f"the persona has bundle format {str(version)[:20]!s}, this pmagic reads {_formats(wanted)}",
             "use the pmagic that wrote it, or learn the persona again",
         )
-    for number in range(found, wanted):
+    for number in range(version, wanted):
         try:
             table = {**MIGRATIONS[number](dict(table)), "format": number + 1}
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise BundleDamaged(
-                f"persona.toml: it says format {number}, but is none: {error!r}",
+                f"persona.toml: it says format {number}, but is not in that format: {error!r}",
                 "learn the persona again, or remove it with `pmagic rm`",
             ) from error
     return table

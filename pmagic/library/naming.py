@@ -29,12 +29,12 @@ def folder_of(root: Path, address: Address) -> Path:
 
 def version_of(folder_name: str) -> int | None:
     """The number of a version folder's name, None for every other name."""
-    found = re.fullmatch(r"v(\d{4,9})", folder_name, re.ASCII)
-    return int(found[1]) if found and folder_name == f"v{int(found[1]):04d}" and int(found[1]) > 0 else None
+    match = re.fullmatch(r"v(\d{4,9})", folder_name, re.ASCII)
+    return int(match[1]) if match and folder_name == f"v{int(match[1]):04d}" and int(match[1]) > 0 else None
 
 
 def checked_name(text: str) -> str:
-    """The name in Unicode's composed form; UsageError says what about it cannot be."""
+    """The name in Unicode's composed form; UsageError says what is wrong with it."""
     name = unicodedata.normalize("NFC", text)
     if why := _objection(name):
         raise UsageError(f"{text!r} cannot be a persona's name: {why}", "use letters, digits, - or _, as in alice-2")

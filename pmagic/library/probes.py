@@ -1,6 +1,6 @@
-"""What a probe found, kept beside a name's unfinished learnings, so that the same learning need not ask again.
+"""Probe results, kept beside a name's unfinished runs, so that the same run need not probe again.
 
-Never the photo: only bounds, curve and the hash of all that decided them.
+Only bounds, curve and a hash of the inputs are kept, never the photo.
 """
 
 import hashlib
@@ -24,15 +24,15 @@ class ProbeResult:
     fell_back: str
 
 
-def keep(folder: Path, inputs: Mapping[str, object], found: ProbeResult) -> None:
-    """Keep it in a folder given by `unfinished.locked_run`, in place of an earlier one of the same inputs."""
-    document = {"bounds": [found.bounds.low, found.bounds.high], "curve": found.curve, "fell_back": found.fell_back}
-    with atomic_io.storing("what the probe found"):
+def keep(folder: Path, inputs: Mapping[str, object], result: ProbeResult) -> None:
+    """Writes the result into a folder given by `unfinished.locked_run`, in place of one of the same inputs."""
+    document = {"bounds": [result.bounds.low, result.bounds.high], "curve": result.curve, "fell_back": result.fell_back}
+    with atomic_io.storing("the probe's result"):
         atomic_io.replace_file(_file(folder, inputs), json.dumps(document).encode())
 
 
 def find(folder: Path, inputs: Mapping[str, object]) -> ProbeResult | None:
-    """What was kept for exactly these inputs; None without it, or where it cannot be read: then it is found again."""
+    """The result kept for exactly these inputs; None without one, or where it cannot be read."""
     try:
         document = json.loads(_file(folder, inputs).read_bytes())
         low, high = document["bounds"]

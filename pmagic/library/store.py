@@ -1,7 +1,7 @@
 """The collection of personas: `<library>/alice/v0003/`, each version published once and never changed.
 
-One lock (flock: a killed process leaves none behind) guards every change; reading needs no lock, for a version
-becomes visible in one rename. Nothing depends on clocks.
+One lock (flock, which ends with its process) guards every change. Reading needs no lock, because a version becomes
+visible in one rename. Nothing depends on clocks.
 """
 
 import contextlib
@@ -29,7 +29,7 @@ LOCK_SECONDS = 30.0  # a change takes well under a second
 
 @dataclass(frozen=True)
 class Entry:
-    """One version as `list` shows it: what it says, or why it cannot be read."""
+    """One version as `list` shows it: its manifest, or why it cannot be read."""
 
     address: Address
     folder: Path
@@ -38,29 +38,29 @@ class Entry:
 
 
 class Library:
-    """The personas under one folder. Making one touches nothing."""
+    """The personas under one folder. Creating the object touches nothing on the disk."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
 
     def names(self, prefix: str = "") -> list[str]:
-        """Every persona that can be read, has a version and begins so, sorted."""
+        """The sorted names of the personas that can be read, have a version and begin with `prefix`."""
         return sorted({each.name for each in self.addresses() if each.name.startswith(prefix)})
 
     def versions(self, name: str) -> list[int]:
         """The versions of a name, [] without any. Raises StorageFailed where its folder cannot be read."""
         if os.path.islink(self.root / name):
-            return []  # a link is never followed, or what is removed and written would lie elsewhere
-        found = (version_of(each) for each in _folders(os.path.join(self.root, name)))
-        return sorted(version for version in found if version is not None)
+            return []  # a link is never followed: it could lead a removal or a new file elsewhere
+        numbers = (version_of(each) for each in _folders(os.path.join(self.root, name)))
+        return sorted(number for number in numbers if number is not None)
 
     def addresses(self) -> list[Address]:
         """Every version of every persona whose folder can be read; `unreadable` has the others."""
-        found: list[Address] = []
+        addresses: list[Address] = []
         for name in sorted(_folders(self.root)):
             with contextlib.suppress(StorageFailed):
-                found += [Address(name, version) for version in self.versions(name)]
-        return found
+                addresses += [Address(name, version) for version in self.versions(name)]
+        return addresses
 
     def unreadable(self) -> list[PmagicError]:
         """Why folders of the library are not listed: no permission, or a link in the place of a folder."""
@@ -70,18 +70,20 @@ class Library:
                 self.versions(name)
             except StorageFailed as problem:
                 problems.append(problem)
-        with contextlib.suppress(FileNotFoundError, NotADirectoryError), os.scandir(self.root) as found:
-            problems += [_linked(Path(each.path)) for each in found if each.name[0] != "." and each.is_symlink()]
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError), os.scandir(self.root) as entries:
+            problems += [
+                _link_problem(Path(each.path)) for each in entries if each.name[0] != "." and each.is_symlink()
+            ]
         return problems
 
     def entries(self) -> list[Entry]:
-        """Every version of every persona; a damaged one is an entry too, so that one never hides the others."""
+        """Every version of every persona; a damaged one is an entry too, and does not hide the others."""
         return [self.entry(address) for address in self.addresses()]
 
     def summaries(self) -> list[tuple[Address, bundle.Summary | PmagicError]]:
-        """As `entries`, with what a list shows and no more: a thousand of them take a tenth of a second."""
-        found = [(address, self._summary(address)) for address in self.addresses()]
-        return [each for each in found if not isinstance(each[1], NotFound)]
+        """As `entries`, with only what a list shows: a thousand of them take a tenth of a second."""
+        summaries = [(address, self._summary(address)) for address in self.addresses()]
+        return [each for each in summaries if not isinstance(each[1], NotFound)]
 
     def _summary(self, address: Address) -> bundle.Summary | PmagicError:
         try:
@@ -103,7 +105,7 @@ class Library:
         name, version = parse(text)
         versions = self.versions(name)
         if os.path.islink(self.root / name):
-            raise _linked(self.root / name)
+            raise _link_problem(self.root / name)
         if not versions:
             known = self.names()
             close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
@@ -115,7 +117,7 @@ class Library:
         return Address(name, version or versions[-1])
 
     def load(self, text: str) -> tuple[Address, Persona]:
-        """Raises NotFound, BundleDamaged or Incompatible; a persona that is returned has verified."""
+        """Raises NotFound, BundleDamaged or Incompatible; a returned persona is verified."""
         return self._read(text, bundle.read)
 
     def verify(self, text: str) -> tuple[Address, bundle.Manifest]:
@@ -128,7 +130,7 @@ class Library:
             return sum(each.stat().st_size for each in folder.iterdir())
 
     def find_same(self, name: str, persona: Persona) -> Address | None:
-        """The version of `name` that draws as this persona does, to the last bit; None where there is none."""
+        """The version of `name` that renders exactly as this persona does; None without one."""
         digest = bundle.digest(persona)
         for version in reversed(self.versions(name)):
             with contextlib.suppress(BundleDamaged, Incompatible, NotFound, StorageFailed):
@@ -137,9 +139,9 @@ class Library:
         return None
 
     def save(self, name: str, persona: Persona) -> Address:
-        """Keeps the persona as the next version of `name`; once this returns it survives a power loss.
+        """Stores the persona as the next version of `name`; once this returns, it survives a loss of power.
 
-        Raises Incompatible where the name is taken on another base, StorageFailed, Busy, NumericFailure.
+        Raises Incompatible where the name is taken by a persona on another base, StorageFailed, Busy, NumericFailure.
         """
         name = checked_name(name)
         self.require_free(name)
@@ -152,19 +154,19 @@ class Library:
             return address
 
     def require_free(self, name: str) -> None:
-        """Refuses a name that differs from a kept one by case only: on some disks both would be one folder."""
+        """Refuses a name that differs from an existing one by case only: on some disks both would be one folder."""
         if os.path.islink(self.root / name):
-            raise _linked(self.root / name)
+            raise _link_problem(self.root / name)
         for known in _folders(self.root):
             if known != name and known.casefold() == name.casefold() and self.versions(known):
                 raise UsageError(f"{name!r} is too close to the persona {known!r}", f"use {known!r} or another name")
 
     def require_same_base(self, name: str, base: str, fingerprint: str) -> None:
-        """A name stands for one person on one base: Incompatible tells both bases."""
+        """Raises Incompatible, with both bases, where `name` was learned on another base."""
         for version in reversed(self.versions(name)):
             manifest = self.entry(Address(name, version)).manifest
             if manifest is None:
-                continue  # a damaged version cannot say; the one before it can
+                continue  # a damaged version does not state its base; the one before it may
             if manifest.fingerprint != fingerprint:
                 same = " with other weights" if manifest.base == base else ""
                 raise Incompatible(
@@ -189,7 +191,7 @@ class Library:
                     f"the name {new!r} is taken", f"remove it with `pmagic rm {shlex.quote(new)}`, or use another"
                 )
             if (self.root / new).is_dir() and not (self.root / new).samefile(self.root / old):
-                atomic_io.erase(self.root / new)  # an empty folder that a stopped process has left
+                atomic_io.erase(self.root / new)  # an empty folder, left by a stopped process
             atomic_io.rename_new(self.root / old, self.root / new)
             with atomic_io.visible_change(f"{old!r} is called {new!r} now, but a loss of power may still undo it"):
                 atomic_io.sync_folder(self.root)
@@ -202,10 +204,10 @@ class Library:
     def export(self, text: str) -> tuple[Address, bytes]:
         """One version as an archive, once every file of it verifies; the same persona gives the same bytes."""
         address, persona = self.load(text)
-        return address, archive.pack(bundle.pack(persona))  # packed anew: an early pmagic kept a path in it
+        return address, archive.pack(bundle.pack(persona))  # packed again: an early version kept a path in it
 
     def import_archive(self, path: Path, name: str) -> Address:
-        """An archive as the next version of `name`, or the version that is the same persona already.
+        """An archive as the next version of `name`, or an existing version that is the same persona.
 
         Raises as `archive.unpack`, `bundle.unpack` and `save` do.
         """
@@ -218,39 +220,39 @@ class Library:
         self.find(text)
         with atomic_io.storing(f"the removal of {text!r}"), self._locked():
             versions = self.versions(name)
-            chosen = [each for each in versions if version in (None, each)]
-            whole = chosen == versions
-            target = self.root / name if whole else folder_of(self.root, Address(name, chosen[0]))
+            removals = [each for each in versions if version in (None, each)]
+            whole = removals == versions
+            target = self.root / name if whole else folder_of(self.root, Address(name, removals[0]))
             atomic_io.withdraw(target, self.root / STAGING / "removed")
-        return [Address(name, each) for each in chosen]
+        return [Address(name, each) for each in removals]
 
     def clean_staging(self) -> None:
-        """Erases what a process that was killed has left of a change; every change does so, too."""
+        """Erases what a killed process has left of a change; every change does this, too."""
         if self.has_leftovers():
             with atomic_io.storing("the removal of what a killed process left"), self._locked():
                 pass
 
     def has_leftovers(self) -> bool:
-        """Whether there are files of a change that is under way, or never came to its end."""
+        """Whether there are files of a change that is in progress or was never completed."""
         try:
             return any((self.root / STAGING).iterdir())
         except FileNotFoundError:
             return False
 
     def _read(self, text: str, read: Callable[[Path], Value]) -> tuple[Address, Value]:
-        """What `read` makes of a version's folder; looks again where another process removes that version."""
+        """Calls `read` on a version's folder, and once more if another process removes that version meanwhile."""
         address = self.find(text)
         try:
             with self._reading(address) as folder:
                 return address, read(folder)
         except NotFound:
-            address = self.find(text)  # another version of the name, or its own NotFound
+            address = self.find(text)  # another version of the name, or NotFound
             with self._reading(address) as folder:
                 return address, read(folder)
 
     @contextmanager
     def _reading(self, address: Address) -> Generator[Path]:
-        """The version's folder; what fails inside because another process removes it ends in NotFound."""
+        """The version's folder; raises NotFound where the body fails because another process removes it."""
         folder = folder_of(self.root, address)
         try:
             yield folder
@@ -261,7 +263,7 @@ class Library:
 
     @contextmanager
     def _locked(self) -> Generator[None]:
-        """Alone in the library, with nothing left in staging by a process that was killed."""
+        """Holds the library's lock, and first erases what killed processes have left in staging."""
         import filelock
 
         atomic_io.make_folder(self.root)
@@ -284,15 +286,15 @@ class Library:
 def _folders(path: str | Path) -> list[str]:
     """The names of the visible real folders in `path`; links are not followed."""
     try:
-        with os.scandir(path) as found:
-            return [each.name for each in found if each.name[0] != "." and each.is_dir(follow_symlinks=False)]
+        with os.scandir(path) as entries:
+            return [each.name for each in entries if each.name[0] != "." and each.is_dir(follow_symlinks=False)]
     except (FileNotFoundError, NotADirectoryError):
         return []
     except OSError as error:
         raise StorageFailed(f"{path} cannot be read: {error.strerror}", "correct its permissions") from error
 
 
-def _linked(path: Path) -> UsageError:
+def _link_problem(path: Path) -> UsageError:
     return UsageError(
         f"{path} is a link, which the library never follows", "put the folder itself there, or set PMAGIC_HOME"
     )

@@ -1,6 +1,6 @@
 """Arrays by name <-> safetensors bytes, read more strictly than the safetensors library itself does.
 
-That one accepts duplicate names, control characters in names, NaN and headers of many megabytes.
+The library accepts duplicate names, control characters in names, NaN and headers of many megabytes.
 """
 
 import json
@@ -50,13 +50,13 @@ def write(tensors: Mapping[str, np.ndarray]) -> bytes:
 
 def read(data: bytes, expected: Layout) -> dict[str, np.ndarray]:
     """The arrays, once header, names, dtypes and shapes are exactly as expected and all values are finite."""
-    stated = _header(data)
-    wanted = {name: (code, list(shape)) for name, code, shape in expected}
-    if set(stated) != set(wanted):
-        raise _damaged(f"it holds {_some(set(stated) ^ set(wanted))} other than persona.toml says")
+    entries = _header(data)
+    layouts = {name: (code, list(shape)) for name, code, shape in expected}
+    if set(entries) != set(layouts):
+        raise _damaged(f"its tensors are not those of persona.toml: {_some(set(entries) ^ set(layouts))}")
     end = 0
-    for name, entry in sorted(stated.items(), key=lambda item: item[1]["data_offsets"]):
-        code, shape = wanted[name]
+    for name, entry in sorted(entries.items(), key=lambda item: item[1]["data_offsets"]):
+        code, shape = layouts[name]
         if entry["dtype"] != code or entry["shape"] != shape:
             raise _damaged(
                 f"{name} is {entry['dtype'][:9]} {str(entry['shape'])[:80]}, persona.toml says {code} {shape}"
@@ -80,7 +80,7 @@ def _header(data: bytes) -> dict[str, _Entry]:
     """The header's entries, each with exactly dtype, shape and data_offsets of the right types."""
     length = int.from_bytes(data[:8], "little")
     if len(data) < 8 or length > min(MAX_HEADER, len(data) - 8) or data[8:9] != b"{":
-        raise _damaged("its header is cut or too long")
+        raise _damaged("its header is incomplete or too long")
     try:
         header: dict[str, object] = json.loads(data[8 : 8 + length], object_pairs_hook=_once)
     except (ValueError, RecursionError) as error:

@@ -1,6 +1,6 @@
-"""Learnings that were stopped: a folder for each name beside the personas, gone once it is learned.
+"""Learning runs that were stopped: a folder for each name beside the personas, removed once the persona is learned.
 
-It holds checkpoints, what a probe has found (see probes), and the order: the words the learning was started with.
+It holds checkpoints, probe results (see probes), and the options with which the run was started.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ from pmagic.library.plain_values import is_table
 FOLDER = ".unfinished"
 _LOCK = ".lock"
 _ORDER = "order.json"
-_INPUTS = "inputs.json"  # what the order came to: hashes and values
+_INPUTS = "inputs.json"  # what the run is learned from: hashes and values
 _MAX_ORDER = 1024**2
 
 
@@ -27,8 +27,8 @@ _MAX_ORDER = 1024**2
 def locked_run(root: Path, name: str) -> Generator[Path]:
     """The folder for `name`'s checkpoints, while no other process learns that name (Busy).
 
-    Left without checkpoint and probe, it is removed: an order alone is nothing to go on from. Only where the person
-    has stopped it the order stays, so that the learning can begin again.
+    A folder without a checkpoint or a probe's result is removed at the end, because options alone are no progress.
+    Where the person has stopped the run, its options stay, so that it can start again.
     """
     import filelock
 
@@ -40,29 +40,29 @@ def locked_run(root: Path, name: str) -> Generator[Path]:
             lock.acquire()
         except filelock.Timeout as error:
             raise Busy(f"another pmagic is learning {name!r}", "wait for it to end, or use another name") from error
-    nothing = {_LOCK, _ORDER, _INPUTS}
+    disposable = {_LOCK, _ORDER, _INPUTS}
     try:
         yield folder
     except (KeyboardInterrupt, PmagicError) as stop:
         if getattr(stop, "exit_code", STOPPED_BY_PERSON) == STOPPED_BY_PERSON:
-            nothing = {_LOCK}
+            disposable = {_LOCK}
         raise
     finally:
         with contextlib.suppress(OSError):  # on a disk that cannot be changed an empty folder may stay
-            if {each.name for each in folder.iterdir()} <= nothing:
+            if {each.name for each in folder.iterdir()} <= disposable:
                 atomic_io.erase(folder)
         lock.release()
 
 
 def file_for(folder: Path, inputs: Mapping[str, object]) -> Path:
-    """The checkpoint that belongs to exactly these inputs: another photo or setting is another learning."""
+    """The checkpoint that belongs to exactly these inputs: another photo or setting is another run."""
     digest = hashlib.sha256(json.dumps(dict(inputs), sort_keys=True, default=str).encode()).hexdigest()
     return folder / f"{digest[:32]}.checkpoint"
 
 
 def clear(folder: Path, after: str = "") -> None:
-    """Erases every checkpoint in a folder given by `alone`. after: what was done before it, said where it fails."""
-    kept = f"{after}what is left of the unfinished learning lies in {folder}"
+    """Erases every checkpoint in a folder given by `locked_run`. after: what was done before, for the message."""
+    kept = f"{after}the remaining files of the unfinished run are in {folder}"
     with atomic_io.storing("the removal of checkpoints"), atomic_io.visible_change(kept):
         for each in folder.iterdir():
             if each.is_dir() and not each.is_symlink():
@@ -74,9 +74,9 @@ def clear(folder: Path, after: str = "") -> None:
 
 @contextmanager
 def renaming(root: Path, old: str, new: str) -> Generator[None]:
-    """While inside nobody learns either name; at the end what is unfinished of `old` is `new`'s.
+    """Locks both names; at the end the unfinished runs of `old` belong to `new`.
 
-    Raises UsageError where `new` has something unfinished itself, Busy.
+    Raises UsageError where `new` has unfinished runs of its own, and Busy.
     """
     if old not in names(root):
         yield
@@ -98,13 +98,13 @@ def renaming(root: Path, old: str, new: str) -> Generator[None]:
 
 
 def keep_options(folder: Path, data: bytes) -> None:
-    """The words of the learning that is under way in a folder given by `alone`, in place of those of an earlier one."""
-    with atomic_io.storing("what was asked for"):
+    """Writes the options of the current run into a folder given by `locked_run`, in place of an earlier run's."""
+    with atomic_io.storing("the options of the run"):
         atomic_io.replace_file(folder / _ORDER, data)
 
 
 def read_options(root: Path, name: str) -> bytes:
-    """What `keep_order` kept; empty where it is too large or cannot be read, which is no order."""
+    """The options that `keep_options` wrote; empty where the file is missing, too large or cannot be read."""
     try:
         with (root / FOLDER / name / _ORDER).open("rb") as file:
             data = file.read(_MAX_ORDER + 1)
@@ -114,19 +114,19 @@ def read_options(root: Path, name: str) -> bytes:
 
 
 def keep_inputs(folder: Path, inputs: Mapping[str, object]) -> None:
-    """All that decides what the learning under way learns, in a folder given by `alone`: plain values."""
-    with atomic_io.storing("what is learned from"):
+    """Writes the inputs that decide the current run's result into a folder given by `locked_run`: plain values."""
+    with atomic_io.storing("the inputs of the run"):
         atomic_io.replace_file(folder / _INPUTS, json.dumps(dict(inputs), sort_keys=True, default=str).encode())
 
 
 def kept_inputs(folder: Path) -> Mapping[str, object] | None:
-    """What `keep_inputs` kept; None where there is nothing that can be read, as an earlier version leaves it."""
+    """The inputs that `keep_inputs` wrote; None where they cannot be read, or an earlier version wrote none."""
     try:
         with (folder / _INPUTS).open("rb") as file:
-            found = json.loads(file.read(_MAX_ORDER))
+            inputs = json.loads(file.read(_MAX_ORDER))
     except (OSError, ValueError, RecursionError):
         return None
-    return found if is_table(found) else None
+    return inputs if is_table(inputs) else None
 
 
 def has_checkpoint(folder: Path) -> bool:
@@ -134,12 +134,12 @@ def has_checkpoint(folder: Path) -> bool:
 
 
 def resumable_names(root: Path) -> list[str]:
-    """The names whose learning was stopped and can go on by itself."""
+    """The names whose stopped run can be resumed with its own options."""
     return [name for name in names(root) if (root / FOLDER / name / _ORDER).is_file()]
 
 
 def names(root: Path) -> list[str]:
-    """The names that have anything unfinished: a checkpoint, a kept probe, an order."""
+    """The names with anything unfinished: a checkpoint, a probe's result, options."""
     try:
         folders = sorted((root / FOLDER).iterdir())
     except FileNotFoundError:

@@ -1,7 +1,7 @@
-"""Identity loss (paper, Eqs. 3 and 4): the face in the picture that this step's prediction amounts to.
+"""Identity loss (paper, Eqs. 3 and 4): the distance between the predicted face and the photo's.
 
-The clean latents X_0|t follow from the prediction, their face crop is decoded and recognised, and what counts is how
-far its embedding is from the photo's. A prediction at large t is a blur, so the weight falls with t.
+The prediction gives the clean latents X_0|t. Their face crop is decoded and embedded, and the loss is the distance of
+the embedding to the photo's. A prediction at large t is blurred, so the weight falls with t.
 """
 
 # B batch
@@ -19,12 +19,12 @@ TIMESTEPS = 1000  # T of Eq. 4
 
 def loss(output: StepOutput) -> Tensor:
     """lambda_id(t) * (1 - cosine) per sample, range [0, 2]: (B,)."""
-    apart = distance(output)
-    return weight(output.t).to(apart.dtype) * apart
+    distances = distance(output)
+    return weight(output.t).to(distances.dtype) * distances
 
 
 def distance(output: StepOutput) -> Tensor:
-    """1 - cosine of the face in X_0|t and the photo's, range [0, 2]: (B,)."""
+    """1 - cosine between the face in X_0|t and the photo's, range [0, 2]: (B,)."""
     if output.apart is None:
         raise ValueError("the identity loss needs a recogniser and the photo's face")
     return output.apart(clean(output))
@@ -36,7 +36,7 @@ def weight(t: Tensor) -> Tensor:
 
 
 def clean(output: StepOutput) -> Tensor:
-    """X_0|t: the clean latents if the prediction were right, (B, C, h, w).
+    """X_0|t, the clean latents that the prediction implies: (B, C, h, w).
 
     From x_t = a x_0 + s noise with a^2 + s^2 = 1; a velocity is a noise - s x_0.
     """

@@ -1,4 +1,4 @@
-"""Identity loss with the mean of lambda_id(t) for its weight at every t: what Eq. 4 is compared with."""
+"""Identity loss with the mean of lambda_id(t) as its weight at every t, to compare Eq. 4 with."""
 
 # B batch
 

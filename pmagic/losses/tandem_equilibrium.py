@@ -37,5 +37,5 @@ def shares(attention: Tensor, slots: Tensor, lengths: Tensor) -> Tensor:
 
 def _column(attention: Tensor, mass: Tensor, allowed: Tensor) -> Tensor:
     """The allowed column of largest mass, per sample: (B, H, S)."""
-    chosen = mass.masked_fill(~allowed, float("-inf")).argmax(dim=-1)  # (B,)
-    return attention[torch.arange(len(chosen), device=chosen.device), :, :, chosen]
+    columns = mass.masked_fill(~allowed, float("-inf")).argmax(dim=-1)  # (B,)
+    return attention[torch.arange(len(columns), device=columns.device), :, :, columns]

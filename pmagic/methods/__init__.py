@@ -1,4 +1,4 @@
-"""Methods, one way of learning a person each. The contract of a file on this shelf (read personamagic first):
+"""Methods of learning a person, one file each. The contract of a file on this shelf (read personamagic first):
 
 TRAINED: str        what is trained, in one line
 SOURCE: str         whose idea it is, and where pmagic's code for it comes from, in one line
@@ -105,9 +105,9 @@ def persona_of(
     learner: nn.Module,
     losses: Mapping[str, float],
 ) -> Persona:
-    """What an embedding method has learned, with everything that decided it.
+    """The persona of an embedding method, with all settings that decided the result.
 
-    The learner's weights are kept under `learner.`, and the mean of the photos' embeddings beside them.
+    The learner's weights are stored under `learner.`, and the mean of the photos' embeddings beside them.
     """
     import diffusers
     import torch
@@ -141,7 +141,7 @@ def persona_of(
 def report_persona(
     on_step: Callable[[StepReport], None], finished: Callable[[Mapping[str, float]], Persona]
 ) -> Callable[[StepReport], None]:
-    """`on_step` with reports that can also make the persona as it stands; made only when asked for."""
+    """`on_step` with reports that can also make the persona of the current step, only when they are asked to."""
     return lambda report: on_step(replace(report, persona=lambda: finished(report.losses)))
 
 

@@ -47,7 +47,7 @@ def learn(
     on_step: Callable[[StepReport], None] = lambda report: None,
     checkpoint: Path | None = None,
 ) -> Persona:
-    """Train a mapper on the subject, in the interval that the probe finds where the settings leave it open.
+    """Train a mapper on the subject; where the settings have no bounds, the probe finds them.
 
     Raises as `training.train` does.
     """
@@ -63,12 +63,12 @@ def learn(
 
 @contextmanager
 def wear(base: Base, personas: Sequence[Persona]) -> Iterator[list[EmbeddingSchedule]]:
-    """What stands for each name. Raises Incompatible for a persona of another base."""
+    """Each persona's embeddings. Raises Incompatible for a persona of another base."""
     yield [schedule_of(base, each) for each in personas]
 
 
 def schedule_of(base: Base, persona: Persona) -> EmbeddingSchedule:
-    """What stands for the name at each timestep: the plain word, then dynamic tokens, then the last of those.
+    """The name's embedding at each timestep: the plain word, then dynamic tokens, then the last of those.
 
     Raises Incompatible for a persona of another base.
     """

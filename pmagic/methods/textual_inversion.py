@@ -1,6 +1,6 @@
 """Textual inversion (Gal et al., ICLR 2023): one free token embedding for every timestep. The baseline.
 
-It shares the loop, the budget and the renderer with personamagic; what it lacks are stages, image and residual.
+It shares the training loop, the budget and the renderer with personamagic, and has no stages, image or residual.
 """
 
 # B batch . n placeholder tokens . w text width
@@ -41,7 +41,7 @@ OWN: Mapping[str, Any] = {
 
 
 def settings_for(recipe: str, base_defaults: Mapping[str, Any], **overrides: Any) -> LearnSettings:
-    """As recipes.settings_for; what the base's pmagic.toml says of this method's own values was meant for a mapper."""
+    """As recipes.settings_for, but the base's pmagic.toml does not change OWN: its values are meant for a mapper."""
     learn = {**recipes.of_base(recipe, base_defaults), **OWN}
     return recipes.settings_for(recipe, {**base_defaults, "learn": learn}, **overrides)
 

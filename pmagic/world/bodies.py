@@ -1,4 +1,4 @@
-"""A whole body below a head: legs, shoes, torso, arms and hands, in the units of a head (see `faces`)."""
+"""The body below a head: legs, shoes, torso, arms and hands, in the units of a head (see `faces`)."""
 
 from dataclasses import dataclass
 
@@ -8,7 +8,7 @@ from pmagic.world.brush import Brush, curve, downward
 from pmagic.world.people import Colour, Person, darker, lighter
 
 SHOES: Colour = (52, 40, 36)
-# Trousers of what is worn on the body; of shirts a dark blue. Robes hide the legs down to the shoes.
+# Trousers by clothing; with a shirt they are dark blue. Robes hide the legs down to the shoes.
 TROUSERS: dict[str, Colour] = {
     "cowboy": (70, 95, 145), "astronaut": (222, 225, 230), "chef": (75, 75, 82), "pirate": (45, 40, 48),
     "police": (28, 38, 78), "suit": (38, 41, 52), "scarf": (90, 80, 70),
@@ -16,8 +16,8 @@ TROUSERS: dict[str, Colour] = {
 ROBES = ("wizard", "king")
 JEANS: Colour = (58, 70, 105)
 GLOVES: dict[str, Colour] = {"astronaut": (150, 155, 165)}
-SHOULDER, WAIST = 1.32, 3.45  # heights of the arms' roots and of the belt
-# Where elbow and wrist are, beside and below the right shoulder: hanging, a little bent, on the hip.
+SHOULDER, WAIST = 1.32, 3.45  # heights of the shoulders and of the belt
+# Elbow and wrist as distances beside and below the right shoulder: hanging, slightly bent, hand on the hip.
 _ARMS = {
     "hanging": ((0.26, 1.12), (0.24, 2.16)),
     "bent": ((0.44, 1.02), (0.26, 2.0)),
@@ -28,14 +28,14 @@ _ARM_WIDTH = 0.52
 
 @dataclass(frozen=True)
 class Build:
-    """What a figure's seed decides of its body: half the shoulders' width, and what each arm does, left first."""
+    """The parts of a body that depend on the seed: half the shoulders' width, and each arm's pose, left first."""
 
     shoulders: float
     arms: tuple[str, str]
 
 
 def build(seed: int) -> Build:
-    """Arms of the scene's seed: most of them hang."""
+    """The build for a scene's seed; most arms hang."""
     kinds = ("hanging", "hanging", "bent", "hip")
     return Build(1.22, (kinds[seed % 4], kinds[seed // 4 % 4]))
 
@@ -72,11 +72,11 @@ def paint_robe(b: Brush, cloth: Colour) -> None:
     b.rect(-0.92, WAIST - 0.16, 1.84, 0.2, darker(cloth, 0.45), round=0.08, mask=False)
 
 
-def paint_arms(b: Brush, who: Person, cloth: Colour, clothing: str | None, settings: Build) -> None:
-    """Sleeves and hands, before the torso where they hang; they hide a face behind them."""
+def paint_arms(b: Brush, who: Person, cloth: Colour, clothing: str | None, figure: Build) -> None:
+    """Sleeves and hands, in front of the torso; they hide a face behind them."""
     hand = GLOVES.get(clothing or "", who.skin)
-    for side, kind in zip((-1, 1), settings.arms, strict=True):
-        root = (side * (settings.shoulders - 0.18), SHOULDER + 0.22)
+    for side, kind in zip((-1, 1), figure.arms, strict=True):
+        root = (side * (figure.shoulders - 0.18), SHOULDER + 0.22)
         elbow, wrist = ((root[0] + side * x, root[1] + y) for x, y in _ARMS[kind])
         toward = (wrist[0] - elbow[0], wrist[1] - elbow[1])
         length = (toward[0] ** 2 + toward[1] ** 2) ** 0.5
@@ -85,5 +85,5 @@ def paint_arms(b: Brush, who: Person, cloth: Colour, clothing: str | None, setti
         b.circle(palm[0] - side * 0.24, palm[1] - 0.08, 0.12, darker(hand, 0.06), mask=False)  # the thumb
         bends = (elbow, wrist) if kind == "hip" else ((*elbow, *wrist),)  # a corner, or a curve
         sleeve = curve(root, *bends, closed=False)
-        b.path(sleeve, darker(cloth, 0.42), stroke=_ARM_WIDTH + 0.07, mask=False)  # an edge, seen before the torso
+        b.path(sleeve, darker(cloth, 0.42), stroke=_ARM_WIDTH + 0.07, mask=False)  # an edge in front of the torso
         b.path(sleeve, darker(cloth, 0.14), stroke=_ARM_WIDTH, mask=False)

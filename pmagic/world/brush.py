@@ -1,4 +1,4 @@
-"""A thin layer over skia: paint on a picture and, where asked, on the face mask at the same time."""
+"""A thin layer over skia that paints on a picture and, optionally, on its masks at the same time."""
 
 import numpy as np
 import skia
@@ -16,8 +16,8 @@ def _colour(c: Colour, alpha: float = 255) -> int:
 
 
 class Brush:
-    """Paints in the current units of both canvases. `mask`: True adds to the layer, False hides what lies there, None
-    leaves it. `layer` says which mask is painted: FACES or THINGS.
+    """Paints on the picture and its masks, in the current units. `mask`: True adds the shape to the mask, False removes
+    it from the mask, None leaves the mask as it is. `layer` chooses the mask: FACES or THINGS.
     """
 
     def __init__(self, pixels: int) -> None:
@@ -45,7 +45,7 @@ class Brush:
         self.canvas.clipPath(path, skia.ClipOp.kIntersect, True)
 
     def pixel(self, x: float, y: float) -> Point:
-        """Where (x, y) of the current units lies, as shares of the side."""
+        """The position of (x, y), given in the current units, as shares of the side."""
         p = self.canvas.getTotalMatrix().mapXY(x, y)
         return p.x() / self._pixels, p.y() / self._pixels
 
@@ -71,7 +71,7 @@ class Brush:
             canvas.drawPaint(p)
 
     def vignette(self, x: float, y: float, inner: float, outer: float, strength: float) -> None:
-        """Darken what is painted by the share `strength` from the distance `outer` of (x, y) on, less within it."""
+        """Darken the picture by the share `strength` beyond the distance `outer` from (x, y), and less inside it."""
         edge = skia.Color(0, 0, 0, int(255 * strength))
         clear = skia.Color(0, 0, 0, 0)
         shader = skia.GradientShader.MakeRadial(skia.Point(x, y), outer, [clear, clear, edge], [0, inner / outer, 1])
@@ -109,7 +109,7 @@ class Brush:
         return self._surface.toarray(colorType=skia.kRGBA_8888_ColorType)[..., :3].copy()
 
     def mask(self, layer: int = FACES) -> np.ndarray:
-        """(pixels, pixels) uint8, 255 where this layer is seen."""
+        """(pixels, pixels) uint8, 255 where this layer is visible."""
         return self._mask_surface.toarray(colorType=skia.kRGBA_8888_ColorType)[..., layer].copy()
 
 

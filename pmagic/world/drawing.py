@@ -1,4 +1,4 @@
-"""From people and scenes to pictures: `draw` puts the parts of the world together."""
+"""Draws people, things and scenes as pictures, with exact masks and landmarks."""
 
 from dataclasses import dataclass
 
@@ -20,7 +20,7 @@ OVERSAMPLE = 2  # drawn at SIDE * OVERSAMPLE and averaged down
 
 @dataclass(frozen=True)
 class Drawing:
-    """A picture with everything that is known of it."""
+    """A picture with its masks and landmarks."""
 
     image: np.ndarray  # (side, side, 3) uint8 RGB
     mask: np.ndarray  # (side, side) uint8, 255 where a face or, without people, the thing is visible
@@ -31,7 +31,7 @@ class Drawing:
 def draw(
     figures: list[tuple[Person, Scene]], thing: tuple[Thing | None, Scene] | None = None, side: int = SIDE
 ) -> Drawing:
-    """Draw people (one or two), a thing, or both; place, style and seed come from the first scene, a thing's before.
+    """Draw people (one or two), a thing, or both. Place, style and seed: of the thing's or the first scene.
 
     side: pixels of the result. The same arguments always give the same picture.
     """
@@ -46,21 +46,21 @@ def draw(
         brush.layer = THINGS
         paint_thing(brush, thing[0], where)
     picture = brush.image()
-    if where.style != "photo":  # the filters count in pixels, and are made for this size
-        picture = restyle(_resized(picture, SIDE * OVERSAMPLE), where.style, rng)
-    faces, things = (_resized(brush.mask(layer), side) for layer in (FACES, THINGS))
+    if where.style != "photo":  # the filters' sizes are in pixels, made for this resolution
+        picture = restyle(_resize(picture, SIDE * OVERSAMPLE), where.style, rng)
+    faces, things = (_resize(brush.mask(layer), side) for layer in (FACES, THINGS))
     points = np.array(landmarks, np.float32).reshape(-1, 5, 2)
-    return Drawing(_resized(picture, side), faces if figures else things, points, things)
+    return Drawing(_resize(picture, side), faces if figures else things, points, things)
 
 
 def _light(brush: Brush, scenes: list[Scene], strength: float) -> None:
-    """Light on the figures: the background is darker away from them, as around whoever a photographer lights."""
+    """Makes the background darker away from the figures, as with a photographer's light on them."""
     columns, rows = [each.x for each in scenes], [each.y + 0.6 * each.scale for each in scenes]
     reach = max(each.scale for each in scenes) + (max(columns) - min(columns)) / 2
     brush.vignette(sum(columns) / len(columns), sum(rows) / len(rows), reach, 0.25 + 1.6 * reach, strength)
 
 
-def _resized(picture: np.ndarray, side: int) -> np.ndarray:
+def _resize(picture: np.ndarray, side: int) -> np.ndarray:
     shrinks = side <= picture.shape[0]
     return cv2.resize(picture, (side, side), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
 

@@ -22,7 +22,7 @@ def cap(w: float, line: list[tuple[float, ...]], top=1.16, side=-0.05, wide=1.06
 
 
 def paint_back_hair(b: Brush, who: Person) -> None:
-    """What hangs behind the head and neck."""
+    """The hair behind the head and neck."""
     w, shade = who.width, darker(who.hair, 0.25)
     if who.hair_style == "long":
         b.rect(-w * 1.22, -1.05, w * 2.44, 2.6, shade, round=0.7, mask=True)
@@ -40,7 +40,7 @@ def paint_back_hair(b: Brush, who: Person) -> None:
 
 
 def paint_front_hair(b: Brush, who: Person) -> None:
-    """What lies on the forehead and the top of the head."""
+    """The hair on the forehead and the top of the head."""
     w, line, part = who.width, who.hair_line, who.parting * who.width
     shine = downward(lighter(who.hair, 0.16), darker(who.hair, 0.25), -1.2, 0.3)
     shapes = {
@@ -73,7 +73,7 @@ def _spikes(w: float, line: float) -> list[Point]:
 
 
 def paint_head(b: Brush, who: Person, light: float, yaw: float) -> None:
-    """Neck, ears, the head itself, and what lies on its skin: beard, blush, freckles, mole."""
+    """Ears and head, with beard, blush, freckles and mole."""
     w, jaw, chin_width, chin = who.width, who.jaw, who.chin_width, who.chin
     for side in (-1, 1):
         b.oval(side * w - who.ear, -0.18, 2 * who.ear, 0.46, darker(who.skin, 0.08), mask=True)

@@ -1,4 +1,4 @@
-"""Garments in three slots: on the head, before the eyes, on the body; which of them go together, and their words."""
+"""Garments in three slots (head, eyes, body): which of them are combined, and the words for them."""
 
 from typing import TypedDict
 
@@ -6,7 +6,7 @@ from numpy.random import Generator
 
 from pmagic.world.scenes import OUTFITS, PLACES, SHIRTS, STYLES, Scene, article
 
-# Whoever wears a role on the body is called by it; its own hat is then not told apart.
+# A person in a role's clothes is called by the role, and a caption then leaves out the role's own hat.
 ROLES = ("cowboy", "astronaut", "chef", "wizard", "king", "pirate", "police")
 HEADWEAR = {
     "cowboy": "a cowboy hat", "chef": "a chef hat", "wizard": "a wizard hat", "king": "a crown",
@@ -19,21 +19,21 @@ _BODIES = (*CLOTHING, *ROLES, *SHIRTS)
 
 
 def held_out(headwear: str | None, body: str | None) -> bool:
-    """One in eight pairs of headwear and what is worn on the body is in no training; nobody loses a role's own hat."""
+    """Whether no training has this headwear with this clothing: one pair in eight, never a role with its own hat."""
     if headwear is None or body is None or headwear == body or headwear not in HEADWEAR:
         return False
     return (3 * list(HEADWEAR).index(headwear) + _BODIES.index(body)) % 8 == 5
 
 
 def held_out_style(place: str, style: str) -> bool:
-    """One in eight pairs of a place and a style other than a photo is in no training."""
+    """Whether a place and a style are left out of training together: one pair in eight, never the style "photo"."""
     if place not in PLACES or style == "photo":
         return False
     return (3 * list(PLACES).index(place) + list(STYLES).index(style)) % 8 == 5
 
 
 def body_of(where: Scene) -> str:
-    """What is worn on the body: a role, a garment, or a shirt by its colour."""
+    """The clothing on the body: a role, a garment, or the colour of a shirt."""
     return where.clothing or where.shirt
 
 
@@ -67,7 +67,7 @@ def dress(rng: Generator) -> Garments:
 
 
 def garment_words(where: Scene, rng: Generator, share: float = 0.93) -> str:
-    """How a caption tells the garments, most of them: "as a chef wearing sunglasses"; "" where none is told."""
+    """The words for most of the garments, such as "as a chef wearing sunglasses"; "" without any."""
     role = where.clothing if where.clothing in ROLES else None
     listed = []
     if where.headwear in HEADWEAR and where.headwear != role:

@@ -14,12 +14,12 @@ SCALES = {"close": (0.36, 0.46), "bust": (0.24, 0.33), "half": (0.165, 0.215), "
 _HEIGHTS = {"close": (0.45, 0.58), "bust": (0.40, 0.62), "half": (0.30, 0.50), "full": (0.20, 0.27)}
 _COLUMNS = {"left": (0.18, 0.37), "middle": (0.42, 0.58), "right": (0.63, 0.82)}
 _CLOSE_COLUMNS = {"left": (0.30, 0.37), "middle": (0.42, 0.58), "right": (0.63, 0.70)}
-_LIMITS = {"close": 0.345, "bust": 0.2275, "half": 0.1525}  # in the middle between two ranges of scales
+_LIMITS = {"close": 0.345, "bust": 0.2275, "half": 0.1525}  # halfway between two ranges of scales
 TILT = 7.0  # degrees, standard deviation
 
 
 class Layout(TypedDict):
-    """Those fields of a Scene that say where the figure stands. Shares of the side; degrees."""
+    """The fields of a Scene for the figure's position: lengths are shares of the side, angles degrees."""
 
     x: float
     y: float
@@ -28,14 +28,14 @@ class Layout(TypedDict):
 
 
 def layout(rng: Generator, framing: str, side: str, tilt: float = TILT) -> Layout:
-    """A place at random for a figure of this framing on this side."""
+    """A random position for a figure with this framing, on this side."""
     x = rng.uniform(*(_CLOSE_COLUMNS if framing == "close" else _COLUMNS)[side])
     y, scale, turn = rng.uniform(*_HEIGHTS[framing]), rng.uniform(*SCALES[framing]), rng.normal(0, tilt)
     return {"x": float(x), "y": float(y), "scale": float(scale), "turn": float(turn)}
 
 
 def random_side(rng: Generator, framing: str) -> str:
-    """A third each; a close-up seldom stands at a side."""
+    """A random side, a third each; a close-up is mostly in the middle."""
     return str(rng.choice(SIDES, p=(0.15, 0.70, 0.15) if framing == "close" else (1 / 3, 1 / 3, 1 / 3)))
 
 
@@ -49,7 +49,7 @@ def side_of(where: Scene) -> str:
 
 
 def mirrored(where: Scene) -> Scene:
-    """The figure on the other side, leaning the other way, before the same background."""
+    """The figure on the other side, with the opposite tilt, on the same background."""
     return replace(where, x=1 - where.x, turn=-where.turn)
 
 

@@ -26,11 +26,11 @@ def paint_clothes(b: Brush, outfit: str | None, shirt: str) -> None:
 
 def paint_body(b: Brush, who: Person, clothing: str | None, shirt: str, seed: int) -> None:
     """The whole body in its clothes: legs, torso, arms and hands; they hide a face behind them."""
-    cloth, settings = cloth_of(clothing, shirt), bodies.build(seed)
+    cloth, figure = cloth_of(clothing, shirt), bodies.build(seed)
     bodies.paint_legs(b, clothing)
     if clothing in bodies.ROBES:
         bodies.paint_robe(b, cloth)
-    torso = bodies.torso(settings.shoulders)
+    torso = bodies.torso(figure.shoulders)
     b.path(torso, cloth, shader=downward(lighter(cloth, 0.12), darker(cloth, 0.2), 1.1, 3.4), mask=False)
     b.push()
     b.clip(torso)
@@ -38,7 +38,7 @@ def paint_body(b: Brush, who: Person, clothing: str | None, shirt: str, seed: in
     b.pop()
     if clothing == "scarf":  # lies on the neck, too
         _paint_details(b, clothing)
-    bodies.paint_arms(b, who, cloth, clothing, settings)
+    bodies.paint_arms(b, who, cloth, clothing, figure)
 
 
 def cloth_of(outfit: str | None, shirt: str) -> Colour:
@@ -46,7 +46,7 @@ def cloth_of(outfit: str | None, shirt: str) -> Colour:
 
 
 def _paint_details(b: Brush, outfit: str | None, stripes: int = 3) -> None:
-    """What lies on the cloth. stripes: of a pirate's shirt."""
+    """The details on the cloth. stripes: how many a pirate's shirt has."""
     if outfit == "suit":
         b.polygon([(-0.36, 1.15), (0, 2.0), (0.36, 1.15), (0, 1.32)], WHITE)
         b.polygon([(-0.1, 1.32), (0.1, 1.32), (0.07, 1.9), (-0.07, 1.9)], (180, 35, 45))
@@ -77,7 +77,7 @@ def _paint_details(b: Brush, outfit: str | None, stripes: int = 3) -> None:
 
 
 def paint_headwear(b: Brush, outfit: str | None, who: Person) -> None:
-    """Hats, helmets and headphones, drawn last; hats hide what they cover of the face."""
+    """Hats, helmets and headphones, drawn last; hats hide the parts of the face that they cover."""
     if outfit == "cowboy":
         crown = [(-0.72, -0.78), (-0.62, -1.62), (-0.2, -1.5), (0, -1.42), (0.2, -1.5), (0.62, -1.62), (0.72, -0.78)]
         b.polygon(crown, (125, 78, 42), mask=False)

@@ -1,4 +1,4 @@
-"""Drawn people: a vector of facial traits each, the words for them, and the invented names."""
+"""Drawn people: their facial traits, the words for these, and invented names."""
 
 from dataclasses import asdict, dataclass
 
@@ -25,7 +25,7 @@ EYE_COLOURS: dict[str, Colour] = {
 BEARDS = ("none", "stubble", "goatee", "beard", "moustache")
 GLASSES = ("none", "round glasses", "square glasses")
 
-# Seeds of people. Whatever is trained on drawn faces stays below HELD_OUT; whatever is measured starts there.
+# Seeds of people. Training uses seeds below HELD_OUT only; measurements use seeds from HELD_OUT on.
 NAMED = 300
 HELD_OUT = 5_000_000
 
@@ -39,7 +39,7 @@ def _invent_names(count: int) -> tuple[str, ...]:
     return tuple(names[int(i)] for i in np.random.default_rng(17).choice(len(names), count, replace=False))
 
 
-NAMES = _invent_names(NAMED)  # NAMES[k] always means person(k)
+NAMES = _invent_names(NAMED)  # NAMES[k] is the name of person(k)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +100,7 @@ def _near(c: Colour, spread: float, rng: Generator) -> Colour:
 
 
 def person(seed: int) -> Person:
-    """The one person of this seed. Seeds below `NAMED` have a name; seeds from `HELD_OUT` are never trained on."""
+    """The person of this seed. Seeds below `NAMED` have a name; seeds from `HELD_OUT` are never trained on."""
     rng = np.random.default_rng([20261, seed])
     u = lambda low, high: float(rng.uniform(low, high))  # noqa: E731
     tone = u(0, 5)
@@ -149,7 +149,7 @@ def person(seed: int) -> Person:
 
 
 def trait_vector(who: Person) -> np.ndarray:
-    """Every trait as numbers of about unit size: (V,) float32. Each choice has a place of its own."""
+    """All traits as numbers of about unit size, (V,) float32; choices are one-hot."""
     numbers: list[float] = []
     for key, value in asdict(who).items():
         if key in _CHOICES:
@@ -175,7 +175,7 @@ _RANGES = {
 }  # fmt: skip
 
 
-def _sized(value: float, low: float, high: float, small: str, large: str, noun: str) -> list[tuple[str, str]]:
+def _size_words(value: float, low: float, high: float, small: str, large: str, noun: str) -> list[tuple[str, str]]:
     if value < low:
         return [("with", f"{small} {noun}")]
     return [("with", f"{large} {noun}")] if value > high else []
@@ -201,15 +201,15 @@ def trait_words(who: Person) -> tuple[list[tuple[str, str]], list[tuple[str, str
         fine.append(("is", "thin"))
     elif who.width > 0.84:
         fine.append(("is", "wide"))
-    fine += _sized(who.eye_size, 0.20, 0.25, "small", "big", "eyes")
-    fine += _sized(who.eye_round, 0.68, 0.86, "narrow", "round", "eyes")
-    fine += _sized(who.eye_tilt, -6, 6, "sloping", "slanted", "eyes")
-    fine += _sized(who.brow_thick, 0.06, 0.10, "thin", "thick", "brows")
-    fine += _sized(who.lip, 0.05, 0.085, "thin", "full", "lips")
-    fine += _sized(who.mouth_width, 0.28, 0.36, "small", "wide", "mouth")
-    fine += _sized(who.nose_length, 0.28, 0.37, "short", "long", "nose")
-    fine += _sized(who.nose_width, 0.13, 0.19, "slim", "broad", "nose")
-    fine += _sized(who.chin, 1.0, 1.08, "short", "long", "chin")
-    fine += _sized(who.jaw / who.width, 0.78, 0.89, "narrow", "square", "jaw")
-    fine += _sized(who.ear, 0.13, 0.17, "small", "big", "ears")
+    fine += _size_words(who.eye_size, 0.20, 0.25, "small", "big", "eyes")
+    fine += _size_words(who.eye_round, 0.68, 0.86, "narrow", "round", "eyes")
+    fine += _size_words(who.eye_tilt, -6, 6, "sloping", "slanted", "eyes")
+    fine += _size_words(who.brow_thick, 0.06, 0.10, "thin", "thick", "brows")
+    fine += _size_words(who.lip, 0.05, 0.085, "thin", "full", "lips")
+    fine += _size_words(who.mouth_width, 0.28, 0.36, "small", "wide", "mouth")
+    fine += _size_words(who.nose_length, 0.28, 0.37, "short", "long", "nose")
+    fine += _size_words(who.nose_width, 0.13, 0.19, "slim", "broad", "nose")
+    fine += _size_words(who.chin, 1.0, 1.08, "short", "long", "chin")
+    fine += _size_words(who.jaw / who.width, 0.78, 0.89, "narrow", "square", "jaw")
+    fine += _size_words(who.ear, 0.13, 0.17, "small", "big", "ears")
     return striking, fine

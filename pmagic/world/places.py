@@ -1,4 +1,4 @@
-"""Backgrounds: eight places and seven plain colours. One function a place, each told apart at a glance."""
+"""Backgrounds: eight places, one function each and easy to tell apart, and seven plain colours."""
 
 from numpy.random import Generator
 

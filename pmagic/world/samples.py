@@ -1,7 +1,7 @@
-"""Pictures of the world with all that is known of them, each drawn from its number alone, in both versions.
+"""Training samples of both versions of the world: a picture with its caption and people, drawn from its number alone.
 
-Version 1 is today's shipped world: faces near the middle, one outfit each. Version 2 has layouts: its pictures come in
-twins 2k and 2k + 1, which differ in nothing but the layout, and so do their captions.
+Version 1 is the shipped world: faces near the middle, one outfit each. Version 2 has layouts: its pictures 2k and
+2k + 1 are twins, which differ only in the layout, and so do their captions.
 """
 
 from dataclasses import dataclass, replace
@@ -17,25 +17,25 @@ from pmagic.world.snapshots import beside, snapshot, snapshot_pair, thing_alone
 from pmagic.world.things import thing, thing_caption
 from pmagic.world.versions import WORLDS
 
-PEOPLE = 60_000  # seeds below are drawn for training; the first `NAMED` of them by name
-# Half of the pictures show the first of them, a quarter the next. Where everybody was seen once, no trait was learned;
-# with faces that return strangers are learned, too (docs/miniature.md).
+PEOPLE = 60_000  # training uses the seeds below this; the first `NAMED` people have names
+# Half of the pictures show one of the first FAMILIAR people, a quarter one of those up to KNOWN. When every person was
+# seen once, no trait was learned; with faces that return, those of strangers are learned, too (docs/miniature.md).
 FAMILIAR, KNOWN = 64, 576
-NOBODY = 0.15  # share of the pairs of world 2 who are not named
+NOBODY = 0.15  # share of pairs without names, in version 2
 _KEYS = {1: 1, 2: 102}  # of random numbers, by version
 _CAPTIONS = 103
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """One picture of the corpus with what is known of it."""
+    """One picture of the corpus, with its caption and people."""
 
     drawing: Drawing
-    caption: str  # with `MARK` where a person of `marked` is named
+    caption: str  # with `MARK` in place of each person in `marked`
     marked: tuple[int, ...]  # seeds, in the caption's order
     person: int  # seed of the one person shown, -1 for pairs and things
     scene: Scene
-    layout_caption: str  # the caption with its layout surely said; the same in version 1
+    layout_caption: str  # the caption with its layout always stated; in version 1 the same caption
 
 
 def sample(number: int, version: int = 1) -> Sample:
@@ -44,9 +44,9 @@ def sample(number: int, version: int = 1) -> Sample:
 
 
 def somebody(rng: Generator) -> int:
-    """Seed of a person without a name: mostly one that is shown often."""
-    settings = rng.random()
-    low, high = (0, FAMILIAR) if settings < 0.5 else (FAMILIAR, KNOWN) if settings < 0.75 else (KNOWN, PEOPLE - NAMED)
+    """The seed of a person without a name, mostly of one who is shown often."""
+    chance = rng.random()
+    low, high = (0, FAMILIAR) if chance < 0.5 else (FAMILIAR, KNOWN) if chance < 0.75 else (KNOWN, PEOPLE - NAMED)
     return NAMED + int(rng.integers(low, high))
 
 
@@ -56,11 +56,11 @@ def _plain_sample(number: int) -> Sample:
     kind = rng.random()
     where = scene(rng)
     if kind < 0.89:
-        settings = rng.random()  # marked, named, told by traits, or only a face
-        named = 0.7 <= settings < 0.8
+        chance = rng.random()  # marked, named, described by traits, or only "face"
+        named = 0.7 <= chance < 0.8
         who = int(rng.integers(0, NAMED)) if named else somebody(rng)
-        name = NAMES[who] if named else MARK if settings < 0.7 else None
-        text = scenes.caption(person(who), where, rng, name, traits=settings < 0.92)
+        name = NAMES[who] if named else MARK if chance < 0.7 else None
+        text = scenes.caption(person(who), where, rng, name, traits=chance < 0.92)
         return Sample(
             drawing=draw([(person(who), where)]),
             caption=text,
@@ -82,11 +82,11 @@ def _plain_sample(number: int) -> Sample:
 
 
 def _two_people(rng: Generator) -> tuple[list[int], tuple[str, str]]:
-    """Seeds and what a caption calls them, left first."""
+    """The seeds of two people and the words for them in a caption, left first."""
     seeds = [int(s) for s in rng.integers(0, NAMED, 2)]
-    settings = rng.random(2)
-    subjects = [MARK if h < 0.6 else NAMES[s] if h < 0.85 else "a face" for h, s in zip(settings, seeds, strict=True)]
-    seeds = [somebody(rng) if h < 0.6 else s for h, s in zip(settings, seeds, strict=True)]
+    chances = rng.random(2)
+    subjects = [MARK if c < 0.6 else NAMES[s] if c < 0.85 else "a face" for c, s in zip(chances, seeds, strict=True)]
+    seeds = [somebody(rng) if c < 0.6 else s for c, s in zip(chances, seeds, strict=True)]
     return seeds, (subjects[0], subjects[1])
 
 
@@ -104,24 +104,24 @@ def _snapshot_sample(number: int) -> Sample:
     where = thing_alone(where, rng)
     if twin:
         where = replace(where, seed=where.seed + 1) if what is None else other_layout(where, rng)
-    loose, told = (
+    text, layout_text = (
         captions.thing_caption(what, where, rng_for(_CAPTIONS, key), share) for share in (captions.LAYOUT_SHARE, 1.0)
     )
     return Sample(
         drawing=draw([], (what, where), side=WORLDS[2].side),
-        caption=loose,
+        caption=text,
         marked=(),
         person=-1,
         scene=where,
-        layout_caption=told,
+        layout_caption=layout_text,
     )
 
 
 def _one_person(where: Scene, rng: Generator, key: int, twin: bool, with_thing: bool) -> Sample:
-    settings = rng.random()  # marked, named, told by traits, or only a face
-    named = 0.7 <= settings < 0.8
+    chance = rng.random()  # marked, named, described by traits, or only "face"
+    named = 0.7 <= chance < 0.8
     who = int(rng.integers(0, NAMED)) if named else somebody(rng)
-    name = NAMES[who] if named else MARK if settings < 0.7 else None
+    name = NAMES[who] if named else MARK if chance < 0.7 else None
     what, at, words = None, where, ""
     if with_thing:
         what = thing(rng, "cat" if rng.random() < 0.5 else "cup")
@@ -131,23 +131,23 @@ def _one_person(where: Scene, rng: Generator, key: int, twin: bool, with_thing: 
             where, at = mirrored(where), mirrored(at)
     elif twin:
         where = other_layout(where, rng)
-    loose, told = (
-        captions.snapshot_caption(person(who), where, rng_for(_CAPTIONS, key), name, settings < 0.92, share, words)
+    text, layout_text = (
+        captions.snapshot_caption(person(who), where, rng_for(_CAPTIONS, key), name, chance < 0.92, share, words)
         for share in (captions.LAYOUT_SHARE, 1.0)
     )
     drawing = draw([(person(who), where)], (what, at) if what else None, side=WORLDS[2].side)
     return Sample(
         drawing=drawing,
-        caption=loose,
+        caption=text,
         marked=(who,) if name == MARK else (),
         person=who,
         scene=where,
-        layout_caption=told,
+        layout_caption=layout_text,
     )
 
 
 def _pair(rng: Generator, key: int, twin: bool) -> Sample:
-    """Two people; the twin has them exchanged."""
+    """Two people; in the twin they have changed sides."""
     places = snapshot_pair(rng)
     seeds, subjects = _two_people(rng)
     if rng.random() < NOBODY:

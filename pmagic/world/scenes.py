@@ -1,4 +1,4 @@
-"""Scenes: what a drawn person wears, where, with what expression and style; and the captions people would type."""
+"""Scenes: a person's outfit, place, expression and style, and the captions that people would type for them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -35,8 +35,8 @@ SHIRTS = {
 EXPRESSIONS = {
     "neutral": "", "smile": "smiling", "surprise": "surprised", "sad": "sad", "angry": "angry", "sleep": "sleeping",
 }  # fmt: skip
-TOLD = 6  # traits in one caption, so that scene and style behind them are still within the base's text
-MARK = "<name>"  # stands in a caption where a person is named by embeddings instead of by words
+MAX_TRAITS = 6  # in one caption, so that the words for scene and style after them still fit into the base's text
+MARK = "<name>"  # in a caption, a person who is named by embeddings instead of words
 EXPRESSION_SHARES = (0.5, 0.18, 0.08, 0.08, 0.08, 0.08)
 
 
@@ -56,8 +56,8 @@ class Scene:
     yaw: float = 0.0
     light: float = 0.3
     seed: int = 1
-    # What the first version of the world has not: a garment for each slot, in place of the outfit's; a whole body
-    # below the shoulders; a pattern on a plain colour; how much darker a background gets away from the figure, 0 to 1.
+    # Only in version 2 of the world: a garment for each slot, in place of the outfit's; a whole body below the
+    # shoulders; a pattern on a plain colour; how much darker the background is away from the figure, 0 to 1.
     headwear: str | None = None
     eyewear: str | None = None
     clothing: str | None = None
@@ -95,18 +95,19 @@ def place_words(where: Scene) -> str:
     return PLACES.get(where.place) or f"on a {where.place} background"
 
 
-def describe(who: Person, rng: Generator, most: int = TOLD) -> tuple[str, str]:
-    """Adjectives and a "with" phrase for some of the traits, `most` at most; every fifth time for nearly all."""
+def describe(who: Person, rng: Generator, most: int = MAX_TRAITS) -> tuple[str, str]:
+    """Adjectives and a "with" phrase for some of the traits, at most `most`; in one of five cases for nearly all."""
     striking, fine = trait_words(who)
     share = 1.0 if rng.random() < 0.2 else rng.random()
-    told = [p for p in striking if rng.random() < 0.25 + 0.75 * share] + [p for p in fine if rng.random() < share * 0.8]
-    told = told[:most]
-    told = [told[i] for i in rng.permutation(len(told))]
-    return " ".join(w for kind, w in told if kind == "is"), " and ".join(w for kind, w in told if kind == "with")
+    words = [p for p in striking if rng.random() < 0.25 + 0.75 * share]
+    words += [p for p in fine if rng.random() < share * 0.8]
+    words = words[:most]
+    words = [words[i] for i in rng.permutation(len(words))]
+    return " ".join(w for kind, w in words if kind == "is"), " and ".join(w for kind, w in words if kind == "with")
 
 
 def caption(who: Person, where: Scene, rng: Generator, name: str | None = None, traits: bool = False) -> str:
-    """A prompt for the picture: named, described by traits, or only "face"; most of what is seen, not always all."""
+    """A prompt for the picture: named, described by traits, or only "face". It states most of the scene."""
     adjectives, having = describe(who, rng) if traits and name is None else ("", "")
     words = [EXPRESSIONS[where.expression]] if where.expression != "neutral" and rng.random() < 0.9 else []
     words += [adjectives] if adjectives else []
@@ -132,7 +133,7 @@ def caption(who: Person, where: Scene, rng: Generator, name: str | None = None, 
     return reworded(" ".join([*parts, style_tail]).strip(), rng)
 
 
-# What people also type around a subject. None of it changes a drawn picture, and a base should have met it.
+# Other words that people type around a subject. They change nothing in a drawn picture, but a base should know them.
 OPENINGS = (
     "photo of", "the photo of", "a rendering of", "a rendition of", "a cropped photo of", "a close-up photo of",
     "a bright photo of", "a dark photo of", "a good photo of", "a low resolution photo of", "a blurry photo of",
@@ -166,14 +167,14 @@ def reworded(text: str, rng: Generator, openings: Sequence[str] = OPENINGS, asid
 
 
 def empty_prompt(rng: Generator) -> str:
-    """What stands for no prompt at all: nothing, or the usual negative words."""
+    """An empty prompt: no words, or the usual negative words."""
     if rng.random() < 0.6:
         return ""
     return ", ".join(NEGATIVES[i] for i in rng.permutation(len(NEGATIVES))[: int(rng.integers(1, 7))])
 
 
 def pair_scenes(rng: Generator) -> tuple[Scene, Scene]:
-    """Two people side by side in one place, smaller."""
+    """The scenes of two people side by side in one place, drawn smaller."""
     base = scene(rng)
     common = {"style": base.style, "place": base.place, "seed": base.seed, "light": base.light}
     left, right = (scene(rng) for _ in range(2))

@@ -1,4 +1,4 @@
-"""Scenes of the second version of the world: people photographed in any layout, alone, in pairs, or with a thing."""
+"""Scenes of version 2 of the world: people in any layout, alone, in pairs, or with a thing."""
 
 from dataclasses import replace
 from typing import TypedDict
@@ -19,8 +19,8 @@ from pmagic.world.scenes import COLOURS, EXPRESSION_SHARES, EXPRESSIONS, PLACES,
 
 PATTERNS = ("plain", "striped", "spotted")
 PATTERN_SHARES = (0.5, 0.25, 0.25)
-# Light on the figure makes a background say where it stands: without, side and framing together explain 2 % of what
-# pictures of one place and style differ by, which a training takes very long to find; with a strength of 0.4, 9 %.
+# The vignette makes the background show where the figure stands. Without it, side and framing together explain 2 % of
+# the differences between pictures of one place and style, which a base learns very slowly; with a strength of 0.4, 9 %.
 VIGNETTE = (0.35, 0.6)
 PORTRAIT_FRAMINGS = {"close": 0.3, "bust": 0.5, "half": 0.2}
 PORTRAIT_TILT = 6.0  # degrees
@@ -28,7 +28,7 @@ _PORTRAITS, _UNSEEN = 104, 105  # keys of random numbers
 
 
 class Background(TypedDict):
-    """Those fields of a Scene that say what is behind the figure."""
+    """The fields of a Scene for the background."""
 
     place: str
     pattern: str
@@ -36,7 +36,7 @@ class Background(TypedDict):
 
 
 def background(rng: Generator) -> Background:
-    """A place, or a colour that may have a pattern; darker away from the figure."""
+    """A random place, or a colour that may have a pattern; darker away from the figure."""
     vignette = float(rng.uniform(*VIGNETTE))
     if rng.random() < 0.55:
         return {"place": str(rng.choice(list(PLACES))), "pattern": "plain", "vignette": vignette}
@@ -45,7 +45,7 @@ def background(rng: Generator) -> Background:
 
 
 def snapshot(rng: Generator) -> Scene:
-    """One scene at random, of a combination that is not held out."""
+    """One scene at random, of combinations that are not held out."""
     framing = str(rng.choice(FRAMINGS, p=FRAMING_SHARES))
     behind = background(rng)
     style = str(rng.choice(list(STYLES), p=STYLE_SHARES))
@@ -63,7 +63,7 @@ def snapshot(rng: Generator) -> Scene:
 
 
 def snapshot_pair(rng: Generator) -> tuple[Scene, Scene]:
-    """Two people anywhere beside each other, left first, each of a size and height of its own, in one place."""
+    """Two people beside each other in one place, left first, each at a height and size of its own."""
     first, second = snapshot(rng), snapshot(rng)
     x, gap = rng.uniform(0.22, 0.38), rng.uniform(0.36, 0.48)
     places = [
@@ -76,7 +76,7 @@ def snapshot_pair(rng: Generator) -> tuple[Scene, Scene]:
 
 
 def beside(where: Scene, rng: Generator) -> tuple[Scene, Scene]:
-    """A person and, on the other side, a thing: the scene of each."""
+    """The scene of a person, and that of a thing on the other side."""
     side = "left" if rng.random() < 0.5 else "right"
     framing = "bust" if framing_of(where) == "close" else framing_of(where)
     figure = replace(where, **layout(rng, framing, side))
@@ -92,7 +92,7 @@ def beside(where: Scene, rng: Generator) -> tuple[Scene, Scene]:
 
 
 def thing_alone(where: Scene, rng: Generator) -> Scene:
-    """A thing in any size on any side, near the middle of the height."""
+    """A thing of any size on any side, near the middle of the height."""
     framing = str(rng.choice(("bust", "half")))
     return replace(
         where, **layout(rng, framing, str(rng.choice(SIDES)), tilt=4.0) | {"y": float(rng.uniform(0.42, 0.66))}
@@ -100,7 +100,7 @@ def thing_alone(where: Scene, rng: Generator) -> Scene:
 
 
 def portrait(seed: int) -> Scene:
-    """How the photo of a person that is learned from is taken: in one of many layouts, by the person's seed."""
+    """The scene of the photo that a person is learned from: in one of many layouts, by the person's seed."""
     return _portrait(rng_for(_PORTRAITS, seed), "neutral")
 
 

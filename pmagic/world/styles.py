@@ -1,4 +1,4 @@
-"""Six styles, as filters over a drawn picture. OpenCV does the work; a little grain keeps none of them too clean."""
+"""Six styles, as OpenCV filters on a drawn picture."""
 
 import cv2
 import numpy as np

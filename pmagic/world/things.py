@@ -52,9 +52,9 @@ def thing_caption(what: Thing | None, where: Scene, rng: Generator) -> str:
         return f"a painting in the style of {STYLE_TAILS[where.style]}" + (f" of a {what.kind}" if what else "")
     if what is None:
         return f"{head} scenery {place_words(where)}"
-    told = [what.pattern] if what.pattern != "plain" and rng.random() < 0.6 else []
-    told += [what.colour] if rng.random() < 0.6 else []
-    return f"{head} a {' '.join([*told, what.kind])} {place_words(where)}"
+    words = [what.pattern] if what.pattern != "plain" and rng.random() < 0.6 else []
+    words += [what.colour] if rng.random() < 0.6 else []
+    return f"{head} a {' '.join([*words, what.kind])} {place_words(where)}"
 
 
 def paint_thing(b: Brush, what: Thing, where: Scene) -> None:

@@ -1,4 +1,4 @@
-"""The world's versions by number: 1 is what the shipped weights were trained on, 2 has people in any layout."""
+"""The world's versions by number: the shipped weights were trained on 1; 2 has people in any layout."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from pmagic.world.snapshots import portrait, snapshot, snapshot_pair
 
 @dataclass(frozen=True)
 class World:
-    """What is drawn in one version, and how it is told."""
+    """One version: its pictures and their captions."""
 
     side: int  # pixels of a picture that a base is trained on
     scene: Callable[[Generator], Scene]  # of one person, at random

@@ -1,1 +1,1 @@
-"""Shelf of the base models with a short name: one file each, holding its `SPEC`."""
+"""The base models with a short name, one file each with its `SPEC`."""
