@@ -238,9 +238,9 @@ def test_a_download_is_told_and_not_done_in_a_dry_run(monkeypatch: pytest.Monkey
     dry = runner.invoke(app, [*words, "--dry-run"])
     assert dry.exit_code == 2 and "LFW, about 200 MB" in dry.stderr and "--root" in dry.stderr
     done = runner.invoke(app, [*words, "--quiet"])
-    assert "it was fetched" in done.stderr and "warning: this fetches LFW, about 200 MB" in done.stderr
+    assert "it was fetched" in done.stderr and "warning: this downloads LFW, about 200 MB" in done.stderr
     monkeypatch.setattr(lfw, "fetches", lambda: "")
-    assert "this fetches" not in runner.invoke(app, words).stderr
+    assert "this downloads" not in runner.invoke(app, words).stderr
 
 
 @pytest.mark.parametrize("ablation", ["table2", "table5"])

@@ -37,7 +37,7 @@ def repeat(story: Mapping[str, object]) -> str:
     return " ".join(map(_quoted, ["pmagic", verb, *options, *(["--"] if dashed else []), *words]))
 
 
-def not_here(story: Mapping[str, object]) -> Iterator[str]:
+def find_changes(story: Mapping[str, object]) -> Iterator[str]:
     """Why the command will not give the same bytes: of each persona that is gone by now, or whose name another has.
 
     Silent where the story does not say what its personas were.

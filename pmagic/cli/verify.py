@@ -8,7 +8,7 @@ import typer
 from pmagic import settings
 from pmagic.cli import names
 from pmagic.cli.console import Console, on_one_line
-from pmagic.cli.list import end_unreadable
+from pmagic.cli.list import exit_if_unreadable
 from pmagic.cli.options import AsJson, Quiet
 from pmagic.errors import BundleDamaged, Incompatible, NotFound, StorageFailed, UsageError, WeightsMissing
 from pmagic.library.store import Library
@@ -60,7 +60,7 @@ def verify(
     console = Console(quiet=quiet, as_json=as_json)
     console.result(lines, found)
     if not code and name is None:
-        end_unreadable(console, library)
+        exit_if_unreadable(console, library)
     if code:
         raise typer.Exit(code)
 
