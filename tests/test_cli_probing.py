@@ -141,7 +141,7 @@ def test_stopped_while_the_stages_are_found_resume_begins_to_find_them_again(
         done = learn(photo, base)
     assert done.exit_code == 130, done.stderr
     assert "learning alice was stopped while finding its stages" in done.stderr
-    assert "next: to begin again: pmagic learn --resume --name alice" in done.stderr
+    assert "next: to start again: pmagic learn --resume --name alice" in done.stderr
     resumed = runner.invoke(app, ["learn", "--resume"])
     assert resumed.stdout == "alice@1\n", resumed.stderr
     assert learn(photo, base, name="whole").exit_code == 0

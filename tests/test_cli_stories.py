@@ -88,7 +88,7 @@ def test_info_warns_where_the_persona_is_another_one_by_now(
     assert "alice@1 is not the persona that drew this" in other.stderr
     monkeypatch.setenv("PMAGIC_HOME", "~nobody-of-that-name")
     unread = runner.invoke(app, ["info", picture])
-    assert unread.exit_code == 0 and "cannot be taken from the library" in unread.stderr
+    assert unread.exit_code == 0 and "cannot be read from the library" in unread.stderr
 
 
 @pytest.mark.parametrize("told", [3, "a", ["a"], {"../x": 3}, {"a\nb": None}, {str(k): "a" for k in range(5000)}])
