@@ -1,4 +1,4 @@
-"""The photos of a learning or a probe: read, checked, and encoded as the base and its observers see them."""
+"""The photos of a learning or a probe: reading, checks, and encoding for the base and its vision models."""
 
 import hashlib
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ FACE, STYLE = "face", "painting"  # the super-category words where none is given
 
 @dataclass(frozen=True)
 class PhotoInput:
-    """Photos that were read, and what they ssettings. kind: "face", "object" or "style"."""
+    """Photos that were read, and what they show. kind: "face", "object" or "style"."""
 
     images: "list[Image.Image]"
     hashes: list[str]
@@ -35,7 +35,7 @@ class PhotoInput:
     def select_faces(
         self, spec: "ModelSpec", settings: "LearnSettings", pick: int | None
     ) -> "list[SelectedFace] | None":
-        """The face of each photo, where the base has a face pack here; refuses what cannot be learned before any work.
+        """The face in each photo; None without a face pack. Refuses photos that cannot be learned, before any work.
 
         Raises PhotoRefused, UsageError, WeightsMissing.
         """
@@ -44,13 +44,13 @@ class PhotoInput:
         subject.require_observers(spec, self.kind, masked=self.mask is not None, recognised=settings.looks_at_faces)
         if self.kind != "face" or not isinstance(spec.faces, Path):
             if pick is not None:
-                why = "only faces are told apart" if self.kind != "face" else "no face pack is on this machine"
-                raise UsageError(f"--face {pick} cannot be followed: {why}", "cut the photo to the subject instead")
+                why = "only faces can be chosen" if self.kind != "face" else "no face pack is on this machine"
+                raise UsageError(f"--face {pick} cannot be used: {why}", "cut the photo to the subject instead")
             return None
         return face_selection.select_faces(spec, self.images, self.names, pick=pick, alike=settings.alike)
 
     def encode(self, base: "Base", faces: "Sequence[SelectedFace] | None") -> "Subject":
-        """Latents, mask and embeddings, as the base and its observers see the photos."""
+        """Latents, mask and embeddings of the photos, from the base and its vision models."""
         from pmagic.engine import subject
 
         return subject.encode_photos(
@@ -74,7 +74,7 @@ class PhotoInput:
         return subject.resized(self.squares(faces)[0], max(side, 256))
 
     def inputs(self) -> dict[str, object]:
-        """What identifies it: plain values."""
+        """What identifies the photos, as plain values."""
         mask = hashlib.sha256(self.mask.tobytes()).hexdigest() if self.mask else ""
         return {"word": self.word, "kind": self.kind, "photos": self.hashes, "mask": mask}
 
@@ -86,7 +86,7 @@ def read(
     word: str | None,
     style: bool,
 ) -> PhotoInput:
-    """Reads the photos, of a folder all that lie in it; one that is there twice counts once, with a warning.
+    """Reads the photos; for a folder, all photos in it. A photo that is given twice counts once, with a warning.
 
     Raises NotFound, PhotoRefused, UsageError.
     """
@@ -124,10 +124,10 @@ def read(
 def warn_of_strange_photos(
     reporter: Reporter, base: "Base", photos: PhotoInput, faces: "Sequence[SelectedFace] | None" = None
 ) -> None:
-    """Warns of faces that were found turned or with a margin, and of photos outside of what the base says it knows."""
+    """Warns about faces found turned or with a margin, and about photos of something that the base does not know."""
     for name, portrait in zip(photos.names, faces or (), strict=False):
         if portrait.search:
-            reporter.warn(f"the face in {name} was found {portrait.search}, and is learned so")
+            reporter.warn(f"the face in {name} was found {portrait.search}, and is learned that way")
     if photos.kind == "object":
         warn_of_faces(reporter, base.spec, photos)
     domain = base.spec.domain
@@ -139,15 +139,15 @@ def warn_of_strange_photos(
     worst = max(denoising_error(base, square, photos.word) for square in photos.squares(faces))
     if worst > domain.error:
         reporter.warn(
-            f"the base {base.name!r} knows {domain.what} only, and this is something else (of a little noise in it "
-            f"{worst:.2f} is mistaken, {domain.error:g} at most in what it knows): do not expect a likeness. "
+            f"the base {base.name!r} knows {domain.what} only, and this is something else (its denoising error is "
+            f"{worst:.2f}, and at most {domain.error:g} for what the base knows): do not expect a likeness. "
             f"Instead, {model_spec.way_to_photographs()}"
         )
 
 
 def warn_of_faces(reporter: Reporter, spec: "ModelSpec", photos: PhotoInput) -> None:
-    """A word that is taken for an object leaves faces unseen: who shows one may have meant a person."""
-    reporter.say(f"{photos.word!r} is taken for an object: no face is looked for")
+    """Warns if a photo of an object shows a face: the user may have meant a person."""
+    reporter.say(f"{photos.word!r} is treated as an object: pmagic looks for no face")
     if not isinstance(spec.faces, Path):
         return
     from pmagic.engine import face_selection
@@ -156,8 +156,8 @@ def warn_of_faces(reporter: Reporter, spec: "ModelSpec", photos: PhotoInput) -> 
     for name, image in zip(photos.names, photos.images, strict=True):
         if pack.find(image):
             reporter.warn(
-                f"{name} shows a face, and {photos.word!r} is taken for an object, so the face is not looked at; for a "
-                "person say --class face, woman, man, girl or boy"
+                f"{name} shows a face, but {photos.word!r} is treated as an object, so the face is ignored; for a "
+                "person use --class face, woman, man, girl or boy"
             )
 
 
