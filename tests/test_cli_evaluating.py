@@ -107,7 +107,7 @@ def test_stopped_anywhere_it_goes_on_to_the_same_bytes(evaluate: Evaluate, tmp_p
         if done.exit_code == 0:
             break
         assert done.exit_code == 130, done.stderr
-        assert "run the same command to go on" in done.stderr
+        assert "run the same command to continue" in done.stderr
         stops += 1
         assert stops < 30
     assert stops == len(seen) == 2 * (1 + 1 + len(PROMPTS) + 1)  # probe, persona, cells, variant

@@ -242,7 +242,7 @@ def test_resuming_with_another_photo_names_it(stopped: Path, photo: Path, librar
     tiny.photo(5).save(photo)
     done = resume()
     assert done.exit_code == 6 and "started with another input: the photo\n" in done.stderr
-    assert "put the photo back as before, or begin anew" in done.stderr
+    assert "put the photo back as before, or start over with" in done.stderr
     photo.write_bytes(before)
     assert resume().stdout == "alice@1\n"
 

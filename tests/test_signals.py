@@ -90,7 +90,7 @@ def test_stopped_by_a_signal_the_same_command_goes_on_to_the_same_bytes(
     assert process.returncode == 130, stderr
     assert stdout == ""
     assert stderr.startswith("learning alice was stopped after ")
-    assert "to go on from there: pmagic learn --resume --name alice" in stderr
+    assert "to continue from there: pmagic learn --resume --name alice" in stderr
     assert library.names() == []
     resumed = runner.invoke(app, ["learn", "--resume"])
     assert resumed.stdout == "alice@1\n", resumed.stderr

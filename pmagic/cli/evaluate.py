@@ -218,7 +218,7 @@ def _evaluate(
         except KeyboardInterrupt as stop:
             raise Stopped(
                 f"the evaluation was stopped with {done} of {total} learned and drawn",
-                "run the same command to go on from there",
+                "run the same command to continue from there",
                 kept=f"what was finished, in {results.root}",
             ) from stop
 

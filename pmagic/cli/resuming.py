@@ -105,12 +105,14 @@ def _difference(key: str, old: object, new: object) -> str:
     return f"{key} was {old} and is {new}"
 
 
-def recall(root: Path, name: str | None, given: LearnArgs) -> tuple[str, LearnArgs]:
+def recall(root: Path, name: str | None, options: LearnArgs) -> tuple[str, LearnArgs]:
     """The name and arguments of a stopped learning: that of `name`, or the only one.
 
-    Raises NotFound, UsageError if `given` has other options or several learnings were stopped, BundleDamaged.
+    Raises NotFound, UsageError if `options` are given or several learnings were stopped, BundleDamaged.
     """
-    changed = [each.name for each in fields(LearnArgs) if getattr(given, each.name) != getattr(LearnArgs(), each.name)]
+    changed = [
+        each.name for each in fields(LearnArgs) if getattr(options, each.name) != getattr(LearnArgs(), each.name)
+    ]
     if changed:
         labels = ", ".join({"photos": "the photo", "word": "--class"}.get(each, f"--{each}") for each in changed)
         raise UsageError(
@@ -125,16 +127,16 @@ def recall(root: Path, name: str | None, given: LearnArgs) -> tuple[str, LearnAr
             )
         if not stopped:
             raise NotFound("no learning was stopped", "start one with `pmagic learn PHOTO --name NAME`")
-    chosen = stopped[0] if name is None else naming.checked_name(name)
-    if chosen not in stopped:
+    stopped_name = stopped[0] if name is None else naming.checked_name(name)
+    if stopped_name not in stopped:
         others = f"there is one of: {', '.join(stopped)}" if stopped else "start it with `pmagic learn PHOTO --name`"
-        raise NotFound(f"no learning of {chosen!r} was stopped", others)
+        raise NotFound(f"no learning of {stopped_name!r} was stopped", others)
     try:
-        return chosen, _parse_args(json.loads(unfinished.read_options(root, chosen)))
+        return stopped_name, _parse_args(json.loads(unfinished.read_options(root, stopped_name)))
     except (ValueError, TypeError, RecursionError) as error:
         raise BundleDamaged(
-            f"the options of the stopped learning {chosen!r} cannot be read: {error}",
-            f"remove it with `pmagic rm {chosen}`, or learn with the photo again",
+            f"the options of the stopped learning {stopped_name!r} cannot be read: {error}",
+            f"remove it with `pmagic rm {stopped_name}`, or learn with the photo again",
         ) from error
 
 

@@ -46,13 +46,13 @@ def choose_base(name: str | None) -> "ModelSpec":
     name = name if name is not None else settings.config().base
     if name is not None:
         return model_spec.require_weights(model_spec.resolve(name))
-    found = model_spec.resolve(DEFAULT)
-    if found.folder is not None:
-        return model_spec.require_weights(found)
+    spec = model_spec.resolve(DEFAULT)
+    if spec.folder is not None:
+        return model_spec.require_weights(spec)
     raise WeightsMissing(
         f"no base is chosen, and the default {DEFAULT} is not on this machine; with all that learning needs it takes "
-        f"{found.download_gb:.1f} GB",
-        f"for photographs download it with {model_spec.pulls(found)}; to try pmagic at once, on drawn faces "
+        f"{spec.download_gb:.1f} GB",
+        f"for photographs download it with {model_spec.pulls(spec)}; to try pmagic at once, on drawn faces "
         f"only, add `--base {DEMO}`",
     )
 

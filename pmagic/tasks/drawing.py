@@ -253,11 +253,11 @@ def warn_of_instructions(reporter: Reporter, texts: Sequence[str]) -> None:
     """Warns once about instructions in the prompts that only other tools obey."""
     from pmagic.engine import prompts
 
-    found = list(dict.fromkeys(each for text in texts for each in prompts.instructions(text)))
-    if found:
-        more = f" and {len(found) - 3} more" if len(found) > 3 else ""
+    instructions = list(dict.fromkeys(each for text in texts for each in prompts.instructions(text)))
+    if instructions:
+        more = f" and {len(instructions) - 3} more" if len(instructions) > 3 else ""
         reporter.warn(
-            f"{', '.join(found[:3])}{more}: other tools obey this in a prompt; pmagic reads it as text, "
+            f"{', '.join(instructions[:3])}{more}: other tools obey this in a prompt; pmagic reads it as text, "
             "weights included"
         )
 
@@ -281,12 +281,12 @@ def find_base(personas: "Sequence[tuple[Address | str, Persona]]", moved_to: str
     if moved_to is not None:
         return specs.require_weights(specs.resolve(moved_to))
     try:
-        found = local_bases.base_of(persona.base, persona.fingerprint)
+        spec = local_bases.base_of(persona.base, persona.fingerprint)
     except NotFound as problem:
         raise NotFound(
             f"the base of the persona is not known here: {persona.base}", "say where it is with --base"
         ) from problem
-    return specs.require_weights(found)
+    return specs.require_weights(spec)
 
 
 def _token_count(address: Address | str, persona: "Persona") -> int:
