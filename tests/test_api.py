@@ -1,4 +1,4 @@
-"""The Python door, used as a notebook uses it."""
+"""The Python API, used as a notebook uses it."""
 
 import subprocess
 import sys

@@ -140,7 +140,7 @@ def test_a_prompt_that_is_too_long_shows_what_is_cut(alice: Library, tmp_path: P
         (["--name", "x", "--class", "big dog"], 2, "use one of: dog"),
         (["--name", "x", "--recipe", "paper"], 7, "`pmagic models pull buffalo_l`"),
         (["--name", "x", "--recipe", "paper"], 7, "`--recipe reference"),
-        (["--name", "x", "--face", "2"], 2, "--face 2 cannot be followed: no face pack"),
+        (["--name", "x", "--face", "2"], 2, "--face 2 cannot be used: no face pack"),
         (["--name", "x", "--class", "dog", "--face", "1"], 2, "only faces can be chosen"),
         (["--name", "x", "--style", "--mask", "m.png"], 2, "a style is the whole picture"),
         (["--name", "x", "--style", "--class", "cat"], 2, "--class cat says what the pictures show, and --style"),
