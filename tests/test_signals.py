@@ -143,7 +143,7 @@ def test_on_a_terminal_the_first_ctrl_c_is_answered(make_terminal: Callable[[], 
     assert process.stdout is not None and process.stdout.readline() == "there\n"
     process.send_signal(signal.SIGINT)
     assert process.wait(30) == 0
-    assert b"once more to leave at once" in os.read(reader, 1000)
+    assert b"a second Ctrl-C stops at once" in os.read(reader, 1000)
 
 
 @pytest.fixture
