@@ -5,7 +5,7 @@
     alice = pmagic.learn("alice.jpg", base="mini")
     pictures = pmagic.render(alice, "as a cowboy", n=4)
 
-To read the source, begin with `persona` (the value everything passes on), then `engine` (the paper, one idea per
+To read the source, begin with `persona` (the value that all parts exchange), then `engine` (the paper, one idea per
 file), `methods` (how a persona is learned and applied), `losses` (one equation per file), `bases` (how a diffusion
 model is found and loaded), `vision` (frozen observers), `library` (what is kept on disk), `tasks` (what each verb
 does), `api` (the functions above), `cli` (the commands), `world` (drawn people), `mini` (the miniature: a complete
@@ -40,7 +40,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """The functions of `pmagic.api`, imported when one is first asked for: `import pmagic` stays fast."""
+    """The functions of `pmagic.api`, imported at the first use of one, so that `import pmagic` stays fast."""
     if name not in __all__:
         raise AttributeError(f"module 'pmagic' has no attribute {name!r}")
     from pmagic import api

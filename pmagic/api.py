@@ -1,4 +1,4 @@
-"""The Python door: learn, probe, render, compose, save and load, as functions of plain values.
+"""The Python API: learn, probe, render, compose, save and load, as functions of plain values.
 
     import pmagic
 
@@ -78,8 +78,8 @@ def learn(
 ) -> Persona:
     """Learn a person (or a pet, an object, a style) from one photo, or from several of the same.
 
-    word: what it is, in one word that the base knows: "face" (the default), "cat", "cup". style: learn how the picture
-    is made, not what it shows. face: which face of the photo, 1 being the largest. mask: white where the subject is.
+    word: what the photo shows, in one word that the base knows: "face" (the default), "cat", "cup". style: learn how
+    the picture is made, not what it shows. face: which face, 1 for the largest. mask: white where the subject is.
     stages: (low, high) timesteps, 0 <= low < high <= 1000, of the dynamic stage instead of a probe. iterations, batch,
     learning_rate: None for the recipe's and the base's own. progress: show a bar. on_step: called after each iteration;
     an exception that it raises ends the learning.
@@ -122,7 +122,7 @@ def probe(
     dtype: NumberType = "auto",
     progress: bool = False,
 ) -> Probe:
-    """At which timesteps the base looks at the subject of this photo, and the stages that follow.
+    """At which timesteps the base attends to the subject of this photo, and the stages that follow.
 
     The result has `bounds`, `curve` ((t, IoU) pairs, largest t first) and `fell_back` (why the bounds are the usual
     ones, "" where they are the photo's own). `learn` does this by itself. Raises as `learn` does.
@@ -162,14 +162,14 @@ def render(
     """Draw a persona: n RGB pictures of each prompt, picture k of a prompt with seed + k.
 
     persona: a value, or the name of a saved one ("alice", "alice@1"). prompt: "as a cowboy" is completed to
-    "a photo of {} as a cowboy"; in one with {} the name stands there. steps, guidance, scheduler, negative: None for
+    "a photo of {} as a cowboy"; in a prompt with {} the name goes there. steps, guidance, scheduler, negative: None for
     the recipe's and the base's own. size: (width, height) in pixels. base: where the persona's base is, None for where
     it was. Each picture's `info["pmagic"]` is a dict of everything that decided it: prompt, seed, settings.
     Raises UsageError, NotFound, Incompatible, WeightsMissing, NumericFailure, OutOfMemory.
     """
     address, value = _persona(persona)
-    wholes = [render_prompt(each, str(address)) for each in ([prompt] if isinstance(prompt, str) else prompt)]
-    scenes = [Scene(prompt=each, title=title_of(each, str(address).partition("@")[0])) for each in wholes]
+    full_prompts = [render_prompt(each, str(address)) for each in ([prompt] if isinstance(prompt, str) else prompt)]
+    scenes = [Scene(prompt=each, title=title_of(each, str(address).partition("@")[0])) for each in full_prompts]
     if not scenes:
         raise UsageError("there is no prompt", 'give one, as in "as a cowboy"')
     options = RenderOptions(
@@ -208,25 +208,25 @@ def compose(
     """Draw several personas of one base in one picture: `compose({"alice": alice, "bob": bob}, "{alice} and {bob}")`.
 
     personas: values or names of saved ones, by the name in the prompt's braces. layout: by the same name, the box
-    (left, top, right, bottom), 0 to 1, in which that one alone is read. The rest is as in `render`.
+    (left, top, right, bottom), 0 to 1, whose prompt has that persona alone. The rest is as in `render`.
     Raises UsageError, NotFound, Incompatible, WeightsMissing, NumericFailure, OutOfMemory.
     """
     from pmagic.engine import prompts
 
-    named = compose_names(prompt)
-    missing = [name for name in named if name not in personas]
+    names = compose_names(prompt)
+    missing = [name for name in names if name not in personas]
     if missing:
         raise UsageError(f"no persona is given for {{{missing[0]}}} in the prompt", "add it to `personas`")
-    cast = {name: _persona(personas[name], name) for name in named}
-    unknown = [name for name in layout or () if name not in cast]
+    people = {name: _persona(personas[name], name) for name in names}
+    unknown = [name for name in layout or () if name not in people]
     if unknown:
-        raise UsageError(f"the layout places {unknown[0]!r}, whom the prompt does not name", "use the prompt's names")
+        raise UsageError(f"the layout places {unknown[0]!r}, which the prompt does not name", "use the prompt's names")
     title = prompt
-    for name, (address, _) in cast.items():
+    for name, (address, _) in people.items():
         title = title.replace(prompts.in_braces(name), prompts.in_braces(str(address)))
     metadata: dict[str, object] = {"verb": "compose"}
     if layout:
-        metadata["layout"] = ";".join(_percent(layout[name]) for name in named if name in layout)
+        metadata["layout"] = ";".join(_percent(layout[name]) for name in names if name in layout)
     scene = Scene(prompt=prompt, title=title, regions=dict(layout or {}), metadata=metadata)
     options = RenderOptions(
         count=n,
@@ -240,18 +240,18 @@ def compose(
         dtype=dtype,
         memory=memory,
     )
-    return _draw(cast, [scene], options, base, progress)
+    return _draw(people, [scene], options, base, progress)
 
 
 def save(persona: Persona, name: str, *, library: str | Path | None = None) -> str:
-    """Keep a persona in the library as the next version of `name`; its address, as "alice@1".
+    """Keep a persona in the library as the next version of `name`. Returns its address, such as "alice@1".
 
     library: a folder, None for the configured one. Raises UsageError for a name that cannot be one, Incompatible where
     earlier versions were learned on another base, StorageFailed, Busy.
     """
-    chosen = _library(library)
-    chosen.require_same_base(checked_name(name), persona.base, persona.fingerprint)
-    return str(chosen.save(name, persona))
+    store = _library(library)
+    store.require_same_base(checked_name(name), persona.base, persona.fingerprint)
+    return str(store.save(name, persona))
 
 
 def load(name: str, *, library: str | Path | None = None) -> Persona:
@@ -287,7 +287,7 @@ def _draw(
 
 
 def _persona(given: Persona | str, name: str = UNSAVED) -> tuple[str, Persona]:
-    """The persona and what its pictures call it."""
+    """The name that its pictures have for the persona, and the persona."""
     if isinstance(given, Persona):
         return name, given
     address, persona = _library(None).load(given)
@@ -306,6 +306,6 @@ def _library(folder: str | Path | None) -> Library:
 
 
 def _percent(box: Box) -> str:
-    """As `pmagic compose --layout` takes it: x,y,width,height in percent."""
+    """The box as `pmagic compose --layout` takes it: x,y,width,height in percent."""
     left, top, right, bottom = (round(100 * side) for side in box)
     return f"{left},{top},{right - left},{bottom - top}"

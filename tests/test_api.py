@@ -1,4 +1,4 @@
-"""The Python API, used as in a notebook."""
+"""The Python API, used as a notebook uses it."""
 
 import subprocess
 import sys

@@ -43,7 +43,7 @@ def test_importing_the_same_file_twice_makes_no_second_version(
     runner.invoke(app, ["export", "alice@1", "first.pmagic"])
     again = runner.invoke(app, ["import", "first.pmagic", "--as", "alice", "--json"])
     assert json.loads(again.stdout)["persona"] == "alice@1"
-    assert "warning: this persona is here already, as alice@1" in again.stderr
+    assert "warning: this persona is already here as alice@1" in again.stderr
     assert library.versions("alice") == [1, 2]
     (library.root / "alice" / "v0001" / "tensors.safetensors").write_bytes(b"x")  # damaged, it is not the same
     done = runner.invoke(app, ["import", "first.pmagic", "--as", "alice"])

@@ -195,7 +195,7 @@ def test_a_background_that_is_transparent_is_told(people: Library, tmp_path: Pat
         place = ["--background", tmp_path / "clear.png", "--box", "30,10,20,30"]
         done = compose("{alice}", *place, "--json", out=tmp_path / "out")
         warnings = json.loads(done.stdout)["warnings"]
-        assert ["is transparent in places: the picture is white there" in each for each in warnings] == [True] * told
+        assert ["has transparent parts: the picture is white there" in each for each in warnings] == [True] * told
 
 
 def test_a_person_who_is_not_in_their_place_is_told(
@@ -213,7 +213,7 @@ def test_a_person_who_is_not_in_their_place_is_told(
     (picture,) = document["pictures"]
     everywhere = len(face_selection.open_pack(model_spec.resolve(str(faced_folder))).find(Image.open(picture["file"])))
     assert picture["faces"] == {"alice": 0, "bob": everywhere}
-    absent = [f"no face is found where {who} should be in {picture['file']}: try" for who in ("alice", "bob")]
+    absent = [f"no face was found where {who} should be in {picture['file']}: try" for who in ("alice", "bob")]
     warnings = document["warnings"]
     assert len(warnings) == 1 + (everywhere == 0)
     assert all(said.startswith(told) for said, told in zip(warnings, absent, strict=False))
@@ -245,16 +245,16 @@ def _red(shown: np.ndarray) -> np.ndarray:
         (["{alice} and {carol}"], 6, "alice@1 was learned on mini, carol@1 on elsewhere"),
         (["{alice} " + "snow " * 71 + "{bob}"], 2, "{bob} stands beyond the 75 tokens that the model reads"),
         (["{alice} and {bob}", "--layout", "left,left"], 2, "--layout cannot be 'left,left'"),
-        (["{alice} and {bob}", "--layout", "left,right,middle"], 2, "has 3 places, the prompt names 2"),
+        (["{alice} and {bob}", "--layout", "left,right,middle"], 2, "has 3 places, but the prompt names 2"),
         (["{alice} and {bob}", "--layout", "0,0,200,50;0,0,9,9"], 2, "--layout cannot be"),
-        (["{alice}", "--mask", "m.png"], 2, "are about a --background"),
-        (["{alice}", "--preview"], 2, "are about a --background"),
+        (["{alice}", "--mask", "m.png"], 2, "need a --background"),
+        (["{alice}", "--preview"], 2, "need a --background"),
         (["{alice}", "--background", "PARK"], 2, "needs one of --mask, --mask-text and --box, not 0"),
         (["{alice}", "--background", "PARK", "--box", "1,1,5,5", "--mask-text", "x"], 2, "not 2"),
         (["{alice}", "--background", "PARK", "--box", "1,1,5,500"], 2, "is not inside the background of 70 x 50"),
         (["{alice}", "--background", "PARK", "--box", "1,1,5"], 2, "--box cannot be '1,1,5'"),
         (["{alice}", "--background", "PARK", "--box", "1,1,0,5"], 2, "--box cannot be '1,1,0,5'"),
-        (["{alice}", "--background", "PARK", "--box", "1,1,5,5", "--fit-mask"], 2, "--fit-mask is about a --mask"),
+        (["{alice}", "--background", "PARK", "--box", "1,1,5,5", "--fit-mask"], 2, "--fit-mask needs a --mask"),
         (["{alice}", "--background", "PARK", "--box", "1,1,5,5", "--soft-edge", "-1"], 2, "0 pixels or more, not -1"),
         (["{alice}", "--background", "PARK", "--box", "1,1,9,9", "--soft-edge", "100"], 2, "give at most 4"),
         (["{alice}", "--background", "PARK", "--mask-text", "the"], 2, "'the' does not say what to find"),

@@ -122,7 +122,7 @@ def test_doctor_asks_for_what_learning_asks_for(home: Path) -> None:
         (home / "models" / name).mkdir()
     assert runner.invoke(app, ["doctor"]).stdout.endswith("nothing is wrong\n")
     (home / "models" / "buffalo_l.part").mkdir()
-    assert "pmagic models pull buffalo_l begins it anew" in runner.invoke(app, ["doctor"]).stdout
+    assert "pmagic models pull buffalo_l starts it again" in runner.invoke(app, ["doctor"]).stdout
 
 
 def commands(group: object, path: tuple[str, ...] = ()) -> list[tuple[tuple[str, ...], object]]:

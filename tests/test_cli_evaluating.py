@@ -158,7 +158,7 @@ def test_stopped_anywhere_it_goes_on_to_the_same_bytes(evaluate: Evaluate, tmp_p
         if done.exit_code == 0:
             break
         assert done.exit_code == 130, done.stderr
-        assert "run the same command to go on" in done.stderr
+        assert "run the same command to continue" in done.stderr
         stops += 1
         assert stops < 30
     assert stops == len(seen) == 2 * (1 + 1 + len(PROMPTS) + 1)  # probe, persona, cells, variant
@@ -296,9 +296,9 @@ def test_a_download_is_told_and_not_done_in_a_dry_run(monkeypatch: pytest.Monkey
     dry = runner.invoke(app, [*words, "--dry-run"])
     assert dry.exit_code == 2 and "LFW, about 200 MB" in dry.stderr and "--root" in dry.stderr
     done = runner.invoke(app, [*words, "--quiet"])
-    assert "it was fetched" in done.stderr and "warning: this fetches LFW, about 200 MB" in done.stderr
+    assert "it was fetched" in done.stderr and "warning: this downloads LFW, about 200 MB" in done.stderr
     monkeypatch.setattr(lfw, "fetches", lambda: "")
-    assert "this fetches" not in runner.invoke(app, words).stderr
+    assert "this downloads" not in runner.invoke(app, words).stderr
 
 
 @pytest.mark.parametrize("ablation", ["table2", "table5"])
@@ -333,7 +333,7 @@ def test_ablations(evaluate: Evaluate, tmp_path: Path, ablation: str) -> None:
         (["--pictures", "."], 2, "--photos"),
         (["--pictures", ".", "--photos", "."], 2, "--prompts"),
         (["--pictures", ".", "--dataset", "folder"], 2, "--dataset"),
-        (["--pictures", ".", "--people", "100", "--workers", "2"], 2, "--people, --workers cannot be obeyed"),
+        (["--pictures", ".", "--people", "100", "--workers", "2"], 2, "so it takes no --people, --workers"),
     ],
 )
 def test_what_cannot_be_asked(words: list[str], code: int, told: str) -> None:

@@ -158,7 +158,7 @@ def test_for_drawings_nothing_is_downloaded(hub: list[str]) -> None:
     [
         ([], 2, "there is no keyboard to ask"),
         (["--for", "holidays"], 2, "choose one of: photos, drawings"),
-        (["--for", "photos"], 2, "a download is not begun without a yes"),
+        (["--for", "photos"], 2, "pmagic downloads only with your consent"),
         (["--base", "sd41"], 3, "there is no base 'sd41'"),
     ],
 )

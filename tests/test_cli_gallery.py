@@ -111,7 +111,7 @@ def test_a_damaged_persona_is_told_and_left_out(library: Library, persona: Make,
 
 @pytest.mark.parametrize(
     ("words", "said"),
-    [([], "no persona is kept yet"), (["nowhere"], "there is no folder"), (["."], "holds no picture that pmagic")],
+    [([], "there is no persona yet"), (["nowhere"], "there is no folder"), (["."], "holds no picture drawn by pmagic")],
 )
 def test_nothing_to_show(words: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)

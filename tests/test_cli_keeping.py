@@ -265,7 +265,7 @@ def test_removing_several_versions_asks_on_a_terminal(library: Library, persona)
     for _ in range(3):
         library.save("alice", persona())
     code, said = removal("alice", answer=b"n\n")
-    assert code == 2 and "this removes alice@1, alice@2, alice@3, with no way back; go on? [y/N]" in said
+    assert code == 2 and "this removes alice@1, alice@2, alice@3 and cannot be undone; continue? [y/N]" in said
     assert "nothing was removed" in said and library.versions("alice") == [1, 2, 3]
     assert removal("alice@3", answer=b"")[0] == 0 and library.versions("alice") == [1, 2]  # one is what was named
     assert removal("alice", answer=b"y\n")[0] == 0 and library.versions("alice") == []

@@ -140,8 +140,8 @@ def test_a_prompt_that_is_too_long_shows_what_is_cut(alice: Library, tmp_path: P
         (["--name", "x", "--class", "big dog"], 2, "use one of: dog"),
         (["--name", "x", "--recipe", "paper"], 7, "`pmagic models pull buffalo_l`"),
         (["--name", "x", "--recipe", "paper"], 7, "`--recipe reference"),
-        (["--name", "x", "--face", "2"], 2, "--face 2 cannot be followed: no face pack"),
-        (["--name", "x", "--class", "dog", "--face", "1"], 2, "only faces are told apart"),
+        (["--name", "x", "--face", "2"], 2, "--face 2 cannot be used: no face pack"),
+        (["--name", "x", "--class", "dog", "--face", "1"], 2, "only faces can be chosen"),
         (["--name", "x", "--style", "--mask", "m.png"], 2, "a style is the whole picture"),
         (["--name", "x", "--style", "--class", "cat"], 2, "--class cat says what the pictures show, and --style"),
         (["--name", "x", "--recipe", "fast"], 2, "there is no recipe 'fast'"),
@@ -180,7 +180,7 @@ def test_a_photo_that_is_none(tmp_path: Path, base: str, content: bytes | None, 
         (["alice", "<bob> as a cowboy"], 2, "the prompt names <bob>, but alice is drawn"),
         (["alice", "as a cowboy", "--out", "p.gif"], 2, "pictures are PNG, JPEG or WEBP"),
         (["alice", "as a cowboy", "--format", "gif"], 2, "there is no format 'gif'"),
-        (["alice", "as a cowboy", "--format", "webp", "--out", "p.png"], 2, "is not a name of --format webp"),
+        (["alice", "as a cowboy", "--format", "webp", "--out", "p.png"], 2, "has another ending than --format webp"),
         (["alice", "as a cowboy", "--prompts", "p.txt"], 2, "both a prompt and --prompts"),
         (["alice", "--prompts", "p.txt"], 3, "there is no file p.txt"),
         (["alice", "-"], 2, "standard input holds no prompt"),
@@ -297,7 +297,7 @@ def test_drawing_out_of_memory_goes_on_one_by_one(
     done = render("alice", "x", "-n", "3", "--memory", "normal", out=tmp_path / "out")
     assert done.exit_code == 0, done.stderr
     assert at_once == [3, 1, 1, 1]
-    assert "3 pictures at once; going on one by one" in done.stderr
+    assert "3 pictures at once; continuing one by one" in done.stderr
     assert len(list((tmp_path / "out").iterdir())) == 3
 
 
@@ -316,7 +316,7 @@ def test_learning_out_of_memory_goes_on_with_less_to_the_same_persona(
     done = learn(photo, base, name="again")
     assert done.exit_code == 0, done.stderr
     assert low == [False, True]
-    assert "going on, with less kept" in done.stderr
+    assert "continuing, keeping less" in done.stderr
     done = learn(photo, base, "--memory", "low", name="low")
     assert done.exit_code == 0, done.stderr
     assert low == [False, True, True]

@@ -79,7 +79,7 @@ def test_from_nothing_to_a_person_by_what_the_messages_say(served: None, photo: 
     assert told.exit_code == 0, told.stderr
     # Before any download, the message says why the pack is needed, its licence, and how to do without it.
     assert re.search(
-        r"learning people needs buffalo_l, too, 0\.33 GB, licence: non-commercial research only", told.stderr
+        r"learning people also needs buffalo_l, 0\.33 GB, licence: non-commercial research only", told.stderr
     )
     assert ["models", "pull", "buffalo_l"] in commands(told)
     without = run(*learn)

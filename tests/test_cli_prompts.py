@@ -47,7 +47,7 @@ def test_a_negative_prompt_that_is_too_long_is_told() -> None:
 def test_what_other_tools_obey_is_told_once(words: list[str]) -> None:
     done = draw(*(word.replace("%s", "(as a cowboy:1.3) BREAK <lora:x:1>") for word in words))
     (told,) = warnings(done)
-    assert told.startswith("(as a cowboy:1.3), BREAK, <lora:x:1>: other tools obey this") and "read as text" in told
+    assert told.startswith("(as a cowboy:1.3), BREAK, <lora:x:1>: other tools obey this") and "reads it as text" in told
 
 
 def test_several_prompts_tell_it_once_too() -> None:
@@ -56,7 +56,7 @@ def test_several_prompts_tell_it_once_too() -> None:
 
 def test_a_persona_without_braces_gets_a_hint() -> None:
     (told,) = warnings(draw("render", "alice", "Alice as a cowboy"))
-    assert "alice is an ordinary word where it stands without brackets" in told and "{} or <alice>" in told
+    assert "without brackets, alice is an ordinary word" in told and "{} or <alice>" in told
     (told,) = warnings(draw("compose", "{alice} and bob in snow"))
     assert "bob; for the persona write {bob}" in told
     assert warnings(draw("render", "alice", "<alice> as a cowboy")) == []

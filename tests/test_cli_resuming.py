@@ -223,7 +223,7 @@ def test_resuming_after_an_update_names_the_values_that_changed(
     assert done.exit_code == 6
     assert "learning_rate was 0.0001 and is 3e-05; weight_decay was 0.01 and is 0.02" in done.stderr
     assert "the photo" not in done.stderr and "the base" not in done.stderr
-    assert f"next: go on with pmagic {version}, which it was started with, or begin anew with" in done.stderr
+    assert f"next: continue with pmagic {version}, which it was started with, or start over with" in done.stderr
     assert "kept: what was learned so far" in done.stderr
     begin_anew(done, library)
 
@@ -242,7 +242,7 @@ def test_resuming_with_another_photo_names_it(stopped: Path, photo: Path, librar
     tiny.photo(5).save(photo)
     done = resume()
     assert done.exit_code == 6 and "started with another input: the photo\n" in done.stderr
-    assert "put the photo back as before, or begin anew" in done.stderr
+    assert "put the photo back as before, or start over with" in done.stderr
     photo.write_bytes(before)
     assert resume().stdout == "alice@1\n"
 
@@ -253,7 +253,9 @@ def test_resuming_what_an_earlier_version_left_says_all_that_may_be(
     (library.root / unfinished.FOLDER / "alice" / "inputs.json").unlink()
     tiny.photo(5).save(photo)
     done = resume()
-    assert done.exit_code == 6 and "the photo, the base, its stages or pmagic's own default values" in done.stderr
+    assert (
+        done.exit_code == 6 and "the photo, the base, its stages or pmagic's default values have changed" in done.stderr
+    )
     begin_anew(done, library)
 
 

@@ -167,7 +167,7 @@ def test_out_of_memory_it_tells_that_it_compiles_again(
     monkeypatch.setattr(training, "train", short_of_memory)
     done = runner.invoke(app, [*words, "--iterations", "2", "--name", "alice", "--compile"])
     assert done.exit_code == 0, done.output
-    assert "and the UNet compiled once more" in done.stderr
+    assert "and compiling the UNet once more" in done.stderr
 
 
 def test_a_compiler_whose_gradient_leads_elsewhere_is_refused(

@@ -117,7 +117,7 @@ def test_doctor_tells_nothing_private(home: Path, library: Library, persona: Mak
     (library.root / "alice" / "v0001" / "tensors.safetensors").write_bytes(b"x")
     sick = runner.invoke(app, ["doctor"])
     assert sick.exit_code == 1
-    for said in ("others may read", "chmod 700", "the device 'cuda:9'", "1 of the kept personas"):
+    for said in ("other users may read", "chmod 700", "the device 'cuda:9'", "1 of the personas"):
         assert said in sick.stdout, sick.stdout
 
 
@@ -132,7 +132,7 @@ def test_doctor_shows_no_folder_of_the_persons_own(home: Path, tmp_path: Path, m
     monkeypatch.delenv("PMAGIC_BASE")
     for place, shown in (("/", str(tmp_path)), (str(tmp_path), "~"), (str(tmp_path)[:-1], str(tmp_path))):
         monkeypatch.setattr(Path, "home", lambda place=place: Path(place))
-        assert doctor._homeless(f"in {tmp_path}/x, or {tmp_path}") == f"in {shown}/x, or {shown}"
+        assert doctor._hide_home(f"in {tmp_path}/x, or {tmp_path}") == f"in {shown}/x, or {shown}"
 
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX permissions")

@@ -90,7 +90,7 @@ def test_stopped_by_a_signal_the_same_command_goes_on_to_the_same_bytes(
     assert process.returncode == 130, stderr
     assert stdout == ""
     assert stderr.startswith("learning alice was stopped after ")
-    assert "to go on from there: pmagic learn --resume --name alice" in stderr
+    assert "to continue from there: pmagic learn --resume --name alice" in stderr
     assert library.names() == []
     resumed = runner.invoke(app, ["learn", "--resume"])
     assert resumed.stdout == "alice@1\n", resumed.stderr
@@ -143,7 +143,7 @@ def test_on_a_terminal_the_first_ctrl_c_is_answered(make_terminal: Callable[[], 
     assert process.stdout is not None and process.stdout.readline() == "there\n"
     process.send_signal(signal.SIGINT)
     assert process.wait(30) == 0
-    assert b"once more to leave at once" in os.read(reader, 1000)
+    assert b"a second Ctrl-C stops at once" in os.read(reader, 1000)
 
 
 @pytest.fixture

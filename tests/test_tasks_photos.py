@@ -30,7 +30,7 @@ def test_any_other_word_is_an_object(word: str) -> None:
 def test_a_face_that_is_taken_for_an_object_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     console = Console()
     photo_input.warn_of_faces(console, MINI, photo_input.read(console, [ALICE], None, "cup", False))
-    assert "'cup' is taken for an object, so the face is not looked at" in capsys.readouterr().err
+    assert "'cup' is treated as an object, so the face is ignored" in capsys.readouterr().err
     assert len(console.warnings) == 1
 
 

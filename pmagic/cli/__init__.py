@@ -1,5 +1,5 @@
-"""What is said on the terminal: one file per command, each of which parses, calls one verb and prints.
+"""The command line: one file per command. A command parses its arguments, calls one verb and prints the result.
 
-`app` gathers the commands and turns every problem into one message and an exit code; `console` is the only one that
-prints. Nothing here imports torch, transformers, diffusers or numpy before a command's own body needs them.
+`app` collects the commands and turns every problem into one message and an exit code. `console` does the printing.
+No module here imports torch, transformers, diffusers or numpy before the body of a command needs it.
 """

@@ -44,24 +44,24 @@ from pmagic.errors import STOPPED_BY_PERSON, OutOfMemory, PmagicError, UsageErro
 
 
 class Program(TyperGroup):
-    """Runs a command; whatever it raises ends as one message, never as a traceback."""
+    """Runs a command. Every exception becomes one message, never a traceback."""
 
-    def main(self, args: Sequence[str] | None = None, **extra: Any) -> Any:
+    def main(self, args: Sequence[str] | None = None, **options: Any) -> Any:
         words = list(sys.argv[1:] if args is None else args)
         as_json = "--json" in words
         try:
-            code = super().main(args=words, **{**extra, "standalone_mode": False})
+            code = super().main(args=words, **{**options, "standalone_mode": False})
             sys.stdout.flush()
-            if code == STOPPED_BY_PERSON:  # typer's own answer to KeyboardInterrupt
+            if code == STOPPED_BY_PERSON:  # typer's exit code for KeyboardInterrupt
                 raise KeyboardInterrupt
         except PmagicError as problem:
             code = _end(problem, as_json)
         except typer.TyperException as error:
-            code = _end(_usage(error), as_json)
+            code = _end(_explain_usage(error), as_json)
         except (typer.Abort, KeyboardInterrupt):
             code = _end(stopping.Stopped("stopped", kept="everything that was stored before"), as_json)
         except Exception as error:
-            code = _end(_in_words(error), as_json)
+            code = _end(_explain_error(error), as_json)
         sys.exit(code if isinstance(code, int) else 0)
 
 
@@ -70,7 +70,7 @@ app = typer.Typer(
     cls=Program,
     help="Learn a person from one photo and draw them in any scene.",
     no_args_is_help=True,
-    rich_markup_mode=None,  # plain help starts faster, and texts from outside stay texts
+    rich_markup_mode=None,  # plain help starts faster, and markup in outside text has no effect
     pretty_exceptions_enable=False,
 )
 app.command("demo")(demo.demo)
@@ -98,8 +98,8 @@ app.add_typer(models.app, name="models")
 app.add_typer(config.app, name="config")
 
 
-def _print_version(asked: bool) -> None:
-    if asked:
+def _print_version(requested: bool) -> None:
+    if requested:
         print(f"pmagic {pmagic.__version__}")
         raise typer.Exit
 
@@ -115,17 +115,17 @@ def _options(
 
 def main() -> None:
     """The entry point of the `pmagic` script."""
-    # Read when torch is imported. Threads that spin long while they wait make a learning several times slower as soon
-    # as another program uses the same cores; threads that sleep at once are woken too late, twice as slow on an idle
-    # machine. A short spin, in rounds of libgomp's, is between the two.
+    # torch reads this when it is imported. Threads that spin for long while they wait make learning several times
+    # slower as soon as another program uses the same cores. Threads that sleep at once wake up too late, which makes
+    # learning twice as slow on an idle machine. A short spin, counted in rounds of libgomp, is a compromise.
     os.environ.setdefault("GOMP_SPINCOUNT", "3000")
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
-        if getattr(sys, name) is None:  # closed: its number, or the next file that is opened would get that
+        if getattr(sys, name) is None:  # closed: the next opened file would get its number
             setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), mode))
     # A terminal without Unicode must not end a command.
     cast(io.TextIOWrapper, sys.stdout).reconfigure(errors="backslashreplace")
     if not sys.warnoptions:
-        warnings.simplefilter("ignore")  # of the libraries; a person can do nothing about them
+        warnings.simplefilter("ignore")  # warnings of libraries, which the user cannot act on
     stopping.stop_anywhere()
     app()
 
@@ -134,12 +134,12 @@ def _end(problem: PmagicError, as_json: bool) -> int:
     try:
         console.show_problem(problem, as_json=as_json)
     except OSError as error:
-        console.unwritable(error)  # nobody reads: the exit code still tells
+        console.abandon_stdout(error)  # nobody reads the message; the exit code still reports the problem
     return problem.exit_code
 
 
-def _usage(error: typer.TyperException) -> PmagicError:
-    """What typer found wrong with the command line; without arguments it is the help text itself."""
+def _explain_usage(error: typer.TyperException) -> PmagicError:
+    """The problem that typer found in the command line. For a call without arguments, prints the help instead."""
     context = getattr(error, "ctx", None)
     command = context.command_path if context else "pmagic"
     if type(error).__name__ == "NoArgsIsHelpError":
@@ -148,26 +148,26 @@ def _usage(error: typer.TyperException) -> PmagicError:
     return UsageError(error.format_message(), f"see `{command} --help`")
 
 
-def _in_words(error: Exception) -> PmagicError:
-    """A closed stdout, a name that is too long and missing memory are not defects; everything else is.
+def _explain_error(error: Exception) -> PmagicError:
+    """A closed stdout, too long a name and too little memory are not defects of pmagic; any other exception is one.
 
-    A defect leaves its traceback in a log.
+    The traceback of a defect is written to a log.
     """
     if isinstance(error, OSError) and error.filename is None and error.errno in (errno.EPIPE, errno.ENOSPC, errno.EIO):
-        return console.unwritable(error)
+        return console.abandon_stdout(error)
     if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
         return UsageError(f"the name is too long for a file: {str(error.filename)[:80]!r}...", "give a shorter one")
     if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
-        # numpy and torch say how much was asked for, Python says nothing.
+        # numpy and torch say how much memory they requested; Python does not.
         return OutOfMemory(
             f"there is not enough memory for this{f': {error}' if str(error) else ''}",
-            "end other programs, draw smaller pictures (--size), or learn with --batch 1",
+            "close other programs, draw smaller pictures (--size), or learn with --batch 1",
         )
-    return PmagicError(f"this is a defect of pmagic: {type(error).__name__}: {error}", _logged(error))
+    return PmagicError(f"this is a defect of pmagic: {type(error).__name__}: {error}", _write_log(error))
 
 
-def _logged(error: Exception) -> str:
-    """Writes the traceback beside the library and says where."""
+def _write_log(error: Exception) -> str:
+    """Writes the traceback beside the library. Returns the advice for the message."""
     import traceback
 
     from pmagic import atomic_io, settings

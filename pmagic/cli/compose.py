@@ -1,4 +1,4 @@
-"""`pmagic compose`: several personas in one picture, or a persona in a place of a picture of one's own."""
+"""`pmagic compose`: several personas in one picture, or one persona in a place of your own picture."""
 
 import hashlib
 import io
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from pmagic.engine.inpainting import InpaintRegion
     from pmagic.engine.regions import Box
 
-# Each word's part of the picture, where no other word of the layout says more.
+# The part of the picture that each word of a layout means: PLACES, or THIRDS if the layout has `middle`.
 PLACES: "Mapping[str, Box]" = {
     "left": (0.0, 0.0, 0.5, 1.0),
     "right": (0.5, 0.0, 1.0, 1.0),
@@ -45,14 +45,16 @@ def compose(
         typer.Option("--layout", help="Where each person stands, in the order of the names: left,right."),
     ] = None,
     background: Annotated[Path | None, typer.Option("--background", help="A picture to draw into.")] = None,
-    mask: Annotated[Path | None, typer.Option("--mask", help="Where in it: a picture, white where to draw.")] = None,
-    mask_text: Annotated[str | None, typer.Option("--mask-text", help='Where in it: "the empty chair".')] = None,
-    box: Annotated[str | None, typer.Option("--box", help="Where in it: x,y,width,height in pixels.")] = None,
+    mask: Annotated[Path | None, typer.Option("--mask", help="Where to draw: a picture that is white there.")] = None,
+    mask_text: Annotated[
+        str | None, typer.Option("--mask-text", help='Where to draw, in words: "the empty chair".')
+    ] = None,
+    box: Annotated[str | None, typer.Option("--box", help="Where to draw: x,y,width,height in pixels.")] = None,
     fit_mask: Annotated[bool, typer.Option("--fit-mask", help="Stretch the mask to the background's size.")] = False,
     soft_edge: Annotated[
-        int, typer.Option("--soft-edge", help="Pixels over which what is drawn fades into the background.")
+        int, typer.Option("--soft-edge", help="Pixels over which the drawing fades into the background.")
     ] = 0,
-    preview: Annotated[bool, typer.Option("--preview", help="Show the mask on the background, draw nothing.")] = False,
+    preview: Annotated[bool, typer.Option("--preview", help="Only show the mask on the background.")] = False,
     count: drawing.Count = 1,
     seed: drawing.Seed = 0,
     steps: drawing.Steps = None,
@@ -74,7 +76,7 @@ def compose(
 ) -> None:
     """Draw personas together, or in a place of your own picture.
 
-    Names stand in braces, as in "a photo of {alice} in the style of {ukiyo}"; the rest is as in render.
+    Write names in braces, as in "a photo of {alice} in the style of {ukiyo}". The other options are as in render.
 
     \b
     pmagic compose "a photo of {alice} and {bob} in snow" --layout left,right
@@ -97,27 +99,28 @@ def compose(
         memory=memory,
     )
     check_text(mask_text or "", "--mask-text")
-    named = compose_names(prompt)
-    regions = _regions(layout, named) if layout is not None else {}
+    prompt_names = compose_names(prompt)
+    regions = _regions(layout, prompt_names) if layout is not None else {}
     marks = (mask, mask_text, box)
     _check_place(background, marks, fit_mask, preview or soft_edge != 0)
     library = Library(settings.library_dir())
-    personas = {name: library.load(name) for name in named}
-    plain = prompts.bare_names(prompt, library.names())
-    if plain:
+    personas = {name: library.load(name) for name in prompt_names}
+    bare = prompts.bare_names(prompt, library.names())
+    if bare:
         console.warn(
-            f"ordinary words where they stand without braces in the prompt: {', '.join(plain)}; for the persona write "
-            f"{prompts.in_braces(plain[0])}"
+            f"without braces in the prompt, a name is an ordinary word: {', '.join(bare)}; for the persona write "
+            f"{prompts.in_braces(bare[0])}"
         )
     spec = find_base(list(personas.values()), base)
-    style = options.settings([persona for _, persona in personas.values()], spec)
+    style_settings = options.settings([persona for _, persona in personas.values()], spec)
     if len({persona.settings["recipe"] for _, persona in personas.values()}) > 1:
         console.say(
-            f"learned by several recipes: drawn with {style.scheduler} and the negative prompt {style.negative!r}"
+            f"the personas were learned with different recipes: drawing with {style_settings.scheduler} "
+            f"and the negative prompt {style_settings.negative!r}"
         )
     edit, metadata = None, {}
     if background is not None:
-        edit, metadata = _edit(console, spec, background, marks, fit_mask, soft_edge, style.size or (1, 1))
+        edit, metadata = _edit(console, spec, background, marks, fit_mask, soft_edge, style_settings.size or (1, 1))
     title = prompt
     for name, (address, _) in personas.items():
         title = title.replace(prompts.in_braces(name), prompts.in_braces(str(address)))
@@ -136,12 +139,12 @@ def compose(
         metadata={"verb": "compose", **metadata},
         count_faces=_face_counter(console, spec, people, edit) if people else None,
     )
-    prepared = partial(prepare, console, personas, [scene], options, base=spec, settings=style)
-    drawing.draw(console, output, prepared, [file_name])
+    prepare_drawing = partial(prepare, console, personas, [scene], options, base=spec, settings=style_settings)
+    drawing.draw(console, output, prepare_drawing, [file_name])
 
 
 def parse_layout(text: str) -> "list[Box]":
-    """`left,right`, or `x,y,width,height;...` in percent of what is drawn, to shares of it."""
+    """The boxes, in shares of the picture, that `left,right` or `x,y,width,height;...` (in percent) stand for."""
     words = [part.strip().lower() for part in text.split(",")]
     known = THIRDS if "middle" in words else PLACES
     if all(word in known for word in words) and len(set(words)) == len(words):
@@ -153,12 +156,12 @@ def parse_layout(text: str) -> "list[Box]":
     raise UsageError(
         f"--layout cannot be {text!r}",
         "write left,right or left,middle,right or top,bottom, or boxes as x,y,width,height;x,y,width,height in percent "
-        "of the picture, with a --background of the red frame that --preview shows",
+        "of the picture (with a --background: of the red frame that --preview shows)",
     )
 
 
 def parse_box(text: str, size: tuple[int, int]) -> tuple[int, int, int, int]:
-    """`x,y,width,height` in pixels of a picture of `size`, to left, top, right, bottom."""
+    """Left, top, right and bottom in pixels, from `x,y,width,height` inside a picture of `size`."""
     x, y, width, height = _numbers(text, "--box", text)
     if x + width > size[0] or y + height > size[1]:
         raise UsageError(f"--box {text} is not inside the background of {size[0]} x {size[1]}", "give a smaller box")
@@ -167,22 +170,22 @@ def parse_box(text: str, size: tuple[int, int]) -> tuple[int, int, int, int]:
 
 def _numbers(text: str, option: str, whole: str) -> tuple[int, int, int, int]:
     parts = [number(part.strip()) for part in text.split(",")]
-    found = [each for each in parts if each is not None]
-    if len(parts) != 4 or len(found) != 4 or 0 in found[2:]:
+    numbers = [each for each in parts if each is not None]
+    if len(parts) != 4 or len(numbers) != 4 or 0 in numbers[2:]:
         raise UsageError(f"{option} cannot be {whole[:80]!r}", "write it as x,y,width,height, for example 10,20,30,40")
-    x, y, width, height = found
+    x, y, width, height = numbers
     return x, y, width, height
 
 
 def _face_counter(
     console: Console, spec: "ModelSpec", people: "Mapping[str, Box]", edit: "InpaintRegion | None"
 ) -> CountFaces | None:
-    """What counts the faces in each person's place, where the base's face pack is on this machine."""
+    """A function that counts the faces in each person's place. Without the base's face pack: None, and a warning."""
     from pmagic.engine import face_selection, layout_check
 
     if not isinstance(spec.faces, Path):
         console.warn(
-            f"whether everybody is in their place is not looked at: the face pack {spec.faces} is not on this machine; "
+            f"the faces in each place will not be counted: the face pack {spec.faces} is not on this machine; "
             f"fetch it with `pmagic models pull {spec.faces}`"
         )
         return None
@@ -190,27 +193,28 @@ def _face_counter(
     return lambda picture: layout_check.count_faces(pack, picture, people, edit)
 
 
-def _regions(layout: str, named: Sequence[str]) -> "dict[str, Box]":
-    """The boxes of the first names in the prompt; those that are left, such as a style, are everywhere."""
+def _regions(layout: str, prompt_names: Sequence[str]) -> "dict[str, Box]":
+    """A box for each of the first names in the prompt. The other names, such as a style, apply everywhere."""
     boxes = parse_layout(layout)
-    if len(boxes) > len(named):
+    if len(boxes) > len(prompt_names):
         raise UsageError(
-            f"--layout {layout!r} has {len(boxes)} places, the prompt names {len(named)}", "leave some of them out"
+            f"--layout {layout!r} has {len(boxes)} places, but the prompt names {len(prompt_names)}",
+            "remove some places",
         )
-    return dict(zip(named, boxes, strict=False))
+    return dict(zip(prompt_names, boxes, strict=False))
 
 
-def _check_place(background: Path | None, marks: Sequence[object], fit_mask: bool, more: bool) -> None:
-    """marks: --mask, --mask-text, --box. more: whether a --soft-edge or a --preview was asked for."""
-    given = [each for each in marks if each is not None]
-    if background is None and (given or more or fit_mask):
-        raise UsageError("a mask, a box, a soft edge and a preview are about a --background", "give one")
-    if background is not None and len(given) != 1:
+def _check_place(background: Path | None, marks: Sequence[object], fit_mask: bool, extras: bool) -> None:
+    """marks: --mask, --mask-text, --box. extras: whether --soft-edge or --preview is given. Raises UsageError."""
+    places = [each for each in marks if each is not None]
+    if background is None and (places or extras or fit_mask):
+        raise UsageError("a mask, a box, a soft edge and a preview need a --background", "add --background PICTURE")
+    if background is not None and len(places) != 1:
         raise UsageError(
-            f"a --background needs one of --mask, --mask-text and --box, not {len(given)}", "say where to draw"
+            f"a --background needs one of --mask, --mask-text and --box, not {len(places)}", "give exactly one of them"
         )
     if fit_mask and marks[0] is None:
-        raise UsageError("--fit-mask is about a --mask", "leave it out")
+        raise UsageError("--fit-mask needs a --mask", "leave it out")
 
 
 def _edit(
@@ -222,7 +226,7 @@ def _edit(
     soft_edge: int,
     size: tuple[int, int],
 ) -> "tuple[InpaintRegion, dict[str, object]]":
-    """The place to draw in, and the metadata of its pictures: no path, but what identifies the files."""
+    """The region to draw in, and the metadata of its pictures: hashes of the files, but no paths."""
     from PIL import Image
 
     from pmagic import pictures
@@ -230,26 +234,26 @@ def _edit(
 
     photo, (mask, text, box) = pictures.read_photo(background), marks
     if photo.see_through:
-        console.warn(f"the background {background} is transparent in places: the picture is white there")
-    about: dict[str, object] = {"background": photo.sha256, "soft_edge": soft_edge}
+        console.warn(f"the background {background} has transparent parts: the picture is white there")
+    metadata: dict[str, object] = {"background": photo.sha256, "soft_edge": soft_edge}
     if mask is not None:
-        marked = pictures.read_mask(mask)
-        about.update(mask=hashlib.sha256(mask.read_bytes()).hexdigest(), fit_mask=fit_mask)
-        if marked.size != photo.image.size:
+        mask_image = pictures.read_mask(mask)
+        metadata.update(mask=hashlib.sha256(mask.read_bytes()).hexdigest(), fit_mask=fit_mask)
+        if mask_image.size != photo.image.size:
             if not fit_mask:
                 raise PhotoRefused(
-                    f"the mask {mask} is {marked.width} x {marked.height}, the background "
+                    f"the mask {mask} is {mask_image.width} x {mask_image.height}, the background "
                     f"{photo.image.width} x {photo.image.height}",
                     "give a mask of the background's size, or stretch it with --fit-mask",
                 )
-            marked = marked.resize(photo.image.size, Image.Resampling.BILINEAR)
+            mask_image = mask_image.resize(photo.image.size, Image.Resampling.BILINEAR)
     elif text is not None:
-        marked, about["mask_text"] = inpainting.text_mask(spec, photo.image, text), text
+        mask_image, metadata["mask_text"] = inpainting.text_mask(spec, photo.image, text), text
     else:
-        assert box is not None  # _check_place says so
-        marked, about["box"] = Image.new("L", photo.image.size, 0), box
-        marked.paste(255, parse_box(box, photo.image.size))
-    return inpainting.inpaint_region(photo.image, marked, size, soft_edge), about
+        assert box is not None  # _check_place has checked it
+        mask_image, metadata["box"] = Image.new("L", photo.image.size, 0), box
+        mask_image.paste(255, parse_box(box, photo.image.size))
+    return inpainting.inpaint_region(photo.image, mask_image, size, soft_edge), metadata
 
 
 def _write_preview(console: Console, output: drawing.Output, name: str, edit: "InpaintRegion") -> None:
@@ -262,5 +266,5 @@ def _write_preview(console: Console, output: drawing.Output, name: str, edit: "I
         atomic_io.make_folder(folder)
         path = atomic_io.publish_file(buffer.getvalue(), folder / (file_name or f"{name}{ending}"))
     left, top, right, bottom = edit.frame
-    console.say(f"the red frame, {right - left} x {bottom - top} pixels, is drawn anew in the base's size")
+    console.say(f"the red frame, {right - left} x {bottom - top} pixels, will be drawn again in the base's size")
     console.result([str(path)], {"preview": str(path), "frame": edit.frame})

@@ -1,4 +1,4 @@
-"""`pmagic config`: the person's own defaults, in config.toml."""
+"""`pmagic config`: your own defaults, in config.toml."""
 
 import os
 from dataclasses import asdict
@@ -23,12 +23,12 @@ Key = Annotated[str, typer.Argument(help="base, device or format", autocompletio
 @app.command("get")
 def get(
     key: Annotated[
-        str | None, typer.Argument(help="base, device or format; all without it.", autocompletion=names.config_keys)
+        str | None, typer.Argument(help="base, device or format (default: all).", autocompletion=names.config_keys)
     ] = None,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Print what counts without a flag: a PMAGIC_ variable, or config.toml, or what pmagic comes with.
+    """Print the defaults in effect: from a PMAGIC_ variable, from config.toml, or from pmagic itself.
 
     \b
     pmagic config get
@@ -44,7 +44,7 @@ def get(
 @app.command("set")
 def set_value(
     key: Key,
-    value: Annotated[str, typer.Argument(help="The new default; empty for the one that pmagic comes with.")],
+    value: Annotated[str, typer.Argument(help='The new default; "" restores that of pmagic.')],
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
@@ -56,7 +56,7 @@ def set_value(
     pmagic config set base ""
     """
     console = Console(quiet=quiet, as_json=as_json)
-    value = _usable(key, value) if value else value
+    value = _check_value(key, value) if value else value
     data = settings.with_value(key, value)
     path = settings.config_file()
     with atomic_io.storing(str(path)):
@@ -65,7 +65,7 @@ def set_value(
     variable = settings.VARIABLES[key]
     now = os.environ.get(variable)
     if value and now and now != value:
-        console.warn(f"{variable} is set to {now!r}, which counts more than config.toml")
+        console.warn(f"{variable} is set to {now!r}, which overrides config.toml")
     console.result([] if quiet else [f"{key} = {value}"], {"key": key, "value": value, "file": str(path)})
 
 
@@ -85,7 +85,7 @@ def list_values(quiet: Quiet = False, as_json: AsJson = False) -> None:
 
 @app.command("unset")
 def unset(key: Key, quiet: Quiet = False, as_json: AsJson = False) -> None:
-    """Take a default out of config.toml, also one that cannot be used.
+    """Remove a default from config.toml, even one that cannot be used.
 
     \b
     pmagic config unset device
@@ -109,16 +109,16 @@ def path(quiet: Quiet = False, as_json: AsJson = False) -> None:
     Console(quiet=quiet, as_json=as_json).result([file], {"path": file})
 
 
-def _usable(key: str, value: str) -> str:
-    """The value as it is to be kept, checked as a command would that uses it, before anything is written.
+def _check_value(key: str, value: str) -> str:
+    """The value to store, after the checks that a command would make when it uses the value.
 
-    Raises UsageError, and NotFound or Incompatible for a base that is none.
+    Raises UsageError, and for a base also NotFound or Incompatible.
     """
     settings.checked_key(key)
     if key == "base":
         from pmagic.bases import model_spec
 
-        return model_spec.resolve(value).name  # a folder by its whole path: commands are given in other folders, too
+        return model_spec.resolve(value).name  # a folder as an absolute path: later commands may run elsewhere
     if key == "device":
         settings.check_device(value)  # without torch
 

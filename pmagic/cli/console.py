@@ -1,4 +1,4 @@
-"""The only place that prints: results on stdout, talk on stderr, every text from outside made harmless first."""
+"""Printing: results go to stdout, talk goes to stderr. Text from outside is made harmless first."""
 
 import json
 import os
@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from pmagic.errors import STOPPED_BY_PERSON, PmagicError, StorageFailed
 from pmagic.tasks.reporting import Advance, duration
 
-TIMED_STEPS = 5  # after so many the time left can be told
-PROGRESS = "PMAGIC_PROGRESS"  # "lines": without a terminal, a line of progress now and then
+TIMED_STEPS = 5  # steps after which the time left is estimated
+PROGRESS = "PMAGIC_PROGRESS"  # "lines": print lines of progress where there is no terminal
 LINE_SECONDS = 10.0
 
 
@@ -23,11 +23,11 @@ class Console:
 
     quiet: bool = False
     as_json: bool = False
-    warnings: list[str] = field(default_factory=list)  # everything warned of, for the JSON document
+    warnings: list[str] = field(default_factory=list)  # all warnings, for the JSON document
 
     @property
     def talks(self) -> bool:
-        """Talk and progress are for a person who looks on; a file or a pipe gets only results and warnings."""
+        """Whether talk and progress are shown: on a terminal only. A file or a pipe gets results and warnings."""
         return not self.quiet and sys.stderr.isatty()
 
     def say(self, text: str) -> None:
@@ -35,30 +35,30 @@ class Console:
             print(on_one_line(text), file=sys.stderr, flush=True)
 
     def tell(self, text: str) -> None:
-        """As `say`, also where stderr is no terminal."""
+        """Like `say`, but also where stderr is no terminal."""
         if not self.quiet:
             print(clean(text), file=sys.stderr, flush=True)
 
     def warn(self, text: str) -> None:
-        """Said in every case: silence would make the result look better than it is."""
+        """Always printed: without the warning the result would look better than it is."""
         self.warnings.append(text)
         print(f"warning: {on_one_line(text)}", file=sys.stderr, flush=True)
 
     def result(self, lines: Sequence[str], document: object) -> None:
-        """What the command was asked for, as lines or as the JSON document."""
+        """Prints the result of the command, as lines or as the JSON document."""
         text = "\n".join(on_one_line(line) for line in lines)
         if self.as_json:
             text = _as_json(document)
         try:
             print(text, end="\n" if text else "", flush=True)
         except OSError as error:
-            raise unwritable(error) from error
+            raise abandon_stdout(error) from error
 
     @contextmanager
     def progress(self, what: str) -> Iterator[Advance]:
-        """A bar on stderr, and once its first steps are timed a line that says how long it takes.
+        """Shows a bar on stderr, and after the first steps a line that says how long the rest will take.
 
-        Without a terminal nothing, or a line every ten seconds where the environment has PMAGIC_PROGRESS=lines.
+        Without a terminal it shows nothing, or a line every ten seconds if PMAGIC_PROGRESS=lines is set.
         """
         if not self.talks:
             lines = not self.quiet and os.environ.get(PROGRESS) == "lines"
@@ -76,14 +76,14 @@ class Console:
         )
         with Progress(*columns, console=Terminal(stderr=True), transient=True) as bar:
             task = bar.add_task(clean(what), total=None, remark="")
-            timed: list[tuple[float, int]] = []
+            times: list[tuple[float, int]] = []
 
             def advance(done: int, total: int, remark: str) -> None:
-                if len(timed) < TIMED_STEPS:
-                    timed.append((time.monotonic(), done))
-                    if len(timed) == TIMED_STEPS and done > timed[1][1]:
-                        start, first = timed[1]  # the first step is slower than the others
-                        self.say(f"about {duration((timed[-1][0] - start) / (done - first) * (total - done))} to go")
+                if len(times) < TIMED_STEPS:
+                    times.append((time.monotonic(), done))
+                    if len(times) == TIMED_STEPS and done > times[1][1]:
+                        start, first = times[1]  # the first step is slower than the others
+                        self.say(f"about {duration((times[-1][0] - start) / (done - first) * (total - done))} to go")
                 bar.update(task, completed=done, total=total, remark=clean(remark))
 
             yield advance
@@ -103,12 +103,12 @@ class Console:
 
 
 def show_problem(problem: PmagicError, *, as_json: bool) -> None:
-    """One message: what happened, what was kept, what to type next. As JSON it takes the result's place on stdout."""
+    """One message: what happened, what was kept, what to type next. As JSON it goes to stdout."""
     if as_json:
         print(_as_json(problem.as_dict()), flush=True)
         return
-    asked_for = problem.exit_code == STOPPED_BY_PERSON
-    lines = [problem.what if asked_for else f"error: {problem.what}"]
+    is_stop = problem.exit_code == STOPPED_BY_PERSON
+    lines = [problem.what if is_stop else f"error: {problem.what}"]
     if problem.kept:
         lines.append(f"  kept: {problem.kept}")
     if problem.next_step:
@@ -116,8 +116,8 @@ def show_problem(problem: PmagicError, *, as_json: bool) -> None:
     print("\n".join(on_one_line(line) for line in lines), file=sys.stderr, flush=True)
 
 
-def unwritable(error: OSError) -> StorageFailed:
-    """A stdout that is closed or full; what is still in its buffer is given up, or leaving would fail once more."""
+def abandon_stdout(error: OSError) -> StorageFailed:
+    """The problem of a closed or full stdout. Drops what is still in its buffer, or the exit would fail again."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     return StorageFailed(
         f"the output cannot be written: {error.strerror}", "see `pmagic list`", kept="what the command has done"
@@ -125,37 +125,37 @@ def unwritable(error: OSError) -> StorageFailed:
 
 
 def clean(text: str) -> str:
-    """The text without anything that a terminal obeys: control characters and lone surrogates are spelled out.
+    """The text with control characters and lone surrogates spelled out, so that a terminal obeys nothing in it.
 
     Tabs and line ends stay.
     """
-    if text.isprintable():  # which none of those is, and which is soon said of a long list
+    if text.isprintable():  # a quick check: none of those characters is printable
         return text
-    return "".join(each if each in "\n\t" or _harmless(each) else f"\\x{ord(each):02x}" for each in text)
+    return "".join(each if each in "\n\t" or _is_harmless(each) else f"\\x{ord(each):02x}" for each in text)
 
 
 def on_one_line(text: str) -> str:
-    """As `clean`, with line ends spelled out too: a value from outside must not look like the line after it."""
+    """Like `clean`, with line ends spelled out too: an outside value must not look like another line."""
     return clean(text).replace("\n", "\\n")
 
 
 def table(rows: Sequence[Sequence[str]], heads: Sequence[str]) -> list[str]:
-    """Left-aligned columns, two blanks apart."""
-    cleaned = [[clean(cell).replace("\n", " ").replace("\t", " ") for cell in row] for row in (heads, *rows)]
-    widths = [max(len(row[column]) for row in cleaned) for column in range(len(heads))]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cleaned]
+    """Lines with left-aligned columns, two spaces apart."""
+    cells = [[clean(cell).replace("\n", " ").replace("\t", " ") for cell in row] for row in (heads, *rows)]
+    widths = [max(len(row[column]) for row in cells) for column in range(len(heads))]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells]
 
 
 def _as_json(document: object) -> str:
-    """In ASCII: JSON in any locale, and without a character that a terminal obeys."""
-    return json.dumps(document, indent=2, allow_nan=False, default=_plain)
+    """JSON in ASCII, which prints in any locale and holds no character that a terminal obeys."""
+    return json.dumps(document, indent=2, allow_nan=False, default=_convert)
 
 
-def _harmless(character: str) -> bool:
-    # Cc control, Cs lone surrogate, Cf invisible format characters such as those that turn the direction of writing
+def _is_harmless(character: str) -> bool:
+    # Cc: control. Cs: lone surrogates. Cf: invisible, such as characters that change the direction of writing.
     return unicodedata.category(character) not in ("Cc", "Cs", "Cf", "Zl", "Zp")
 
 
-def _plain(value: object) -> object:
-    """Paths and mappings as JSON has them."""
+def _convert(value: object) -> object:
+    """Converts paths and mappings for JSON."""
     return dict(value) if isinstance(value, Mapping) else str(value)

@@ -1,4 +1,4 @@
-"""`pmagic cp`: one version of a persona under another name as well."""
+"""`pmagic cp`: copies one version of a persona to another name."""
 
 from typing import Annotated
 

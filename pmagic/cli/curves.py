@@ -1,4 +1,4 @@
-"""Curves drawn with characters. No numpy: `show` draws one without loading anything."""
+"""Curves made of characters. They need no numpy, so that `show` starts fast."""
 
 from collections.abc import Sequence
 
@@ -12,16 +12,17 @@ def sparkline(values: Sequence[float]) -> str:
 
 
 def plot(curve: Sequence[tuple[int, float]], low: int, high: int, levels: Sequence[float]) -> list[str]:
-    """The IoU over t, t falling to the right as sampling goes; levels are drawn across, the dynamic interval below.
+    """Lines of text that plot the IoU over t. t falls to the right, as in sampling.
 
+    levels: horizontal lines. low, high: the dynamic interval, which is marked below the plot.
     curve: (t, IoU) with equal steps, largest t first, IoU in [0, 1].
     """
     width = 3
     heights = [round(iou * _ROWS) for _, iou in curve]
-    across = {round(level * _ROWS) for level in levels}
+    level_rows = {round(level * _ROWS) for level in levels}
     lines = []
     for row in range(_ROWS, -1, -1):
-        ground = "╌" if row in across else " "
+        ground = "╌" if row in level_rows else " "
         marks = "".join(f"{ground}{'●' if height == row else ground}{ground}" for height in heights)
         lines.append(f"{row / _ROWS:4.2f} ┤{marks}")
     stages = "".join("━" * width if low <= t < high else "·" * width for t, _ in curve)

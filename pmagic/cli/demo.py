@@ -1,4 +1,4 @@
-"""`pmagic demo`: learns a shipped portrait, draws it in four prompts and writes one sheet of all, by the commands."""
+"""`pmagic demo`: runs the commands that learn a shipped portrait and draw it in four prompts, and writes one sheet."""
 
 import hashlib
 import io
@@ -47,16 +47,16 @@ def demo(
     start = time.monotonic()
     columns = []
     with _progress_lines():
-        address = _kept(portrait)
+        address = _find_persona(portrait)
         if address is None:
             console.tell(f"$ pmagic learn {portrait} --name {NAME} --base {BASE}")
-            address = _answer(learn.learn, photo=[portrait], name=NAME, base=BASE, quiet=quiet)["persona"]
-        learned = time.monotonic() - start
+            address = _run_command(learn.learn, photo=[portrait], name=NAME, base=BASE, quiet=quiet)["persona"]
+        learn_seconds = time.monotonic() - start
         for prompt in PROMPTS:
             console.tell(f'$ pmagic render {NAME} "{prompt}" -n {EACH} --out {out}')
-            answer = _answer(render.render, name=address, prompt=prompt, count=EACH, out=out, quiet=quiet)
-            columns.append([Image.open(made["file"]) for made in answer["pictures"]])
-    rendered = time.monotonic() - start - learned
+            answer = _run_command(render.render, name=address, prompt=prompt, count=EACH, out=out, quiet=quiet)
+            columns.append([Image.open(picture["file"]) for picture in answer["pictures"]])
+    render_seconds = time.monotonic() - start - learn_seconds
     rows = [
         (f"seed {seed}", [Image.open(portrait), *pictures]) for seed, pictures in enumerate(zip(*columns, strict=True))
     ]
@@ -65,16 +65,16 @@ def demo(
         target, rows, cell=CELL, heads=("the one photo", *(prompt.replace("{}", NAME) for prompt in PROMPTS))
     )
     console.tell(
-        f"learned in {duration(learned)}, drew {EACH * len(PROMPTS)} pictures in {duration(rendered)}; "
+        f"learned in {duration(learn_seconds)}, drew {EACH * len(PROMPTS)} pictures in {duration(render_seconds)}; "
         f"look at {target}, then try: pmagic list"
     )
-    seconds = {"learn": round(learned, 1), "render": round(rendered, 1)}
+    seconds = {"learn": round(learn_seconds, 1), "render": round(render_seconds, 1)}
     console.result([str(target)], {"persona": address, "sheet": str(target), "seconds": seconds})
 
 
 @contextmanager
 def _progress_lines() -> Iterator[None]:
-    """Lines of progress without a terminal: minutes without a word look like a program that hangs."""
+    """Asks for lines of progress without a terminal: minutes of silence would look like a hanging program."""
     before = os.environ.get(PROGRESS)
     os.environ[PROGRESS] = before or "lines"
     try:
@@ -84,23 +84,23 @@ def _progress_lines() -> Iterator[None]:
             del os.environ[PROGRESS]
 
 
-def _kept(portrait: Path) -> str | None:
-    """The address of the demonstration's persona where an earlier run has left it; None where the name is free."""
+def _find_persona(portrait: Path) -> str | None:
+    """The address of the demo's persona if an earlier run has made it; None if the name is free."""
     library = Library(settings.library_dir())
     if not library.versions(NAME):
         return None
     address, manifest = library.verify(NAME)
     if manifest.photos != (hashlib.sha256(portrait.read_bytes()).hexdigest(),) or manifest.base != BASE:
         raise UsageError(
-            f"your library has another persona {NAME!r}, which the demonstration would add a version to",
-            f"rename it with `pmagic mv {NAME} NEW`, or set PMAGIC_HOME to another folder for the demonstration",
+            f"your library has another persona {NAME!r}, and the demo would add a version to it",
+            f"rename it with `pmagic mv {NAME} NEW`, or set PMAGIC_HOME to another folder for the demo",
             kept=f"{address} as it is",
         )
     return str(address)
 
 
-def _answer(command: Callable[..., None], **options: Any) -> dict[str, Any]:
-    """Run a command of this program; its JSON document."""
+def _run_command(command: Callable[..., None], **options: Any) -> dict[str, Any]:
+    """Runs a command of this program. Returns its JSON document."""
     answer = io.StringIO()
     with redirect_stdout(answer):
         command(as_json=True, **options)

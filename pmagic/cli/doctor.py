@@ -1,4 +1,4 @@
-"""`pmagic doctor`: what is installed, what is where, what is wrong and how to mend it. Nothing private is in it."""
+"""`pmagic doctor`: what is installed, where things are, what is wrong and how to fix it. Its output is not private."""
 
 import contextlib
 import os
@@ -40,7 +40,7 @@ LITTLE_DISK = 1e9  # bytes; a persona takes a few megabytes, a base four gigabyt
 def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document, to paste into a report.")] = False,
 ) -> None:
-    """Show versions, device, memory, disk, places and models, and what is wrong. Ends with code 1 if anything is.
+    """Show versions, device, memory, disk, folders, models and problems. The exit code is 1 if there are problems.
 
     \b
     pmagic doctor
@@ -58,19 +58,19 @@ def doctor(
         "libraries": {name: _version(name) for name in LIBRARIES},
         **_device(),
         "memory free": "unknown" if free is None else f"{free / 1e9:.1f} GB",
-        "disk free": f"{shutil.disk_usage(_existing(library.root)).free / 1e9:.1f} GB",
+        "disk free": f"{shutil.disk_usage(_nearest_folder(library.root)).free / 1e9:.1f} GB",
         "models": {name: _state(name) for name in shelf.names("bases.known")},
         "offline": network.offline(),
         "personas": len(library.addresses()),
         "unfinished": len(unfinished.names(library.root)),
         "places": {
-            "library": _shown(library.root),
-            "models": _shown(settings.models_dir()),
-            "configuration": _shown(settings.config_file()),
-            "logs": _shown(settings.log_dir()),
+            "library": _show_path(library.root),
+            "models": _show_path(settings.models_dir()),
+            "configuration": _show_path(settings.config_file()),
+            "logs": _show_path(settings.log_dir()),
         },
         "settings": _settings(),
-        "problems": [{name: _homeless(text) for name, text in each.items()} for each in problems],
+        "problems": [{name: _hide_home(text) for name, text in each.items()} for each in problems],
     }
     lines = [line for key, value in document.items() if key != "problems" for line in _lines(key, value)]
     if problems:
@@ -110,9 +110,9 @@ def _device() -> dict[str, object]:
 
 
 def _settings() -> dict[str, str]:
-    """What config.toml and the environment say; nothing where they cannot be used, which is told as a problem."""
+    """The values of config.toml and the environment; {} if one is invalid, which is reported as a problem."""
     try:
-        return {name: _homeless(str(value)) for name, value in vars(settings.config()).items() if value is not None}
+        return {name: _hide_home(str(value)) for name, value in vars(settings.config()).items() if value is not None}
     except PmagicError:
         return {}
 
@@ -143,102 +143,107 @@ def _state(name: str) -> str:
 
 
 def _models() -> Iterator[dict[str, str]]:
-    """Bases that are here without what learning needs beside them, and downloads that were interrupted."""
+    """Problems of models: bases that lack what learning needs, and interrupted downloads."""
     from pmagic.bases import fetching, model_spec
 
     needs = (model_spec.require_weights, _faces, _masks)
-    told = {problem.what: problem.next_step for name in shelf.names("bases.known") for problem in _lacking(name, needs)}
-    for what, next_step in told.items():  # what several bases lack is told once
+    problems = {
+        problem.what: problem.next_step for name in shelf.names("bases.known") for problem in _find_lacks(name, needs)
+    }
+    for what, next_step in problems.items():  # a model that several bases lack is reported once
         yield {"what": what, "next": next_step}
     for part in settings.models_dir().glob("*.part"):
         name = part.name.removesuffix(".part").replace("--", "/", 1)
-        again = "begins it anew" if name in fetching.PACKS else "goes on with it"
+        again = "starts it again" if name in fetching.PACKS else "continues it"
         yield {
             "what": f"a download of {name} was interrupted",
             "next": f"pmagic models pull {name} {again}, pmagic models rm {name} removes it",
         }
 
 
-def _lacking(name: str, needs: Sequence[Callable[["ModelSpec"], object]]) -> Iterator[PmagicError]:
-    """Which of its needs a base that is here does not meet."""
+def _find_lacks(name: str, needs: Sequence[Callable[["ModelSpec"], object]]) -> Iterator[PmagicError]:
+    """The problems of a base that is on this machine: which of its needs it does not meet."""
     from pmagic.bases import model_spec
 
     try:
-        found = model_spec.resolve(name)
+        spec = model_spec.resolve(name)
     except PmagicError as problem:
         yield problem
         return
-    if found.folder is None:
+    if spec.folder is None:
         return
     for need in needs:
         try:
-            need(found)
+            need(spec)
         except PmagicError as problem:
             yield problem
 
 
-def _faces(found: "ModelSpec") -> None:
+def _faces(spec: "ModelSpec") -> None:
     from pmagic.engine import subject
 
-    subject.require_observers(found, "face", masked=True, recognised=True)
+    subject.require_observers(spec, "face", masked=True, recognised=True)
 
 
-def _masks(found: "ModelSpec") -> None:
+def _masks(spec: "ModelSpec") -> None:
     from pmagic.engine import subject
 
-    subject.require_observers(found, "face", masked=False, recognised=False)
+    subject.require_observers(spec, "face", masked=False, recognised=False)
 
 
 def _disk() -> Iterator[dict[str, str]]:
-    folder = _existing(settings.library_dir())
+    folder = _nearest_folder(settings.library_dir())
     if not os.access(folder, os.W_OK):
         yield {
-            "what": f"{_shown(folder)} cannot be written",
+            "what": f"{_show_path(folder)} cannot be written",
             "next": "correct its permissions, or set PMAGIC_HOME to a folder of your own",
         }
     if shutil.disk_usage(folder).free < LITTLE_DISK:
-        yield {"what": f"the disk of {_shown(folder)} is nearly full", "next": "free some space"}
+        yield {"what": f"the disk of {_show_path(folder)} is nearly full", "next": "free some space"}
 
 
 def _library(library: Library) -> Iterator[dict[str, str]]:
     if library.root.is_dir() and os.name != "nt" and stat.S_IMODE(library.root.stat().st_mode) & 0o077:
         yield {
-            "what": f"others may read the personas in {_shown(library.root)}",
-            "next": f"chmod 700 {_shown(library.root)}",
+            "what": f"other users may read the personas in {_show_path(library.root)}",
+            "next": f"chmod 700 {_show_path(library.root)}",
         }
     if library.has_leftovers():
         yield {
-            "what": "a command that was killed has left a copy of a persona, or one is changing the library now",
-            "next": "`pmagic rm NAME` erases such a copy whatever the name, and so does every change of the library",
+            "what": "a killed command has left a copy of a persona, or a command is changing the library now",
+            "next": "`pmagic rm NAME`, with any name, erases such a copy, and so does every change of the library",
         }
-    damaged = 0
+    count = 0
     for address in library.addresses():
         try:
             library.verify(str(address))
         except PmagicError:
-            damaged += 1  # by name they would be private
-    if damaged:
-        yield {"what": f"{damaged} of the kept personas cannot be used", "next": "pmagic verify --all names them"}
+            count += 1  # only counted, because names are private
+    if count:
+        yield {
+            "what": f"{count} of the personas in the library cannot be used",
+            "next": "pmagic verify --all names them",
+        }
 
 
-def _existing(path: Path) -> Path:
-    """The path itself, or its nearest parent that is there."""
+def _nearest_folder(path: Path) -> Path:
+    """The path itself, or its nearest existing parent."""
     return next(each for each in (path, *path.parents) if each.exists())
 
 
-def _shown(path: Path) -> str:
-    return _homeless(str(path))
+def _show_path(path: Path) -> str:
+    return _hide_home(str(path))
 
 
-def _homeless(text: str) -> str:
-    """Without the folders that are the person's own: a bug report needs neither a user name nor a disk's."""
-    for folder, shown in _own_folders():
-        text = re.sub(rf"(?<![\w.~-]){re.escape(folder)}(?![\w.-])", lambda found, shown=shown: shown, text)
+def _hide_home(text: str) -> str:
+    """Replaces the person's own folders: a bug report needs neither a user name nor the name of a disk."""
+    for folder, name in _own_folders():
+        text = re.sub(rf"(?<![\w.~-]){re.escape(folder)}(?![\w.-])", lambda match, name=name: name, text)
     return text
 
 
 def _own_folders() -> Iterator[tuple[str, str]]:
-    """(folder, what stands for it), the longest first: a configured base, PMAGIC_HOME, the home."""
+    """(folder, its replacement), the longest folder first: a configured base, PMAGIC_HOME, the home."""
     folders = []
     with contextlib.suppress(PmagicError):
         base = settings.expanded(settings.config().base or "mini")
@@ -247,4 +252,4 @@ def _own_folders() -> Iterator[tuple[str, str]]:
     if os.environ.get("PMAGIC_HOME"):
         folders.append((settings.library_dir().parent, "$PMAGIC_HOME"))
     folders.append((Path.home(), "~"))
-    return ((str(folder), shown) for folder, shown in folders if folder != Path(folder.anchor))
+    return ((str(folder), name) for folder, name in folders if folder != Path(folder.anchor))

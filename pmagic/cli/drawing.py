@@ -1,4 +1,4 @@
-"""What every command that draws has in common: its options, and how pictures are written and printed."""
+"""The options that all drawing commands share, and how they write and print their pictures."""
 
 import re
 import time
@@ -35,11 +35,12 @@ Out = Annotated[
 ]
 Format = Annotated[str | None, typer.Option("--format", help="png (without loss, the default), jpeg or webp.")]
 Grid = Annotated[
-    bool, typer.Option("--grid", help="One more picture of all: a row for each prompt, a column for each seed.")
+    bool,
+    typer.Option("--grid", help="Also write a sheet of all pictures: a row for each prompt, a column for each seed."),
 ]
-Show = Annotated[bool, typer.Option("--show", help="Show the pictures in the terminal as well.")]
+Show = Annotated[bool, typer.Option("--show", help="Also show the pictures in the terminal.")]
 Enlarge = Annotated[
-    int, typer.Option("--enlarge", help="Also write each picture so many times as large, for looking at.")
+    int, typer.Option("--enlarge", help="Also write a copy of each picture, so many times as large, for viewing.")
 ]
 BaseMoved = Annotated[
     str | None,
@@ -57,7 +58,7 @@ ENDINGS = {"png": ".png", "jpeg": ".jpg", "webp": ".webp"}
 
 @dataclass(frozen=True, kw_only=True)
 class Output:
-    """Where pictures go, and how. Raises UsageError for what can be seen to be wrong."""
+    """Where and how pictures are written. Raises UsageError for invalid values."""
 
     out: Path
     kind: str | None = None
@@ -67,28 +68,28 @@ class Output:
 
     def __post_init__(self) -> None:
         if not 1 <= self.enlarge <= _MAX_ENLARGE:
-            raise UsageError(f"--enlarge must be 1 to {_MAX_ENLARGE}, not {self.enlarge}", "4 is good for looking at")
+            raise UsageError(f"--enlarge must be 1 to {_MAX_ENLARGE}, not {self.enlarge}", "4 is good for viewing")
         parse_out(self.out, self.kind)
 
 
 def draw(console: Console, output: Output, prepare: Callable[..., Drawing], file_names: Sequence[str]) -> None:
-    """Draws, writes and prints.
+    """Draws the pictures, writes them and prints their paths.
 
-    prepare: `tasks.drawing.prepare` without its `before_opening`. file_names: of each scene's pictures, without ending.
-    Raises what the task raises, StorageFailed, and Stopped with what was finished.
+    prepare: `tasks.drawing.prepare` without its `before_opening`. file_names: one for each scene, without ending.
+    Raises what the task raises, StorageFailed, and Stopped, which names the finished pictures.
     """
     folder, file_name, ending = parse_out(output.out, output.kind)
 
     def make_folder() -> None:
         with atomic_io.storing(f"pictures in {folder}"):
-            atomic_io.make_folder(folder)  # before the work, or a picture would have no place
+            atomic_io.make_folder(folder)  # before the work: a folder that cannot be written costs no time
 
     task = prepare(before_opening=make_folder)
     total = task.total
     targets = [folder / (file_name or f"{each}{ending}") for each in file_names]
-    about = task.scenes[0].title if len(task.scenes) == 1 else f"{len(task.scenes)} prompts"
+    title = task.scenes[0].title if len(task.scenes) == 1 else f"{len(task.scenes)} prompts"
     console.say(
-        f"drawing {total} of {task.who} on {task.base.spec.name} ({task.base.device}, {task.base.computes_in}): {about}"
+        f"drawing {total} of {task.who} on {task.base.spec.name} ({task.base.device}, {task.base.computes_in}): {title}"
     )
     start = time.monotonic()
     files = _write_pictures(console, task, targets)
@@ -118,7 +119,7 @@ def draw(console: Console, output: Output, prepare: Callable[..., Drawing], file
 
 
 def _write_pictures(console: Console, task: Drawing, targets: Sequence[Path]) -> list[dict[str, Any]]:
-    """Draws and writes picture after picture, so that a stop keeps those that are finished. targets: of each scene."""
+    """Draws and writes one picture after another: a stop keeps the finished ones. targets: one path for each scene."""
     from pmagic import pictures
 
     files: list[dict[str, Any]] = []
@@ -128,8 +129,8 @@ def _write_pictures(console: Console, task: Drawing, targets: Sequence[Path]) ->
             files.append({"file": str(path), "seed": picture.seed, "prompt": task.scenes[picture.number].title})
             if picture.faces is not None:
                 files[-1]["faces"] = picture.faces
-                found = ", ".join(f"{who} {count}" for who, count in picture.faces.items())
-                console.say(f"{path}: faces in the place of {found}")
+                counts = ", ".join(f"{who} {count}" for who, count in picture.faces.items())
+                console.say(f"{path}: faces in each place: {counts}")
     except KeyboardInterrupt as stop:
         scene, k = task.scenes[len(files) // task.options.count], len(files) % task.options.count
         rest = f"--seed {task.options.seed + k} -n {task.options.count - k}"
@@ -137,14 +138,14 @@ def _write_pictures(console: Console, task: Drawing, targets: Sequence[Path]) ->
             rest += f" for {scene.title!r}, and then with the prompts after it"
         raise Stopped(
             f"stopped after {len(files)} of {task.total} pictures",
-            f"for the rest run the same command with {rest}",
+            f"to draw the rest, run the same command with {rest}",
             kept=", ".join(each["file"] for each in files) or "no picture was finished",
         ) from stop
     return files
 
 
 def parse_out(out: Path, kind: str | None) -> tuple[Path, str, str]:
-    """--out and --format as a folder, a file name (empty where only a folder is given) and the name's ending."""
+    """The folder, the file name ("" if --out is a folder) and the ending that --out and --format give."""
     from pmagic import pictures
 
     if kind is not None and kind not in ENDINGS:
@@ -152,7 +153,7 @@ def parse_out(out: Path, kind: str | None) -> tuple[Path, str, str]:
     ending = out.suffix.lower()
     if ending in pictures.ENDINGS and not out.is_dir():
         if kind not in (None, pictures.ENDINGS[ending]):
-            raise UsageError(f"--out {out} is not a name of --format {kind}", "leave one of them out")
+            raise UsageError(f"--out {out} has another ending than --format {kind}", "leave one of them out")
         return out.parent, out.name, out.suffix
     if ending in (".gif", ".tif", ".tiff", ".bmp", ".avif") or (out.exists() and not out.is_dir()):
         raise UsageError(
@@ -163,7 +164,7 @@ def parse_out(out: Path, kind: str | None) -> tuple[Path, str, str]:
 
 
 def parse_size(text: str | None) -> tuple[int, int] | None:
-    """`512x768` -> (512, 768), `512` -> (512, 512); whether they can be drawn is the settings' to say."""
+    """`512x768` -> (512, 768), `512` -> (512, 512). The render settings check whether it can be drawn."""
     if text is None:
         return None
     sides = [number(side) for side in text.lower().replace("×", "x").split("x")]
@@ -184,6 +185,6 @@ def _warn_of_empty_places(console: Console, files: Sequence[Mapping[str, Any]]) 
         empty = [each["file"] for each in files if not each["faces"][who]]
         if empty:
             console.warn(
-                f"no face is found where {who} should be in {', '.join(empty)}: try other seeds, a wider --size, or "
-                "one person after the other into a --background"
+                f"no face was found where {who} should be in {', '.join(empty)}: try other seeds or a wider --size, or "
+                "draw one person after the other into a --background"
             )

@@ -1,4 +1,4 @@
-"""`pmagic eval`: how like and how obedient, over many people; the paper's tables from one command."""
+"""`pmagic eval`: identity and prompt scores over many people, and the paper's tables."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     from pmagic.evaluation.store import Store
     from pmagic.evaluation.variants import Variant
 
-_MOST = 1000  # pictures of a prompt
+_MAX_PICTURES = 1000  # pictures of a prompt
 _RAY = 0
-_OF_SCORING = ("pictures", "photos", "prompts", "base", "device", "out", "quiet", "as_json")
+_SCORING_OPTIONS = ("pictures", "photos", "prompts", "base", "device", "out", "quiet", "as_json")
 
 
 def evaluate(
@@ -41,14 +41,14 @@ def evaluate(
         ),
     ] = None,
     root: Annotated[Path | None, typer.Option("--root", help="The data set's folder.")] = None,
-    people: Annotated[int, typer.Option("--people", help="How many people are drawn, by the seed.")] = 100,
-    repeats: Annotated[int, typer.Option("--repeats", help="How often, each time other people.")] = 1,
+    people: Annotated[int, typer.Option("--people", help="How many people to take; --seed chooses them.")] = 100,
+    repeats: Annotated[int, typer.Option("--repeats", help="How often to repeat, each time with other people.")] = 1,
     prompts: Annotated[
         str | None, typer.Option("--prompts", help="paper, or a file with one prompt a line; {} is the person.")
     ] = None,
     count: Annotated[int, typer.Option("-n", "--count", help="Pictures of each prompt.")] = 4,
     seed: Annotated[
-        int, typer.Option("--seed", help="A number, or random: of the people and of the pictures.", parser=parse_seed)
+        int, typer.Option("--seed", help="A number, or random. It decides people and pictures.", parser=parse_seed)
     ] = 0,
     method: Annotated[
         str,
@@ -65,14 +65,14 @@ def evaluate(
         ),
     ] = "paper",
     iterations: Annotated[
-        int | None, typer.Option("--iterations", help="Optimiser steps of each learning; the recipe says how many.")
+        int | None, typer.Option("--iterations", help="Optimizer steps of each learning (default: the recipe's).")
     ] = None,
     ablation: Annotated[
         str | None,
         typer.Option(
             "--ablation",
-            help="Of one recipe, for methods with stages: "
-            "table1, table2, table5 of the paper, first-stage, stages or bounds.",
+            help="Vary one recipe, for methods with stages: "
+            "table1, table2 or table5 of the paper, first-stage, stages or bounds.",
             autocompletion=names.ablations,
         ),
     ] = None,
@@ -88,10 +88,10 @@ def evaluate(
         ),
     ] = None,
     workers: Annotated[
-        str, typer.Option("--workers", help="How many processes, or ray: a Ray cluster (RAY_ADDRESS, or a local one).")
+        str, typer.Option("--workers", help="Number of processes, or ray: a Ray cluster (RAY_ADDRESS, or a local one).")
     ] = "1",
     out: Annotated[
-        Path | None, typer.Option("--out", help="Folder of the evaluation; the same one goes on where it was.")
+        Path | None, typer.Option("--out", help="Folder of the evaluation; one that is not finished is continued.")
     ] = None,
     base: Annotated[
         str | None,
@@ -101,11 +101,13 @@ def evaluate(
     ] = None,
     device: Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda or mps.")] = None,
     dtype: Annotated[str, typer.Option("--dtype", help="Number type: auto, float32, bfloat16, ...")] = "auto",
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what there is to do, hours and disk.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only show what there is to do, with hours and disk.")
+    ] = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Learn and draw many people, and score them. Stopped, the same command goes on where it was.
+    """Learn and draw many people, and score them. After a stop, the same command continues.
 
     \b
     pmagic eval --dataset world --base mini --people 10 --dry-run
@@ -119,7 +121,7 @@ def evaluate(
         scoring.score(console, pictures, photos, prompts, base, base_options.device(device), out)
         return
     if dataset is None:
-        raise UsageError("nothing is named to evaluate", "give --dataset, or --pictures with --photos and --prompts")
+        raise UsageError("there is nothing to evaluate", "give --dataset, or --pictures with --photos and --prompts")
     _check(people, repeats, count)
     base_options.check_seeds(seed, count)
     base_options.check_numbers(device, dtype)
@@ -128,87 +130,87 @@ def evaluate(
     chosen = tuple(methods.names()) if method == "all" else tuple(method.split(","))
     for each in chosen:
         methods.require(each)
-    hands = _hands(workers)
+    worker_count = _parse_workers(workers)
 
     from pmagic import datasets, shelf
     from pmagic.bases import loading
     from pmagic.evaluation import eval_config, eval_context, harness, observers, store
 
-    known = [each.replace("_", "-") for each in shelf.names("datasets")]  # as --help has them
+    known = [each.replace("_", "-") for each in shelf.names("datasets")]  # spelled as in --help
     if dataset.replace("_", "-") not in known:
         raise NotFound(f"there is no data set {dataset!r}", f"choose one of: {', '.join(known)}")
     source = shelf.take("datasets", dataset.replace("-", "_"))
-    sort = _sort_of_photos(dataset.replace("-", "_"), photos)
+    kind = _photo_kind(dataset.replace("-", "_"), photos)
     spec = base_options.choose_base(base)
     quiet_libraries()
-    asked = eval_config.EvalConfig(
+    config = eval_config.EvalConfig(
         base=spec.name,
         dataset=dataset.replace("-", "_"),
         methods=chosen,
         recipes=tuple(recipe.split(",")),
         ablation=(ablation or "").replace("-", "_"),
         iterations=iterations,
-        photos=sort,
+        photos=kind,
         prompts=_read_prompts(prompts, source.PROMPTS),
         pictures=count,
         seed=seed,
         device=base_options.device(device),
         dtype=dtype,
     )
-    variants = eval_context.variants_of(asked, spec)
+    variants = eval_context.variants_of(config, spec)
     eval_context.require_observers(spec, variants)
-    _check_prompts(console, spec.local_folder, asked.prompts, max(each.learn.tokens for each in variants))
+    _check_prompts(console, spec.local_folder, config.prompts, max(each.learn.tokens for each in variants))
     fetches = source.fetches() if root is None else ""
     if fetches and dry_run:
         raise UsageError(
-            f"a dry run fetches nothing, and this needs {fetches}", "leave --dry-run out once, or give --root"
+            f"a dry run downloads nothing, but this needs {fetches}", "leave --dry-run out once, or give --root"
         )
     if fetches:
-        console.warn(f"this fetches {fetches}; with --root it would not")
-    everyone = source.people(root, sort) if sort else source.people(root)
+        console.warn(f"this downloads {fetches}; with --root it would not")
+    population = source.people(root, kind) if kind else source.people(root)
     for each in source.left_out(root):
         console.warn(f"left out: {each}")
-    drawn = datasets.drawn(everyone, people, repeats, seed)
-    sample = [who for each in drawn for who in each]
-    sitters, unread = harness.people(sample)
-    about = {
+    samples = datasets.drawn(population, people, repeats, seed)
+    individuals = [who for each in samples for who in each]
+    subjects, unreadable = harness.people(individuals)
+    identity = {
         "fingerprint": loading.fingerprint(spec.local_folder),
-        "device": loading.device_named(asked.device).type,
+        "device": loading.device_named(config.device).type,
         "observers": observers.identity(spec),
     }
-    plan = harness.plan(asked, [[who.name for who in each] for each in drawn], variants, about)
+    plan = harness.plan(config, [[who.name for who in each] for each in samples], variants, identity)
     keys = [each.key for each in variants]
     folder = out if out is not None else Path(f"eval-{dataset}")
     if dry_run:
         store.check(folder, plan)
-        todo = harness.tasks(store.Store(folder), sitters, keys)
-        _tell_plan(console, asked, todo, sample, unread, len(variants), hands)
+        todo = harness.tasks(store.Store(folder), subjects, keys)
+        _print_plan(console, config, todo, individuals, unreadable, len(variants), worker_count)
         return
-    with store.opened(folder, plan) as kept:
-        todo = harness.tasks(kept, sitters, keys)
-        failures = unread | _carry_out(console, asked, plan, kept, todo, hands, len(variants))
-        scoring.finish(console, _report(plan, kept, sample, sitters, variants, failures), kept)
+    with store.opened(folder, plan) as results:
+        todo = harness.tasks(results, subjects, keys)
+        failures = unreadable | _evaluate(console, config, plan, results, todo, worker_count, len(variants))
+        scoring.finish(console, _report(plan, results, individuals, subjects, variants, failures), results)
 
 
-def _carry_out(
+def _evaluate(
     console: Console,
-    asked: "EvalConfig",
+    config: "EvalConfig",
     plan: "Mapping[str, object]",
-    kept: "Store",
+    results: "Store",
     todo: "Sequence[Task]",
-    hands: int,
+    worker_count: int,
     variants: int,
 ) -> "dict[int, Failure]":
-    """Everything that is left to do, with a bar; stopped by the person it ends in `Stopped`."""
+    """Does what is left to do, with a progress bar. Raises Stopped when the user stops it."""
     from pmagic.evaluation import harness
     from pmagic.evaluation.harness import Failure
 
     if not todo:
         return {}
-    total, done = variants * len(todo), sum(_variants_of(task.kept) for task in todo)
+    total, done = variants * len(todo), sum(_count_variants(task.kept) for task in todo)
     with stop_at_step() as check, console.progress(f"evaluating {_people(len(todo))}") as advance:
 
-        def told(doing: str) -> None:
+        def report_progress(doing: str) -> None:
             advance(done, total, doing)
             check()
 
@@ -219,98 +221,107 @@ def _carry_out(
                 console.warn(f"{who.name}: {what.what}")
             elif what is not None:
                 done += what.place.startswith("variants/")
-            told(who.name)
+            report_progress(who.name)
 
         try:
-            return harness.run(kept, todo, _workers(asked, str(plan["fingerprint"]), kept, hands, told), on_event)
+            return harness.run(
+                results,
+                todo,
+                _workers(config, str(plan["fingerprint"]), results, worker_count, report_progress),
+                on_event,
+            )
         except KeyboardInterrupt as stop:
             raise Stopped(
                 f"the evaluation was stopped with {done} of {total} learned and drawn",
-                "run the same command to go on from there",
-                kept=f"what was finished, in {kept.root}",
+                "run the same command to continue from there",
+                kept=f"what was finished, in {results.root}",
             ) from stop
 
 
-def _variants_of(kept: "Mapping[str, object]") -> int:
-    return sum(place.startswith("variants/") for place in kept)
+def _count_variants(files: "Mapping[str, object]") -> int:
+    return sum(place.startswith("variants/") for place in files)
 
 
 def _workers(
-    asked: "EvalConfig", fingerprint: str, kept: "Store", hands: int, told: "Callable[[str], None]"
+    config: "EvalConfig",
+    fingerprint: str,
+    results: "Store",
+    worker_count: int,
+    report_progress: "Callable[[str], None]",
 ) -> "Workers":
     from pmagic.evaluation import cluster, eval_context, harness, processes
 
-    if hands == _RAY:
-        return cluster.spread(asked, fingerprint, told)
-    if hands > 1:
-        return processes.spread(asked, fingerprint, hands, kept.unfinished, told)
-    return harness.alone(eval_context.open_context(asked, fingerprint), kept, told)
+    if worker_count == _RAY:
+        return cluster.spread(config, fingerprint, report_progress)
+    if worker_count > 1:
+        return processes.spread(config, fingerprint, worker_count, results.unfinished, report_progress)
+    return harness.alone(eval_context.open_context(config, fingerprint), results, report_progress)
 
 
 def _report(
     plan: "Mapping[str, Any]",
-    kept: "Store",
-    sample: "Sequence[Individual]",
-    sitters: "Sequence[EvalSubject]",
+    results: "Store",
+    individuals: "Sequence[Individual]",
+    subjects: "Sequence[EvalSubject]",
     variants: "Sequence[Variant]",
     failures: "Mapping[int, Failure]",
 ) -> "Report":
     from pmagic.evaluation import report, scores
 
-    people = {who.number: who for who in sitters}
-    found, stages = scores.scores_of(kept, people, [each.key for each in variants], len(plan["prompts"]))
+    people = {who.number: who for who in subjects}
+    person_scores, stages = scores.scores_of(results, people, [each.key for each in variants], len(plan["prompts"]))
     return report.Report(
         about=plan,
         rows=[report.Row(each.key, each.title, each.table, each.label) for each in variants],
         prompts=plan["prompts"],
         people=people,
         names=[name for each in plan["people"] for name in each],
-        traits={number: who.traits for number, who in enumerate(sample, 1)},
-        scores=found,
+        traits={number: who.traits for number, who in enumerate(individuals, 1)},
+        scores=person_scores,
         stages=stages,
         faceless={each["person"]: each["faceless"] for of in stages.values() for each in of if each.get("faceless")},
         failures=failures,
-        pictures=kept.root,
+        pictures=results.root,
     )
 
 
-def _tell_plan(
+def _print_plan(
     console: Console,
-    asked: "EvalConfig",
+    config: "EvalConfig",
     todo: "Sequence[Task]",
-    sample: "Sequence[Individual]",
-    unread: "Mapping[int, Failure]",
+    individuals: "Sequence[Individual]",
+    unreadable: "Mapping[int, Failure]",
     variants: int,
-    hands: int,
+    worker_count: int,
 ) -> None:
-    """What is left to do, and what it takes: measured on the first person of it who can be learned."""
+    """Prints what is left to do and what it will take, measured on the first person who can be learned."""
     from pmagic.evaluation import estimate, eval_context
 
-    found = estimate.estimate(eval_context.open_context(asked), todo)
-    failures = {**unread, **found.failures}
+    work = estimate.estimate(eval_context.open_context(config), todo)
+    failures = {**unreadable, **work.failures}
     for which, each in sorted(failures.items()):
-        console.warn(f"{sample[which - 1].name}: {each.what}")
-    spread = 1 if hands == _RAY else min(hands, max(1, found.people))
+        console.warn(f"{individuals[which - 1].name}: {each.what}")
+    spread = 1 if worker_count == _RAY else min(worker_count, max(1, work.people))
     document = {
-        "people": len(sample),
-        "people_left": found.people,
+        "people": len(individuals),
+        "people_left": work.people,
         "people_refused": len(failures),
         "variants": variants,
-        "prompts": len(asked.prompts),
-        "pictures_of_each": asked.pictures,
-        "learnings_left": found.learnings,
-        "pictures_left": found.pictures,
-        "hours": round(found.seconds / spread / 3600, 3),
-        "workers": "ray" if hands == _RAY else hands,
-        "bytes": found.bytes,
+        "prompts": len(config.prompts),
+        "pictures_of_each": config.pictures,
+        "learnings_left": work.learnings,
+        "pictures_left": work.pictures,
+        "hours": round(work.seconds / spread / 3600, 3),
+        "workers": "ray" if worker_count == _RAY else worker_count,
+        "bytes": work.bytes,
     }
     lines = [
-        f"{_people(len(sample))} x {_count(variants, 'variant')} x {_count(len(asked.prompts), 'prompt')} x "
-        f"{_count(asked.pictures, 'picture')}",
-        f"left: {_people(found.people)}, at most {_count(found.learnings, 'learning')} and "
-        f"{_count(found.pictures, 'picture')}" + (f"; refused: {_people(len(failures))}" if failures else ""),
-        f"time: about {duration(found.seconds / spread)}" + (" with one worker" if hands == _RAY else ""),
-        f"disk: about {found.bytes / 1e6:.0f} MB",
+        f"{_people(len(individuals))} x {_count(variants, 'variant')} x {_count(len(config.prompts), 'prompt')} x "
+        f"{_count(config.pictures, 'picture')}",
+        f"left: {_people(work.people)}, at most {_count(work.learnings, 'learning')} and "
+        f"{_count(work.pictures, 'picture')}" + (f"; refused: {_people(len(failures))}" if failures else ""),
+        f"time: about {duration(work.seconds / spread)}" + (" with one worker" if worker_count == _RAY else ""),
+        f"disk: about {work.bytes / 1e6:.0f} MB",
     ]
     console.result(lines, document)
 
@@ -323,53 +334,53 @@ def _count(number: int, thing: str) -> str:
     return f"{number} {thing}" + "s" * (number != 1)
 
 
-def _read_prompts(asked: str | None, own: "tuple[str, ...] | None") -> "tuple[str, ...]":
-    """The paper's, a file's, or the data set's own. Raises NotFound or UsageError."""
+def _read_prompts(text: str | None, own: "tuple[str, ...] | None") -> "tuple[str, ...]":
+    """The prompts of the paper, of a file, or of the data set. Raises NotFound or UsageError."""
     from pmagic.evaluation import prompts
 
-    if asked is None and own is not None:
+    if text is None and own is not None:
         return own
-    return prompts.PAPER if asked in (None, "paper") else prompts.read(Path(asked))
+    return prompts.PAPER if text in (None, "paper") else prompts.read(Path(text))
 
 
-def _sort_of_photos(dataset: str, asked: Path | None) -> str:
-    """The sort of the data set's photos that is learned from, "" where it has one. Raises UsageError."""
+def _photo_kind(dataset: str, photos: Path | None) -> str:
+    """Which kind of photos to learn from; "" for a data set with only one kind. Raises UsageError."""
     from pmagic import datasets
 
-    sorts = datasets.sorts_of(dataset)
-    if asked is None:
-        return sorts[0] if sorts else ""
-    if not sorts:
+    kinds = datasets.sorts_of(dataset)
+    if photos is None:
+        return kinds[0] if kinds else ""
+    if not kinds:
         raise UsageError(
-            "--photos goes with --pictures, or with a data set that has several sorts of photos",
+            "--photos goes with --pictures, or with a data set that has several kinds of photos",
             "to learn from a folder use --dataset folder --root DIR",
         )
-    if str(asked) not in sorts:
-        raise UsageError(f"{dataset} has no photos {str(asked)!r}", f"choose one of: {', '.join(sorts)}")
-    return str(asked)
+    if str(photos) not in kinds:
+        raise UsageError(f"{dataset} has no photos {str(photos)!r}", f"choose one of: {', '.join(kinds)}")
+    return str(photos)
 
 
-def _check_prompts(console: Console, folder: Path, asked: "Sequence[str]", tokens: int) -> None:
-    """UsageError where a name is cut off; a warning where something else is."""
+def _check_prompts(console: Console, folder: Path, texts: "Sequence[str]", tokens: int) -> None:
+    """Raises UsageError if a name is cut off. Warns if other text is."""
     from pmagic.engine import prompts
 
     tokenizer = prompts.load_tokenizer(folder)
-    for prompt in asked:
+    for prompt in texts:
         placed = prompts.check_prompt(tokenizer, prompt, tokens)
         if placed.cut:
             console.warn(f"the prompt {prompt!r} is too long; the base does not read: {placed.cut!r}")
-    warn_of_instructions(console, asked)
+    warn_of_instructions(console, texts)
 
 
 def _check_scoring(context: typer.Context) -> None:
-    """UsageError for what would say nothing about pictures that are there already."""
+    """Raises UsageError for options that have no effect on finished pictures."""
     others = [
         each.opts[0]
         for each in context.command.params
-        if each.name not in _OF_SCORING and _is_typed(context, each.name)
+        if each.name not in _SCORING_OPTIONS and _is_typed(context, each.name)
     ]
     if others:
-        raise UsageError(f"--pictures are there already: {', '.join(others)} cannot be obeyed", "leave it out")
+        raise UsageError(f"--pictures scores finished pictures, so it takes no {', '.join(others)}", "leave it out")
 
 
 def _is_typed(context: typer.Context, parameter: str) -> bool:
@@ -379,19 +390,19 @@ def _is_typed(context: typer.Context, parameter: str) -> bool:
 
 
 def _check(people: int, repeats: int, count: int) -> None:
-    for name, value, most in (("--people", people, 10**6), ("--repeats", repeats, 1000), ("-n", count, _MOST)):
+    for name, value, most in (("--people", people, 10**6), ("--repeats", repeats, 1000), ("-n", count, _MAX_PICTURES)):
         if not 1 <= value <= most:
             raise UsageError(f"{name} must be 1 to {most}, not {value}", f"give for example {name} 4")
 
 
-def _hands(text: str) -> int:
-    """--workers as a number; `_RAY` for a cluster."""
+def _parse_workers(text: str) -> int:
+    """The number that --workers gives; `_RAY` for a cluster."""
     if text == "ray":
         from pmagic.evaluation import cluster
 
         cluster.require()
         return _RAY
-    hands = number(text)
-    if hands is None or not 1 <= hands <= 1024:
+    worker_count = number(text)
+    if worker_count is None or not 1 <= worker_count <= 1024:
         raise UsageError(f"--workers cannot be {text[:80]!r}", "give a number of processes, or ray")
-    return hands
+    return worker_count

@@ -1,4 +1,4 @@
-"""`pmagic gallery`: the library, or a folder of pictures, as one page that needs nothing else and loads nothing."""
+"""`pmagic gallery`: the library, or a folder of pictures, as one HTML page that loads nothing else."""
 
 import base64
 import hashlib
@@ -19,7 +19,7 @@ from pmagic.library.naming import folder_of
 from pmagic.library.store import Library
 
 SIDE = 320  # pixels of a thumbnail, at most
-_FEW = 400  # characters of a value that are shown
+_MAX_CHARACTERS = 400  # characters of a value on the page
 
 
 @dataclass(frozen=True)
@@ -37,20 +37,20 @@ class Card:
 
     @property
     def text(self) -> str:
-        """What a search looks through."""
+        """The text that a search reads."""
         return " ".join([self.name, self.line, *self.facts.values()])
 
 
 def gallery(
     folder: Annotated[
-        Path | None, typer.Argument(help="A folder of pictures that pmagic has drawn; without it, the library.")
+        Path | None, typer.Argument(help="A folder of pictures drawn by pmagic (default: the library).")
     ] = None,
-    out: Annotated[Path, typer.Option("--out", help="File to write; none is overwritten.")] = Path("gallery.html"),
-    recursive: Annotated[bool, typer.Option("--recursive", help="Take the folders in the folder too.")] = False,
+    out: Annotated[Path, typer.Option("--out", help="File to write. Existing files stay.")] = Path("gallery.html"),
+    recursive: Annotated[bool, typer.Option("--recursive", help="Include the folders in the folder.")] = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Write one page with all faces, or all pictures of a folder, that any browser opens.
+    """Write one page for any browser, with all personas or with all pictures of a folder.
 
     \b
     pmagic gallery
@@ -59,14 +59,14 @@ def gallery(
     """
     console = Console(quiet=quiet, as_json=as_json)
     if recursive and folder is None:
-        raise UsageError("--recursive is about a folder of pictures", "give the folder, or leave --recursive out")
+        raise UsageError("--recursive needs a folder of pictures", "give the folder, or leave --recursive out")
     cards = list(_personas(console) if folder is None else _pictures(console, folder, recursive))
     if not cards:
-        what = "no persona is kept yet" if folder is None else f"{folder} holds no picture that pmagic has drawn"
-        raise NotFound(what, "learn one, or give a folder of pictures that `pmagic render` has written")
-    shown = ("base", "word") if folder is None else ("persona", "base")
+        what = "there is no persona yet" if folder is None else f"{folder} holds no picture drawn by pmagic"
+        raise NotFound(what, "learn one, or give a folder with pictures from `pmagic render`")
+    filter_names = ("base", "word") if folder is None else ("persona", "base")
     title = "Personas" if folder is None else f"Pictures in {folder.name or folder.resolve().name}"
-    data = page(title, "personas" if folder is None else "pictures", cards, shown)
+    data = page(title, "personas" if folder is None else "pictures", cards, filter_names)
     with atomic_io.storing(str(out)):
         written = atomic_io.publish_file(data, out / "gallery.html" if out.is_dir() else out)
     console.say("the page holds faces: keep it as private as the photos")
@@ -74,7 +74,7 @@ def gallery(
 
 
 def page(title: str, kind: str, cards: Sequence[Card], filters: Sequence[str]) -> bytes:
-    """The page as HTML. Every text in it is escaped; only the style and the script of this package may act in it."""
+    """The page as HTML. Every text in it is escaped, and only the style and script of this package can run in it."""
     from importlib import resources
 
     import jinja2
@@ -86,7 +86,7 @@ def page(title: str, kind: str, cards: Sequence[Card], filters: Sequence[str]) -
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     text = environment.from_string(template).render(
         title=clean(title), kind=kind, cards=cards, filters=values,
-        style=style, script=script, style_sum=_sum(style), script_sum=_sum(script),
+        style=style, script=script, style_sum=_policy_hash(style), script_sum=_policy_hash(script),
     )  # fmt: skip
     return text.encode()
 
@@ -125,40 +125,42 @@ def _pictures(console: Console, folder: Path, recursive: bool) -> Iterator[Card]
     for path in _picture_files(console, folder, recursive):
         name = str(path.relative_to(folder))
         try:
-            story = pictures.read_story(path)
+            metadata = pictures.read_story(path)
             picture = _thumbnail(path.read_bytes(), name)
         except PhotoRefused:
-            continue  # a picture of another origin has no place here
-        except (NotFound, OSError) as problem:  # a link to nothing, or a file that was removed meanwhile
+            continue  # a picture that pmagic did not draw
+        except (NotFound, OSError) as problem:  # a dangling link, or a file that was just removed
             console.warn(f"{path} is left out: {problem}")
             continue
-        facts = {name: str(value) for name, value in story.items() if name != "prompt" and value not in ("", None)}
-        yield _card(name, str(story.get("prompt", "")), picture, facts)
+        facts = {name: str(value) for name, value in metadata.items() if name != "prompt" and value not in ("", None)}
+        yield _card(name, str(metadata.get("prompt", "")), picture, facts)
 
 
 def _picture_files(console: Console, folder: Path, recursive: bool) -> list[Path]:
-    """The pictures in a folder, sorted; with the folders in it, but for hidden ones and links to folders."""
+    """The pictures in a folder, sorted. recursive: and in its folders, except hidden ones and links."""
     from pmagic import pictures
 
     if not folder.is_dir():
         raise NotFound(f"there is no folder {folder}", "give a folder of pictures")
 
-    def unreadable(error: OSError) -> None:
+    def warn_unreadable(error: OSError) -> None:
         console.warn(f"the folder {error.filename} is left out: {error.strerror}")
 
-    found = []
-    for place, inside, files in os.walk(folder, onerror=unreadable):
+    paths = []
+    for place, inside, files in os.walk(folder, onerror=warn_unreadable):
         inside[:] = [each for each in inside if recursive and not each.startswith(".")]
-        found += [Path(place, each) for each in files if Path(each).suffix.lower() in pictures.ENDINGS]
-    return sorted(found)
+        paths += [Path(place, each) for each in files if Path(each).suffix.lower() in pictures.ENDINGS]
+    return sorted(paths)
 
 
 def _card(name: str, line: str, picture: str, facts: Mapping[str, str]) -> Card:
-    return Card(clean(name), clean(line), picture, {clean(key): clean(value)[:_FEW] for key, value in facts.items()})
+    return Card(
+        clean(name), clean(line), picture, {clean(key): clean(value)[:_MAX_CHARACTERS] for key, value in facts.items()}
+    )
 
 
 def _thumbnail(data: bytes, name: str) -> str:
-    """A small JPEG made anew from whatever the bytes show, with the mark that a machine made it; base64."""
+    """A small JPEG in base64: encoded again from the decoded picture, and marked as made by a machine."""
     from pmagic import pictures
 
     image = pictures.decoded(data, name)
@@ -166,6 +168,6 @@ def _thumbnail(data: bytes, name: str) -> str:
     return base64.b64encode(pictures.encoded(image, "jpeg", {})).decode()
 
 
-def _sum(text: str) -> str:
-    """What a content security policy calls this very text by."""
+def _policy_hash(text: str) -> str:
+    """The hash by which a content security policy allows this text."""
     return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"

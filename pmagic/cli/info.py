@@ -1,4 +1,4 @@
-"""`pmagic info`: what a picture says of itself, and the command that draws it again."""
+"""`pmagic info`: the settings stored in a picture, and the command that draws it again."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,13 +15,13 @@ SHOWN = 2000  # characters of another program's text
 
 
 def info(
-    picture: Annotated[Path, typer.Argument(help="A picture that pmagic, or another program, has drawn.")],
+    picture: Annotated[Path, typer.Argument(help="A picture drawn by pmagic or by another program.")],
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
     """Show how a picture was made, and the command that gives the same bytes again.
 
-    Of a picture that another program has made, what that program has written into it.
+    For a picture of another program, show the text that the program stored in it.
 
     \b
     pmagic info alice-as-a-cowboy.png
@@ -31,34 +31,38 @@ def info(
 
     console = Console(quiet=quiet, as_json=as_json)
     try:
-        story = pictures.read_story(picture)
+        metadata = pictures.read_story(picture)
     except PhotoRefused:
         texts = pictures.read_foreign_texts(picture)
         if not texts:
             raise
         _show_foreign(console, picture, texts, quiet)
         return
-    unrepeatable = story.get("kind") in reproduce.UNREPEATABLE
-    command = "" if unrepeatable else reproduce.repeat(story)
+    unrepeatable = metadata.get("kind") in reproduce.UNREPEATABLE
+    command = "" if unrepeatable else reproduce.repeat(metadata)
     if unrepeatable:
-        console.warn(f"this is a {story['kind']}: no single command draws it again")
-    elif isinstance(story.get("at_once"), int):
-        console.warn(f"it was one of {story['at_once']} drawn at once: drawn alone, its last bits may differ")
-    if command and isinstance(story.get("enlarged"), int):
-        console.warn(f"this copy is enlarged {story['enlarged']} times: the command draws the picture in its own size")
+        console.warn(f"this is a {metadata['kind']}: no single command draws it again")
+    elif isinstance(metadata.get("at_once"), int):
+        console.warn(
+            f"this picture was one of {metadata['at_once']} drawn at once: drawn alone, its last bits may differ"
+        )
+    if command and isinstance(metadata.get("enlarged"), int):
+        console.warn(
+            f"this copy is enlarged {metadata['enlarged']} times: the command draws the picture in its own size"
+        )
     if command:
-        for each in reproduce.not_here(story):
+        for each in reproduce.find_changes(metadata):
             console.warn(on_one_line(each))
-    lines = [on_one_line(f"{key}: {value}") for key, value in story.items() if value not in ("", None)]
-    shown = (
+    lines = [on_one_line(f"{key}: {value}") for key, value in metadata.items() if value not in ("", None)]
+    output = (
         [each for each in [command] if each] if quiet else [*lines, *(["again:", f"  {command}"] if command else [])]
     )
-    console.result(shown, {**story, "command": command, "warnings": console.warnings})
+    console.result(output, {**metadata, "command": command, "warnings": console.warnings})
 
 
 def _show_foreign(console: Console, picture: Path, texts: Mapping[str, str], quiet: bool) -> None:
-    """What another program has written into a picture: shown as it stands, no command follows from it."""
-    console.warn(f"{picture} carries no settings of pmagic; what is shown was written by another program")
+    """Prints the text that another program stored in a picture. No command follows from it."""
+    console.warn(f"{picture} holds no settings of pmagic; another program wrote what is shown")
     lines = [line for key, text in texts.items() for line in _block(key, text)]
     document = {"written_by": "another program", "texts": texts, "command": "", "warnings": console.warnings}
     console.result([] if quiet else lines, document)

@@ -1,4 +1,4 @@
-"""`pmagic learn`: one photo (or several of one person) becomes a persona that is kept."""
+"""`pmagic learn`: learns a persona from one photo, or several of the same person, and keeps it."""
 
 import shlex
 import time
@@ -25,9 +25,9 @@ from pmagic.tasks.reporting import duration
 
 def learn(
     photo: Annotated[
-        list[Path] | None, typer.Argument(help="A photo or a folder of photos; several of one person may follow.")
+        list[Path] | None, typer.Argument(help="A photo or a folder of photos; more of the same person may follow.")
     ] = None,
-    name: Annotated[str | None, typer.Option("--name", help="What to call the persona.")] = None,
+    name: Annotated[str | None, typer.Option("--name", help="Name of the persona.")] = None,
     base: Annotated[
         str | None,
         typer.Option(
@@ -36,21 +36,23 @@ def learn(
     ] = None,
     word: Annotated[
         str | None,
-        typer.Option("--class", help="What it is, in one word that the base knows: face (the default), cat, cup, ..."),
+        typer.Option(
+            "--class", help="What the photo shows, in one word that the base knows: face (the default), cat, cup, ..."
+        ),
     ] = None,
     style: Annotated[
         bool, typer.Option("--style", help="Learn how the pictures are made, not what they show.")
     ] = False,
-    face: Annotated[int | None, typer.Option("--face", help="Which face of the photo, 1 being the largest.")] = None,
+    face: Annotated[int | None, typer.Option("--face", help="Which face in the photo; 1 is the largest.")] = None,
     mask: Annotated[Path | None, typer.Option("--mask", help="Picture that is white where the subject is.")] = None,
     method: Annotated[
-        str, typer.Option("--method", help="How to learn.", autocompletion=names.methods)
+        str, typer.Option("--method", help="Learning method.", autocompletion=names.methods)
     ] = "personamagic",
     recipe: Annotated[
         str,
         typer.Option("--recipe", help="Named set of values: tuned, paper or reference.", autocompletion=names.recipes),
     ] = "tuned",
-    iterations: Annotated[int | None, typer.Option("--iterations", help="Optimiser steps.")] = None,
+    iterations: Annotated[int | None, typer.Option("--iterations", help="Optimizer steps.")] = None,
     batch: Annotated[int | None, typer.Option("--batch", help="Samples per step.")] = None,
     learning_rate: Annotated[float | None, typer.Option("--learning-rate", help="Effective learning rate.")] = None,
     stages: Annotated[
@@ -59,7 +61,7 @@ def learn(
     ] = None,
     seed: Annotated[
         int,
-        typer.Option("--seed", help="A number, or random. The same one learns the same persona.", parser=parse_seed),
+        typer.Option("--seed", help="A number, or random. The same seed learns the same persona.", parser=parse_seed),
     ] = 0,
     device: Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda or mps.")] = None,
     dtype: Annotated[str, typer.Option("--dtype", help="Number type: auto, float32, bfloat16, ...")] = "auto",
@@ -68,10 +70,12 @@ def learn(
     ] = "auto",
     compiled: Annotated[
         bool,
-        typer.Option("--compile", help="Compile the UNet first: minutes once, then shorter steps; says if it pays."),
+        typer.Option(
+            "--compile", help="Compile the UNet first: minutes once, then faster steps. Reports whether it pays."
+        ),
     ] = False,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with a learning that was stopped; --name says which of several.")
+        bool, typer.Option("--resume", help="Continue a learning that was stopped; --name chooses one of several.")
     ] = False,
     preview_every: Annotated[
         int | None, typer.Option("--preview-every", help="Draw a portrait after every so many iterations.", min=1)
@@ -79,7 +83,7 @@ def learn(
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Learn a person from one photo. Stopped, `pmagic learn --resume` goes on where it was.
+    """Learn a person from one photo. After a stop, `pmagic learn --resume` continues.
 
     \b
     pmagic learn alice.jpg --name alice
@@ -88,7 +92,7 @@ def learn(
     """
     console = Console(quiet=quiet, as_json=as_json)
     paths = [str(each) for each in photo or ()]
-    asked = LearnArgs(
+    arguments = LearnArgs(
         photos=tuple(paths),
         base=base,
         word=word,
@@ -107,38 +111,38 @@ def learn(
         compile=compiled,
     )
     if resume:
-        name, asked = resuming.recall(settings.library_dir(), name, asked)
+        name, arguments = resuming.recall(settings.library_dir(), name, arguments)
     elif name is None:
-        raise UsageError("Missing option '--name'", "say what to call the persona, as in --name alice")
-    if not asked.photos:
-        raise UsageError("Missing argument 'photo'", "give a photo, or --resume to go on with a stopped learning")
-    _learn(console, naming.checked_name(name), asked, memory=memory, resumed=resume, preview_every=preview_every)
+        raise UsageError("Missing option '--name'", "give the persona a name, as in --name alice")
+    if not arguments.photos:
+        raise UsageError("Missing argument 'photo'", "give a photo, or --resume to continue a stopped learning")
+    _learn(console, naming.checked_name(name), arguments, memory=memory, resumed=resume, preview_every=preview_every)
 
 
 def _learn(
-    console: Console, name: str, asked: LearnArgs, *, memory: str, resumed: bool, preview_every: int | None
+    console: Console, name: str, arguments: LearnArgs, *, memory: str, resumed: bool, preview_every: int | None
 ) -> None:
     library = Library(settings.library_dir())
     library.require_free(name)
     task = learning.prepare(
         console,
-        [Path(each) for each in asked.photos],
-        base=asked.base,
-        word=asked.word,
-        style=asked.style,
-        face=asked.face,
-        mask=None if asked.mask is None else Path(asked.mask),
-        method=asked.method,
-        recipe=asked.recipe,
-        iterations=asked.iterations,
-        batch=asked.batch,
-        learning_rate=asked.learning_rate,
-        bounds=parse_stages(asked.stages),
-        seed=asked.seed,
-        device=asked.device,
-        dtype=asked.dtype,
+        [Path(each) for each in arguments.photos],
+        base=arguments.base,
+        word=arguments.word,
+        style=arguments.style,
+        face=arguments.face,
+        mask=None if arguments.mask is None else Path(arguments.mask),
+        method=arguments.method,
+        recipe=arguments.recipe,
+        iterations=arguments.iterations,
+        batch=arguments.batch,
+        learning_rate=arguments.learning_rate,
+        bounds=parse_stages(arguments.stages),
+        seed=arguments.seed,
+        device=arguments.device,
+        dtype=arguments.dtype,
         memory=memory,
-        compiles=asked.compile,
+        compiles=arguments.compile,
     )
     base, count = task.base, len(task.photos.images)
     library.require_same_base(name, base.name, base.fingerprint)
@@ -151,8 +155,8 @@ def _learn(
     with unfinished.locked_run(library.root, name) as folder:
         inputs = {**task.inputs(), "pmagic": pmagic.__version__}
         if resumed:
-            resuming.require_same_inputs(folder, name, asked, inputs)
-        resuming.keep(folder, asked.on(base.spec.name))
+            resuming.require_same_inputs(folder, name, arguments, inputs)
+        resuming.keep(folder, arguments.on(base.spec.name))
         unfinished.keep_inputs(folder, inputs)
         try:
             persona = task.run(
@@ -160,17 +164,17 @@ def _learn(
                 name=name,
                 folder=folder,
                 resumed=resumed,
-                anew=f"begin anew with `{resuming.command(name, asked)}`",
+                anew=f"start over with `{resuming.command(name, arguments)}`",
                 on_step=previews.after_step,
             )
         except (KeyboardInterrupt, Stopped) as stop:
-            raise _stopped(name, task, folder, at_once=isinstance(stop, LeftAtOnce)) from stop
-        # Killed between saving and clearing, a learning that continues comes to a persona that is kept already.
+            raise _describe_stop(name, task, folder, at_once=isinstance(stop, LeftAtOnce)) from stop
+        # If an earlier run was killed between saving and clearing, the persona is in the library already.
         address = library.find_same(name, persona) if resumed or task.continued else None
         address = address or library.save(name, persona)
         unfinished.clear(folder, f"{address} is learned and kept; ")
     seconds = time.monotonic() - start
-    console.say(f'{address} is learned ({duration(seconds)}); now: pmagic render {shlex.quote(name)} "as a cowboy"')
+    console.say(f'{address} was learned in {duration(seconds)}; next: pmagic render {shlex.quote(name)} "as a cowboy"')
     document = {
         "persona": str(address),
         "folder": naming.folder_of(library.root, address),
@@ -188,12 +192,14 @@ def _learn(
     console.result([str(address)], document)
 
 
-def _stopped(name: str, task: Learning, folder: Path, *, at_once: bool) -> Stopped:
-    """What the person who has stopped a learning reads: where it was, what is kept, how it continues."""
-    again = f"pmagic learn --resume --name {shlex.quote(name)}"
+def _describe_stop(name: str, task: Learning, folder: Path, *, at_once: bool) -> Stopped:
+    """The message after a stop: where learning was, what is kept, and how to continue."""
+    resume_command = f"pmagic learn --resume --name {shlex.quote(name)}"
     if task.phase == learning.COMPILING:
         return Stopped(
-            f"learning {name} was stopped while compiling", f"to go on: {again}", kept="what there was of it"
+            f"learning {name} was stopped while compiling",
+            f"to continue: {resume_command}",
+            kept="the learning as it was before",
         )
     if task.phase == learning.FINDING:
         when = "while finding its stages"
@@ -203,6 +209,10 @@ def _stopped(name: str, task: Learning, folder: Path, *, at_once: bool) -> Stopp
         steps = f"after {task.step} of {task.settings.iterations} iterations"
         when = "at once, in the middle of a step" if at_once else steps
         return Stopped(
-            f"learning {name} was stopped {when}", f"to go on from there: {again}", kept="what was learned so far"
+            f"learning {name} was stopped {when}",
+            f"to continue from there: {resume_command}",
+            kept="what was learned so far",
         )
-    return Stopped(f"learning {name} was stopped {when}", f"to begin again: {again}", kept="what was asked for")
+    return Stopped(
+        f"learning {name} was stopped {when}", f"to start again: {resume_command}", kept="the options of the command"
+    )

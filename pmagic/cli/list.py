@@ -1,4 +1,4 @@
-"""`pmagic list`: every kept version, the damaged ones too."""
+"""`pmagic list`: every version in the library, damaged ones too."""
 
 import os
 from datetime import datetime
@@ -18,7 +18,7 @@ def list_personas(
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """List the personas that are kept.
+    """List the personas in the library.
 
     \b
     pmagic list
@@ -28,22 +28,22 @@ def list_personas(
     library = Library(settings.library_dir())
     if quiet and not as_json:
         console.result([str(address) for address in library.addresses()], None)
-        end_unreadable(console, library)
+        exit_if_unreadable(console, library)
         return
-    found = library.summaries()
-    if not found:
-        console.say("no persona is kept yet: pmagic learn PHOTO --name NAME")
+    summaries = library.summaries()
+    if not summaries:
+        console.say("there is no persona yet: pmagic learn PHOTO --name NAME")
         console.result([], [])
-        end_unreadable(console, library)
+        exit_if_unreadable(console, library)
         return
-    listed = [(address, about, _files(folder_of(library.root, address))) for address, about in found]
+    versions = [(address, about, _files(folder_of(library.root, address))) for address, about in summaries]
     heads = ("PERSONA", "BASE", "WORD", "RECIPE", "ITERATIONS", "SIZE", "CREATED")
-    console.result(table([_row(*each) for each in listed], heads), [_document(*each) for each in listed])
-    end_unreadable(console, library)
+    console.result(table([_row(*each) for each in versions], heads), [_document(*each) for each in versions])
+    exit_if_unreadable(console, library)
 
 
-def end_unreadable(console: Console, library: Library) -> None:
-    """Warns of each folder that could not be listed, and ends with the code of the first."""
+def exit_if_unreadable(console: Console, library: Library) -> None:
+    """Warns about each folder that could not be listed, and exits with the code of the first."""
     problems = library.unreadable()
     for problem in problems:
         console.warn(f"{problem.what}; {problem.next_step}")
@@ -52,7 +52,7 @@ def end_unreadable(console: Console, library: Library) -> None:
 
 
 def _files(folder: str | os.PathLike[str]) -> tuple[int, datetime | None]:
-    """Bytes of a version's files, and when the newest was written; None where they cannot be read, or not any more."""
+    """Bytes of a version's files, and when the newest was written; (0, None) if they cannot be read or are gone."""
     try:
         with os.scandir(folder) as entries:
             files = [each.stat() for each in entries]
@@ -67,15 +67,15 @@ def _row(address: Address, about: Summary | PmagicError, files: tuple[int, datet
     size, created = f"{files[0] / 1e6:.1f} MB", "-" if files[1] is None else f"{files[1]:%Y-%m-%d %H:%M}"
     if isinstance(about, PmagicError):
         return str(address), "-", "-", "-", "-", size, f"cannot be used: {about}"
-    # Only the embedding methods know recipes; of another method its name says more.
+    # A recipe says most about personamagic; for another method the name of the method says more.
     recipe = about.recipe if about.method == "personamagic" and about.recipe else about.method
     iterations = "-" if about.iterations is None else str(about.iterations)
     return str(address), about.base, about.word, recipe, iterations, size, created
 
 
 def _document(address: Address, about: Summary | PmagicError, files: tuple[int, datetime | None]) -> dict[str, object]:
-    named = {"persona": str(address), "name": address.name, "version": address.version}
-    kept = {"bytes": files[0], "created": files[1] and files[1].isoformat(timespec="seconds")}
+    identity = {"persona": str(address), "name": address.name, "version": address.version}
+    facts = {"bytes": files[0], "created": files[1] and files[1].isoformat(timespec="seconds")}
     if isinstance(about, PmagicError):
-        return {**named, **kept, **about.as_dict()}
-    return {**named, **kept, **vars(about), "bounds": [about.bounds.low, about.bounds.high]}
+        return {**identity, **facts, **about.as_dict()}
+    return {**identity, **facts, **vars(about), "bounds": [about.bounds.low, about.bounds.high]}

@@ -1,4 +1,4 @@
-"""`pmagic models`: which bases, observers and face packs are on this machine, fetching one and removing it."""
+"""`pmagic models`: lists, downloads and removes bases, vision models and face packs."""
 
 import os
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pmagic.library.store import Entry
 
 app = typer.Typer(
-    help="List, fetch and remove base models, their observers and face packs.",
+    help="List, download and remove base models, vision models and face packs.",
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -28,7 +28,7 @@ app = typer.Typer(
 
 @app.command("list")
 def list_models(quiet: Quiet = False, as_json: AsJson = False) -> None:
-    """List the bases that have a short name, the observers and the face packs, and which of them are here.
+    """List the known bases, vision models and face packs, and which of them are here.
 
     \b
     pmagic models list
@@ -38,29 +38,29 @@ def list_models(quiet: Quiet = False, as_json: AsJson = False) -> None:
 
     removal.clear_left()
     documents: list[dict[str, object]] = []
-    for name in [*shelf.names("bases.known"), *_pulled()]:
+    for name in [*shelf.names("bases.known"), *_pulled_bases()]:
         try:
             each = model_spec.resolve(name)
             missing = model_spec.missing_parts(each)
-        except PmagicError as problem:  # one folder that cannot be used hides no other
-            documents.append(_about(name, missing=[problem.what], licence=f"cannot be used: {problem.what}"))
+        except PmagicError as problem:  # a folder that cannot be used must not hide the others
+            documents.append(_model_entry(name, missing=[problem.what], licence=f"cannot be used: {problem.what}"))
             continue
         documents.append(
-            _about(
+            _model_entry(
                 name,
                 missing=missing,
                 folder=each.folder,
                 repo=each.repo,
                 size_gb=each.size_gb,
                 licence=each.licence,
-                needs=[_short(what) for what in (each.clip, each.clipseg, each.faces) if not _own(what)],
+                needs=[_short_name(what) for what in (each.clip, each.clipseg, each.faces) if not _is_own(what)],
             )
         )
     for name, size in (fetching.HUB_OBSERVERS | fetching.PACKS).items():
         place = model_spec.place_of(name)
         here = place.is_dir()
         documents.append(
-            _about(
+            _model_entry(
                 name,
                 missing=[] if here else ["the weights"],
                 folder=place if here else None,
@@ -74,7 +74,7 @@ def list_models(quiet: Quiet = False, as_json: AsJson = False) -> None:
             str(each["name"]),
             "yes" if each["here"] else "no",
             f"{each['size_gb']:.2g} GB" if each["size_gb"] is not None else "-",
-            str(each["licence"]).partition(" (")[0],  # --json has all of it, and what a base needs beside itself
+            str(each["licence"]).partition(" (")[0],  # --json has the whole text, and what a base needs besides
         )
         for each in documents
     ]
@@ -90,19 +90,19 @@ def pull(
         typer.Argument(help="sd14, sd15, dreamlike, a hub id, buffalo_l or antelopev2", autocompletion=names.pullable),
     ],
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Only say what would be fetched, its size and its licence.")
+        bool, typer.Option("--dry-run", help="Only list what would be downloaded, with size and licence.")
     ] = False,
     offline: Annotated[
-        bool, typer.Option("--offline", help="Ask no network: only tell whether all of it is here already.")
+        bool, typer.Option("--offline", help="Use no network: only check whether everything is here.")
     ] = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Fetch a base with CLIP and CLIPSeg, or a face pack: never a pickle; size and licence are told first.
+    """Download a base with CLIP and CLIPSeg, or a face pack. Size and licence are shown first.
 
-    Learning people needs a face pack besides; its licence allows less, so it is named here and pulled by its own name.
-    Interrupted, the same command goes on with what is there; a face pack begins anew. SHA-256 sums are compared
-    where the hub states them.
+    Learning people also needs a face pack. Its licence allows less, so it is downloaded only by its own name.
+    After an interruption the same command continues; a face pack starts again. No pickle is downloaded. SHA-256 sums
+    are compared if the hub states them.
 
     \b
     pmagic models pull sd14
@@ -118,20 +118,20 @@ def pull(
     removal.clear_left()
     plans, besides = fetching.plan_downloads(name), fetching.besides(name)
     if dry_run:
-        _tell_plan(console, name, plans, besides)
+        _print_plan(console, name, plans, besides)
         return
     for plan in plans:
-        # Not only on a terminal: whoever fetches it must have been told.
+        # A warning, because size and licence must be shown without a terminal, too.
         console.warn(f"{plan.repo}: {plan.size / 1e9:.2f} GB to {plan.place}, licence: {plan.licence}")
     for plan in besides:
         console.warn(
-            f"learning people needs {plan.repo}, too, {plan.size / 1e9:.2f} GB, licence: {plan.licence}; this does "
-            f"not fetch it. Fetch it with `pmagic models pull {plan.repo}`, or learn without it: `--recipe reference`"
+            f"learning people also needs {plan.repo}, {plan.size / 1e9:.2f} GB, licence: {plan.licence}; this command "
+            f"does not download it. Run `pmagic models pull {plan.repo}`, or learn without it: `--recipe reference`"
         )
     fetched = []
     for plan in plans:
         fetching.fetch(plan, show=console.talks)
-        fetched.append(_about_order(plan))
+        fetched.append(_plan_entry(plan))
     if not plans:
         console.say(f"{name} is here already")
     console.result(
@@ -148,7 +148,8 @@ def pull(
 @app.command("path")
 def path(
     name: Annotated[
-        str | None, typer.Argument(help="A model's name; without it, the folder of all.", autocompletion=names.bases)
+        str | None,
+        typer.Argument(help="A model's name (default: the folder of all models).", autocompletion=names.bases),
     ] = None,
     quiet: Quiet = False,
     as_json: AsJson = False,
@@ -169,7 +170,7 @@ def remove(
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Remove a model that was pulled, and free its space. Personas learned on it stay, and need it to be drawn.
+    """Remove a downloaded model. Personas learned on it stay, but cannot be drawn without it.
 
     \b
     pmagic models rm dreamlike
@@ -190,9 +191,9 @@ def remove(
     if folder.parent != settings.models_dir():
         raise UsageError(f"{name!r} was not pulled: it is in {folder}", "only pulled models can be removed")
     freed += removal.size(folder)
-    needing = [str(each.address) for each in Library(settings.library_dir()).entries() if _learned_on(each, name)]
-    if needing:
-        console.warn(f"{', '.join(needing)} cannot be drawn before {name} is pulled again")
+    dependents = [str(each.address) for each in Library(settings.library_dir()).entries() if _learned_on(each, name)]
+    if dependents:
+        console.warn(f"{', '.join(dependents)} cannot be drawn before {name} is pulled again")
     removal.remove(folder)
     _tell_removed(console, name, folder, freed)
 
@@ -202,15 +203,17 @@ def _tell_removed(console: Console, name: str, folder: Path, freed: int) -> None
     console.result([name], {"removed": name, "folder": str(folder), "bytes": freed, "warnings": console.warnings})
 
 
-def _tell_plan(console: Console, name: str, plans: "Sequence[DownloadPlan]", besides: "Sequence[DownloadPlan]") -> None:
-    """What a pull would fetch, and what learning needs that another pull fetches."""
-    whole = sum(plan.size for plan in (*plans, *besides))
+def _print_plan(
+    console: Console, name: str, plans: "Sequence[DownloadPlan]", besides: "Sequence[DownloadPlan]"
+) -> None:
+    """Prints what this pull would download, and what learning needs from other pulls."""
+    total = sum(plan.size for plan in (*plans, *besides))
     document = {
         "base": name,
-        "would_fetch": [_about_order(plan) for plan in plans],
-        "besides": [_about_order(plan) for plan in besides],
+        "would_fetch": [_plan_entry(plan) for plan in plans],
+        "besides": [_plan_entry(plan) for plan in besides],
         "bytes": sum(plan.size for plan in plans),
-        "bytes_with_besides": whole,
+        "bytes_with_besides": total,
     }
     rows = [
         (plan.repo, f"{plan.size / 1e9:.2f} GB", plan.licence, f"pmagic models pull {command}")
@@ -218,16 +221,16 @@ def _tell_plan(console: Console, name: str, plans: "Sequence[DownloadPlan]", bes
         for plan in several
     ]
     lines = table(rows, ("MODEL", "SIZE", "LICENCE", "FETCHED BY")) if rows else []
-    lines.append(f"{whole / 1e9:.2f} GB in all" if rows else f"{name} is here already")
+    lines.append(f"{total / 1e9:.2f} GB in all" if rows else f"{name} is here already")
     console.result(lines, document)
 
 
-def _about_order(plan: "DownloadPlan") -> dict[str, object]:
+def _plan_entry(plan: "DownloadPlan") -> dict[str, object]:
     return {"repo": plan.repo, "bytes": plan.size, "licence": plan.licence, "folder": str(plan.place)}
 
 
 def _folder(name: str) -> Path:
-    """Where a model is, or what an interrupted pull has of it; NotFound where it is not on this machine."""
+    """The folder of a model, or of its unfinished download. Raises NotFound where there is neither."""
     for each in _folders(name):
         return each
     raise NotFound(f"{name} is not on this machine", "see `pmagic models list`")
@@ -239,7 +242,7 @@ def _folders(name: str) -> list[Path]:
 
 
 def _place(name: str) -> Path:
-    """Where a model is, or would be; NotFound for what is no model's name."""
+    """Where a model is, or would be. Raises NotFound for a name that no model has."""
     from pmagic.bases import model_spec
 
     if name.startswith("."):
@@ -254,7 +257,7 @@ def _learned_on(entry: "Entry", name: str) -> bool:
     return entry.manifest is not None and entry.manifest.base == name
 
 
-def _pulled() -> list[str]:
+def _pulled_bases() -> list[str]:
     """Hub ids of bases that were pulled and have no short name."""
     known = {shelf.take("bases.known", name).SPEC.repo for name in shelf.names("bases.known")}
     try:
@@ -265,15 +268,15 @@ def _pulled() -> list[str]:
     return [each for each in ids if each not in known]
 
 
-def _about(name: str, *, missing: list[str], **facts: object) -> dict[str, object]:
+def _model_entry(name: str, *, missing: list[str], **facts: object) -> dict[str, object]:
     usual = {"folder": None, "repo": None, "size_gb": None, "licence": None, "needs": []}
     return {"name": name, "here": not missing, "missing": missing, **usual, **facts}
 
 
-def _own(observer: str | Path) -> bool:
-    """Whether an observer belongs to its base, instead of being pulled beside it."""
-    return isinstance(observer, Path) and observer.parent != settings.models_dir()
+def _is_own(vision_model: str | Path) -> bool:
+    """Whether a vision model belongs to its base, instead of being downloaded separately."""
+    return isinstance(vision_model, Path) and vision_model.parent != settings.models_dir()
 
 
-def _short(observer: str | Path) -> str:
-    return Path(observer).name.rpartition("--")[2]
+def _short_name(vision_model: str | Path) -> str:
+    return Path(vision_model).name.rpartition("--")[2]

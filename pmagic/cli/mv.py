@@ -1,4 +1,4 @@
-"""`pmagic mv`: another name for a persona, all versions of it."""
+"""`pmagic mv`: renames a persona with all its versions."""
 
 from typing import Annotated
 
@@ -18,7 +18,7 @@ def move(
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Give a persona another name, with all its versions and what is unfinished of it.
+    """Rename a persona with all its versions and its unfinished learning.
 
     \b
     pmagic mv alice alice-2019

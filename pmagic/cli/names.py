@@ -1,12 +1,12 @@
-"""What the shell may complete: kept personas, known bases, recipes. Runs at every key press, so it reads names only."""
+"""Shell completion: personas, bases, recipes and more. It runs at every key press, so it only reads names."""
 
 from pmagic import settings, shelf
 from pmagic.library.store import Library
 
 
 def personas(incomplete: str) -> list[str]:
-    found = Library(settings.library_dir()).names(incomplete)
-    return [name for name in found if name.isprintable()]  # a line end would make two of one
+    candidates = Library(settings.library_dir()).names(incomplete)
+    return [name for name in candidates if name.isprintable()]  # a name with a line end would look like two
 
 
 def bases(incomplete: str) -> list[str]:
@@ -47,7 +47,7 @@ def config_keys(incomplete: str) -> list[str]:
 def pulled(incomplete: str) -> list[str]:
     """Models that `models rm` can remove, by hub id or pack name."""
     try:
-        found = sorted(each.name.replace("--", "/", 1) for each in settings.models_dir().iterdir())
+        candidates = sorted(each.name.replace("--", "/", 1) for each in settings.models_dir().iterdir())
     except FileNotFoundError:
         return []
-    return [name for name in found if name.startswith(incomplete) and name.isprintable() and name[0] != "."]
+    return [name for name in candidates if name.startswith(incomplete) and name.isprintable() and name[0] != "."]

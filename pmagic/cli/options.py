@@ -1,4 +1,4 @@
-"""Options that mean the same in every command that has them, and the numbers written inside of others."""
+"""Options that several commands share, and how numbers in option values are read."""
 
 import re
 import secrets
@@ -9,13 +9,13 @@ import typer
 from pmagic.errors import UsageError
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No talk; only names or paths.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only names or paths.")]
 
 
 def parse_seed(text: str) -> int:
-    """--seed: a whole number, or `random` for one that is drawn now. UsageError for anything else."""
+    """The value of --seed: a whole number, or a new random one for `random`. Raises UsageError."""
     if str(text).strip().lower() == "random":
-        return secrets.randbelow(2**31)  # with room above for one picture after the other
+        return secrets.randbelow(2**31)  # leaves room for the seeds of further pictures
     try:
         return int(text)
     except ValueError as error:
@@ -25,12 +25,12 @@ def parse_seed(text: str) -> int:
 
 
 def number(text: str) -> int | None:
-    """The whole number that is written in a part of an option; None for anything else, and beyond nine digits."""
+    """The whole number of at most nine digits that the text spells; None for any other text."""
     return int(text) if re.fullmatch(r"\d{1,9}", text, re.ASCII) else None
 
 
 def parse_stages(text: str | None) -> tuple[int, int] | None:
-    """`400:800` -> (400, 800); whether the numbers can be bounds is the recipe's to say."""
+    """`400:800` -> (400, 800). The recipe checks whether they can be bounds."""
     if text is None:
         return None
     low, high = (number(each) for each in text.partition(":")[::2])

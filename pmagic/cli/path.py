@@ -1,4 +1,4 @@
-"""`pmagic path`: where things are kept."""
+"""`pmagic path`: prints where the library or a persona is."""
 
 from typing import Annotated
 
@@ -14,7 +14,7 @@ from pmagic.library.store import Library
 
 def path(
     name: Annotated[
-        str | None, typer.Argument(help="alice, or alice@1; without it, the library.", autocompletion=names.personas)
+        str | None, typer.Argument(help="alice, or alice@1 (default: the library).", autocompletion=names.personas)
     ] = None,
     quiet: Quiet = False,
     as_json: AsJson = False,

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class Previews:
-    """Draws every few steps into `<name>-previews/` of the current folder; without a number, never."""
+    """Draws a preview after every `every` steps into `<name>-previews/` in the current folder; never for None."""
 
     def __init__(self, console: Console, task: Learning, name: str, every: int | None) -> None:
         self.console, self.task, self.every = console, task, every
@@ -20,7 +20,7 @@ class Previews:
         self.files: list[str] = []
 
     def after_step(self, report: "StepReport") -> None:
-        """To be called after each step. Raises StorageFailed, OutOfMemory, NumericFailure."""
+        """Call this after each step. Raises StorageFailed, OutOfMemory, NumericFailure."""
         if self.every is None or report.step % self.every or report.persona is None:
             return
         from pmagic import pictures

@@ -1,4 +1,4 @@
-"""`pmagic probe`: which part of the schedule is worth learning in, for this photo on this base."""
+"""`pmagic probe`: finds the part of the schedule to learn in, for a photo on a base."""
 
 import shlex
 import time
@@ -20,10 +20,11 @@ from pmagic.tasks.reporting import duration
 
 def probe(
     photo: Annotated[
-        list[Path], typer.Argument(help="A photo or a folder of photos; several of one person may follow.")
+        list[Path], typer.Argument(help="A photo or a folder of photos; more of the same person may follow.")
     ],
     name: Annotated[
-        str | None, typer.Option("--name", help="Keep it for `pmagic learn --name` of the same photo and base.")
+        str | None,
+        typer.Option("--name", help="Keep the result for `pmagic learn --name` with the same photo and base."),
     ] = None,
     base: Annotated[
         str | None,
@@ -33,13 +34,15 @@ def probe(
     ] = None,
     word: Annotated[
         str | None,
-        typer.Option("--class", help="What it is, in one word that the base knows: face (the default), cat, cup, ..."),
+        typer.Option(
+            "--class", help="What the photo shows, in one word that the base knows: face (the default), cat, cup, ..."
+        ),
     ] = None,
-    face: Annotated[int | None, typer.Option("--face", help="Which face of the photo, 1 being the largest.")] = None,
+    face: Annotated[int | None, typer.Option("--face", help="Which face in the photo; 1 is the largest.")] = None,
     mask: Annotated[Path | None, typer.Option("--mask", help="Picture that is white where the subject is.")] = None,
     seed: Annotated[
         int,
-        typer.Option("--seed", help="A number, or random. The same one finds the same stages.", parser=parse_seed),
+        typer.Option("--seed", help="A number, or random. The same seed finds the same stages.", parser=parse_seed),
     ] = 0,
     out: Annotated[Path, typer.Option("--out", help="Folder for the plot and the attention maps.")] = Path(),
     device: Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda or mps.")] = None,
@@ -47,7 +50,7 @@ def probe(
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Find the stages of a photo: trains briefly, then shows where the base looks at each timestep.
+    """Find the stages of a photo: train briefly, then show where the base attends at each timestep.
 
     \b
     pmagic probe alice.jpg --base sd14
@@ -60,7 +63,7 @@ def probe(
 
     def make_out() -> None:
         with atomic_io.storing(f"the plots in {out}"):
-            atomic_io.make_folder(out)  # before the work, or its result would have no place
+            atomic_io.make_folder(out)  # before the work: a folder that cannot be written costs no time
 
     task = probing.prepare(
         console,
@@ -76,7 +79,7 @@ def probe(
     )
     start = time.monotonic()
     try:
-        found = task.run(StopAtStep(console))
+        result = task.run(StopAtStep(console))
     except KeyboardInterrupt as stop:
         raise Stopped("the probe was stopped while finding its stages", "run the same command again") from stop
     seconds = time.monotonic() - start
@@ -88,30 +91,30 @@ def probe(
     stem = photo[0].stem
     with atomic_io.storing(f"the plots in {out}"):
         files = [
-            atomic_io.publish_file(plots.curve_plot(found, levels), out / f"{stem}-stages.png"),
-            atomic_io.publish_file(plots.attention_strip(found, task.square), out / f"{stem}-attention.png"),
+            atomic_io.publish_file(plots.curve_plot(result, levels), out / f"{stem}-stages.png"),
+            atomic_io.publish_file(plots.attention_strip(result, task.square), out / f"{stem}-attention.png"),
         ]
     if name is not None:
         library = settings.library_dir()
         with unfinished.locked_run(library, name) as folder:
-            probes.keep(folder, task.shared_inputs(), probe_step.as_found(found))
+            probes.keep(folder, task.shared_inputs(), probe_step.as_found(result))
         console.say(f"kept: pmagic learn {shlex.quote(str(photo[0]))} --name {shlex.quote(name)} will not probe again")
-    console.say(f"found in {duration(seconds)}")
-    bounds = found.bounds
-    drawn = [] if quiet else curves.plot(found.curve, bounds.low, bounds.high, levels)
+    console.say(f"found the stages in {duration(seconds)}")
+    bounds = result.bounds
+    plot_lines = [] if quiet else curves.plot(result.curve, bounds.low, bounds.high, levels)
     document = {
         "base": task.base.spec.name,
         "word": task.photos.word,
         "photos": task.photos.hashes,
         "bounds": [bounds.low, bounds.high],
-        "fell_back": found.fell_back,
+        "fell_back": result.fell_back,
         "iou_low": task.settings.iou_low,
         "iou_high": task.settings.iou_high,
-        "curve": [list(point) for point in found.curve],
-        "monotone": engine_probe.isotonic(found.curve),
+        "curve": [list(point) for point in result.curve],
+        "monotone": engine_probe.isotonic(result.curve),
         "files": files,
         "kept_for": name,
         "seconds": round(seconds, 1),
         "warnings": console.warnings,
     }
-    console.result([*drawn, f"stages {bounds.low}:{bounds.high}", *map(str, files)], document)
+    console.result([*plot_lines, f"stages {bounds.low}:{bounds.high}", *map(str, files)], document)

@@ -1,4 +1,4 @@
-"""Several prompts at once, and the one picture that shows what came of them."""
+"""Prompts from a file or standard input; sheets and enlarged copies of their pictures."""
 
 import sys
 from collections.abc import Mapping, Sequence
@@ -11,10 +11,7 @@ STANDARD_INPUT = "-"
 
 
 def prompts(text: str | None, file: Path | None) -> list[str]:
-    """The prompt that was typed, or those of a file or of standard input (engine.prompts.read_prompts).
-
-    Raises UsageError, NotFound.
-    """
+    """The prompt of the command line, or the prompts of a file or of standard input. Raises UsageError, NotFound."""
     if text is not None and file is not None:
         raise UsageError("both a prompt and --prompts are given", "leave one of them out")
     if file is not None:
@@ -29,35 +26,35 @@ def prompts(text: str | None, file: Path | None) -> list[str]:
 
 
 def write_grid(
-    files: Sequence[str], rows: Sequence[str], heads: Sequence[str], target: Path, story: Mapping[str, object]
+    files: Sequence[str], rows: Sequence[str], heads: Sequence[str], target: Path, metadata: Mapping[str, object]
 ) -> Path:
-    """The pictures as one more picture with a story of its own: a row for each of `rows`, under a line with its name.
+    """Writes a sheet of the pictures, with metadata of its own. Returns its path.
 
-    heads: a line above each column. Pictures that are less than 128 pixels high are enlarged.
+    rows, heads: a label above each row and each column. Pictures that are less than 128 pixels high are enlarged.
     """
     from PIL import Image
 
     from pmagic import decoding, pictures, sheet
 
-    shown = [Image.open(each) for each in files]
-    width, height = shown[0].size
+    images = [Image.open(each) for each in files]
+    width, height = images[0].size
     cell = max(height, sheet.CELL)
-    if len(shown) * cell * max(cell * width // height, 1) > decoding.MAX_PIXELS:
+    if len(images) * cell * max(cell * width // height, 1) > decoding.MAX_PIXELS:
         raise UsageError(
-            f"a grid of {len(shown)} pictures would be too large", "draw fewer for one grid", kept=", ".join(files)
+            f"a grid of {len(images)} pictures would be too large", "draw fewer for one grid", kept=", ".join(files)
         )
     columns = len(heads)
     grid = sheet.compose_sheet(
-        [(row, shown[number * columns : (number + 1) * columns]) for number, row in enumerate(rows)],
+        [(row, images[number * columns : (number + 1) * columns]) for number, row in enumerate(rows)],
         cell=cell,
         heads=heads,
     )
     names = [Path(each).name for each in files]
-    return pictures.write_picture(grid, target, {**story, "pictures": names, "size": list(grid.size)})
+    return pictures.write_picture(grid, target, {**metadata, "pictures": names, "size": list(grid.size)})
 
 
 def write_enlarged(file: str, times: int) -> str:
-    """A copy of a picture beside it, `times` as large by Lanczos resampling, for looking at; the path of the copy."""
+    """Writes a copy beside a picture, `times` as large by Lanczos resampling. Returns the path of the copy."""
     from PIL import Image
 
     from pmagic import pictures, sheet
@@ -65,14 +62,14 @@ def write_enlarged(file: str, times: int) -> str:
     path = Path(file)
     with Image.open(path) as picture:
         large = sheet.scale_to(picture, picture.height * times)
-    story = {**pictures.read_story(path), "enlarged": times}
-    return str(pictures.write_picture(large, path.with_stem(f"{path.stem}-x{times}"), story))
+    metadata = {**pictures.read_story(path), "enlarged": times}
+    return str(pictures.write_picture(large, path.with_stem(f"{path.stem}-x{times}"), metadata))
 
 
 def _read(file: Path) -> bytes:
     try:
-        with file.open("rb") as opened:
-            return opened.read(MAX_BYTES + 1)
+        with file.open("rb") as stream:
+            return stream.read(MAX_BYTES + 1)
     except FileNotFoundError as error:
         raise NotFound(f"there is no file {file}", "check the path of the prompts") from error
     except OSError as error:

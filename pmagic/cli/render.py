@@ -1,4 +1,4 @@
-"""`pmagic render`: a kept persona in the scenes of prompts. The simple form of `compose`."""
+"""`pmagic render`: draws one persona. The simple form of `compose`."""
 
 from functools import partial
 from pathlib import Path
@@ -20,7 +20,7 @@ def render(
     name: Annotated[str, typer.Argument(help="alice, or alice@1", autocompletion=names.personas)],
     prompt: Annotated[
         str | None,
-        typer.Argument(help='"as a cowboy", or a whole prompt with {} where the name stands; - reads one a line.'),
+        typer.Argument(help='"as a cowboy", or a whole prompt with {} for the name; - reads prompts from stdin.'),
     ] = None,
     prompts: Annotated[
         Path | None,
@@ -68,21 +68,21 @@ def render(
         memory=memory,
     )
     address, persona = Library(settings.library_dir()).load(name)
-    wholes = [render_prompt(text, str(address)) for text in texts]
-    if any(bare_names(whole, [address.name]) for whole in wholes):
+    full_prompts = [render_prompt(text, str(address)) for text in texts]
+    if any(bare_names(full_prompt, [address.name]) for full_prompt in full_prompts):
         console.warn(
-            f"{address.name} is an ordinary word where it stands without brackets in a prompt: for the persona write "
+            f"without brackets, {address.name} is an ordinary word in a prompt: for the persona write "
             f"{NAME} or <{address.name}>"
         )
     spec = find_base([(address, persona)], base)
-    prepared = partial(
+    prepare_drawing = partial(
         prepare,
         console,
         {"": (address, persona)},
-        [Scene(prompt=whole, title=title_of(whole, address.name)) for whole in wholes],
+        [Scene(prompt=full_prompt, title=title_of(full_prompt, address.name)) for full_prompt in full_prompts],
         options,
         base=spec,
         settings=options.settings([persona], spec),
     )
     names = [f"{address.name}-{drawing.slug(text.replace(NAME, ''))}" for text in texts]
-    drawing.draw(console, output, prepared, names)
+    drawing.draw(console, output, prepare_drawing, names)

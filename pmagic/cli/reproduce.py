@@ -1,4 +1,4 @@
-"""The story of a picture: all that decides its every bit, and the command that follows from it."""
+"""The command that draws a picture again, from the metadata that decide its every bit."""
 
 import re
 import shlex
@@ -11,68 +11,68 @@ from pmagic.library import bundle
 from pmagic.library.store import Library
 
 OPTIONS = ("seed", "steps", "guidance", "scheduler", "negative", "size", "format", "device", "dtype")
-# Kinds of a sheet of pictures, of one drawn in the middle of a learning, and of one whose persona no library holds.
+# No single command draws these: a sheet, a picture drawn while learning, and one whose persona is in no library.
 UNREPEATABLE = ("grid", "preview", "picture of an evaluation")
-_CAST = 64  # personas of one prompt; no base reads more
+_MAX_PERSONAS = 64  # personas of one prompt; no base reads more
 
 
-def repeat(story: Mapping[str, object]) -> str:
-    """The command line that draws the picture of this story, quoted for a shell; PhotoRefused where it says too little.
+def repeat(metadata: Mapping[str, object]) -> str:
+    """The command line that draws the picture with this metadata, quoted for a shell.
 
-    A story is a text that anybody may have written: it is shown, never run.
+    Anybody may have written the metadata: the command is shown, never run. Raises PhotoRefused if metadata are missing.
     """
-    size = story.get("size")
-    told = {**story, "size": "x".join(str(side) for side in size) if isinstance(size, list) else size}
-    lacking = [name for name in ("persona", "prompt", *OPTIONS) if not isinstance(told.get(name), str | int | float)]
-    if lacking:
+    size = metadata.get("size")
+    values = {**metadata, "size": "x".join(str(side) for side in size) if isinstance(size, list) else size}
+    missing = [name for name in ("persona", "prompt", *OPTIONS) if not isinstance(values.get(name), str | int | float)]
+    if missing:
         raise PhotoRefused(
-            f"the picture does not say its {', '.join(lacking)}", "give a picture that `pmagic render` has written"
+            f"the picture does not say its {', '.join(missing)}", "give a picture written by `pmagic render`"
         )
-    options = [f"--{name}={told[name]}" for name in OPTIONS]  # with =, for a value may begin with a dash
-    composed = story.get("verb") == "compose"
-    words = [str(told["prompt"])] if composed else [str(told["persona"]), str(told["prompt"])]
-    options += _composed(story) if composed else []
-    verb = "compose" if composed else "render"
-    dashed = any(word.startswith("-") for word in words)
-    return " ".join(map(_quoted, ["pmagic", verb, *options, *(["--"] if dashed else []), *words]))
+    options = [f"--{name}={values[name]}" for name in OPTIONS]  # with =, for a value may begin with a dash
+    is_compose = metadata.get("verb") == "compose"
+    words = [str(values["prompt"])] if is_compose else [str(values["persona"]), str(values["prompt"])]
+    options += _compose_options(metadata) if is_compose else []
+    verb = "compose" if is_compose else "render"
+    has_dash = any(word.startswith("-") for word in words)
+    return " ".join(map(_quote, ["pmagic", verb, *options, *(["--"] if has_dash else []), *words]))
 
 
-def not_here(story: Mapping[str, object]) -> Iterator[str]:
-    """Why the command will not give the same bytes: of each persona that is gone by now, or whose name another has.
+def find_changes(metadata: Mapping[str, object]) -> Iterator[str]:
+    """Why the command will not give the same bytes: a reason for each persona that is gone or replaced by another.
 
-    Silent where the story does not say what its personas were.
+    Metadata that do not identify their personas give no reasons.
     """
-    told = story.get("persona_sha256")
-    for name, digest in islice(told.items(), _CAST) if isinstance(told, dict) else ():
+    digests = metadata.get("persona_sha256")
+    for name, digest in islice(digests.items(), _MAX_PERSONAS) if isinstance(digests, dict) else ():
         try:
             address, persona = Library(settings.library_dir()).load(name)
         except (PmagicError, OSError) as problem:
-            yield f"{name} cannot be taken from the library, so the command cannot draw this here: {problem}"
+            yield f"{name} cannot be read from the library, so the command cannot draw this here: {problem}"
             continue
         if bundle.digest(persona) != digest:
-            yield f"{address} is not the persona that drew this: another one has its name by now"
+            yield f"{address} is not the persona that drew this: another one has its name now"
 
 
-def _composed(story: Mapping[str, object]) -> Iterator[str]:
+def _compose_options(metadata: Mapping[str, object]) -> Iterator[str]:
     """The options of compose. A picture does not say where its background was: BACKGROUND and MASK stand for files."""
     for name in ("layout", "mask_text", "box", "soft_edge"):
-        if name in story:
-            yield f"--{name.replace('_', '-')}={story[name]}"
-    yield from (f"--{name}={name.upper()}" for name in ("background", "mask") if name in story)
-    if story.get("fit_mask"):
+        if name in metadata:
+            yield f"--{name.replace('_', '-')}={metadata[name]}"
+    yield from (f"--{name}={name.upper()}" for name in ("background", "mask") if name in metadata)
+    if metadata.get("fit_mask"):
         yield "--fit-mask"
 
 
-def _quoted(word: str) -> str:
-    """As shlex.quote, with the option's name outside the quotes; what would not be printed as it is, by its number."""
+def _quote(word: str) -> str:
+    """Like shlex.quote, with the option's name outside the quotes. Unprintable characters are written by number."""
     name, equals, value = word.partition("=") if re.match(r"--[a-z-]+=", word) else ("", "", word)
     if value.isprintable():
         return name + equals + shlex.quote(value)
-    return f"{name}{equals}$'{''.join(map(_numbered, value))}'"
+    return f"{name}{equals}$'{''.join(map(_escape, value))}'"
 
 
-def _numbered(character: str) -> str:
-    r"""A character inside of $'...': \u200d, or \U with eight digits; itself where it is printed and means itself."""
+def _escape(character: str) -> str:
+    r"""A character inside $'...': itself where it can be, else \u with four digits or \U with eight."""
     if character.isprintable() and character not in "'\\":
         return character
     code = ord(character)

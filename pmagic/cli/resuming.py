@@ -1,4 +1,4 @@
-"""What `pmagic learn --resume` goes on with: the words of a stopped learning, kept beside its checkpoint."""
+"""The arguments of a stopped learning, kept beside its checkpoint for `pmagic learn --resume`."""
 
 import json
 import shlex
@@ -10,8 +10,8 @@ from typing import get_args, get_type_hints
 from pmagic.errors import BundleDamaged, Incompatible, NotFound, UsageError
 from pmagic.library import naming, unfinished
 
-# What the person gives, by its key among a learning's inputs.
-_GIVEN = {
+# The inputs that the user gives, by their keys in the inputs of a learning.
+_INPUT_NAMES = {
     "photos": "the photo",
     "mask": "the mask",
     "word": "the word for the subject",
@@ -25,7 +25,7 @@ _GIVEN = {
 class LearnArgs:
     """Everything on the command line of `learn` that decides what is learned, and on which device."""
 
-    photos: Sequence[str] = ()  # as given; absolute once kept
+    photos: Sequence[str] = ()  # as typed; absolute once kept
     base: str | None = None
     word: str | None = None
     style: bool = False
@@ -43,22 +43,22 @@ class LearnArgs:
     compile: bool = False
 
     def on(self, base: str) -> "LearnArgs":
-        """As it is kept: on the base that was chosen, whatever config.toml says later, and from any folder."""
+        """The arguments to keep: with the chosen base, which config.toml may not change later, and absolute paths."""
         mask = None if self.mask is None else str(Path(self.mask).absolute())
         return replace(self, photos=[str(Path(each).absolute()) for each in self.photos], mask=mask, base=base)
 
 
-def keep(folder: Path, asked: LearnArgs) -> None:
-    """Into a folder given by `unfinished.locked_run`."""
-    unfinished.keep_options(folder, json.dumps(asdict(asked), sort_keys=True).encode())
+def keep(folder: Path, arguments: LearnArgs) -> None:
+    """Writes the arguments to a folder given by `unfinished.locked_run`."""
+    unfinished.keep_options(folder, json.dumps(asdict(arguments), sort_keys=True).encode())
 
 
-def command(name: str, asked: LearnArgs) -> str:
-    """The command line that asks for the same once more, from the start."""
+def command(name: str, arguments: LearnArgs) -> str:
+    """The command line that starts the same learning again."""
     flags = {"word": "--class"}
-    words = ["pmagic", "learn", *asked.photos, "--name", name]
+    words = ["pmagic", "learn", *arguments.photos, "--name", name]
     for each in fields(LearnArgs):
-        value = getattr(asked, each.name)
+        value = getattr(arguments, each.name)
         if each.name == "photos" or value == getattr(LearnArgs(), each.name):
             continue
         words.append(flags.get(each.name, f"--{each.name}".replace("_", "-")))
@@ -66,93 +66,96 @@ def command(name: str, asked: LearnArgs) -> str:
     return shlex.join(words)
 
 
-def require_same_inputs(folder: Path, name: str, asked: LearnArgs, inputs: Mapping[str, object]) -> None:
-    """Incompatible, naming what changed, where a checkpoint in the folder was made from other inputs.
+def require_same_inputs(folder: Path, name: str, arguments: LearnArgs, inputs: Mapping[str, object]) -> None:
+    """Raises Incompatible, naming what changed, if the folder has a checkpoint that was made from other inputs.
 
-    inputs: of the learning as it would go on now; JSON values. A folder of an earlier version, which kept none, passes.
+    inputs: those of the learning now, as JSON values. The folder of an earlier version, which kept none, passes.
     """
     before = unfinished.kept_inputs(folder)
     if before is None or not unfinished.has_checkpoint(folder):
         return
     now = json.loads(json.dumps(dict(inputs), default=str))
-    given = [said for key, said in _GIVEN.items() if before.get(key) != now[key]]
+    changes = [label for key, label in _INPUT_NAMES.items() if before.get(key) != now[key]]
     old, new = before.get("settings"), now["settings"]
     old = old if isinstance(old, dict) else {}
     defaults = [
         _difference(key, old.get(key), new.get(key)) for key in sorted(old | new) if old.get(key) != new.get(key)
     ]
-    if not given and not defaults:
+    if not changes and not defaults:
         return
-    anew = f"begin anew with `{command(name, asked)}`"
-    if given:
-        advice = f"put {' and '.join(given)} back as before, or {anew}"
+    anew = f"start over with `{command(name, arguments)}`"
+    if changes:
+        advice = f"put {' and '.join(changes)} back as before, or {anew}"
     elif before.get("pmagic") != now["pmagic"]:
-        advice = f"go on with pmagic {before.get('pmagic')}, which it was started with, or {anew}"
+        advice = f"continue with pmagic {before.get('pmagic')}, which it was started with, or {anew}"
     else:
         advice = f"put the values in the base's pmagic.toml back as before, or {anew}"
     raise Incompatible(
-        f"the learning of {name!r} cannot go on, for it was started with another input: {'; '.join(given + defaults)}",
+        f"the learning of {name!r} cannot continue, because it was started with another input: "
+        f"{'; '.join(changes + defaults)}",
         advice,
         kept="what was learned so far",
     )
 
 
 def _difference(key: str, old: object, new: object) -> str:
-    """`learning_rate was 0.0001 and is 5e-05`; of lists only that they differ."""
+    """`learning_rate was 0.0001 and is 5e-05`; for a list or a table only that it has changed."""
     if isinstance(old, list | dict) or isinstance(new, list | dict):
-        return f"{key} is another one"
+        return f"{key} has changed"
     return f"{key} was {old} and is {new}"
 
 
-def recall(root: Path, name: str | None, given: LearnArgs) -> tuple[str, LearnArgs]:
-    """The name and words of a stopped learning: of `name`, or of the only one there is.
+def recall(root: Path, name: str | None, options: LearnArgs) -> tuple[str, LearnArgs]:
+    """The name and arguments of a stopped learning: that of `name`, or the only one.
 
-    Raises NotFound, UsageError where other options are `given` or several were stopped, BundleDamaged.
+    Raises NotFound, UsageError if `options` are given or several learnings were stopped, BundleDamaged.
     """
-    changed = [each.name for each in fields(LearnArgs) if getattr(given, each.name) != getattr(LearnArgs(), each.name)]
+    changed = [
+        each.name for each in fields(LearnArgs) if getattr(options, each.name) != getattr(LearnArgs(), each.name)
+    ]
     if changed:
-        shown = ", ".join({"photos": "photo", "word": "--class"}.get(each, f"--{each}") for each in changed)
+        labels = ", ".join({"photos": "photo", "word": "--class"}.get(each, f"--{each}") for each in changed)
         raise UsageError(
-            f"--resume goes on with the options it was started with, so it takes no {shown.replace('_', '-')}",
+            f"--resume continues with the options of the stopped learning, so it takes no {labels.replace('_', '-')}",
             "leave them out, or leave out --resume to start another learning",
         )
-    started = unfinished.resumable_names(root)
+    stopped = unfinished.resumable_names(root)
     if name is None:
-        if len(started) > 1:
+        if len(stopped) > 1:
             raise UsageError(
-                f"several learnings were stopped: {', '.join(started)}",
-                f"add --name, as in --name {shlex.quote(started[0])}",
+                f"several learnings were stopped: {', '.join(stopped)}",
+                f"add --name, as in --name {shlex.quote(stopped[0])}",
             )
-        if not started:
+        if not stopped:
             raise NotFound("no learning was stopped", "start one with `pmagic learn PHOTO --name NAME`")
-    chosen = started[0] if name is None else naming.checked_name(name)
-    if chosen not in started:
+    stopped_name = stopped[0] if name is None else naming.checked_name(name)
+    if stopped_name not in stopped:
         others = (
-            f"choose one of: {', '.join(started)}"
-            if started
-            else f"start it with `pmagic learn PHOTO --name {shlex.quote(chosen)}`"
+            f"choose one of: {', '.join(stopped)}"
+            if stopped
+            else f"start it with `pmagic learn PHOTO --name {shlex.quote(stopped_name)}`"
         )
-        raise NotFound(f"no learning of {chosen!r} was stopped", others)
+        raise NotFound(f"no learning of {stopped_name!r} was stopped", others)
     try:
-        return chosen, _parse_args(json.loads(unfinished.read_options(root, chosen)))
+        return stopped_name, _parse_args(json.loads(unfinished.read_options(root, stopped_name)))
     except (ValueError, TypeError, RecursionError) as error:
         raise BundleDamaged(
-            f"what was asked for when learning {chosen!r} cannot be read: {error}",
-            f"remove it with `pmagic rm {shlex.quote(chosen)}`, or learn with the photo again",
+            f"the options of the stopped learning {stopped_name!r} cannot be read: {error}",
+            f"remove it with `pmagic rm {shlex.quote(stopped_name)}`, or learn with the photo again",
         ) from error
 
 
 def _parse_args(words: object) -> LearnArgs:
-    """The options in what was kept; TypeError where one is of another type than its own."""
+    """The arguments that were kept. Raises TypeError for a value of a wrong type."""
     if not isinstance(words, dict):
         raise TypeError("it is no table")
-    asked = LearnArgs(**words)
+    arguments = LearnArgs(**words)
     for name, kind in get_type_hints(LearnArgs).items():
-        value = getattr(asked, name)
+        value = getattr(arguments, name)
         wanted = (list, tuple) if name == "photos" else get_args(kind) or (kind,)
-        whole = type(value) is int and float in wanted
-        if not (type(value) in wanted or whole):
+        is_whole = type(value) is int and float in wanted
+        if not (type(value) in wanted or is_whole):
             raise TypeError(f"its {name} cannot be {value!r}"[:200])
-    if not all(isinstance(each, str) and each for each in asked.photos):
+    if not all(isinstance(each, str) and each for each in arguments.photos):
         raise TypeError("its photos are no paths")
-    return asked
+    return arguments

@@ -1,4 +1,4 @@
-"""`pmagic rm`: one version, or a whole name with what is unfinished of it."""
+"""`pmagic rm`: removes one version, or a name with all versions and unfinished work."""
 
 import contextlib
 import shlex
@@ -19,47 +19,46 @@ from pmagic.library.store import Library
 
 def remove(
     name: Annotated[str, typer.Argument(help="alice (all versions), or alice@1", autocompletion=names.personas)],
-    yes: Annotated[
-        bool, typer.Option("--yes", "-y", help="Do not ask; without a terminal nothing is asked anyway.")
-    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask. Without a terminal pmagic never asks.")] = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Remove a persona and everything of it in the library. There is no way back; of several versions it asks first.
+    """Remove a persona from the library. This cannot be undone; before it removes several versions it asks.
 
-    The photo is not touched, nor what was written elsewhere: pictures, previews, plots and archives.
+    Files outside the library stay: the photo, pictures, previews, plots and archives.
 
     \b
     pmagic rm alice@1    (one version)
-    pmagic rm alice      (all versions, checkpoints and what a probe has found)
+    pmagic rm alice      (all versions, checkpoints and the result of a probe)
     """
     console = Console(quiet=quiet, as_json=as_json)
     library = Library(settings.library_dir())
-    library.clean_staging()  # also where the name is not there: a learning that was killed while saving has left a copy
-    plain, version = naming.parse(name)
-    versions = library.versions(plain) if version is None else []
+    library.clean_staging()  # for unknown names, too: a learning that was killed while saving has left a copy
+    plain_name, version = naming.parse(name)
+    versions = library.versions(plain_name) if version is None else []
     if len(versions) > 1 and not yes and console.talks and not as_json and sys.stdin.isatty():
-        _ask(plain, versions)
+        _ask(plain_name, versions)
     removed = []
-    started = version is None and plain in unfinished.names(library.root)
-    with unfinished.locked_run(library.root, plain) if started else contextlib.nullcontext() as folder:
-        if not started or library.versions(plain):
+    has_unfinished = version is None and plain_name in unfinished.names(library.root)
+    with unfinished.locked_run(library.root, plain_name) if has_unfinished else contextlib.nullcontext() as folder:
+        if not has_unfinished or library.versions(plain_name):
             removed = [str(address) for address in library.remove(name)]
         if folder is not None:
             unfinished.clear(folder, f"{', '.join(removed)} removed; " if removed else "")
     console.say("the files are unlinked, which is no secure erase: a disk may still hold their bytes")
     console.say("pictures, previews, plots and archives stay where they were written: remove those yourself")
     console.result(
-        [*removed, *([f"{plain} (unfinished)"] if started else [])], {"removed": removed, "unfinished": started}
+        [*removed, *([f"{plain_name} (unfinished)"] if has_unfinished else [])],
+        {"removed": removed, "unfinished": has_unfinished},
     )
 
 
 def _ask(name: str, versions: Sequence[int]) -> None:
-    """UsageError unless the person agrees to lose all versions."""
-    shown = ", ".join(f"{name}@{each}" for each in versions)
-    if not typer.confirm(f"this removes {shown}, with no way back; go on?", err=True):
+    """Raises UsageError unless the user agrees to remove all versions."""
+    addresses = ", ".join(f"{name}@{each}" for each in versions)
+    if not typer.confirm(f"this removes {addresses} and cannot be undone; continue?", err=True):
         raise UsageError(
             "nothing was removed",
             f"`pmagic rm {shlex.quote(f'{name}@{versions[-1]}')}` removes one version",
-            kept=shown,
+            kept=addresses,
         )

@@ -1,4 +1,4 @@
-"""`pmagic sample`: copies of the pictures that are shipped for trying pmagic out."""
+"""`pmagic sample`: copies the sample pictures that come with pmagic."""
 
 from importlib.resources import files
 from pathlib import Path
@@ -15,7 +15,7 @@ FOLDERS = ("portraits", "examples")  # beside the miniature's weights, drawn by 
 
 
 def sample(
-    out: Annotated[Path, typer.Option("--out", help="Folder to copy to; the current one without it.")] = Path(),
+    out: Annotated[Path, typer.Option("--out", help="Folder to copy to (default: the current one).")] = Path(),
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
@@ -27,28 +27,28 @@ def sample(
     """
     console = Console(quiet=quiet, as_json=as_json)
     paths = [str(path) for path in copy_samples(out)]
-    console.say("now: pmagic learn alice.png --name alice --base mini")
+    console.say("next: pmagic learn alice.png --name alice --base mini")
     console.result(paths, {"files": paths})
 
 
 def copy_samples(folder: Path) -> list[Path]:
-    """The copies, by name. A copy that is there already stays; another file of that name is never overwritten."""
-    shipped = sorted((path for name in FOLDERS for path in _shipped(name)), key=lambda path: path.name)
-    for path in shipped:
-        there = folder / path.name
-        if there.exists() and (not there.is_file() or there.read_bytes() != path.read_bytes()):
+    """Copies the samples. Returns their paths, by name. Raises StorageFailed where another file has such a name."""
+    samples = sorted((path for name in FOLDERS for path in _list_samples(name)), key=lambda path: path.name)
+    for path in samples:
+        target = folder / path.name
+        if target.exists() and (not target.is_file() or target.read_bytes() != path.read_bytes()):
             raise StorageFailed(
-                f"{there} is there already, and is not the sample of that name",
+                f"{target} exists and is not the sample of that name",
                 "give another folder with --out",
-                kept=f"{there} as it is",
+                kept=f"{target} as it is",
             )
     with atomic_io.storing(f"the samples in {folder}"):
         folder.mkdir(parents=True, exist_ok=True)
-        for path in shipped:
+        for path in samples:
             if not (folder / path.name).exists():
                 atomic_io.publish_file(path.read_bytes(), folder / path.name)
-    return [folder / path.name for path in shipped]
+    return [folder / path.name for path in samples]
 
 
-def _shipped(folder: str) -> list[Path]:
+def _list_samples(folder: str) -> list[Path]:
     return list(Path(str(files("pmagic"))).joinpath("mini", folder).glob("*.png"))

@@ -1,4 +1,4 @@
-"""Scores for `pmagic eval`: of pictures that any other tool has made, and how an evaluation ends."""
+"""Scores for `pmagic eval`: for pictures of another tool; and the last step of every evaluation."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,7 +26,7 @@ def score(
     device: str,
     out: Path | None,
 ) -> None:
-    """Measures what is there; nothing is learned or drawn, and of the base only its observers are needed."""
+    """Scores existing pictures. Nothing is learned or drawn, so only the base's vision models are needed."""
     if photos is None or prompts is None:
         lacks = "--photos" if photos is None else "--prompts"
         raise UsageError(f"--pictures needs {lacks}", "pmagic eval --pictures DIR --photos DIR --prompts FILE")
@@ -34,46 +34,48 @@ def score(
     from pmagic.bases import loading
     from pmagic.bases import model_spec as specs
     from pmagic.evaluation import foreign, harness, metrics, observers, report, store
-    from pmagic.evaluation import prompts as texts
+    from pmagic.evaluation import prompts as prompt_lists
 
-    asked = texts.PAPER if prompts == "paper" else texts.read(Path(prompts))
-    shown, without = foreign.found(pictures, photos, len(asked))
-    for doubt in foreign.caveats(shown, without):
-        console.warn(doubt)
+    texts = prompt_lists.PAPER if prompts == "paper" else prompt_lists.read(Path(prompts))
+    groups, without = foreign.found(pictures, photos, len(texts))
+    for caveat in foreign.caveats(groups, without):
+        console.warn(caveat)
     spec = specs.resolve(base or settings.config().base or base_options.DEFAULT)
     quiet_libraries()
-    eyes = observers.observers(spec, str(loading.device_named(device)))
-    sitters, failures = harness.people([each.who for each in shown])
+    vision_models = observers.observers(spec, str(loading.device_named(device)))
+    subjects, failures = harness.people([each.who for each in groups])
     about = {
         "base": spec.name,
         "observers": observers.identity(spec),
-        "people": [[each.who.name for each in shown]],
-        "prompts": list(asked),
-        "files": foreign.identity(shown),
+        "people": [[each.who.name for each in groups]],
+        "prompts": list(texts),
+        "files": foreign.identity(groups),
         "metrics": metrics.columns(),
     }
     with (
-        store.opened(out if out is not None else Path("eval-pictures"), about) as kept,
+        store.opened(out if out is not None else Path("eval-pictures"), about) as results,
         stop_at_step() as check,
-        console.progress("measuring") as advance,
+        console.progress("scoring") as advance,
     ):
 
-        def told(done: int, total: int) -> None:
+        def report_progress(done: int, total: int) -> None:
             advance(done, total, "")
             check()
 
         try:
-            scores, faceless, failed = foreign.measured(eyes, shown, sitters, asked, pictures, _KEY, told)
+            scores, faceless, failed = foreign.measured(
+                vision_models, groups, subjects, texts, pictures, _KEY, report_progress
+            )
         except KeyboardInterrupt as stop:
-            raise Stopped("the measuring was stopped", "run the same command again") from stop
+            raise Stopped("the scoring was stopped", "run the same command again") from stop
         finish(
             console,
             report.Report(
                 about=about,
                 rows=[report.Row(_KEY, pictures.resolve().name)],
-                prompts=asked,
-                people={who.number: who for who in sitters},
-                names=[each.who.name for each in shown],
+                prompts=texts,
+                people={who.number: who for who in subjects},
+                names=[each.who.name for each in groups],
                 traits={},
                 scores=scores,
                 stages={},
@@ -81,24 +83,26 @@ def score(
                 failures=failures | failed,
                 pictures=pictures,
             ),
-            kept,
+            results,
         )
 
 
-def finish(console: Console, told: "Report", kept: "Store") -> None:
-    """Writes the report, prints the table, and says what is not in it. Raises DoneInPart."""
+def finish(console: Console, outcome: "Report", results: "Store") -> None:
+    """Writes the report, prints its table and its caveats. Raises DoneInPart if people are missing."""
     from pmagic.evaluation import report, report_files
 
-    files = report_files.write(told, kept)
-    if not told.failures or not console.as_json:
-        heads, *lines = report.table(told)
-        console.result([*table(lines, heads), "", *map(str, files)], report.document(told))
-    for doubt in report.caveats(told):
-        console.warn(doubt)
-    if told.failures:
-        listed = "; ".join(f"{told.names[number - 1]}: {each.what}" for number, each in sorted(told.failures.items()))
+    files = report_files.write(outcome, results)
+    if not outcome.failures or not console.as_json:
+        heads, *lines = report.table(outcome)
+        console.result([*table(lines, heads), "", *map(str, files)], report.document(outcome))
+    for caveat in report.caveats(outcome):
+        console.warn(caveat)
+    if outcome.failures:
+        listed = "; ".join(
+            f"{outcome.names[number - 1]}: {each.what}" for number, each in sorted(outcome.failures.items())
+        )
         raise DoneInPart(
-            f"{len(told.failures)} of {len(told.names)} people are not complete: {listed}",
+            f"{len(outcome.failures)} of {len(outcome.names)} people are not complete: {listed}",
             "run the same command again: it tries only these",
-            kept=f"everything else, in {kept.root}",
+            kept=f"everything else, in {results.root}",
         )

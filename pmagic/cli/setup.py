@@ -1,4 +1,4 @@
-"""`pmagic setup`: looks at the machine, asks what pmagic is for, and downloads all that this needs at once."""
+"""`pmagic setup`: looks at the machine, asks what pmagic is for, and downloads everything that this needs."""
 
 import shutil
 import sys
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 PURPOSES = {"photos": "people, animals and things in photographs", "drawings": "drawn people, to try pmagic out"}
 PHOTO_BASE, DRAWN_BASE = "sd14", "mini"
 # GPU memory in bytes that learning takes on Stable Diffusion 1.x, by recipe: the peaks of
-# `python -m tests.bench whole --shape sd14`, which docs/performance.md shows, and some for the system's own use.
+# `python -m tests.bench whole --shape sd14`, as in docs/performance.md, plus some for the system.
 LEARNING_TAKES = {"paper": 7.5e9, "reference": 5.3e9}
 
 
@@ -37,7 +37,7 @@ class Item:
 
 
 def setup(
-    purpose: Annotated[str | None, typer.Option("--for", help="photos or drawings; asked for without it.")] = None,
+    purpose: Annotated[str | None, typer.Option("--for", help="photos or drawings; asks if it is missing.")] = None,
     base: Annotated[
         str | None, typer.Option("--base", help="sd14, sd15, dreamlike or a hub id.", autocompletion=names.bases)
     ] = None,
@@ -45,7 +45,7 @@ def setup(
         bool, typer.Option("--commercial", help="Leave out the face pack, which forbids commercial use.")
     ] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Download without asking.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be downloaded; no network.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list what would be downloaded; no network.")] = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
@@ -60,7 +60,7 @@ def setup(
     machine = _machine()
     console.tell("this machine: " + ", ".join(machine))
     purpose = _purpose(purpose if base is None or purpose is not None else "photos")
-    spec = _card(base or (PHOTO_BASE if purpose == "photos" else DRAWN_BASE))
+    spec = _resolve_spec(base or (PHOTO_BASE if purpose == "photos" else DRAWN_BASE))
     items = _items(spec, faces=not commercial)
     missing = [each for each in items if not each.here]
     next_command = _next(spec, "reference" if commercial and _lacks_faces(spec) else "paper")
@@ -81,7 +81,7 @@ def missing_faces(spec: "ModelSpec") -> bool:
 
 
 def _machine() -> list[str]:
-    """What matters of this machine, each with its number."""
+    """GPU, free memory and free disk of this machine, each as a short text."""
     import torch
 
     from pmagic.bases import memory_estimate
@@ -105,13 +105,13 @@ def _disk_free() -> int:
     return shutil.disk_usage(next(each for each in (folder, *folder.parents) if each.exists())).free
 
 
-def _purpose(given: str | None) -> str:
-    if given in PURPOSES:
-        return given
-    if given is not None:
-        raise UsageError(f"--for cannot be {given[:80]!r}", f"choose one of: {', '.join(PURPOSES)}")
+def _purpose(purpose: str | None) -> str:
+    if purpose in PURPOSES:
+        return purpose
+    if purpose is not None:
+        raise UsageError(f"--for cannot be {purpose[:80]!r}", f"choose one of: {', '.join(PURPOSES)}")
     if not _at_keyboard():
-        raise UsageError("what pmagic is for is not said, and there is no keyboard to ask", "add --for photos")
+        raise UsageError("--for is missing, and there is no keyboard to ask at", "add --for photos")
     for number, (name, text) in enumerate(PURPOSES.items(), start=1):
         print(f"  {number}  {name}: {text}", file=sys.stderr)
     answer = typer.prompt("what do you want to draw? 1 or 2", default="1", err=True).strip()
@@ -123,30 +123,30 @@ def _at_keyboard() -> bool:
     return sys.stdin.isatty()
 
 
-def _card(name: str) -> "ModelSpec":
+def _resolve_spec(name: str) -> "ModelSpec":
     from pmagic.bases import model_spec
 
     return model_spec.resolve(name)
 
 
 def _items(spec: "ModelSpec", *, faces: bool) -> list[Item]:
-    """What learning a face on this base needs; a base whose own folder has its observers needs nothing more."""
+    """The downloads that learning a face on this base needs. A base with its own vision models needs only itself."""
     from pmagic.bases import fetching
 
     items = []
     if spec.repo is not None:
         size = None if spec.size_gb is None else spec.size_gb * 1e9
         items.append(Item(spec.name, "draws the pictures", size, spec.licence, spec.folder is not None))
-    wanted = [
+    models = [
         (spec.clip, "describes the photo (CLIP)"),
         (spec.clipseg, "finds the person in the photo (CLIPSeg)"),
         *([(spec.faces, "finds and compares faces")] if faces else []),
     ]
     sizes = {**fetching.HUB_OBSERVERS, **fetching.PACKS}
-    for stated, use in wanted:
-        name = stated if isinstance(stated, str) else stated.name.replace("--", "/", 1)
+    for location, use in models:
+        name = location if isinstance(location, str) else location.name.replace("--", "/", 1)
         if name in sizes:
-            items.append(Item(name, use, sizes[name], fetching.LICENCES[name], isinstance(stated, Path)))
+            items.append(Item(name, use, sizes[name], fetching.LICENCES[name], isinstance(location, Path)))
     return items
 
 
@@ -175,7 +175,7 @@ def _memory_line() -> list[str]:
     if whole >= LEARNING_TAKES["paper"]:
         return [f"{takes}: this GPU has enough"]
     if whole >= LEARNING_TAKES["reference"]:
-        return [f"{takes}, more than this GPU has; pmagic then keeps less and computes more again, which is slower"]
+        return [f"{takes}, more than this GPU has; pmagic then keeps less and computes more again, more slowly"]
     return [f"{takes}, this GPU has {whole / 1e9:.1f}: learn with --memory low, or with --device cpu"]
 
 
@@ -184,22 +184,22 @@ def _gigabytes(size: float | None) -> str:
 
 
 def _require_space(missing: Sequence[Item]) -> None:
-    wanted, free = sum(each.size or 0 for each in missing), _disk_free()
-    if wanted > free:
+    size, free = sum(each.size or 0 for each in missing), _disk_free()
+    if size > free:
         raise StorageFailed(
-            f"the download takes {wanted / 1e9:.1f} GB, and {settings.models_dir()} has {free / 1e9:.1f} GB free",
+            f"the download takes {size / 1e9:.1f} GB, and {settings.models_dir()} has {free / 1e9:.1f} GB free",
             "free some space, or set PMAGIC_HOME to a folder on another disk",
             kept="nothing was downloaded",
         )
 
 
 def _ask(missing: Sequence[Item], yes: bool) -> None:
-    """Returns only where the person agrees to the download and its licences."""
+    """Returns only if the user agrees to the download and its licences."""
     if yes:
         return
     names_of = ", ".join(each.name for each in missing)
     if not _at_keyboard():
-        raise UsageError(f"{names_of}: a download is not begun without a yes", "add --yes, or --dry-run")
+        raise UsageError(f"{names_of}: pmagic downloads only with your consent", "add --yes, or --dry-run")
     if not typer.confirm("download them under these licences?", err=True):
         raise typer.Exit(0)
 
@@ -222,5 +222,5 @@ def _next(spec: "ModelSpec", recipe: str) -> str:
     photo = "alice.png" if spec.repo is None else "alice.jpg"
     options = "" if spec.name == PHOTO_BASE else f" --base {spec.name}"
     options += "" if recipe == "paper" else f" --recipe {recipe}"
-    copied = f"pmagic sample && pmagic learn {photo}" if spec.repo is None else f"pmagic learn {photo}"
-    return f"{copied} --name alice{options}"
+    command = f"pmagic sample && pmagic learn {photo}" if spec.repo is None else f"pmagic learn {photo}"
+    return f"{command} --name alice{options}"

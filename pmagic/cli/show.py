@@ -1,4 +1,4 @@
-"""`pmagic show`: everything that is known of one version, after every file of it has verified."""
+"""`pmagic show`: shows one version, after checking all of its files."""
 
 from collections.abc import Sequence
 from typing import Annotated
@@ -20,7 +20,7 @@ def show(
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Show what is known of a persona, and check its files.
+    """Show everything about a persona, and check its files.
 
     \b
     pmagic show alice
@@ -47,18 +47,18 @@ def show(
         "settings": dict(about.settings),
         "tensors": weights,
     }
-    spoken = {
+    readable = {
         "bounds": f"dynamic for {about.bounds.low} <= t < {about.bounds.high}",
         "photos": [f"{len(about.photos)} ({', '.join(digest[:12] for digest in about.photos)})"],
         "curve": _curve(about.curve),
     }
-    shown = {
+    fields = {
         **document,
-        **spoken,
+        **readable,
         "tensors": f"{len(weights)}, {document['bytes'] / 1e6:.1f} MB",
         "files": "all verified",
     }
-    Console(quiet=quiet, as_json=as_json).result([str(address)] if quiet else _lines(shown), document)
+    Console(quiet=quiet, as_json=as_json).result([str(address)] if quiet else _lines(fields), document)
 
 
 def _curve(curve: Sequence[tuple[int, float]]) -> str:
@@ -66,12 +66,12 @@ def _curve(curve: Sequence[tuple[int, float]]) -> str:
     if not curve:
         return ""
     (first, low), (last, high) = curve[0], curve[-1]
-    drawn = curves.sparkline([iou for _, iou in curve])
-    return f"{drawn}  IoU {low:.2f} at t = {first} to {high:.2f} at t = {last}"
+    line = curves.sparkline([iou for _, iou in curve])
+    return f"{line}  IoU {low:.2f} at t = {first} to {high:.2f} at t = {last}"
 
 
 def _lines(document: dict[str, object], indent: str = "") -> list[str]:
-    """`key: value`, one to a line, tables indented; what is empty is left out."""
+    """One `key: value` a line. Tables are indented, and empty values are left out."""
     lines = []
     for key, value in document.items():
         if isinstance(value, dict):

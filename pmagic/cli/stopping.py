@@ -1,4 +1,4 @@
-"""Stopping: the first Ctrl-C (or termination) ends a long job at its next step, the second one at once."""
+"""Stopping: the first Ctrl-C (or termination) ends a long job after the current step, the second one at once."""
 
 import os
 import signal
@@ -12,58 +12,58 @@ from pmagic.errors import STOPPED_BY_PERSON, PmagicError
 from pmagic.tasks.reporting import Advance
 
 SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
-_HEARD = b"stopping at the end of this step; once more to leave at once\n"
+_STOP_NOTICE = b"stopping at the end of this step; a second Ctrl-C stops at once\n"
 
 
 class Stopped(PmagicError):
-    """The person asked for it; `kept` and `next_step` say what there is to go on with."""
+    """The user stopped the command. `kept` and `next_step` say how to continue."""
 
     exit_code = STOPPED_BY_PERSON
 
 
 class LeftAtOnce(KeyboardInterrupt):
-    """The second request: in the middle of a step, so that nothing may be saved any more."""
+    """The second request to stop. It comes in the middle of a step, so nothing may be saved any more."""
 
 
 def stop_anywhere() -> None:
-    """From here on termination and hang-up end the program as Ctrl-C does, with a message and a code, not silently."""
+    """Makes termination and hang-up end the program as Ctrl-C does: with a message and an exit code."""
 
     def interrupt(number: int, frame: types.FrameType | None) -> None:
         raise KeyboardInterrupt
 
     for each in SIGNALS:
-        if signal.getsignal(each) == signal.SIG_DFL:  # `nohup` has the program ignore hang-ups
+        if signal.getsignal(each) == signal.SIG_DFL:  # `nohup` makes the program ignore hang-ups
             signal.signal(each, interrupt)
 
 
 @contextmanager
 def stop_at_step() -> Iterator[Callable[[], None]]:
-    """Gives a function to call after each step: it raises KeyboardInterrupt once a stop was asked for."""
-    asked: list[int] = []
+    """Gives a function to call after each step. It raises KeyboardInterrupt after a request to stop."""
+    requests: list[int] = []
 
     def remember(number: int, frame: types.FrameType | None) -> None:
-        asked.append(number)
-        if len(asked) > 1:
+        requests.append(number)
+        if len(requests) > 1:
             raise LeftAtOnce
         if os.isatty(2):
-            os.write(2, _HEARD)  # print could be in the middle of another line's buffer
+            os.write(2, _STOP_NOTICE)  # print could be in the middle of another line
 
     def check() -> None:
-        if asked:
+        if requests:
             raise KeyboardInterrupt
 
-    heard = [each for each in SIGNALS if signal.getsignal(each) != signal.SIG_IGN]
-    before = {each: signal.signal(each, remember) for each in heard}
+    signals = [each for each in SIGNALS if signal.getsignal(each) != signal.SIG_IGN]
+    handlers = {each: signal.signal(each, remember) for each in signals}
     try:
         yield check
     finally:
-        for each, handler in before.items():
+        for each, handler in handlers.items():
             signal.signal(each, handler)
 
 
 @dataclass(frozen=True)
 class StopAtStep:
-    """A console whose progress ends a task with KeyboardInterrupt at the end of the step in which a stop was asked."""
+    """A console whose progress raises KeyboardInterrupt at the end of the step in which the user stopped it."""
 
     console: Console
 

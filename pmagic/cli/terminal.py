@@ -1,4 +1,4 @@
-"""Pictures in the terminal, as well as it can: by its own graphics (kitty, sixel) or with coloured half blocks."""
+"""Pictures in the terminal: by its own graphics (kitty, sixel) where it has them, else as coloured half blocks."""
 
 import os
 import sys
@@ -10,7 +10,7 @@ COLUMNS = 40  # of text, for one picture
 
 
 def show_pictures(console: Console, paths: Sequence[str]) -> None:
-    """One below the other, on standard output where that is a terminal; else a warning says why not."""
+    """Shows pictures one below the other if standard output is a terminal. Warns if it cannot."""
     if console.as_json or not sys.stdout.isatty():
         console.warn("pictures are shown only where standard output is a terminal")
         return
@@ -21,7 +21,7 @@ def show_pictures(console: Console, paths: Sequence[str]) -> None:
         console.warn("this terminal does not say how large it is, so it shows no pictures")
         return
     from rich.console import Console as Terminal
-    from textual_image.renderable import Image  # it asks the terminal what it can when it is imported
+    from textual_image.renderable import Image  # the import asks the terminal what it supports
 
     terminal = Terminal()
     for path in paths:

@@ -1,4 +1,4 @@
-"""`pmagic verify`: whether every file of the kept personas is as it was written."""
+"""`pmagic verify`: checks that every file of the personas is as it was written."""
 
 from pathlib import Path
 from typing import Annotated
@@ -8,7 +8,7 @@ import typer
 from pmagic import settings
 from pmagic.cli import names
 from pmagic.cli.console import Console, on_one_line
-from pmagic.cli.list import end_unreadable
+from pmagic.cli.list import exit_if_unreadable
 from pmagic.cli.options import AsJson, Quiet
 from pmagic.errors import BundleDamaged, Incompatible, NotFound, StorageFailed, UsageError, WeightsMissing
 from pmagic.library.store import Library
@@ -17,17 +17,17 @@ from pmagic.library.store import Library
 def verify(
     name: Annotated[
         str | None,
-        typer.Argument(help="alice (the newest version) or alice@1; all without it.", autocompletion=names.personas),
+        typer.Argument(help="alice (the newest version) or alice@1 (default: all).", autocompletion=names.personas),
     ] = None,
-    everything: Annotated[bool, typer.Option("--all", help="All of them, as without a name.")] = False,
+    everything: Annotated[bool, typer.Option("--all", help="All personas, as without a name.")] = False,
     base: Annotated[
         str | None,
-        typer.Option("--base", help="Instead: the weights of a base and its observers.", autocompletion=names.bases),
+        typer.Option("--base", help="Check a base and its vision models instead.", autocompletion=names.bases),
     ] = None,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Read every file of one persona, or of all, and compare its SHA-256. Ends with code 5 where one is damaged.
+    """Read every file of one persona, or of all, and compare its SHA-256. The exit code is 5 if one is damaged.
 
     \b
     pmagic verify alice
@@ -42,37 +42,37 @@ def verify(
     if everything and name is not None:
         raise UsageError(f"both {name!r} and --all are given", "leave one of them out")
     library = Library(settings.library_dir())
-    chosen = [str(entry.address) for entry in library.entries()] if name is None else [str(library.find(name))]
-    found: list[dict[str, object]] = []
+    addresses = [str(entry.address) for entry in library.entries()] if name is None else [str(library.find(name))]
+    results: list[dict[str, object]] = []
     lines, code = [], 0
-    for text in chosen:
+    for text in addresses:
         try:
             library.verify(text)
-            found.append({"persona": text, "verified": True})
+            results.append({"persona": text, "verified": True})
             lines += [] if quiet else [f"{text}  verified"]
         except NotFound:
             if name is not None:
                 raise
         except (BundleDamaged, Incompatible, StorageFailed) as problem:
             code = max(code, problem.exit_code) if code != BundleDamaged.exit_code else code
-            found.append({"persona": text, "verified": False, **problem.as_dict()})
+            results.append({"persona": text, "verified": False, **problem.as_dict()})
             lines.append(text if quiet else f"{text}  {problem.what}")
     console = Console(quiet=quiet, as_json=as_json)
-    console.result(lines, found)
+    console.result(lines, results)
     if not code and name is None:
-        end_unreadable(console, library)
+        exit_if_unreadable(console, library)
     if code:
         raise typer.Exit(code)
 
 
 def _verify_weights(console: Console, name: str) -> None:
-    """Compares each folder of a base with its SHA256SUMS. Ends with code 5 for a fault, else 7 where there are none."""
+    """Compares each folder of a base with its SHA256SUMS. Exits with 5 for a fault, with 7 for missing sums."""
     from pmagic.bases import checksums, model_spec
 
     base = model_spec.require_weights(model_spec.resolve(name))
     places = (base.folder, *(getattr(base, observer) for observer in model_spec.OBSERVERS))
-    found: list[dict[str, object]] = []
-    damaged: set[str] = set()
+    results: list[dict[str, object]] = []
+    faulty_files: set[str] = set()
     lines: list[str] = []
     for folder in dict.fromkeys(each for each in places if isinstance(each, Path)):
         try:
@@ -81,11 +81,14 @@ def _verify_weights(console: Console, name: str) -> None:
             raise StorageFailed(f"{folder} cannot be read: {error.strerror}", "correct its permissions") from error
         if faults is None:
             faults = [(checksums.FILE, "it is missing, so there is nothing to compare with")]
-        found.append({"folder": str(folder), "verified": not faults, "faults": dict(faults)})
-        damaged.update(file for file, _ in faults)
+        results.append({"folder": str(folder), "verified": not faults, "faults": dict(faults)})
+        faulty_files.update(file for file, _ in faults)
         lines += [str(folder / file) if console.quiet else f"{folder / file}  {what}" for file, what in faults]
         lines += [] if faults or console.quiet else [f"{folder}  verified"]
-    console.result([on_one_line(line) for line in lines], found)
-    if damaged:
-        console.say("`pmagic models rm` and `pmagic models pull` fetch a model anew; the shipped one comes with pmagic")
-        raise typer.Exit(WeightsMissing.exit_code if damaged == {checksums.FILE} else BundleDamaged.exit_code)
+    console.result([on_one_line(line) for line in lines], results)
+    if faulty_files:
+        console.say(
+            "to replace a downloaded model use `pmagic models rm` and `pmagic models pull`; "
+            "the shipped one comes with pmagic"
+        )
+        raise typer.Exit(WeightsMissing.exit_code if faulty_files == {checksums.FILE} else BundleDamaged.exit_code)

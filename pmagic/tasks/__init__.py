@@ -1,4 +1,4 @@
-"""What each verb does, from plain values, whoever calls it: the commands, the Python door, the evaluation.
+"""What each verb does, with plain values. The commands, the Python API and the evaluation call it.
 
-Read `learning` and `drawing`. Nothing here prints, parses a command line or knows where the library is.
+Begin with `learning` and `drawing`. Nothing here prints, parses a command line or knows where the library is.
 """

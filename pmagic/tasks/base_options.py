@@ -1,4 +1,4 @@
-"""Which base a task works on, on which device, with how much memory; what is said about it before a long task."""
+"""The base, device and memory of a task, and what to report about them before a long task."""
 
 import os
 import time
@@ -20,19 +20,19 @@ if TYPE_CHECKING:
 
 DEFAULT = "sd14"
 DEMO = "mini"
-SEEDS = 2**32  # different ones that a picture can have
+SEEDS = 2**32  # number of different seeds for a picture
 Memory = Literal["auto", "low", "normal"]
 MEMORY: tuple[Memory, ...] = get_args(Memory)
-LOW = ", with less kept and more computed again"
+LOW = ", keeping less and computing more again"
 
 
 def resolve_base(base: "Base | str | None") -> "ModelSpec":
-    """The card of an opened base, or of the one that is named or configured; its weights are on this machine."""
+    """The spec of an opened base, or of the named or configured one. Its weights must be on this machine."""
     return choose_base(base) if base is None or isinstance(base, str) else base.spec
 
 
 def open_base(base: "Base | str | None", spec: "ModelSpec", device: str, dtype: str) -> "Base":
-    """The base itself where it is opened already; else the card's, whose place on this machine is remembered."""
+    """The base itself if it is open already. Else opens the base of the spec and remembers where it is."""
     from pmagic.bases import loading, local_bases
 
     if base is not None and not isinstance(base, str):
@@ -42,31 +42,31 @@ def open_base(base: "Base | str | None", spec: "ModelSpec", device: str, dtype: 
     return opened
 
 
-def choose_base(asked: str | None) -> "ModelSpec":
-    """The base of that name, or config.toml's, or Stable Diffusion 1.4 where it is; its weights are on this machine."""
+def choose_base(name: str | None) -> "ModelSpec":
+    """The base of that name, or of config.toml, or Stable Diffusion 1.4. Its weights must be on this machine."""
     from pmagic.bases import model_spec
 
-    name = asked if asked is not None else settings.config().base
+    name = name if name is not None else settings.config().base
     if name is not None:
         return model_spec.require_weights(model_spec.resolve(name))
-    found = model_spec.resolve(DEFAULT)
-    if found.folder is not None:
-        return model_spec.require_weights(found)
+    spec = model_spec.resolve(DEFAULT)
+    if spec.folder is not None:
+        return model_spec.require_weights(spec)
     raise WeightsMissing(
-        f"no base is chosen, and the default {DEFAULT} is not on this machine; with all that learning needs it is "
-        f"{found.download_gb:.1f} GB",
-        f"for photographs fetch it with {model_spec.pulls(found)}; to try pmagic at once, on drawn faces "
+        f"no base is chosen, and the default {DEFAULT} is not on this machine; with all that learning needs it takes "
+        f"{spec.download_gb:.1f} GB",
+        f"for photographs download it with {model_spec.pulls(spec)}; to try pmagic at once, on drawn faces "
         f"only, add `--base {DEMO}`",
     )
 
 
-def device(asked: str | None) -> str:
-    """--device, or what the settings say; it is on this machine. UsageError names the place that says it."""
+def device(name: str | None) -> str:
+    """The device of --device or of the settings. Raises UsageError, naming the setting, if it is not there."""
     from pmagic.bases import loading
 
-    if asked is not None:
-        loading.device_named(asked)
-        return asked
+    if name is not None:
+        loading.device_named(name)
+        return name
     name = settings.config().device
     try:
         loading.device_named(name)
@@ -79,30 +79,30 @@ def device(asked: str | None) -> str:
 
 
 def check_numbers(device: str | None, dtype: str) -> None:
-    """UsageError for a --device or a --dtype that can be none; needs no torch."""
+    """Raises UsageError for an impossible --device or --dtype. Needs no torch."""
     if device is not None:
         settings.check_device(device)
     else:
-        settings.config()  # names the file or the variable
+        settings.config()  # its error names the file or the variable
     if dtype not in ("auto", *settings.NUMBER_TYPES):
         raise UsageError(
             f"there is no number type {dtype!r}", f"choose one of: auto, {', '.join(settings.NUMBER_TYPES)}"
         )
 
 
-def check_memory(asked: str) -> None:
-    if asked not in MEMORY:
-        raise UsageError(f"--memory cannot be {asked!r}", f"choose one of: {', '.join(MEMORY)}")
+def check_memory(memory: str) -> None:
+    if memory not in MEMORY:
+        raise UsageError(f"--memory cannot be {memory!r}", f"choose one of: {', '.join(MEMORY)}")
 
 
 def check_seed(seed: int) -> None:
-    """UsageError for a seed that no learning can have."""
+    """Raises UsageError for a seed that learning cannot use."""
     if not 0 <= seed < 2**63:
         raise UsageError(f"--seed must be 0 or more and below 2^63, not {seed}", "give for example --seed 1")
 
 
 def check_seeds(first: int, count: int) -> None:
-    """UsageError for seeds that pictures cannot have: torch reads 32 bits of one on a CPU, where noise is drawn."""
+    """Raises UsageError for seeds that pictures cannot use: on a CPU, which draws the noise, torch reads 32 bits."""
     if first < 0 or first + count > SEEDS:
         same = first % SEEDS + count <= SEEDS  # or some of them would still be too large
         advice = (
@@ -114,7 +114,7 @@ def check_seeds(first: int, count: int) -> None:
 
 
 def quiet_libraries() -> None:
-    """Turns off the model libraries' own bars and advice; to be called before they are used."""
+    """Turns off the bars and advice of the model libraries. Call this before using them."""
     for name in ("TRANSFORMERS_VERBOSITY", "DIFFUSERS_VERBOSITY"):
         os.environ.setdefault(name, "error")  # read when they are imported
     from pmagic.bases import offline
@@ -127,26 +127,26 @@ def quiet_libraries() -> None:
     transformers.utils.logging.disable_progress_bar()
 
 
-def learn_low(reporter: Reporter, needed: Callable[..., int], asked: str, place: str) -> bool:
-    """Whether a learning does with less memory: as asked, or where `auto` finds too little free.
+def learn_low(reporter: Reporter, needed: Callable[..., int], memory: str, place: str) -> bool:
+    """Whether to learn with less memory: for "low", and for "auto" if too little memory is free.
 
-    Tells how much it takes, and warns where the device has less. needed: `memory_to_learn` of this learning, which
-    takes `low` alone. place: as `--device` has it.
+    Reports how much memory learning takes, and warns if less is free. needed: `memory_to_learn` of this learning,
+    called with `low` alone. place: as `--device` names it.
     """
     free = _free(place)
     usual = needed()
-    low = asked == "low" or (asked == "auto" and free is not None and free < usual)
+    low = memory == "low" or (memory == "auto" and free is not None and free < usual)
     wanted = needed(low=low)
     reporter.say(f"memory: about {gigabytes(wanted)} besides the program's own{LOW if low else ''}")
     if free is not None and free < wanted:
-        reporter.warn(f"this takes about {gigabytes(wanted)} of memory, {gigabytes(free)} are free")
+        reporter.warn(f"this takes about {gigabytes(wanted)} of memory, but only {gigabytes(free)} are free")
     return low
 
 
 def memory_to_learn(
     method: "Method", spec: "ModelSpec", settings: "LearnSettings", place: str, dtype: str, *, low: bool = False
 ) -> int:
-    """Bytes, roughly, as memory_estimate.memory_to_learn, with the base opened on that device in that type."""
+    """Roughly the bytes that learning takes, with the base opened on that device in that number type."""
     from pmagic.bases import loading, memory_estimate
 
     fast = loading.fast_type(loading.device_named(place)) if dtype == "auto" else loading.DTYPES.get(dtype)
@@ -175,13 +175,13 @@ def compiled(
     with compiling.compile_errors():
         after = training.seconds_per_step(base, subject, short, make_learner, measured=1.0)
         compiling.check_gradient(own, training.first_step_gradient(base, subject, short, make_learner))
-    took = time.monotonic() - start
+    cost = time.monotonic() - start
     steps = settings.iterations + (settings.probe_iterations if settings.bounds is None else 0)
-    brings = steps * (before - after)
-    told = f"a step takes {after:.2g} s instead of {before:.2g}: {duration(max(brings, 0))} less in {steps} steps"
-    reporter.say(f"compiled in {duration(took)}; {told}")
-    if brings < took:
-        reporter.warn(f"for this learning alone, --compile does not pay: it took {duration(took)}; {told}")
+    gain = steps * (before - after)
+    message = f"a step takes {after:.2g} s instead of {before:.2g}: {duration(max(gain, 0))} less in {steps} steps"
+    reporter.say(f"compiled in {duration(cost)}; {message}")
+    if gain < cost:
+        reporter.warn(f"for this learning alone, --compile does not pay: it took {duration(cost)}; {message}")
     return base
 
 

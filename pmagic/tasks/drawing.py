@@ -1,4 +1,4 @@
-"""Drawing personas: options are checked, the base is opened, pictures come one batch after another."""
+"""Drawing personas: check the options, open the base, draw one batch of pictures after another."""
 
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from pmagic.engine.regions import Box
     from pmagic.persona import Persona
 
-CountFaces = Callable[["Image.Image"], Mapping[str, int]]  # faces that a picture shows in the place of each name
+CountFaces = Callable[["Image.Image"], Mapping[str, int]]  # the number of faces in the place of each name
 
 AT_ONCE = 4  # pictures, with memory "normal"
 MAX_PICTURES = 10_000
@@ -33,7 +33,7 @@ UNSAVED = "unsaved"  # what a picture's metadata call a persona that is in no li
 
 @dataclass(frozen=True, kw_only=True)
 class RenderOptions:
-    """How pictures are drawn, whatever they show; None for the recipe's or the base's own value.
+    """How pictures are drawn. None means the value of the recipe or of the base.
 
     size: (width, height) in pixels. memory: "auto" and "low" draw one by one, "normal" four at once.
     Raises UsageError.
@@ -63,9 +63,9 @@ class RenderOptions:
         return [self.seed + k for k in range(self.count)]
 
     def settings(self, personas: "Sequence[Persona]", spec: "ModelSpec") -> "RenderSettings":
-        """The usual way to draw these personas on this base, with the options on top.
+        """The usual settings for these personas on this base, changed by the options.
 
-        Where they were learned by several recipes it is the default recipe's, whoever is named first.
+        Personas that were learned with different recipes are drawn with the settings of the default recipe.
         """
         from pmagic.engine import recipes
 
@@ -86,8 +86,8 @@ class RenderOptions:
 class Scene:
     """What pictures show. prompt: with the personas' names in braces. title: the prompt as people read it.
 
-    regions: by name, the part of the picture in which that persona is read. edit: a place in a background.
-    metadata: of the pictures, besides what all share. count_faces: asked of each picture.
+    regions: by name, the part of the picture whose prompt has that persona. edit: a place in a background.
+    metadata: for the pictures, besides what all pictures share. count_faces: called with each picture.
     """
 
     prompt: str
@@ -100,7 +100,7 @@ class Scene:
 
 @dataclass(frozen=True)
 class Picture:
-    """One drawn picture. number: of its scene, from 0. faces: by name, where the scene counts them."""
+    """One drawn picture. number: that of its scene, from 0. faces: by name, if the scene counts them."""
 
     number: int
     seed: int
@@ -111,7 +111,7 @@ class Picture:
 
 @dataclass(frozen=True, kw_only=True)
 class Drawing:
-    """Scenes of the same personas, ready to be drawn. cut: of each scene, the end of the prompt that is not read."""
+    """Scenes of the same personas, ready to be drawn. cut: for each scene, the part of the prompt that is not read."""
 
     base: "Base"
     personas: "Mapping[str, Persona]"  # by the name in the prompt's braces
@@ -137,13 +137,15 @@ class Drawing:
             "persona": self.who,
             "persona_sha256": {self.names[each]: bundle.digest(persona) for each, persona in self.personas.items()},
             **shared_metadata(self.base, personas, self.settings, self.options.dtype),
-            "size": list(self.settings.size or (self.base.size,) * 2),  # that is drawn: a background keeps its own
+            "size": list(
+                self.settings.size or (self.base.size,) * 2
+            ),  # of the drawing; a background keeps its own size
         }
 
     def pictures(self, reporter: Reporter) -> Iterator[Picture]:
-        """Picture after picture, scene by scene in the order of the seeds.
+        """Yields the pictures, scene by scene in the order of the seeds.
 
-        Where the memory is too little for several at once, it continues one by one, with a warning.
+        If the memory is too small for several pictures at once, warns and continues one by one.
         Raises OutOfMemory, NumericFailure, and what the reporter's progress raises.
         """
         from pmagic.engine import rendering
@@ -178,16 +180,16 @@ class Drawing:
                 except OutOfMemory as problem:
                     if len(now) == 1:
                         raise
-                    reporter.warn(f"{problem.what}, {len(now)} pictures at once; going on one by one")
+                    reporter.warn(f"{problem.what}, {len(now)} pictures at once; continuing one by one")
                     settings = replace(settings, batch=1)
                     batches = deque((each, [seed]) for each, several in ((number, now), *batches) for seed in several)
                     continue
-                together = {"at_once": len(now)} if len(now) > 1 else {}
+                batch_metadata = {"at_once": len(now)} if len(now) > 1 else {}
                 for seed, image in zip(now, images, strict=True):
-                    about = {**shared, "prompt": scene.title, **scene.metadata, **together, "seed": seed}
+                    metadata = {**shared, "prompt": scene.title, **scene.metadata, **batch_metadata, "seed": seed}
                     faces = None if scene.count_faces is None else scene.count_faces(image)
                     finished += 1
-                    yield Picture(number, seed, image, about, faces)
+                    yield Picture(number, seed, image, metadata, faces)
 
 
 def prepare(
@@ -202,7 +204,7 @@ def prepare(
 ) -> Drawing:
     """Checks the prompts, then opens the base. personas: with their addresses, by the name in the prompts' braces.
 
-    before_opening: called when nothing but the base is left to check.
+    before_opening: called when everything but the base is checked.
     Raises Incompatible for a base with other weights, UsageError, WeightsMissing.
     """
     from pmagic.bases.model_spec import ModelSpec
@@ -248,19 +250,20 @@ def prepare(
 
 
 def warn_of_instructions(reporter: Reporter, texts: Sequence[str]) -> None:
-    """Warns once of what in the prompts another tool would obey."""
+    """Warns once about instructions in the prompts that only other tools obey."""
     from pmagic.engine import prompts
 
-    found = list(dict.fromkeys(each for text in texts for each in prompts.instructions(text)))
-    if found:
-        more = f" and {len(found) - 3} more" if len(found) > 3 else ""
+    instructions = list(dict.fromkeys(each for text in texts for each in prompts.instructions(text)))
+    if instructions:
+        more = f" and {len(instructions) - 3} more" if len(instructions) > 3 else ""
         reporter.warn(
-            f"{', '.join(found[:3])}{more}: other tools obey this in a prompt; here it is read as text, weights and all"
+            f"{', '.join(instructions[:3])}{more}: other tools obey this in a prompt; pmagic reads it as text, "
+            "weights included"
         )
 
 
 def find_base(personas: "Sequence[tuple[Address | str, Persona]]", moved_to: str | None = None) -> "ModelSpec":
-    """The base that all of them were learned on, its weights on this machine.
+    """The base that all personas were learned on. Its weights must be on this machine.
 
     Raises Incompatible for personas of two bases, NotFound, WeightsMissing.
     """
@@ -278,12 +281,12 @@ def find_base(personas: "Sequence[tuple[Address | str, Persona]]", moved_to: str
     if moved_to is not None:
         return specs.require_weights(specs.resolve(moved_to))
     try:
-        found = local_bases.base_of(persona.base, persona.fingerprint)
+        spec = local_bases.base_of(persona.base, persona.fingerprint)
     except NotFound as problem:
         raise NotFound(
-            f"the base that it was learned on is not known here: {persona.base}", "say where it is with --base"
+            f"the base of the persona is not known here: {persona.base}", "say where it is with --base"
         ) from problem
-    return specs.require_weights(found)
+    return specs.require_weights(spec)
 
 
 def _token_count(address: Address | str, persona: "Persona") -> int:

@@ -1,4 +1,4 @@
-"""Learning a persona: photos are checked, the base is opened, the stages are found, the method trains."""
+"""Learning a persona: check the photos, open the base, find the stages, train."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -31,10 +31,10 @@ FINDING, COMPILING, TRAINING = "finding the stages", "compiling", "learning"  # 
 
 @dataclass(kw_only=True)
 class Learning:
-    """A learning that is ready to run: all that can be refused without training has been checked.
+    """A learning that is ready to run: everything that needs no training has been checked.
 
-    low_memory: whether blocks are computed again instead of kept. phase, step: where `run` is, for whoever stops it.
-    continued: whether `run` has found a checkpoint.
+    low_memory: whether blocks are computed again instead of kept. phase, step: how far `run` has come, for the message
+    after a stop. continued: whether `run` has found a checkpoint.
     """
 
     photos: PhotoInput
@@ -57,18 +57,18 @@ class Learning:
         name: str = "the persona",
         folder: Path | None = None,
         resumed: bool = False,
-        anew: str = "learn anew without --resume",
+        anew: str = "learn again without --resume",
         on_step: Callable[["StepReport"], None] = lambda report: None,
     ) -> "Persona":
         """The learned persona, with a small preview picture.
 
         folder: where checkpoints and the probe's result are kept while it runs, as `unfinished.locked_run` gives it;
-        None keeps nothing. resumed: whether a checkpoint must be there where one was written by this folder's learning.
-        anew: how to begin from the start, for a message. on_step: called after each iteration. What it raises, and what
+        None keeps nothing. resumed: whether the learning must continue from the folder's checkpoint, if it has one.
+        anew: how to start over, for a message. on_step: called after each iteration. What it raises, and what
         the reporter's progress raises, ends the learning after a checkpoint was written.
         Raises Incompatible, NumericFailure, OutOfMemory, StorageFailed, UsageError.
         """
-        with self._memory_explained():
+        with self._explain_memory():
             if self.compiles:
                 self.phase = COMPILING
                 make_learner = self.learner.make_learner
@@ -91,7 +91,7 @@ class Learning:
             return add_preview(reporter, self.base, persona)
 
     def inputs(self) -> dict[str, object]:
-        """All that decides the outcome, as plain values: two learnings with the same inputs may share a checkpoint."""
+        """Everything that decides the outcome, as plain values. The same inputs may share a checkpoint."""
         table = self.settings.as_table()
         return {**self.photos.inputs(), "method": self.method, "base": self.base.fingerprint, "settings": table}
 
@@ -103,20 +103,20 @@ class Learning:
         checkpoint = unfinished.file_for(folder, self.inputs())
         if resumed and not checkpoint.exists() and unfinished.has_checkpoint(folder):
             raise Incompatible(  # an earlier version kept no inputs, or the probe finds other stages now
-                f"the photo, the base, its stages or pmagic's own default values are not those that the learning of "
-                f"{name!r} was started with",
-                f"put the old ones back, or {anew}",
+                "the photo, the base, its stages or pmagic's default values have changed since the learning of "
+                f"{name!r} was started",
+                f"restore the old ones, or {anew}",
                 kept="what was learned so far",
             )
         return checkpoint
 
     def _find_stages(self, reporter: Reporter, folder: Path | None) -> ProbeResult:
-        """The stages that an earlier probe has kept, or those of a new one, which is kept in its turn."""
+        """The stages of an earlier probe, if its result was kept. Else those of a new probe, whose result is kept."""
         shared = probe_step.shared_inputs(self.photos, self.base, self.settings)
         own = probe_step.own_inputs(self.photos, self.base, self.settings)
         found = None if folder is None else probe_step.find_kept(folder, shared, own)
         if found is not None:
-            reporter.say(f"its stages were found before: {found.bounds.low}:{found.bounds.high}")
+            reporter.say(f"the stages were found before: {found.bounds.low}:{found.bounds.high}")
             probe_step.warn_of_fallback(reporter, found)
             return found
         if reporter.talks:
@@ -130,15 +130,15 @@ class Learning:
         return found
 
     def _train_within_memory(self, reporter: Reporter, train: Callable[[], "Persona"]) -> "Persona":
-        """Trains in the memory there is; where that is too little it continues once with less, to the same persona."""
+        """Trains. If the memory is too small, continues once with less, to the same persona."""
         from pmagic.engine import memory
 
         if not self.low_memory:
             try:
                 return train()
             except OutOfMemory as problem:
-                again = ", and the UNet compiled once more" if self.base.compiled else ""
-                reporter.warn(f"{problem.what}; going on{base_options.LOW}{again}")
+                again = ", and compiling the UNet once more" if self.base.compiled else ""
+                reporter.warn(f"{problem.what}; continuing{base_options.LOW}{again}")
         with memory.gradient_checkpointing(self.base.pipeline):
             return train()
 
@@ -170,8 +170,8 @@ class Learning:
                 ) from problem
 
     @contextmanager
-    def _memory_explained(self) -> Iterator[None]:
-        """Running out of memory says how much it takes on this base, and what makes it less."""
+    def _explain_memory(self) -> Iterator[None]:
+        """Adds to an OutOfMemory how much memory learning takes on this base, and how to need less."""
         from pmagic.bases import memory_estimate
 
         try:
@@ -183,7 +183,7 @@ class Learning:
             raise OutOfMemory(
                 f"{problem.what}; learning on {self.base.name} with --batch {batch} takes about {usual}, with "
                 f"--memory low {low}, besides the program's own{there}",
-                "add --batch 1" if batch > 1 else "end other programs, or learn on a smaller --base",
+                "add --batch 1" if batch > 1 else "close other programs, or learn on a smaller --base",
                 kept=problem.kept or "nothing was published",
             ) from problem
 
@@ -217,13 +217,13 @@ def prepare(
     """
     from pmagic.engine import prompts, recipes
 
-    # What needs no model first: a wrong photo must not cost the person a minute.
+    # First what needs no model: a wrong photo must not cost the user a minute.
     base_options.check_seed(seed)
     base_options.check_memory(memory)
     base_options.check_numbers(device, dtype)
     recipes.settings_for(
         recipe, {}, iterations=iterations, batch=batch, learning_rate=learning_rate, bounds=bounds
-    )  # once more below, with what the base's own file says
+    )  # again below, with the values of the base's own file
     given = photo_input.read(reporter, photos, mask, word, style)
     methods.require(method)
     spec = base_options.resolve_base(base)
@@ -246,8 +246,8 @@ def prepare(
     low = base_options.learn_low(reporter, needed, memory, place)
     if low and compiles:
         raise UsageError(
-            "--compile does not go with less memory: what is computed again would be compiled once more",
-            "leave out --compile, or say --memory normal",
+            "--compile does not work with low memory: what is computed again would be compiled again",
+            "leave out --compile, or add --memory normal",
         )
     opened = base_options.open_base(base, spec, place, dtype)
     photo_input.warn_of_strange_photos(reporter, opened, given, faces, face)

@@ -1,4 +1,4 @@
-"""The metadata that every picture carries: all that decides its every bit."""
+"""The metadata of every picture: everything that decides its bits."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 def shared_metadata(
     base: "Base", personas: "Sequence[Persona]", settings: "RenderSettings", dtype: str = "auto"
 ) -> dict[str, object]:
-    """What all pictures of one task share: besides it, each has persona, prompt, seed and size."""
+    """The metadata that all pictures of a task share. Each picture adds persona, prompt, seed and size."""
     return {
         "word": ", ".join(each.word for each in personas),
         "base": base.name,

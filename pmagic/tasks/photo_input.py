@@ -1,4 +1,4 @@
-"""The photos of a learning or a probe: read, checked, and encoded as the base and its observers see them."""
+"""The photos of a learning or a probe: reading, checks, and encoding for the base and its vision models."""
 
 import hashlib
 from collections.abc import Sequence
@@ -36,7 +36,7 @@ class PhotoInput:
     def select_faces(
         self, spec: "ModelSpec", settings: "LearnSettings", pick: int | None
     ) -> "list[SelectedFace] | None":
-        """The face of each photo, where the base has a face pack here; refuses what cannot be learned before any work.
+        """The face in each photo; None without a face pack. Refuses photos that cannot be learned, before any work.
 
         Raises PhotoRefused, UsageError, WeightsMissing.
         """
@@ -45,13 +45,13 @@ class PhotoInput:
         subject.require_observers(spec, self.kind, masked=self.mask is not None, recognised=settings.looks_at_faces)
         if self.kind != "face" or not isinstance(spec.faces, Path):
             if pick is not None:
-                why = "only faces are told apart" if self.kind != "face" else "no face pack is on this machine"
-                raise UsageError(f"--face {pick} cannot be followed: {why}", "cut the photo to the subject instead")
+                why = "only faces can be chosen" if self.kind != "face" else "no face pack is on this machine"
+                raise UsageError(f"--face {pick} cannot be used: {why}", "cut the photo to the subject instead")
             return None
         return face_selection.select_faces(spec, self.images, self.names, pick=pick, alike=settings.alike)
 
     def encode(self, base: "Base", faces: "Sequence[SelectedFace] | None") -> "Subject":
-        """Latents, mask and embeddings, as the base and its observers see the photos."""
+        """Latents, mask and embeddings of the photos, from the base and its vision models."""
         from pmagic.engine import subject
 
         return subject.encode_photos(
@@ -75,7 +75,7 @@ class PhotoInput:
         return subject.resized(self.squares(faces)[0], max(side, 256))
 
     def inputs(self) -> dict[str, object]:
-        """What identifies it: plain values."""
+        """What identifies the photos, as plain values."""
         mask = hashlib.sha256(self.mask.tobytes()).hexdigest() if self.mask else ""
         return {"word": self.word, "kind": self.kind, "photos": self.hashes, "mask": mask}
 
@@ -87,7 +87,7 @@ def read(
     word: str | None,
     style: bool,
 ) -> PhotoInput:
-    """Reads the photos, of a folder all that lie in it; one that is there twice counts once, with a warning.
+    """Reads the photos; for a folder, all photos in it. A photo that is given twice counts once, with a warning.
 
     Raises NotFound, PhotoRefused, UsageError.
     """
@@ -125,13 +125,13 @@ def read(
 def warn_of_strange_photos(
     reporter: Reporter, base: "Base", photos: PhotoInput, faces: "Sequence[SelectedFace] | None", pick: int | None
 ) -> None:
-    """Warns of faces that were found turned, with a margin or in a group, and of photos that the base does not know.
+    """Warns about faces found turned, with a margin or in a group, and about photos that the base does not know.
 
     pick: the number of the face that the person asked for.
     """
     for name, portrait in zip(photos.names, faces or (), strict=False):
         if portrait.search:
-            reporter.warn(f"the face in {name} was found {portrait.search}, and is learned so")
+            reporter.warn(f"the face in {name} was found {portrait.search}, and is learned that way")
         if portrait.others and pick is None and len(photos.names) > 1:
             reporter.warn(
                 f"there are {len(portrait.others) + 1} faces in {name}: {portrait.place} is learned, as the face that "
@@ -148,15 +148,15 @@ def warn_of_strange_photos(
     worst = max(denoising_error(base, square, photos.word) for square in photos.squares(faces))
     if worst > domain.error:
         reporter.warn(
-            f"the base {base.name!r} knows {domain.what} only, and this is something else (of a little noise in it "
-            f"{worst:.2f} is mistaken, {domain.error:g} at most in what it knows): do not expect a likeness. "
+            f"the base {base.name!r} knows {domain.what} only, and this is something else (its denoising error is "
+            f"{worst:.2f}, and at most {domain.error:g} for what the base knows): do not expect a likeness. "
             f"Instead, {model_spec.way_to_photographs()}"
         )
 
 
 def warn_of_faces(reporter: Reporter, spec: "ModelSpec", photos: PhotoInput) -> None:
-    """A word that is taken for an object leaves faces unseen: who shows one may have meant a person."""
-    reporter.say(f"{photos.word!r} is taken for an object: no face is looked for")
+    """Warns if a photo of an object shows a face: the user may have meant a person."""
+    reporter.say(f"{photos.word!r} is treated as an object: pmagic looks for no face")
     if not isinstance(spec.faces, Path):
         return
     from pmagic.engine import face_selection
@@ -165,8 +165,8 @@ def warn_of_faces(reporter: Reporter, spec: "ModelSpec", photos: PhotoInput) -> 
     for name, image in zip(photos.names, photos.images, strict=True):
         if pack.find(image):
             reporter.warn(
-                f"{name} shows a face, and {photos.word!r} is taken for an object, so the face is not looked at; for a "
-                "person say --class face, woman, man, girl or boy"
+                f"{name} shows a face, but {photos.word!r} is treated as an object, so the face is ignored; for a "
+                "person use --class face, woman, man, girl or boy"
             )
 
 

@@ -1,4 +1,4 @@
-"""The small picture that is kept with each persona, and those drawn while learning."""
+"""The small picture kept with each persona, and the pictures drawn while learning."""
 
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -27,7 +27,7 @@ def draw_preview(base: "Base", persona: "Persona") -> "tuple[Image.Image, dict[s
 
 
 def add_preview(reporter: Reporter, base: "Base", persona: "Persona") -> "Persona":
-    """The persona with a small portrait; one that cannot be drawn is no reason to lose what was learned."""
+    """The persona with a small portrait. If that cannot be drawn, warns and returns the persona without one."""
     from pmagic import pictures
 
     try:

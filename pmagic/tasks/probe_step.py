@@ -1,4 +1,4 @@
-"""The stages of a learning: found by a new probe, or taken from an earlier one whose result was kept."""
+"""The stages of a learning: from a new probe, or from an earlier one whose result was kept."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -21,14 +21,14 @@ PROGRESS = "finding the stages"
 
 
 def shared_inputs(photos: "PhotoInput", base: "Base", settings: "LearnSettings") -> dict[str, object]:
-    """What decides whether a probe that `pmagic probe --name` has kept serves a learning."""
+    """The inputs that a learning must share with `pmagic probe --name` to use its result."""
     fallback = [settings.fallback.low, settings.fallback.high]
     levels = [settings.iou_low, settings.iou_high, settings.narrowest, *fallback]
     return {**photos.inputs(), "base": base.fingerprint, "levels": levels}
 
 
 def own_inputs(photos: "PhotoInput", base: "Base", settings: "LearnSettings") -> dict[str, object]:
-    """The same for a probe that belongs to one learning alone: all that decides its every bit."""
+    """The inputs of a probe inside one learning: everything that decides its bits."""
     from pmagic.engine import probe
 
     table = probe.probe_settings(settings).as_table()
@@ -43,7 +43,7 @@ def find_kept(folder: Path, *inputs: Mapping[str, object]) -> ProbeResult | None
 def run(
     reporter: Reporter, base: "Base", subject: "Subject", settings: "LearnSettings", title: str = PROGRESS
 ) -> "Probe":
-    """A new probe. Warns where its bounds are not the photo's own. What the reporter's progress raises goes through."""
+    """Runs a new probe. Warns if its bounds are not the photo's own. Passes on what the reporter's progress raises."""
     from pmagic.engine import probe
 
     with reporter.progress(title) as advance:
@@ -59,7 +59,7 @@ def say_time(
     settings: "LearnSettings",
     make_learner: "MakeLearner | None" = None,
 ) -> None:
-    """How long it will take, from a few steps that change nothing.
+    """Reports how long it will take, measured on a few steps that change nothing.
 
     make_learner: of the method that learns after the probe, None where nothing is learned.
     """
@@ -85,9 +85,9 @@ def as_found(found: "Probe") -> ProbeResult:
 
 
 def warn_of_fallback(reporter: Reporter, found: ProbeResult) -> None:
-    """Warns where the bounds are the usual ones because the curve gave none."""
+    """Warns if the curve gave no bounds, so that the usual ones are used."""
     if found.fell_back:
         reporter.warn(
-            f"no stages of its own are found for this photo: {found.fell_back}; "
-            f"the usual {found.bounds.low}:{found.bounds.high} are taken (--stages sets others)"
+            f"this photo gives no stages of its own: {found.fell_back}; "
+            f"using the usual {found.bounds.low}:{found.bounds.high} (--stages sets others)"
         )

@@ -1,4 +1,4 @@
-"""Probing a photo: at which timesteps the base looks at the face, and the stages that follow."""
+"""Probing a photo: at which timesteps the base attends to the face, and the stages that follow."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -35,7 +35,7 @@ class Probing:
         return probe_step.run(reporter, self.base, self.subject, self.settings)
 
     def shared_inputs(self) -> dict[str, object]:
-        """What decides whether its result serves a learning of the same photos."""
+        """The inputs that a learning must share to use the result."""
         return probe_step.shared_inputs(self.photos, self.base, self.settings)
 
 
@@ -54,7 +54,7 @@ def prepare(
 ) -> Probing:
     """Reads and checks everything, cheapest first, then opens the base and encodes the photos.
 
-    before_opening: called when nothing but the base is left to check.
+    before_opening: called when everything but the base is checked.
     Raises NotFound, PhotoRefused, UsageError, WeightsMissing, Incompatible.
     """
     base_options.check_seed(seed)

@@ -1,4 +1,4 @@
-"""Prompts as people write them: where the name of a persona stands in them."""
+"""Prompts as people write them, and the names of personas in them."""
 
 import re
 
@@ -9,7 +9,7 @@ _OTHER_NAME = re.compile(r"<([^<>\s:]+)>|\{([^{}]+)\}")  # no persona's name hol
 
 
 def render_prompt(prompt: str, address: str) -> str:
-    """`as a cowboy` -> `a photo of {} as a cowboy`; a prompt that names the persona is taken as it is.
+    """`as a cowboy` -> `a photo of {} as a cowboy`; a prompt with the persona's name stays as it is.
 
     address: "alice@1". `{}`, `<alice>` and `{alice}` (or `<alice@1>`) all stand for the name.
     Raises UsageError for another name in brackets, and for text that no prompt can have.
@@ -28,7 +28,7 @@ def render_prompt(prompt: str, address: str) -> str:
 
 
 def title_of(prompt: str, name: str) -> str:
-    """The prompt with the persona's name in the place of `{}`, as a picture's metadata have it."""
+    """The prompt with the persona's name instead of `{}`, as in the metadata of a picture."""
     return prompt.replace(NAME, f"<{name}>")
 
 
@@ -43,11 +43,11 @@ def compose_names(prompt: str) -> list[str]:
             f"the prompt has a brace without its partner: {stray!r}",
             "write each name between two braces, as in {alice}, and no brace elsewhere",
         )
-    named = prompts.names(prompt)
-    if "" in named:
+    names = prompts.names(prompt)
+    if "" in names:
         raise UsageError(
             f"the prompt {prompt!r} has {{}}, which names nobody", "write a name between the braces, as in {alice}"
         )
-    if not named:
+    if not names:
         raise UsageError(f"the prompt {prompt!r} names no persona", 'write a name in braces, as in "{alice} in snow"')
-    return named
+    return names

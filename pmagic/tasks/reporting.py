@@ -1,10 +1,12 @@
-"""What a long task reports while it runs, and to whom."""
+"""What a long task reports while it runs, and who receives it."""
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
-Advance = Callable[[int, int, str], None]  # (steps done, steps in all, a short remark); what it raises ends the task
+Advance = Callable[
+    [int, int, str], None
+]  # (steps done, steps in all, a short remark); an exception from it ends the task
 
 
 class Reporter(Protocol):
@@ -12,15 +14,15 @@ class Reporter(Protocol):
 
     @property
     def talks(self) -> bool:
-        """Whether `say` and `progress` reach anybody; an estimate that costs time is skipped where they do not."""
+        """Whether anybody sees `say` and `progress`. If not, a task skips estimates that cost time."""
         ...
 
     def say(self, text: str) -> None:
-        """A line about what is being done."""
+        """Reports what the task is doing."""
         ...
 
     def warn(self, text: str) -> None:
-        """A line about a result that is worse than it looks."""
+        """Reports that a result is worse than it looks."""
         ...
 
     def progress(self, what: str) -> AbstractContextManager[Advance]:
@@ -35,7 +37,7 @@ class PythonWarnings:
         self.talks = progress
 
     def say(self, text: str) -> None:
-        """Nothing: a function's result says it."""
+        """Shows nothing: the result of the function is enough."""
 
     def warn(self, text: str) -> None:
         import warnings
