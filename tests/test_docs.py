@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), ROOT / "tests/README.md"])
 PROSE = [path for path in PAGES if path.name != "CHANGELOG.md"]  # which names commands that are gone
 GUIDES = ["guide", "real-photos", "together", "evaluation", "performance", "miniature", "security", "troubleshooting",
-          "python-api", "how-it-works", "commands", "design"]  # fmt: skip
+          "python-api", "how-it-works", "methods", "commands", "design"]  # fmt: skip
 FENCE = re.compile(r"^ *```\w*\n(.*?)^ *```", re.MULTILINE | re.DOTALL)
 SPAN = re.compile(r"`([^`\n]+(?:\n[^`\n]+)?)`")
 OPTION = re.compile(r"--?[a-zA-Z][\w-]*")
@@ -200,7 +200,7 @@ def test_the_locked_versions_are_those_that_the_project_asks_for() -> None:
     project = tomllib.loads(read(ROOT / "pyproject.toml"))["project"]
     extras = project["optional-dependencies"]
     for wanted in (*project["dependencies"], *extras["test"], *extras["world"]):
-        name, floor = wanted.lower().split(">=")
+        name, floor = re.sub(r"\[.*\]", "", wanted.lower()).split(">=")
         version = locked.get(name) or locked.get(name.replace("-", "_"))
         assert version is not None, f"{name} is not in constraints.txt: run `make constraints`"
         parts = [int(part) for part in floor.split(".")]
