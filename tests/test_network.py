@@ -72,7 +72,7 @@ def test_only_the_variables_that_a_server_is_asked_through_are_named(monkeypatch
         monkeypatch.delenv(variable)
     monkeypatch.setenv("HF_ENDPOINT", NO_NAME)
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
-    asked = {host: fetching._in_words(ConnectionError(), host, "x", "").next_step for host in (HUB, PACKS_HOST)}
+    asked = {host: fetching._as_problem(ConnectionError(), host, "x", "").next_step for host in (HUB, PACKS_HOST)}
     assert asked[HUB].startswith("check the connection and HF_ENDPOINT and https_proxy and run")
     assert asked[PACKS_HOST].startswith("check the connection and https_proxy and run")
 

@@ -50,7 +50,7 @@ def left_out(root: Path | None) -> list[str]:
     return [
         *datasets.one_line("files whose ending is not that of a photo", filter(Path.is_file, files), root),
         *datasets.one_line("links to nothing, and what is no file", filterfalse(Path.is_file, files), root),
-        *datasets.one_line("folders inside of a person's folder", inner, root),
+        *datasets.one_line("folders inside a person's folder", inner, root),
         *datasets.one_line("folders without a photo", empty, root),
         *datasets.one_line(f"folders more than {datasets.DEPTH} deep", deep, root),
     ]

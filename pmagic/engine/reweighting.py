@@ -41,8 +41,8 @@ def count_values(shapes: Mapping[str, Sequence[int]], which: str, rank: int = 0)
     total = 0
     for name, shape in shapes.items():
         if WEIGHT_SETS[which](name):
-            whole, near = math.prod(shape), min(rank, shape[0], math.prod(shape[1:])) if rank and len(shape) > 1 else 0
-            total += near * (shape[0] + whole // shape[0]) if near else whole
+            whole = math.prod(shape)
+            total += rank * (shape[0] + whole // shape[0]) if _factored(shape, rank) else whole
     return total
 
 
@@ -65,8 +65,8 @@ def without_start_gradient(unet: nn.Module, names: Iterable[str]) -> Iterator[No
 class WeightDifference(nn.Module):
     """A trainable D for each of `names`: whole where rank is 0, else `up` (o, r) times `down` (r, i), as LoRA has it.
 
-    It begins at zero: `down` is normal with a standard deviation of 1 / r, `up` is zero. What has one dimension, such
-    as a norm, is whole in every case. A convolution counts as a matrix (o, i k k).
+    It begins at zero: `down` is normal with a standard deviation of 1 / r, `up` is zero. A difference is whole in every
+    case where factors would hold no fewer numbers, as of a norm. A convolution counts as a matrix (o, i k k).
     """
 
     def __init__(self, network: nn.Module, names: Iterable[str], rank: int = 0, seed: int = 0) -> None:
@@ -76,11 +76,9 @@ class WeightDifference(nn.Module):
         source = torch.Generator().manual_seed(seed)
         for name, own in self._own.items():
             key, like = _key(name), {"dtype": torch.promote_types(own.dtype, torch.float32), "device": own.device}
-            if rank and own.ndim > 1:
-                outputs, inputs = len(own), own[0].numel()
-                near = min(rank, outputs, inputs)
-                down = torch.randn(near, inputs, generator=source) / near
-                self.parts[_key(name + UP)] = nn.Parameter(torch.zeros(outputs, near, **like))
+            if _factored(own.shape, rank):
+                down = torch.randn(rank, own[0].numel(), generator=source) / rank
+                self.parts[_key(name + UP)] = nn.Parameter(torch.zeros(len(own), rank, **like))
                 self.parts[_key(name + DOWN)] = nn.Parameter(down.to(**like))
             else:
                 self.parts[key] = nn.Parameter(torch.zeros(own.shape, **like))
@@ -105,11 +103,11 @@ def compressed(tensors: Mapping[str, Tensor], rank: int) -> tuple[dict[str, Tens
     cut: dict[str, Tensor] = {}
     whole = lost = 0.0
     for name, tensor in tensors.items():
-        matrix = tensor.flatten(1).double() if tensor.ndim > 1 else None
-        if matrix is None or min(matrix.shape) <= rank:
+        if not _factored(tensor.shape, rank):
             cut[name] = tensor
             whole += tensor.double().square().sum().item()
             continue
+        matrix = tensor.flatten(1).double()
         left, values, right = torch.linalg.svd(matrix, full_matrices=False)
         root = values[:rank].sqrt()
         cut[name + UP] = (left[:, :rank] * root).to(tensor.dtype)
@@ -162,6 +160,11 @@ def differences_of(network: nn.Module, tensors: Mapping[str, np.ndarray]) -> dic
             )
         found[name] = difference.reshape(own.shape)
     return found
+
+
+def _factored(shape: Sequence[int], rank: int) -> bool:
+    """Whether a weight's difference is two factors of that rank: where they hold fewer numbers than the whole."""
+    return rank > 0 and len(shape) > 1 and rank * (shape[0] + math.prod(shape[1:])) < math.prod(shape)
 
 
 def _sum(own: Tensor, difference: Tensor) -> Tensor:

@@ -83,7 +83,7 @@ def renaming(root: Path, old: str, new: str) -> Generator[None]:
         return
     if new in names(root):
         raise UsageError(
-            f"a learning of {new!r} was stopped, too",
+            f"learning {new!r} was stopped, too",
             f"remove it with `pmagic rm {shlex.quote(new)}`, or use another name",
         )
     with locked_run(root, old) as source, locked_run(root, new) as target:

@@ -27,6 +27,7 @@ from pmagic.persona import Persona, StageBounds
 
 WHOLE = StageBounds(0, 1000)
 RARE = "sks"  # the word before the class word; where a tokenizer cuts it, a vector takes its place
+_RECORD = 150  # bytes that a persona's two files say of a tensor besides its values
 PHRASE = "phrase.name"  # of a persona's tensors: what stands before the class word, (w,)
 
 
@@ -146,8 +147,10 @@ def count_weights(spec: ModelSpec, settings: LearnSettings) -> int:
 
 
 def kept_bytes(spec: ModelSpec, settings: LearnSettings) -> int:
-    """Bytes of the difference that is kept, in float16."""
-    return 2 * reweighting.count_values(memory_estimate.unet_shapes(spec), settings.weights, settings.rank)
+    """Bytes of the difference that is kept, in float16, and of what the record says of each of its tensors."""
+    shapes = memory_estimate.unet_shapes(spec)
+    named = sum(map(reweighting.WEIGHT_SETS[settings.weights], shapes))
+    return 2 * reweighting.count_values(shapes, settings.weights, settings.rank) + _RECORD * named
 
 
 def _trained_rank(settings: LearnSettings) -> int:

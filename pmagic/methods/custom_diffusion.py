@@ -14,7 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pmagic.bases import memory_estimate
 from pmagic.bases.loading import Base
+from pmagic.bases.model_spec import ModelSpec
 from pmagic.engine import concept_merge, conditioning, prompts, reweighting, token_batch
 from pmagic.engine.composing import EmbeddingSchedule, LearnedTokens
 from pmagic.engine.hooks import exchanged_parameters
@@ -45,7 +47,12 @@ SOURCE = (
 )
 HAS_STAGES = False
 
-count_weights, kept_bytes = _weights.count_weights, _weights.kept_bytes
+kept_bytes = _weights.kept_bytes
+
+
+def count_weights(spec: ModelSpec, settings: LearnSettings) -> int:
+    """The difference's and the word's. Raises Incompatible where the base's weights cannot be read."""
+    return _weights.count_weights(spec, settings) + memory_estimate.text_width(spec)
 
 
 def settings_for(recipe: str, base_defaults: Mapping[str, Any], **overrides: Any) -> LearnSettings:

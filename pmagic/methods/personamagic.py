@@ -27,7 +27,7 @@ from pmagic.persona import Persona
 
 __all__ = ["HAS_STAGES", "SOURCE", "TRAINED", "count_weights", "learn", "make_learner", "settings_for", "wear"]
 
-TRAINED = "a mapper from timestep and photo to token embeddings"
+TRAINED = "a mapper from timestep and photo to embeddings"
 SOURCE = "PersonaMagic (Li et al., AAAI 2025, arXiv 2412.15674); pmagic's own code, Apache-2.0"
 HAS_STAGES = True
 

@@ -66,6 +66,20 @@ losses = { masked_mse = 1.0, tandem_equilibrium = 0.001, identity = 0.2 }
 narrowest = 550
 fallback = [0, 550]
 
+# The methods' published rates are for Stable Diffusion and teach this base nothing in as many steps.
+[learn.lora]
+learning_rate = 1e-3
+
+[learn.dreambooth]
+learning_rate = 5e-5
+
+[learn.custom_diffusion]
+learning_rate = 3e-4
+token_rate = 5e-3
+
+[learn.custom_personamagic]
+learning_rate = 1e-4
+
 [render]
 guidance = 3.0
 
