@@ -17,7 +17,7 @@ test: $(VENV)/.tested
 	$(BIN)/ruff check pmagic tests
 	$(BIN)/ruff format --check pmagic tests
 	$(BIN)/python -m pyright --pythonpath $(BIN)/python
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 test-slow: $(VENV)/.tested
 	$(BIN)/python -m pytest -m slow

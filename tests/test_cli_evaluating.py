@@ -254,7 +254,7 @@ def test_a_dry_run_tells_and_leaves_nothing(evaluate: Evaluate, tmp_path: Path) 
     assert not out.exists()
     both, one = (
         json.loads(evaluate(out, "--dry-run", "--json", "--recipe", "reference", "--method", each).stdout)
-        for each in ("all", "personamagic")
+        for each in ("personamagic,textual_inversion", "personamagic")
     )
     assert (both["variants"], both["learnings_left"]) == (2, 6)
     pictures_alone = both["bytes"] - one["bytes"]  # a token takes next to nothing beside a mapper
@@ -325,8 +325,8 @@ def test_ablations(evaluate: Evaluate, tmp_path: Path, ablation: str) -> None:
         ([], 2, "--dataset"),
         (["--dataset", "imagenet"], 3, "choose one of"),
         (["--dataset", "folder", "--people", "0"], 2, "--people must be"),
-        (["--dataset", "folder", "--method", "lora"], 3, "choose one of: personamagic, textual_inversion"),
-        (["--pictures", ".", "--method", "personamagic"], 2, "--method cannot be obeyed"),
+        (["--dataset", "folder", "--method", "loras"], 3, "choose one of: custom_diffusion, custom_personamagic"),
+        (["--pictures", ".", "--method", "personamagic"], 2, "takes no --method"),
         (["--dataset", "folder", "--workers", "many"], 2, "--workers cannot be"),
         (["--dataset", "folder", "--photos", "."], 2, "--photos goes with --pictures"),
         (["--dataset", "world", "--photos", "selfies"], 2, "choose one of: portraits, snapshots"),

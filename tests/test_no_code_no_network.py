@@ -51,7 +51,7 @@ def test_weights_that_are_pickles_are_missing(tmp_path: Path) -> None:
     folder = base_folder(tmp_path / "base", '[observers]\nclip = "../clip"')
     observer_folder(tmp_path / "clip")
     (folder / "unet" / "diffusion_pytorch_model.safetensors").rename(folder / "unet" / "diffusion_pytorch_model.bin")
-    with pytest.raises(WeightsMissing, match="unet: weights as pickles"):
+    with pytest.raises(WeightsMissing, match="unet: only weights as pickles"):
         model_spec.require_weights(model_spec.resolve(str(folder)))
 
 

@@ -89,10 +89,10 @@ def _header(data: bytes) -> dict[str, _Entry]:
         if not _NAME.fullmatch(name) or not is_table(entry):
             raise _damaged(f"its header holds {name!r}")
         if set(entry) != {"dtype", "shape", "data_offsets"} or not isinstance(entry["dtype"], str):
-            raise _damaged(f"its entry {name!r} has other fields")
+            raise _damaged(f"its entry {name!r} has unexpected fields")
         shape, offsets = entry["shape"], entry["data_offsets"]
         if not (_naturals(shape) and _naturals(offsets) and len(offsets) == 2):
-            raise _damaged(f"its entry {name!r} has other values")
+            raise _damaged(f"its entry {name!r} has unexpected values")
     return cast(dict[str, _Entry], header)
 
 
