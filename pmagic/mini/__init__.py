@@ -1,6 +1,6 @@
 """The miniature: a complete small model trained on drawn faces, in the real libraries' own formats.
 
-`pmagic.world` is what it learns from; `corpus` draws a training set of it; the `train_*` files make its weights;
-`pmagic.experiments` measures them. No other room imports this folder: the program only reads the weights kept in it,
-as it would read any other base's.
+It is trained on pictures of `pmagic.world`. `corpus` draws the training set, the `train_*` files train the weights, and
+`pmagic.experiments` measures them. No other package imports this folder: the program only reads the weights in it, as
+it reads those of any other base.
 """

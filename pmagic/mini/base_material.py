@@ -1,4 +1,4 @@
-"""What the base is trained on: a corpus as latents and token ids, with the traits of the people whom captions name."""
+"""The base's training data: a corpus as latents and token ids, with the traits of the people its captions name."""
 
 # N rows of the corpus . S text positions . V traits . h, w of the latents
 
@@ -22,23 +22,23 @@ from pmagic.world.people import person, trait_vector
 from pmagic.world.scenes import MARK, Scene, empty_prompt, rng_for
 
 NAMES_A_CAPTION = 2
-ENCODED = 20  # pictures at once: a CPU takes nearly twice as long for each of 200
+ENCODED = 20  # pictures encoded at once; in batches of 200 a CPU takes nearly twice as long per picture
 SCALING = "scaling.json"
 
 
 @dataclass(frozen=True)
 class Captions:
-    """What the text encoder reads. All N rows: ids and slots (N, S), lengths (N,) of start and words."""
+    """Tokenized captions. N rows: ids and slots (N, S), lengths (N,) of the start token and the words."""
 
     ids: Tensor
-    slots: Tensor  # -1, or which of the caption's name embeddings stands there
+    slots: Tensor  # -1, or the index of the caption's name embedding at this position
     lengths: Tensor
 
     def rows(self, rows: Tensor) -> "Captions":
         return Captions(self.ids[rows], self.slots[rows], self.lengths[rows])
 
     def where(self, chosen: Tensor, other: "Captions") -> "Captions":
-        """These rows where `chosen` (N,), those of `other` elsewhere."""
+        """Select these rows where `chosen` (N,) is true and those of `other` elsewhere."""
         ids, slots = (
             torch.where(chosen.unsqueeze(1), a, b) for a, b in ((self.ids, other.ids), (self.slots, other.slots))
         )
@@ -49,7 +49,7 @@ class Captions:
 
 
 def read(tokenizer: CLIPTokenizer, texts: list[str]) -> Captions:
-    """Captions with `NAME_TOKENS` places for each mark, filled with the plain word's id."""
+    """Tokenize captions; each mark becomes `NAME_TOKENS` positions, filled with the plain word's id."""
     wide = CLIPTokenizer.from_pretrained(tokenizer.name_or_path)
     wide.add_tokens([MARK])
     mark, word = len(tokenizer), cast(int, tokenizer.convert_tokens_to_ids("face</w>"))
@@ -64,15 +64,15 @@ def read(tokenizer: CLIPTokenizer, texts: list[str]) -> Captions:
 
 @dataclass(frozen=True, kw_only=True)
 class Material:
-    """latents (N, 4, h, w) float16 scaled to unit deviation; faces (N, 1, h, w) share of face."""
+    """latents (N, 4, h, w) float16 scaled to unit deviation; faces (N, 1, h, w) share of face per cell."""
 
     latents: Tensor
     faces: Tensor
     said: Captions
-    traits: Tensor  # (N, NAMES_A_CAPTION, V) of the people whom the captions name by embeddings
-    empty: Captions  # prompts that stand for none
-    # Where rows 2k and 2k + 1 are twins: captions that surely say the layout; such that say little else; and rows (K,)
-    # of first twins of which these say the side.
+    traits: Tensor  # (N, NAMES_A_CAPTION, V), of the people whom the captions name by embeddings
+    empty: Captions  # empty prompts, for captions that are dropped
+    # Set if rows 2k and 2k + 1 are twins: captions that always state the layout; captions that state little else; and
+    # the rows (K,) of first twins whose short caption states the side.
     layouts: Captions | None = None
     shorts: Captions | None = None
     sided: Tensor | None = None
@@ -80,7 +80,7 @@ class Material:
 
 @torch.no_grad()
 def latents_of(work: Path, images: np.ndarray, vae: AutoencoderKL, place: torch.device = CPU) -> np.ndarray:
-    """The pictures' latents (N, 4, h, w) float16; they are kept in `work`, and only new pictures are encoded."""
+    """Encode the pictures to latents (N, 4, h, w) float16. `work` caches them, and only new pictures are encoded."""
     file = work / "latents.npy"
     parts = [np.load(file)] if file.exists() else []
     first = len(parts[0]) if parts else 0
@@ -97,7 +97,7 @@ def latents_of(work: Path, images: np.ndarray, vae: AutoencoderKL, place: torch.
 
 @torch.no_grad()
 def material(work: Path, vae: AutoencoderKL, tokenizer: CLIPTokenizer, place: torch.device = CPU) -> Material:
-    """The corpus as the networks see it, at `place`."""
+    """Load the corpus as the networks read it, on the device `place`."""
     data = corpus.load(work / "corpus")
     raw = torch.from_numpy(latents_of(work, data.images, vae, place))
     faces = torch.from_numpy(np.asarray(data.masks)).unfold(1, 4, 4).unfold(2, 4, 4).half().mean((-1, -2)) / 255
@@ -127,15 +127,15 @@ def _twins(tokenizer: CLIPTokenizer, data: corpus.Corpus, place: torch.device) -
 
 
 def sided(data: corpus.Corpus) -> Tensor:
-    """Rows of the first of two twins that show one person at the left or the right: (K,)."""
+    """Rows (K,) of the first of two twins that show one person at the left or the right."""
     twins = range(0, len(data.people) - 1, 2)
     return torch.tensor([k for k in twins if data.people[k] >= 0 and side_of(Scene(**data.scenes[k])) != "middle"])
 
 
 def scaling(work: Path) -> float:
-    """What brings the corpus's latents to unit deviation: the same for every corpus of 50,000 pictures and more.
+    """The factor that scales the corpus's latents to unit deviation, the same for any corpus of 50,000 pictures or more.
 
-    A base that begins with finished weights keeps their scale: it is then written in `work`.
+    A base that starts from finished weights keeps their factor, which is then stored in `work`.
     """
     if (work / SCALING).exists():
         return float(json.loads((work / SCALING).read_text())["scaling_factor"])
@@ -143,5 +143,5 @@ def scaling(work: Path) -> float:
 
 
 def cells(work: Path) -> int:
-    """A side of the latents."""
+    """The side of the latents, in cells."""
     return np.load(work / "latents.npy", mmap_mode="r").shape[-1]

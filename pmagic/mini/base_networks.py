@@ -1,4 +1,4 @@
-"""The networks of the miniature's base: text encoder, UNet, and what names a person while they are trained."""
+"""The networks of the miniature's base: text encoder, UNet, and a network for name embeddings in training."""
 
 # B batch . S text positions . w text width . V traits . N names a caption . n embeddings of a name
 
@@ -17,8 +17,8 @@ from pmagic.mini.training import CPU, in_memory_order, uses_bfloat16
 from pmagic.world.people import person, trait_vector
 
 WIDTH = 160  # of the text encoder
-TOKEN_LENGTH = 0.5  # every token embedding's norm: where all are equal, a learned token can stand for any
-NAME_TOKENS = 4  # embeddings that name a person, as many as the mapper's
+TOKEN_LENGTH = 0.5  # the norm of every token embedding: with equal norms, a learned token can replace any other
+NAME_TOKENS = 4  # embeddings per name, as many as the mapper's
 
 
 def text_network(tokenizer: CLIPTokenizer) -> CLIPTextModel:
@@ -33,17 +33,17 @@ def text_network(tokenizer: CLIPTokenizer) -> CLIPTextModel:
 
 
 def noise_network(cells: int = 16) -> UNet2DConditionModel:
-    """cells: a side of its latents."""
+    """cells: the side of its latents."""
     return UNet2DConditionModel(
         sample_size=cells, in_channels=4, out_channels=4, block_out_channels=(64, 128, 128), layers_per_block=1,
         down_block_types=("CrossAttnDownBlock2D",) * 3, up_block_types=("CrossAttnUpBlock2D",) * 3,
-        attention_head_dim=cast(Any, (2, 4, 4)),  # heads, as Stable Diffusion 1.x writes it
+        attention_head_dim=cast(Any, (2, 4, 4)),  # the number of heads, as Stable Diffusion 1.x writes it
         norm_num_groups=16, cross_attention_dim=WIDTH,
     )  # fmt: skip
 
 
 def scheduler() -> DDPMScheduler:
-    """Stable Diffusion 1.x's: 1000 steps, scaled_linear, epsilon."""
+    """Stable Diffusion 1.x's scheduler: 1000 steps, scaled_linear, epsilon."""
     return DDPMScheduler(
         num_train_timesteps=1000, beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear",
         clip_sample=False, steps_offset=1,
@@ -51,12 +51,12 @@ def scheduler() -> DDPMScheduler:
 
 
 def noise_schedule() -> NoiseSchedule:
-    """The same, as training noises latents with it."""
+    """The same schedule, as training uses it to add noise to latents."""
     return cast(NoiseSchedule, scheduler())
 
 
 class Names(nn.Module):
-    """A name for anybody: traits (B, N, V) to N * n token embeddings (B, N * n, w) around the plain word's."""
+    """Name embeddings of a person: traits (B, N, V) to N * n token embeddings (B, N * n, w) around the plain word's."""
 
     def __init__(self, traits: int) -> None:
         super().__init__()
@@ -66,14 +66,14 @@ class Names(nn.Module):
         )  # fmt: skip
 
     def forward(self, traits: Tensor, word: Tensor, noise: Tensor) -> Tensor:
-        """word (w,), noise (B, N * n, w) in units of an embedding's length; every embedding gets `TOKEN_LENGTH`."""
+        """word (w,), noise (B, N * n, w) in units of an embedding's length; all embeddings get norm `TOKEN_LENGTH`."""
         said = self.network(traits).view(noise.shape)
         said = F.normalize(said + F.normalize(word, dim=0), dim=-1) + noise
         return F.normalize(said, dim=-1) * TOKEN_LENGTH
 
 
 class Networks(nn.Module):
-    """All that is trained as one module, so that one optimiser and one average hold it."""
+    """All trained networks as one module, so that one optimizer and one weight average cover them."""
 
     def __init__(self, tokenizer: CLIPTokenizer, place: torch.device = CPU, cells: int = 16) -> None:
         super().__init__()
@@ -82,11 +82,11 @@ class Networks(nn.Module):
         self.names = Names(len(trait_vector(person(0))))
         self.word = cast(int, tokenizer.convert_tokens_to_ids("face</w>"))
         if place == CPU and uses_bfloat16():
-            # The fused attention's backward pass is a third of the step on a CPU in bfloat16; written out it is cheap.
+            # On a CPU in bfloat16 the fused attention's backward pass is a third of the step; the plain one is cheap.
             self.text.set_attn_implementation("eager")
             self.unet.set_attn_processor(AttnProcessor())
         else:
-            in_memory_order(self.unet, torch.channels_last)  # in bfloat16 plain order is faster at this width
+            in_memory_order(self.unet, torch.channels_last)  # in bfloat16 the default order is faster at this width
         self.equalise()
         self.to(place)
 
@@ -96,12 +96,12 @@ class Networks(nn.Module):
 
     @torch.no_grad()
     def equalise(self) -> None:
-        """Bring every token embedding to `TOKEN_LENGTH`."""
+        """Scale every token embedding to norm `TOKEN_LENGTH`."""
         table = self._embeddings.weight
         table.copy_(F.normalize(table, dim=-1) * TOKEN_LENGTH)
 
     def say(self, ids: Tensor, slots: Tensor, traits: Tensor, noise: Tensor) -> Tensor:
-        """Text states (B, S, w) of ids (B, S); where slots (B, S) is not -1, that embedding of the names stands."""
+        """Text states (B, S, w) of ids (B, S). Where slots (B, S) is not -1, that name embedding is used instead."""
         table = self._embeddings
         names = self.names(traits, table.weight[self.word], noise)
         chosen = names.gather(1, slots.clamp(min=0).unsqueeze(-1).expand(-1, -1, WIDTH))

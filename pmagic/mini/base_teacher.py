@@ -1,7 +1,7 @@
-"""How the base is taught: noised pictures of its material, and by how much it errs in finding the noise.
+"""The base's training loss: its training data is noised, and the UNet's error in predicting the noise is measured.
 
-Of a material in twins (world 2), which differ in the layout alone, half of each batch are twins at the same timestep
-and noise, so that nothing but the words of the layout tells one from the other.
+Twins (world 2) are two pictures that differ in the layout alone. If the data has twins, half of each batch are twins at
+the same timestep and noise, so that only the layout words distinguish one from the other.
 """
 
 # B batch . h, w of the latents
@@ -18,43 +18,44 @@ from pmagic.mini.base_material import NAMES_A_CAPTION, Captions, Material
 from pmagic.mini.base_networks import NAME_TOKENS, WIDTH, Networks, noise_schedule
 from pmagic.mini.training import autocast
 
-LEVELS = 20  # equal parts of the schedule, whose errors count alike
-EARLY = 0.7  # timesteps are drawn as 1000 u^EARLY: below 200, where no text can tell, one in ten
-EARLY_IN_WORLD_2 = 0.55  # for the first half of a run on world 2, as layout is decided above t = 500
-EARLY_OF_TWINS = 0.3  # half of them above 810, where noise hides who stands where and the words alone tell
+LEVELS = 20  # equal parts of the schedule, whose errors have equal weight
+EARLY = 0.7  # timesteps are drawn as 1000 u^EARLY: one in ten lies below 200, where text cannot matter
+EARLY_IN_WORLD_2 = 0.55  # for the first half of a run on world 2, as the layout is decided above t = 500
+EARLY_OF_TWINS = 0.3  # half of them above 810, where noise hides the layout and only the words state it
 EARLY_OF_SHORTS = 0.15  # half of them above 900
 PROMPT_DROP = 0.1
-# Most that is added to a name's embeddings, in their length. A mapper begins anywhere: whatever lies beside the names
-# has to be read as the nearest of them, or no gradient leads from there to a face.
+# The largest noise added to a name's embeddings, in units of their length. A mapper starts anywhere: the text encoder
+# must read any embedding near the names as the nearest name, or no gradient leads from there to a face.
 NAME_NOISE = 1.0
-BLIND = 0.5  # share of the captions whose end and padding cross-attention does not see, so that it looks at the words
-FACE_WEIGHT = 1.0  # what the face counts more than the rest, so that likeness is learned early
+BLIND = 0.5  # share of the captions whose end and padding cross-attention cannot see, so that it attends to words
+FACE_WEIGHT = 1.0  # the face's additional weight in the loss, so that likeness is learned early
 
 
 @dataclass(frozen=True)
 class Mixture:
-    """What batches are made of. twins: share of a batch. short: share of the twins with a short caption."""
+    """The composition of a batch. twins: share of the batch. short: share of the twins with a short caption."""
 
     twins: float = 0.5
     short: float = 0.2
-    early: float = EARLY  # of single pictures
+    early: float = EARLY  # exponent EARLY for single pictures
 
 
-# Sides first: between a dozen other words "left" and "right" were not learned in 16,000 samples (the error of a wrong
-# side grew by -0.02 %), in short captions at much noise in 4,800 (by 2 %, also where they stand in long ones).
+# Short captions with sides come first. Among a dozen other words, "left" and "right" were not learned in 16,000 samples
+# (a wrong side changed the error by -0.02 %). In short captions at much noise they were learned in 4,800 (2 % more
+# error with the wrong side, also in long captions).
 SIDES_FIRST = Mixture(twins=0.75, short=1.0, early=EARLY_IN_WORLD_2)
 THEN = Mixture(early=EARLY_IN_WORLD_2)
 AT_LAST = Mixture()
 
 
 def mixture(share: float) -> Mixture:
-    """What a run teaches when this share of it is done."""
+    """The batch composition after this share of a run."""
     return SIDES_FIRST if share < 0.15 else THEN if share < 0.5 else AT_LAST
 
 
 @dataclass(frozen=True)
 class Batch:
-    """B rows of the material, what is said of them, and the noise to find."""
+    """B rows of the training data, their captions, and the noise to predict."""
 
     rows: Tensor  # (B,)
     said: Captions
@@ -63,13 +64,13 @@ class Batch:
 
 
 class Teacher:
-    """What the networks are asked, batch by batch, and how wrong they are."""
+    """Draws batches, runs the networks on them and measures the error."""
 
     def __init__(
         self, given: Material, networks: Networks, predict: Callable[..., Any], random: torch.Generator,
         name_noise: float = NAME_NOISE,
     ) -> None:  # fmt: skip
-        """predict: the networks' UNet, compiled or not. All at the place of `given`."""
+        """predict: the networks' UNet, compiled or not. All tensors are on the device of `given`."""
         self.given, self.networks, self.predict, self.random = given, networks, predict, random
         self.noise = noise_schedule()
         self.place = given.latents.device
@@ -78,9 +79,9 @@ class Teacher:
         self.name_noise = name_noise
 
     def losses(self, batch: int, mixture: Mixture = AT_LAST) -> tuple[Tensor, Tensor]:
-        """Of a random batch: the mean relative error of the noise found, which is trained on, and the mean error.
+        """The relative mean error of the predicted noise, which is trained on, and the mean error, for a random batch.
 
-        mixture: of a material with twins; without, all pictures are single.
+        mixture: applies to data with twins; without twins, all pictures are single.
         """
         given, normal = self.given, {"generator": self.random, "device": self.place}
         pairs = int(batch * mixture.twins) // 2 if given.layouts else 0
@@ -103,7 +104,7 @@ class Teacher:
         return (error / self._usual(t, error.detach())).mean(), error.detach().mean()
 
     def _singles(self, count: int, early: float) -> Batch:
-        """Pictures at random, some of them without their caption."""
+        """Random single pictures, some of them without their caption."""
         given, normal = self.given, {"generator": self.random, "device": self.place}
         rows = torch.randint(len(given.latents), (count,), **normal)
         dropped = self._chance(PROMPT_DROP, count)
@@ -113,26 +114,26 @@ class Teacher:
         return Batch(rows, said, self._times(count, early), noise)
 
     def _twins(self, pairs: int) -> Batch:
-        """Both twins of pictures at random, with the layout said."""
+        """Both twins of random pairs, with captions that state the layout."""
         assert self.given.layouts is not None
         first = 2 * torch.randint(len(self.given.latents) // 2, (pairs,), generator=self.random, device=self.place)
         return self._both(first, self.given.layouts, EARLY_OF_TWINS)
 
     def _short_twins(self, pairs: int) -> Batch:
-        """Both twins of pictures of one person at the left or the right, with little but the side said."""
+        """Both twins of random pictures of one person at the left or the right, with captions of little but the side."""
         assert self.given.shorts is not None and self.given.sided is not None
         chosen = torch.randint(len(self.given.sided), (pairs,), generator=self.random, device=self.place)
         return self._both(self.given.sided[chosen], self.given.shorts, EARLY_OF_SHORTS)
 
     def _both(self, first: Tensor, said: Captions, early: float) -> Batch:
-        """First and second twins, each two at the same timestep and noise. first: rows of the first ones."""
+        """First and second twins, each pair at the same timestep and noise. first: rows of the first twins."""
         rows = torch.cat([first, first + 1])
         shape = (len(first), *self.given.latents.shape[1:])
         noise = torch.randn(shape, generator=self.random, device=self.place).repeat(2, 1, 1, 1)
         return Batch(rows, said.rows(rows), self._times(len(first), early).repeat(2), noise)
 
     def _times(self, count: int, early: float) -> Tensor:
-        """One from each of `count` equal parts: less variance than independent ones."""
+        """One timestep from each of `count` equal parts, which has less variance than independent draws."""
         uniform = torch.rand(count, generator=self.random, device=self.place)
         even = (torch.arange(count, device=self.place) + uniform) / count
         return (1000 * even**early).long()
@@ -141,10 +142,10 @@ class Teacher:
         return torch.rand(batch, generator=self.random, device=self.place) < share
 
     def _usual(self, t: Tensor, error: Tensor) -> Tensor:
-        """The usual error at each t, a running mean, with this batch's in it.
+        """The usual error at each t: a running mean that includes this batch.
 
-        What text can tell is a share of the error, at every t about the same, while the error itself falls forty
-        times: relative to the usual one, all timesteps teach alike (Karras et al. 2024, "EDM2", in a simpler form).
+        Text can explain about the same share of the error at every t, while the error itself falls by a factor of
+        forty. Relative to the usual error, all timesteps teach equally (Karras et al. 2024, "EDM2", simplified).
         """
         level = t * LEVELS // 1000
         count = torch.zeros_like(self.usual).index_add_(0, level, torch.ones_like(error))

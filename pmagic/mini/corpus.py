@@ -3,7 +3,7 @@
     python -m pmagic.mini.corpus WORK --pictures 60000
     python -m pmagic.mini.corpus WORK --pictures 16000 --world 2
 
-Any picture can be drawn again from its number alone, and nobody from `HELD_OUT` on is ever in it.
+Any picture can be drawn again from its number alone. No person with a seed of `HELD_OUT` or above appears in it.
 """
 
 import argparse
@@ -25,14 +25,14 @@ ARRAYS: dict[str, tuple[int, ...]] = {"images": (3,), "masks": (), "things": ()}
 
 @dataclass(frozen=True, kw_only=True)
 class Corpus:
-    """images (N, side, side, 3) uint8; masks, things (N, side, side) uint8; all others: N each."""
+    """images (N, side, side, 3) uint8; masks, things (N, side, side) uint8; all other fields have N entries."""
 
     version: int  # of the world
     images: np.ndarray
     masks: np.ndarray
-    things: np.ndarray  # masks of things, also of those beside people
+    things: np.ndarray  # masks of things, also of things beside people
     captions: list[str]
-    layout_captions: list[str]  # with the layout surely said, of the same people
+    layout_captions: list[str]  # captions of the same people that always state the layout
     marked: list[list[int]]
     people: np.ndarray
     scenes: list[dict]
@@ -40,23 +40,23 @@ class Corpus:
 
     @property
     def words(self) -> list[str]:
-        """The captions for whoever reads words alone."""
+        """The captions as plain words, without name marks."""
         return [text.replace(MARK, "face") for text in self.captions]
 
     @property
     def layout_words(self) -> list[str]:
-        """The captions that surely say the layout, for whoever reads words alone."""
+        """The captions that always state the layout, as plain words."""
         return [text.replace(MARK, "face") for text in self.layout_captions]
 
     @property
     def short_captions(self) -> list[str]:
-        """Little but the side, of pictures of one person; the others' captions that surely say the layout."""
+        """Captions of one person with little but the side; for other pictures, the captions that state the layout."""
         rows = zip(self.people, self.scenes, self.layout_captions, strict=True)
         return [short_caption(Scene(**where)) if who >= 0 else text for who, where, text in rows]
 
     @property
     def side(self) -> int:
-        """Of a picture, in pixels."""
+        """The side of a picture, in pixels."""
         return self.images.shape[1]
 
 
@@ -80,9 +80,9 @@ def _draw_chunk(folder: Path, start: int, stop: int, version: int) -> list[dict]
 
 
 def make(folder: Path, pictures: int, version: int = 1, workers: int | None = None) -> None:
-    """Draw `pictures` pictures into `folder`; what was drawn before with the same version is kept, and more follow.
+    """Draw `pictures` pictures into `folder`. Pictures of the same version are kept, and only missing ones are drawn.
 
-    workers: processes, as many as there are cores if None.
+    workers: number of processes; None means one per core.
     """
     known = json.loads((folder / "rows.json").read_text()) if (folder / "rows.json").exists() else []
     if known and _version(folder) != version:
@@ -110,7 +110,7 @@ def make(folder: Path, pictures: int, version: int = 1, workers: int | None = No
 
 
 def write_rows(folder: Path, rows: list[dict]) -> None:
-    """Whole at every moment: a training may read them while more are drawn."""
+    """Write the rows atomically: a training may read the file while more pictures are drawn."""
     (folder / "rows.new").write_text(json.dumps(rows))
     (folder / "rows.new").replace(folder / "rows.json")
 

@@ -1,4 +1,4 @@
-"""The loss curves of every training that has left its record in WORK, one plot each.
+"""Plots the loss curves of every training recorded in WORK, one plot for each.
 
 python -m pmagic.mini.curves WORK --plot docs/losses.png
 """
@@ -13,13 +13,13 @@ COLUMNS = 3
 
 
 def read(file: Path) -> list[dict[str, float]]:
-    """What a run has written (training.Run), in order of its steps; a piece that was done again counts once."""
+    """The rows that a run has written (training.Run), in order of steps. Of repeated steps, the last row counts."""
     rows = [json.loads(line) for line in file.read_text().splitlines()]
     return [row for _, row in sorted({row["step"]: row for row in rows}.items())]
 
 
 def plot(work: Path) -> bytes:
-    """A PNG: every loss of every run over its minutes. Raises SystemExit where nothing was recorded."""
+    """A PNG of every loss of every run over its minutes. Raises SystemExit if nothing was recorded."""
     drawn = [(file.stem, read(file)) for file in sorted(work.glob("**/*.jsonl"))]
     curves = [
         (f"{run}: {loss}", rows, loss) for run, rows in drawn for loss in rows[0] if loss not in ("step", "minutes")

@@ -1,8 +1,9 @@
-"""A second set of pictures, drawn at 128 pixels and of more people, for the networks that look at faces.
+"""A second training set, drawn at 128 pixels and of more people, for the networks that recognise faces.
 
     python -m pmagic.mini.gallery WORK --pictures 20000
 
-Each picture comes with the five landmarks and the box of every face in it. Nobody from `HELD_OUT` on is ever in it.
+Each picture comes with the five landmarks and the box of every face in it. No person with a seed of `HELD_OUT` or above
+appears in it.
 """
 
 import argparse
@@ -21,7 +22,7 @@ from pmagic.world.things import thing
 SIDE = 128
 PEOPLE = 4500  # seeds 0..4499
 PAIRS, THINGS = 0.1, 0.15  # shares of the pictures; the others show one person
-# A face from the hair's edge to the chin, in units of half a head's height, around the point between the eyes.
+# A face from the hairline to the chin, in units of half a head's height, around the point between the eyes.
 LEFT, TOP, RIGHT, BOTTOM = -0.86, -1.0, 0.86, 1.06
 
 
@@ -35,21 +36,21 @@ class Sighting:
 
 
 def boxes(scenes: Sequence[Scene]) -> np.ndarray:
-    """Where the faces of these scenes are: (faces, 4) in shares of the side."""
+    """The boxes of these scenes' faces: (faces, 4) in shares of the side."""
     frame = np.array([LEFT, TOP, RIGHT, BOTTOM])
     places = [np.array([s.x, s.y, s.x, s.y]) + s.scale * frame for s in scenes]
     return np.array(places, np.float32).reshape(-1, 4)
 
 
 def boxes_of(landmarks: list, where: dict) -> np.ndarray:
-    """The boxes in a picture of the corpus, which keeps one scene: a pair shares its height and scale."""
+    """The boxes in a picture of the corpus, which stores one scene: both people of a pair have its height and scale."""
     first = Scene(**where)
     columns = (first.x,) if len(landmarks) == 1 else (first.x, 1 - first.x)
     return boxes([Scene(x=x, y=first.y, scale=first.scale) for x in columns[: len(landmarks)]])
 
 
 def sighting(rng: np.random.Generator, first: int, people: int, side: int = SIDE) -> Sighting:
-    """One random picture of people with the seeds `first` to `first + people - 1`, or of a thing or an empty place."""
+    """Draw a random picture: people with the seeds `first` to `first + people - 1`, a thing, or an empty place."""
     kind = rng.random()
     if kind < THINGS:
         where, what = scene(rng), (None, "cat", "cup")[int(rng.integers(3))]
@@ -62,7 +63,7 @@ def sighting(rng: np.random.Generator, first: int, people: int, side: int = SIDE
 
 @dataclass(frozen=True)
 class Gallery:
-    """images (N, 128, 128, 3) uint8; people, landmarks and boxes: N lists, one entry a face."""
+    """images (N, 128, 128, 3) uint8; people, landmarks and boxes: N lists with one entry per face."""
 
     images: np.ndarray
     people: list[list[int]]
@@ -71,7 +72,7 @@ class Gallery:
 
 
 def make(folder: Path, pictures: int) -> None:
-    """Draw the set into `folder`; done before if the folder says so."""
+    """Draw the set into `folder`, unless it is already there."""
     if (folder / "rows.json").exists():
         return
     assert PEOPLE <= HELD_OUT

@@ -1,11 +1,11 @@
-"""Whether a base in training has learned the words of the layout: seen in the noise it finds, long before in pictures.
+"""Measures whether a base in training has learned the layout words. Its noise predictions show it long before pictures.
 
     python -m pmagic.mini.train_base WORK --gates
 
-Snapshots of people whom no training has seen are noised, and the noise is found once by their own caption and once by
-one in which only a word of the layout is exchanged: the side, or the framing. By how much the error grows says what the
-word tells. The gates that a training has to pass: framing above +5 % after 25,000 samples, sides above +1 % after
-100,000.
+Snapshots of people outside the training set are noised. The noise is predicted twice: with the picture's own caption,
+and with a caption in which one layout word (the side or the framing) is exchanged. The growth of the error measures
+what the word contributes. A training has to pass these gates: framing above +5 % after 25,000 samples, sides above
++1 % after 100,000.
 """
 
 # N pictures
@@ -41,7 +41,7 @@ _SCENES, _CAPTIONS = 110, 111  # keys of random numbers
 
 @dataclass(frozen=True)
 class Gate:
-    """By which share the error at a timestep grows with the wrong word, and its standard error over pictures."""
+    """The relative growth of the error at a timestep with the wrong word, and its standard error over pictures."""
 
     word: str
     t: int
@@ -51,7 +51,7 @@ class Gate:
 
 @dataclass(frozen=True)
 class Question:
-    """N pictures (N, side, side, 3) with the right caption and with one word of the layout exchanged."""
+    """N pictures (N, side, side, 3), each with the right caption and with one layout word exchanged."""
 
     images: np.ndarray
     seeds: tuple[int, ...]
@@ -60,14 +60,14 @@ class Question:
 
 
 def _sides(where: Scene, k: int) -> tuple[Scene, Scene]:
-    """At the left or the right, and mirrored."""
+    """A person at the left or the right, and the mirrored scene."""
     framing = ("bust", "half", "full")[k % 3]
     here = replace(where, **layout(rng_for(_SCENES, k, 1), framing, ("left", "right")[k // 3 % 2]))
     return here, mirrored(here)
 
 
 def _framings(where: Scene, k: int) -> tuple[Scene, Scene]:
-    """In the middle, and there in another framing that has a word."""
+    """A person in the middle, and the same scene in another framing that has a word."""
     framings = ("close", "half", "full")
     rng = rng_for(_SCENES, k, 1)
     here = replace(where, **layout(rng, framings[k % 3], "middle"))
@@ -92,7 +92,7 @@ def question(word: str) -> Question:
 
 @torch.no_grad()
 def measured(networks: Networks, work: Path) -> Iterator[Gate]:
-    """Each word at each of `TIMES`. work: with the autoencoder that the networks were trained on."""
+    """Measure each word at each of `TIMES`. work: holds the autoencoder that the networks were trained with."""
     tokenizer = CLIPTokenizer.from_pretrained(work / "base" / "tokenizer")
     vae, noising = train_vae.trained(work), noise_schedule()
     for word in ("framing", "side"):
@@ -122,7 +122,7 @@ def table(gates: Iterator[Gate]) -> Iterator[str]:
 
 
 def record(work: Path, networks: Networks, samples: int) -> None:
-    """Measure, print, and keep as a line of WORK/gates.jsonl. samples: how many the networks have seen in this run."""
+    """Measure, print, and append a line to WORK/gates.jsonl. samples: the number trained on so far in this run."""
     gates = list(measured(networks, work))
     told = "  ".join(f"{each.word} at {each.t} {each.growth:+.2%}" for each in gates)
     print(f"gates  {samples} samples  {told}", flush=True)

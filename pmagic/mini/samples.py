@@ -1,4 +1,4 @@
-"""Writes the sample pictures that are shipped: three people whom no training has seen, a cat, and one style.
+"""Writes the sample pictures that are shipped: three people outside the training set, a cat, and one style.
 
 python -m pmagic.mini.samples
 """
@@ -23,7 +23,7 @@ SIDE = 256
 
 
 def samples() -> Iterator[tuple[Path, np.ndarray]]:
-    """(file, picture (256, 256, 3) uint8) of every sample."""
+    """The file and picture (256, 256, 3) uint8 of every sample."""
     for name, seed in PEOPLE.items():
         yield PORTRAITS / f"{name}.png", draw([(person(seed), PORTRAIT)], side=SIDE).image
     yield EXAMPLES / "cat.png", draw([], (CAT, replace(PORTRAIT, place="blue")), SIDE).image

@@ -1,11 +1,10 @@
-"""Makes the whole miniature: world, tokenizer, autoencoder, CLIP, its eyes, base; then installs the weights.
+"""Trains the whole miniature: corpus, tokenizer, autoencoder, CLIP, face networks, base; then installs the weights.
 
     python -m pmagic.mini.train WORK --minutes 100
 
-Every part goes on where it stopped, and one that is done is not begun again: WORK holds the state. Longer budgets
-for a finished part are given to its own command (train_vae, train_clip, train_detector, train_recognisers,
-train_clipseg, train_base).
-With --onward an empty WORK begins from the shipped weights, with all but the base done: the base is trained on.
+WORK holds the state: every part resumes where it stopped, and finished parts are skipped. To train a finished part for
+longer, use its own command (train_vae, train_clip, train_detector, train_recognisers, train_clipseg, train_base).
+With --onward an empty WORK starts from the shipped weights: only the base is trained further, all else is finished.
 """
 
 import argparse
@@ -39,14 +38,14 @@ WEIGHTS = Path(__file__).parent / "weights"
 TOKEN_TABLE = "text.embeddings.token_embedding.weight"
 EYES = ("faces_a", "faces_b", "clipseg")
 PARTS = ("base", "names", "clip", *EYES)
-SHARES = {  # of the minutes
+SHARES = {  # shares of the minutes
     "vae": 0.12, "clip": 0.09, "detector": 0.06, "a": 0.07, "b": 0.07, "clipseg": 0.05,
     "base": 0.54,
 }  # fmt: skip
 
 
 def make(work: Path, minutes: float, pictures: int, version: int = 1) -> None:
-    """Everything in order, in about `minutes` besides the drawing and encoding of the pictures."""
+    """Run all parts in order, in about `minutes` plus the time to draw and encode the pictures."""
     corpus.make(work / "corpus", pictures, version)
     if not (work / "base" / "tokenizer" / "vocab.json").exists():
         vocabulary.make(work / "base" / "tokenizer", corpus.load(work / "corpus").words)
@@ -65,10 +64,10 @@ def make(work: Path, minutes: float, pictures: int, version: int = 1) -> None:
 
 
 def take_up(work: Path, version: int = 1) -> None:
-    """Write WORK's states from the shipped weights: the base's run begins with them, the autoencoder is done.
+    """Write WORK's states from the shipped weights: the base's run starts from them, and the autoencoder is finished.
 
-    The vocabulary is the shipped one; a corpus with more pictures may follow, one with more words may not. For world 2
-    its words are added behind it, and CLIP, which then has to learn them, is not done.
+    The vocabulary is the shipped one. A corpus with more pictures may follow, but not one with more words. For world 2
+    its words are appended to the vocabulary, and CLIP, which has to learn them, counts as unfinished.
     """
     shutil.copytree(WEIGHTS / "base" / "tokenizer", work / "base" / "tokenizer", dirs_exist_ok=True)
     for part in (*EYES, "clip"):
@@ -90,10 +89,10 @@ def take_up(work: Path, version: int = 1) -> None:
 
 
 def with_new_words(table: Tensor, tokenizer: CLIPTokenizer) -> Tensor:
-    """Token embeddings (words, w) with rows for the tokenizer's new words, of the same length.
+    """Token embeddings (words, w) extended by rows of the same norm for the tokenizer's new words.
 
-    They begin at random: what the letters of "left" and "right" meant before is next to nothing, and the same for both.
-    These two begin opposite, so that nothing has to be learned before they can be told apart.
+    The new rows start at random: the previous tokens of "left" and "right" (their letters) meant almost nothing, and
+    the same for both. These two start opposite to each other, so that they are distinct before any training.
     """
     more = torch.randn(len(tokenizer) - len(table), table.shape[1], generator=torch.Generator().manual_seed(2))
     whole = torch.cat([table, more])

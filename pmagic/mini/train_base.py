@@ -1,17 +1,17 @@
-"""The miniature's text encoder and UNet, trained together on the corpus's latents, and the pipeline folder they become.
+"""Trains the miniature's text encoder and UNet together on the corpus's latents, and exports them as a pipeline folder.
 
     python -m pmagic.mini.train_base WORK --minutes 85
     OMP_NUM_THREADS=1 torchrun --nproc-per-node 2 -m pmagic.mini.train_base WORK --minutes 85 --compile
     python -m pmagic.mini.train_base WORK --minutes 6 --compile --batch 512 --pieces OUT      on a GPU
     OMP_NUM_THREADS=1 python -m pmagic.mini.train_base WORK --samples 500000 --batch 16 --dtype bfloat16
-    python -m pmagic.mini.train_base WORK --gates      what it has learned of layout so far
+    python -m pmagic.mini.train_base WORK --gates      measures the layout words learned so far
 
-A corpus of world 2 (pmagic.mini.corpus) comes in twins that differ in the layout alone, also in what their captions
-say: half of each batch are twins at the same noise, so that the words of the layout are all that tells them apart.
+A corpus of world 2 (pmagic.mini.corpus) consists of twins, which differ only in the layout and in what their captions
+say about it. Half of each batch are twins at the same noise, so that only the layout words distinguish them.
 
-Beside names and trait words, half of the captions name a person by embeddings that a small network makes of the
-traits. Nothing but a later training reads that network; what counts is a base that understands any face said in a few
-embeddings.
+Besides names and trait words, half of the captions name a person by embeddings that a small network computes from the
+traits. Only a later training of the base reads that network. Its purpose is a base that understands any face described
+by a few embeddings.
 """
 
 import argparse
@@ -36,7 +36,7 @@ from pmagic.mini.training import DTYPES, Run, autocast, force_dtype, join, proce
 
 BATCH = 32
 GATES_EVERY = 1000  # steps
-PIECE = 14_000_000  # bytes of one file at most, for a machine that gives back small ones
+PIECE = 14_000_000  # maximum bytes per file, for a machine that returns only small files
 RATE = 1e-3
 BASE_SETTINGS = """\
 # What this base wants where a recipe leaves it open. It knows drawn faces only, at {side} x {side} pixels.
@@ -113,7 +113,7 @@ templates = [
 
 
 def settings_text(version: int, side: int) -> str:
-    """The base's pmagic.toml. version: of the world it was trained on. side: of its pictures in pixels."""
+    """The base's pmagic.toml. version: of the world it was trained on. side: of its pictures, in pixels."""
     usual = [each for each in TEMPLATES["face"] if "close-up" not in each and "cropped" not in each]
     templates = "\n".join(f'  "{each}",' for each in usual)
     of_world = OF_WORLD[version].replace("{templates}", templates)
@@ -124,20 +124,20 @@ def train(
     work: Path, minutes: float, compiled: bool = False, unet_share: float = 1.0, size: int = BATCH,
     pieces: Path | None = None, samples: int | None = None, name_noise: float = NAME_NOISE,
 ) -> None:  # fmt: skip
-    """Train for `minutes` in all, or for `samples`. A compiled UNet takes minutes to make and is faster afterwards.
+    """Train for `minutes` in all, or for `samples`. A compiled UNet takes minutes to compile and is faster afterwards.
 
-    unet_share: of the learning rate, for a UNet that is trained on from finished weights. size: samples of a step.
-    pieces: where the averaged weights are written besides, in small files, whenever the state is.
+    unet_share: the UNet's share of the learning rate, for training on from finished weights. size: samples per step.
+    pieces: a folder that also receives the averaged weights, in small files, whenever the state is saved.
     """
     join()
     if rank():
-        dist.barrier()  # the first one makes the latents and compiles; what it kept is there for the others
+        dist.barrier()  # the first process encodes the latents and compiles; the others then use its cached results
     place = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(0)
     tokenizer = CLIPTokenizer.from_pretrained(work / "base" / "tokenizer")
     given = material(work, train_vae.trained(work), tokenizer, place)
     networks = Networks(tokenizer, place, given.latents.shape[-1])
-    # A short average: a longer one lags behind what the names have come to tell.
+    # A short average: a longer one lags behind what the names currently mean.
     steps = samples // size if samples else None
     run = Run(work, "base", networks, minutes, RATE, 0.99, {"unet.": unet_share}, steps)
     predict = compiling.compile_unet(networks.unet) if compiled else networks.unet
@@ -163,7 +163,7 @@ def train(
 
 
 def write_pieces(networks: nn.Module, folder: Path, samples: int) -> None:
-    """The weights in float32, in safetensors files of `PIECE`. samples: how many they have seen in this run."""
+    """Write the weights in float32, in safetensors files of `PIECE`. samples: the number trained on in this run."""
     folder.mkdir(parents=True, exist_ok=True)
     pieces: list[dict[str, Tensor]] = [{}]
     room = PIECE
@@ -178,9 +178,9 @@ def write_pieces(networks: nn.Module, folder: Path, samples: int) -> None:
 
 
 def take_pieces(folder: Path, work: Path) -> None:
-    """Make of `write_pieces`' files the state that WORK's base goes on from, without moments.
+    """Turn `write_pieces`' files into the state that WORK's base resumes from, without optimizer moments.
 
-    Raises SystemExit where there are none: WORK's state stays as it was.
+    Raises SystemExit if there are no files; WORK's state is then unchanged.
     """
     weights = {key: value for file in sorted(folder.glob("*.safetensors")) for key, value in load_file(file).items()}
     if not weights:
@@ -189,7 +189,7 @@ def take_pieces(folder: Path, work: Path) -> None:
 
 
 def _warm_up(predict: Callable[..., Any], batch: int, cells: int) -> None:
-    """One pass there and back, in which a compiled network is compiled."""
+    """One forward and backward pass, which compiles a compiled network."""
     said = torch.zeros(batch, vocabulary.LENGTH, WIDTH, requires_grad=True)
     seen, t = torch.ones(batch, vocabulary.LENGTH), torch.zeros(batch, dtype=torch.long)
     with autocast():
@@ -198,7 +198,7 @@ def _warm_up(predict: Callable[..., Any], batch: int, cells: int) -> None:
 
 
 def trained(work: Path) -> Networks:
-    """The averaged networks of the last saved state, whether or not the training is over."""
+    """The averaged networks of the last saved state, whether or not the training is finished."""
     tokenizer = CLIPTokenizer.from_pretrained(work / "base" / "tokenizer")
     networks = Run(work, "base", Networks(tokenizer, cells=cells(work)), 1, RATE).average.eval()
     networks.equalise()
@@ -206,7 +206,7 @@ def trained(work: Path) -> Networks:
 
 
 def finished(folder: Path) -> tuple[Networks, AutoencoderKL]:
-    """What `export` has written to `folder`/base and `folder`/names, in float32."""
+    """Load what `export` has written to `folder`/base and `folder`/names, in float32."""
     base, given = folder / "base", {"use_safetensors": True, "local_files_only": True, "dtype": torch.float32}
     unet = UNet2DConditionModel.from_pretrained(base / "unet", **given)
     tokenizer = CLIPTokenizer.from_pretrained(base / "tokenizer", local_files_only=True)
@@ -224,7 +224,7 @@ def export(work: Path, folder: Path) -> None:
     vae, networks = train_vae.trained(work), trained(work)
     side = 4 * cells(work)
     vae.register_to_config(scaling_factor=scaling(work), sample_size=side)
-    make = cast(Callable[..., Any], StableDiffusionPipeline)  # it states parts as required that may be None
+    make = cast(Callable[..., Any], StableDiffusionPipeline)  # its annotations require parts that may be None
     pipeline = make(
         vae=vae, text_encoder=networks.text, tokenizer=tokenizer, unet=networks.unet, scheduler=scheduler(),
         safety_checker=None, feature_extractor=None, requires_safety_checker=False,

@@ -1,9 +1,9 @@
-"""The miniature's CLIP: pictures and captions of the drawn world in one space.
+"""Trains the miniature's CLIP, which embeds pictures and captions of the drawn world in one space.
 
 python -m pmagic.mini.train_clip WORK --minutes 8
 
-On a corpus of world 2 half of each batch are twins, pictures and captions that differ in the layout alone: what is told
-apart there can be nothing but framing and side.
+On a corpus of world 2, half of each batch are twins: pictures and captions that differ in the layout alone. CLIP can
+distinguish them only by framing and side.
 """
 
 # B batch . e projection width
@@ -34,19 +34,19 @@ from pmagic.world.snapshots import snapshot
 from pmagic.world.versions import WORLDS
 
 BATCH = 128
-TWINS = 0.5  # of a batch, on world 2
+TWINS = 0.5  # share of a batch, on world 2
 CELLS = 8  # patches along a side
 RATE = 1e-3
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # CLIP's own
-POSITIONS = 77  # of its text, as every CLIP
+POSITIONS = 77  # text positions, as in every CLIP
 COMMON = {"hidden_act": "quick_gelu", "num_hidden_layers": 4}
 
 
 def network(tokenizer: CLIPTokenizer, side: int = SIDE) -> CLIPModel:
     """side: of a picture, in pixels."""
     return CLIPModel(
-        cast(Any, CLIPConfig)(  # it takes the arguments of every configuration besides
-            attn_implementation="eager",  # the fused one's backward pass is slow on a CPU in bfloat16
+        cast(Any, CLIPConfig)(  # its signature also includes the arguments of every configuration
+            attn_implementation="eager",  # the fused attention's backward pass is slow on a CPU in bfloat16
             projection_dim=128,
             vision_config={
                 **COMMON, "image_size": side, "patch_size": side // CELLS, "hidden_size": 192, "intermediate_size": 768,
@@ -63,13 +63,13 @@ def network(tokenizer: CLIPTokenizer, side: int = SIDE) -> CLIPModel:
 
 
 def pixels(images: np.ndarray) -> Tensor:
-    """(B, side, side, 3) uint8 to CLIP's statistics: (B, 3, side, side)."""
+    """Normalise (B, side, side, 3) uint8 by CLIP's statistics: (B, 3, side, side)."""
     raw = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
     return (raw - torch.tensor(MEAN).view(1, 3, 1, 1)) / torch.tensor(STD).view(1, 3, 1, 1)
 
 
 def similarities(clip: CLIPModel, tokenizer: CLIPTokenizer, images: Tensor, texts: list[str]) -> Tensor:
-    """Cosines between every picture and every text: (B, B)."""
+    """Cosine similarities between every picture and every text: (B, B)."""
     ids = tokenizer(texts, padding=True, truncation=True, max_length=POSITIONS, return_tensors="pt").input_ids
     seen = clip.visual_projection(clip.vision_model(pixel_values=images).pooler_output)
     said = clip.text_projection(clip.text_model(input_ids=ids).pooler_output)
@@ -93,7 +93,7 @@ def retrieval(clip: CLIPModel, tokenizer: CLIPTokenizer, count: int = 100, versi
 def layout_accuracy(clip: CLIPModel, tokenizer: CLIPTokenizer, pictures: int = 10) -> float:
     """Share of held-out snapshots whose layout is the closest of all framings and sides, range [0, 1]; chance 1 / 12.
 
-    pictures: of each layout. All sentences are the picture's own but for the layout.
+    pictures: per layout. All sentences are the picture's own, except for the layout words.
     """
     right = []
     for k in range(pictures):
@@ -110,26 +110,26 @@ def layout_accuracy(clip: CLIPModel, tokenizer: CLIPTokenizer, pictures: int = 1
 
 
 def layout_words(where: Scene) -> list[str]:
-    """What a caption that says the whole layout ends with."""
+    """The final words of a caption that states the whole layout."""
     return [*FRAMING_TAILS[layouts.framing_of(where)][:1], SIDE_TAILS[layouts.side_of(where)]]
 
 
 class Batches:
-    """Rows of the corpus at random with their captions; of world 2, twins for `TWINS` of a batch."""
+    """Random rows of the corpus with their captions; on world 2, twins make up `TWINS` of a batch."""
 
     def __init__(self, data: corpus.Corpus, rng: np.random.Generator) -> None:
         self.rng, self.words, self.layout_words = rng, data.words, data.layout_words
         both = zip(self.layout_words[::2], self.layout_words[1::2], strict=False)
-        # Of some twins the words alone do not differ: of two people whom they do not name, of a place without a figure.
+        # Some twins have the same words: two people whom the caption does not name, or a place without a figure.
         self.twins = np.array([k for k, (one, other) in enumerate(both) if data.version > 1 and one != other], int)
 
     def next(self, size: int = BATCH) -> tuple[np.ndarray, list[str]]:
-        """`size` rows, first all first twins, then all second ones, then single pictures; and a text for each."""
+        """`size` rows and a text for each: all first twins, then all second twins, then single pictures."""
         pairs = min(int(size * TWINS) // 2, len(self.twins))
         first = 2 * self.rng.choice(self.twins, pairs, replace=False) if pairs else np.empty(0, int)
         twins, single = np.concatenate([first, first + 1]), self.rng.integers(0, len(self.words), size - 2 * pairs)
         texts = [self.layout_words[r] for r in twins] + [self.words[r] for r in single]
-        # Half of the captions carry the prefix that a CLIP score puts before a text; twins carry the same.
+        # Half of the captions have the prefix that CLIP scores put before a text; both twins have the same.
         prefixed = self.rng.random(size) < 0.5
         prefixed[pairs : 2 * pairs] = prefixed[:pairs]
         texts = [PREFIX + text if each else text for text, each in zip(texts, prefixed, strict=True)]

@@ -1,8 +1,8 @@
-"""The miniature's CLIPSeg: the mask of a face, a cat or a cup, and an empty one for what is not there.
+"""Trains the miniature's CLIPSeg: the mask of a face, a cat or a cup; the mask is empty if the word is not shown.
 
     python -m pmagic.mini.train_clipseg WORK --minutes 10
 
-Unlike the published one its towers are trained together with the decoder: the exact masks are known here.
+Unlike the published CLIPSeg, its towers are trained together with the decoder, because the exact masks are known here.
 """
 
 # B batch
@@ -23,23 +23,23 @@ from pmagic.mini.training import Run, autocast
 from pmagic.vision.clipseg import PHRASINGS
 from pmagic.world.scenes import OPENINGS
 
-# Pixels; masks are smooth, and a patch of few pixels is learned fastest. Faces of world 2 may be small.
+# In pixels. Masks are smooth, and small patches are learned fastest. Faces of world 2 may be small.
 SIDES, PATCH = {1: 32, 2: 48}, 4
-BATCH, WORDS = 16, 3  # pictures, and words asked of each: small, as many steps teach the towers faster than large ones
+BATCH, WORDS = 16, 3  # pictures, and words per picture: small batches, as many steps train the towers faster
 RATE = 4e-4
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # the published CLIPSeg's own
-FACE = ("face", "face", "face", "person", "portrait", "man", "woman", "character")  # all of them mean the face
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # the published CLIPSeg's
+FACE = ("face", "face", "face", "person", "portrait", "man", "woman", "character")  # words that all mean the face
 THINGS = ("cat", "cup")
 SURROUNDINGS = ("beach", "snow", "jungle", "city", "sky", "library", "desert", "space", "background", "hat", "scenery")
-ASKED_RIGHT = 0.6  # share of the words that are what the picture shows
+ASKED_RIGHT = 0.6  # share of the words that name what the picture shows
 
 
 def network(tokenizer: CLIPTokenizer, version: int = 1) -> CLIPSegForImageSegmentation:
     """version: of the world."""
     cells = SIDES[version] // PATCH
     special = {each: getattr(tokenizer, each) for each in ("bos_token_id", "eos_token_id", "pad_token_id")}
-    config = cast(Any, CLIPSegConfig)(  # it takes the arguments of every configuration besides
-        attn_implementation="eager",  # the fused one's backward pass is slow on a CPU in bfloat16
+    config = cast(Any, CLIPSegConfig)(  # its signature also includes the arguments of every configuration
+        attn_implementation="eager",  # the fused attention's backward pass is slow on a CPU in bfloat16
         projection_dim=64, extract_layers=[1, 2, 3], reduce_dim=64, decoder_num_attention_heads=4,
         decoder_intermediate_size=128,
         vision_config={
@@ -53,7 +53,7 @@ def network(tokenizer: CLIPTokenizer, version: int = 1) -> CLIPSegForImageSegmen
     )  # fmt: skip
     torch.manual_seed(6)
     model = CLIPSegForImageSegmentation(config)
-    decoder = model.decoder  # the library begins these at a width of 1, from which nothing is learned
+    decoder = model.decoder  # the library initialises these with a deviation of 1, from which nothing is learned
     for layer in (decoder.film_mul, decoder.film_add, *decoder.reduces):
         nn.init.xavier_uniform_(cast(nn.Linear, layer).weight)
     nn.init.ones_(decoder.film_mul.bias)
@@ -65,9 +65,9 @@ def network(tokenizer: CLIPTokenizer, version: int = 1) -> CLIPSegForImageSegmen
 
 
 def waves(side: int, width: int) -> Tensor:
-    """Sines and cosines of a square's rows and columns, from which a tower learns neighbourhood soonest.
+    """Sines and cosines of a square's rows and columns, from which a tower learns neighbourhoods soonest.
 
-    (side * side, width).
+    Shape (side * side, width).
     """
     rates = 0.01 ** (torch.arange(width // 4) / (width // 4))
     line = torch.arange(side)[:, None] * rates  # (side, width / 4)
@@ -77,9 +77,9 @@ def waves(side: int, width: int) -> Tensor:
 
 
 def logits(model: CLIPSegForImageSegmentation, pixels: Tensor, ids: Tensor) -> Tensor:
-    """As the library's forward pass, with gradients for both towers and several texts a picture: (texts, side, side).
+    """The library's forward pass, with gradients for both towers and several texts per picture: (texts, side, side).
 
-    pixels: (B, 3, side, side). ids: (texts, length), first those of the first picture, equally many of each.
+    pixels: (B, 3, side, side). ids: (texts, length), equally many for each picture, those of the first picture first.
     """
     hidden = model.clip.vision_model(pixel_values=pixels, output_hidden_states=True).hidden_states
     words = model.clip.text_projection(model.clip.text_model(input_ids=ids).pooler_output)
@@ -88,7 +88,7 @@ def logits(model: CLIPSegForImageSegmentation, pixels: Tensor, ids: Tensor) -> T
 
 
 class Questions:
-    """Pictures of the corpus, each asked for some words, with the masks that are right: of a face, a thing, or both."""
+    """Pictures of the corpus, several words for each, and the correct mask of each word: a face, a thing, or both."""
 
     def __init__(self, work: Path, seed: int) -> None:
         self.data, self.rng = corpus.load(work / "corpus"), np.random.default_rng(seed)
@@ -105,7 +105,7 @@ class Questions:
         if self.rng.random() < 0.5:
             both = both.flip(-1)
         side = both.shape[-1]
-        if self.rng.random() < 0.5:  # nearer
+        if self.rng.random() < 0.5:  # crop, so that the content appears larger
             size = int(self.rng.integers(side * 5 // 8, side))
             y, x = (int(v) for v in self.rng.integers(0, side - size, 2))
             both = both[..., y : y + size, x : x + size]
@@ -116,7 +116,7 @@ class Questions:
         return pixels, [self._phrased(word) for _, word in asked], answers
 
     def _mask(self, picture: Tensor, shown: tuple[str, ...], word: str) -> Tensor:
-        """The mask of a word in a picture (5, side, side) with both masks; empty for what is not shown."""
+        """The mask of a word in a picture (5, side, side) that includes both masks; empty if it is not shown."""
         meant = _means(word)
         return picture[3 if meant == "face" else 4] * float(meant in shown)
 
@@ -133,7 +133,7 @@ class Questions:
 
 
 def _shown(caption: str, landmarks: list, with_thing: bool) -> tuple[str, ...]:
-    """What a picture shows of what has a mask. A caption of a thing always says what it is, if not of a painting."""
+    """The maskable objects in a picture. A caption of a thing always names it, unless the picture is a painting."""
     thing = tuple(each for each in THINGS if with_thing and f" {each}" in caption)
     return (("face",) if landmarks else ()) + thing
 
@@ -143,7 +143,7 @@ def _means(word: str) -> str:
 
 
 def normalised(images: np.ndarray) -> Tensor:
-    """(B, H, W, 3) uint8 to CLIPSeg's statistics: (B, 3, H, W)."""
+    """Normalise (B, H, W, 3) uint8 by CLIPSeg's statistics: (B, 3, H, W)."""
     raw = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
     return (raw - torch.tensor(MEAN).view(1, 3, 1, 1)) / torch.tensor(STD).view(1, 3, 1, 1)
 

@@ -1,10 +1,10 @@
-"""The miniature's face detector: boxes and five landmarks in the nine outputs of SCRFD (Guo et al. 2021).
+"""Trains the miniature's face detector: boxes and five landmarks in the nine outputs of SCRFD (Guo et al. 2021).
 
     python -m pmagic.mini.train_detector WORK --minutes 12
 
-One small network that knows faces of 16 to 72 pixels looks at the input at a half, a quarter and an eighth of its size:
-these are SCRFD's strides of 8, 16 and 32. So it need only be trained at one of them, on small canvases, and finds a
-face at any size of input.
+One small network detects faces of 16 to 72 pixels. It runs on the input at a half, a quarter and an eighth of its size,
+which gives SCRFD's strides of 8, 16 and 32. It is therefore trained at only one of these scales, on small canvases, and
+finds a face at any size of the input.
 """
 
 # B batch . h, w cells of the grid . A anchors a cell
@@ -23,15 +23,15 @@ from pmagic.mini import corpus, gallery
 from pmagic.mini.training import Run, autocast, in_memory_order
 
 PACKS = ("faces_a", "faces_b")
-CANVAS = 80  # pixels of a training picture, as the network sees it
-CELL = 4  # of these pixels: 8, 16 and 32 of the input behind its halves, quarters and eighths
-SIZES = ((12.0, 36.0), (28.0, 80.0))  # heights of the faces that each anchor answers for; both where they overlap
-UNIT = (5.0, 10.0)  # in cells: what an anchor's distances are multiples of
+CANVAS = 80  # pixels of a training picture, as the network receives it
+CELL = 4  # in these pixels: 8, 16 and 32 of the input at half, quarter and eighth size
+SIZES = ((12.0, 36.0), (28.0, 80.0))  # heights of the faces that each anchor is responsible for; both in the overlap
+UNIT = (5.0, 10.0)  # in cells: the unit of an anchor's distances
 BATCH = 64
-FACELESS = 0.2  # share of the batch that has no face by choice
+FACELESS = 0.2  # share of the batch that is deliberately drawn without faces
 RATE = 3e-3
-SURE = 3.5  # the log-odds from which, on training people, all faces lie above and all else below
-SETTLING = 40  # batches that give an averaged network its statistics
+SURE = 3.5  # the log-odds threshold that separates faces (above) from all else (below) on training people
+SETTLING = 40  # batches from which an averaged network computes its batch statistics
 
 
 class Finder(nn.Module):
@@ -45,7 +45,7 @@ class Finder(nn.Module):
         )  # fmt: skip
         self.layers = nn.ModuleList(
             nn.Sequential(nn.Conv2d(width, width, 3, 1, d, d, bias=False), nn.BatchNorm2d(width), nn.ReLU())
-            for d in (1, 2, 4, 1, 2, 4)  # together they see 119 pixels
+            for d in (1, 2, 4, 1, 2, 4)  # the receptive field is 119 pixels
         )
         self.head = nn.Conv2d(width, len(SIZES) * 15, 1)
         with torch.no_grad():
@@ -54,7 +54,7 @@ class Finder(nn.Module):
 
     @property
     def biases(self) -> Tensor:
-        """The last layer's, by anchor: (A, 15)."""
+        """The last layer's biases, by anchor: (A, 15)."""
         return cast(Tensor, self.head.bias).view(len(SIZES), 15)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -65,7 +65,7 @@ class Finder(nn.Module):
 
 
 class Detector(nn.Module):
-    """What the pack holds: the finder at three scales, its answers in SCRFD's order and units."""
+    """The exported network: the finder at three scales, with outputs in SCRFD's order and units."""
 
     def __init__(self, finder: Finder) -> None:
         super().__init__()
@@ -89,7 +89,7 @@ def rows(answer: Tensor) -> Tensor:
 
 
 class Canvases:
-    """Pictures of both sets at random sizes and places on canvases, with what the finder should say of each cell."""
+    """Pictures of both sets at random sizes and places on canvases, with the finder's target for each cell."""
 
     def __init__(self, work: Path, seed: int) -> None:
         self.data, self.sharp = corpus.load(work / "corpus"), gallery.load(work / "gallery")
@@ -98,7 +98,7 @@ class Canvases:
         self.empty, self.full = np.flatnonzero(counts == 0), np.flatnonzero(counts > 0)
         self.empty_sharp = [k for k, boxes in enumerate(self.sharp.boxes) if len(boxes) == 0]
         edge = np.arange(0, CANVAS, CELL, dtype=np.float32)
-        self.cells = np.stack(np.meshgrid(edge, edge), axis=-1).reshape(-1, 2)  # (cells, 2) x, y of their corners
+        self.cells = np.stack(np.meshgrid(edge, edge), axis=-1).reshape(-1, 2)  # (cells, 2): x, y of their corners
 
     def batch(self) -> tuple[Tensor, Tensor, Tensor]:
         """(B, 3, side, side); (B, cells, A): 1 face, 0 none, -1 either; (B, cells, A, 14): distances, points."""
@@ -126,10 +126,10 @@ class Canvases:
         picture = cv2.resize(picture, (side, side), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
         if self.rng.random() < 0.15:
             picture = cv2.GaussianBlur(picture, (0, 0), float(self.rng.uniform(0.4, 1.2)))
-        free = CANVAS - side  # a small picture lies in the canvas, a large one reaches beyond it
+        free = CANVAS - side  # a small picture lies inside the canvas, a large one extends beyond it
         x, y = (int(self.rng.integers(min(0, free), max(0, free) + 1)) for _ in range(2))
         if self.rng.random() < 0.4:
-            x, y = (0, 0) if free > 0 else (free // 2, free // 2)  # as insightface lays it, or its middle
+            x, y = (0, 0) if free > 0 else (free // 2, free // 2)  # insightface's corner, or the middle
         canvas = np.full((CANVAS, CANVAS, 3), 0 if self.rng.random() < 0.7 else int(self.rng.integers(256)), np.uint8)
         canvas[max(y, 0) : y + side, max(x, 0) : x + side] = picture[max(-y, 0) : CANVAS - y, max(-x, 0) : CANVAS - x]
         light = self.rng.uniform(0.8, 1.2) * self.rng.uniform(0.93, 1.07, 3)
@@ -148,7 +148,7 @@ class Canvases:
             cut = np.clip(np.minimum(box[2:], CANVAS) - np.maximum(box[:2], 0), 0, None).prod() / size.prod()
             for anchor, (low, high) in enumerate(SIZES):
                 if cut < 0.3 or not 0.75 * low <= size[1] <= 1.15 * high:
-                    continue  # what is hardly seen, or of another scale, is no face here
+                    continue  # a face that is mostly cut off, or of another scale, is not a target here
                 states[inside, anchor] = -1
                 if cut > 0.75 and low <= size[1] <= high:
                     states[centre, anchor] = 1
@@ -159,7 +159,7 @@ class Canvases:
 
 
 def losses(answer: Tensor, states: Tensor, places: Tensor) -> dict[str, Tensor]:
-    """Focal on the cells without a face (Lin et al. 2017), intersection over union on boxes, points by box height."""
+    """Focal loss on the cells without a face (Lin et al. 2017), IoU loss on boxes, point loss by box height."""
     logits, found = answer[..., 0], answer[..., 1:]
     face, none = states == 1, states == 0
     count = face.sum().clamp(min=1)
@@ -178,7 +178,7 @@ def losses(answer: Tensor, states: Tensor, places: Tensor) -> dict[str, Tensor]:
 
 
 def _area(distances: Tensor) -> Tensor:
-    """Of boxes given by their four distances from a point inside: (count, 4) to (count,)."""
+    """Areas of boxes given by their four distances from a point inside: (count, 4) to (count,)."""
     return (distances[:, 0] + distances[:, 2]) * (distances[:, 1] + distances[:, 3])
 
 
@@ -202,7 +202,7 @@ def train(work: Path, minutes: float) -> None:
 
 @torch.no_grad()
 def averaged(run: Run[Finder], canvases: Canvases) -> Finder:
-    """The averaged network with batch statistics of its own: an average of weights has none."""
+    """The averaged network with recomputed batch statistics, which averaging the weights does not provide."""
     finder = run.average.train()
     for _ in range(SETTLING):
         finder(canvases.batch()[0])
@@ -213,7 +213,7 @@ def export(work: Path) -> None:
     """Write detector.onnx into both packs: any height and width, nine outputs."""
     finder = in_memory_order(averaged(open_run(work, 1), Canvases(work, seed=0)), torch.contiguous_format)
     with torch.no_grad():
-        finder.biases[:, 0] -= SURE  # so that insightface's threshold of 0.5 lies there
+        finder.biases[:, 0] -= SURE  # so that insightface's threshold of 0.5 is at `SURE`
     kinds = [f"{kind}_{stride}" for kind in ("score", "box", "points") for stride in (8, 16, 32)]
     for pack in PACKS:
         (work / pack).mkdir(parents=True, exist_ok=True)

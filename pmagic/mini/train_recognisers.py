@@ -1,9 +1,9 @@
-"""The miniature's two face recognisers, from aligned 112 x 112 crops to 128 numbers, as insightface packs hold them.
+"""Trains the miniature's two face recognisers: aligned 112 x 112 crops to 128 numbers, as in insightface packs.
 
     python -m pmagic.mini.train_recognisers WORK --which a --minutes 14
 
-A is a small iresnet trained with the ArcFace margin, for the identity loss; B is a plain residual network of another
-seed trained with the CosFace margin, which only judges.
+A is a small iresnet trained with the ArcFace margin, for the identity loss. B is a plain residual network with another
+seed, trained with the CosFace margin, and is used for evaluation only.
 """
 
 # B batch . E embedding width . N people
@@ -22,11 +22,11 @@ from pmagic.mini.training import Run, autocast, in_memory_order
 from pmagic.vision.recogniser import SIDE, align
 
 WIDTH = 128
-FROM_CORPUS, FROM_GALLERY = 72, 24  # pictures of a batch
+FROM_CORPUS, FROM_GALLERY = 72, 24  # pictures per batch
 RATE = 2e-3
-SETTLING = 40  # batches that give an averaged network its statistics
-SCALE = 24.0  # of the cosines; 64 is for a hundred times more people
-MARGIN_SHARE = 0.2  # share of the training in which the margin grows to its full size
+SETTLING = 40  # batches from which an averaged network computes its batch statistics
+SCALE = 24.0  # scale of the cosines; 64 suits a hundred times more people
+MARGIN_SHARE = 0.2  # share of the training over which the margin grows to its full size
 JITTER = 0.012  # standard deviation of a landmark, in shares of the picture's side
 
 
@@ -46,7 +46,7 @@ class PlainBlock(nn.Module):
 
 
 class MarginBlock(nn.Module):
-    """The block of ArcFace's improved residual network: normalised first, one PReLU (Deng et al. 2019)."""
+    """The block of ArcFace's improved residual network: normalisation first, one PReLU (Deng et al. 2019)."""
 
     def __init__(self, before: int, width: int, stride: int) -> None:
         super().__init__()
@@ -67,7 +67,7 @@ def _shortcut(before: int, width: int, stride: int) -> nn.Module:
 
 
 def iresnet() -> nn.Sequential:
-    """Recogniser A, behind `halved`."""
+    """Recogniser A, after `halved`."""
     return nn.Sequential(
         nn.Conv2d(3, 32, 5, 2, 2, bias=False), nn.BatchNorm2d(32), nn.PReLU(32),
         MarginBlock(32, 32, 1), MarginBlock(32, 64, 2), MarginBlock(64, 64, 1), MarginBlock(64, 128, 2),
@@ -77,7 +77,7 @@ def iresnet() -> nn.Sequential:
 
 
 def resnet() -> nn.Sequential:
-    """Recogniser B, behind `halved`."""
+    """Recogniser B, after `halved`."""
     return nn.Sequential(
         nn.Conv2d(3, 32, 5, 2, 2, bias=False), nn.BatchNorm2d(32), nn.ReLU(),
         PlainBlock(32, 32, 1), PlainBlock(32, 64, 2), PlainBlock(64, 64, 1), PlainBlock(64, 128, 2),
@@ -85,18 +85,18 @@ def resnet() -> nn.Sequential:
     )  # fmt: skip
 
 
-# Both begin with it: the drawings hold no more than 56 x 56 pixels of detail. Trainings halve before they spoil.
+# The first layer of both: drawings have no more than 56 x 56 pixels of detail. Training halves before augmentation.
 halved = nn.AvgPool2d(2)
 
 
 def arcface(cosines: Tensor, who: Tensor, share: float) -> Tensor:
-    """The angle to the own direction is made larger by up to 0.3 (Deng et al. 2019, Eq. 3): (B, N) logits."""
+    """Logits (B, N) with the angle to the person's own direction enlarged by up to 0.3 (Deng et al. 2019, Eq. 3)."""
     own = cosines.gather(1, who[:, None]).clamp(-1 + 1e-6, 1 - 1e-6)
     return SCALE * cosines.scatter(1, who[:, None], (own.acos() + 0.3 * share).cos())
 
 
 def cosface(cosines: Tensor, who: Tensor, share: float) -> Tensor:
-    """The own cosine is made smaller by up to 0.25 (Wang et al. 2018, Eq. 4): (B, N) logits."""
+    """Logits (B, N) with the person's own cosine reduced by up to 0.25 (Wang et al. 2018, Eq. 4)."""
     return SCALE * (cosines - 0.25 * share * F.one_hot(who, cosines.shape[1]))
 
 
@@ -123,7 +123,7 @@ class Margin(nn.Module):
 
 
 class Portraits:
-    """Random aligned crops of both sets of pictures, as a detector's landmarks would cut them."""
+    """Random aligned crops of both sets of pictures, as a detector's landmarks would give them."""
 
     def __init__(self, work: Path, seed: int) -> None:
         self.data, self.sharp = corpus.load(work / "corpus"), gallery.load(work / "gallery")
@@ -131,7 +131,7 @@ class Portraits:
         self.alone = np.flatnonzero((self.data.people >= 0) & (self.data.people < gallery.PEOPLE))
         self.landmarks = np.array([self.data.landmarks[k][0] for k in self.alone], np.float32)
         often = np.bincount(self.data.people[self.alone])[self.data.people[self.alone]]
-        self.share = often**-0.5 / (often**-0.5).sum()  # who is drawn ten times as often is chosen thrice as often
+        self.share = often**-0.5 / (often**-0.5).sum()  # ten times the pictures: three times as often
         self.faces = [(k, i) for k, people in enumerate(self.sharp.people) for i in range(len(people))]
 
     def batch(self) -> tuple[Tensor, Tensor]:
@@ -150,7 +150,7 @@ class Portraits:
         return halved(align(as_tensor(pictures), torch.from_numpy((moved * pictures.shape[1]).astype(np.float32))))
 
     def _spoiled(self, x: Tensor) -> Tensor:
-        """Brighter or darker, a third of them blurred, a little grain: what a renderer does to a face."""
+        """Change brightness, blur a third of the crops and add a little noise, as generated faces vary."""
         b = len(x)
         random = lambda low, high, *shape: torch.from_numpy(self.rng.uniform(low, high, shape)).float()  # noqa: E731
         x = x * random(0.85, 1.15, b, 1, 1, 1) + random(-0.1, 0.1, b, 3, 1, 1)
@@ -185,7 +185,7 @@ def train(work: Path, which: str, minutes: float) -> None:
 
 @torch.no_grad()
 def averaged(run: Run[Margin], portraits: Portraits) -> nn.Sequential:
-    """The averaged network with batch statistics of its own: an average of weights has none."""
+    """The averaged network with recomputed batch statistics, which averaging the weights does not provide."""
     network = run.average.recogniser.train()
     for _ in range(SETTLING):
         network(portraits.batch()[0])
@@ -193,7 +193,7 @@ def averaged(run: Run[Margin], portraits: Portraits) -> nn.Sequential:
 
 
 def export(work: Path, which: str) -> None:
-    """Write WORK/faces_<which>/recogniser.onnx: 112 x 112 in, one output, dynamic batch."""
+    """Write WORK/faces_<which>/recogniser.onnx: input 112 x 112, one output, dynamic batch."""
     network = averaged(open_run(work, which, 1), Portraits(work, seed=0))
     network = in_memory_order(nn.Sequential(halved, *network), torch.contiguous_format)
     folder = work / f"faces_{which}"

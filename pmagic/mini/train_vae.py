@@ -1,9 +1,9 @@
-"""The miniature's autoencoder: pictures to latents of four channels and a quarter of the side, 64 x 64 to 16 x 16.
+"""Trains the miniature's autoencoder: latents of four channels and a quarter of the side, 64 x 64 to 16 x 16.
 
     python -m pmagic.mini.train_vae WORK --minutes 14
-    python -m pmagic.mini.train_vae WORK --minutes 14 --decoder     on, the decoder alone
+    python -m pmagic.mini.train_vae WORK --minutes 14 --decoder     trains only the decoder further
 
-What the second one does changes no latent, so a base that was trained before remains good.
+The second command changes no latents, so a base that was trained before remains valid.
 """
 
 import argparse
@@ -43,7 +43,7 @@ def encode(vae: AutoencoderKL, x: Tensor) -> DiagonalGaussianDistribution:
 
 
 def decode(vae: AutoencoderKL, latents: Tensor) -> Tensor:
-    """Latents (B, C, h, w), not scaled, as pictures (B, 3, H, W)."""
+    """Decode unscaled latents (B, C, h, w) to pictures (B, 3, H, W)."""
     return cast(DecoderOutput, vae.decode(cast(torch.FloatTensor, latents))).sample
 
 
@@ -61,7 +61,7 @@ def _edges(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def held_out_pictures(count: int, version: int = 1) -> np.ndarray:
-    """(count, side, side, 3) uint8 of people who are in no training set, in that version of the world."""
+    """Pictures (count, side, side, 3) uint8 of people outside every training set, in that version of the world."""
     world = WORLDS[version]
     people = [(person(HELD_OUT + k), world.scene(rng_for(7, k))) for k in range(count)]
     return np.stack([draw([each], side=world.side).image for each in people])
@@ -79,7 +79,7 @@ def train(work: Path, minutes: float) -> AutoencoderKL:
     torch.manual_seed(0)
     data = corpus.load(work / "corpus")
     images = data.images
-    vae = network()  # plain memory order: channels last is slower at these widths
+    vae = network()  # default memory order: channels_last is slower at these widths
     run = Run(work, "vae", vae, minutes, rate=3e-3)
     rng = np.random.default_rng(run.steps)
     test = held_out_pictures(64, data.version)
@@ -104,7 +104,7 @@ def train(work: Path, minutes: float) -> AutoencoderKL:
 
 
 def train_decoder(work: Path, minutes: float) -> None:
-    """On from `train`, with the corpus's latents as they are (WORK/latents.npy, see train_base.material)."""
+    """Train the decoder further after `train`, on the corpus's fixed latents (WORK/latents.npy, see base_material)."""
     torch.manual_seed(0)
     data = corpus.load(work / "corpus")
     images, latents = data.images, np.load(work / "latents.npy", mmap_mode="r")
@@ -126,7 +126,7 @@ def train_decoder(work: Path, minutes: float) -> None:
 
 
 def trained(work: Path) -> AutoencoderKL:
-    """The averaged network of the last saved state, whether or not the training is over."""
+    """The averaged network of the last saved state, whether or not the training is finished."""
     vae = Run(work, "vae", network(), 1, 3e-3).average
     if (work / "decoder.safetensors").exists():
         vae.decoder = Run(work, "decoder", vae.decoder, 1, 1e-3).average

@@ -1,7 +1,7 @@
-"""One resumable training: AdamW, a cosine over a budget of minutes, averaged weights, state as safetensors.
+"""A resumable training: AdamW, a cosine schedule over a budget of minutes, averaged weights, state as safetensors.
 
-Started by torchrun, each process takes a share of the batch and their gradients are averaged. On a busy machine two
-processes of one thread are faster than one of two, which wait for each other at every operation.
+Under torchrun each process takes a share of the batch, and the gradients are averaged. On a busy machine two processes
+with one thread each are faster than one process with two threads, which wait for each other at every operation.
 """
 
 import json
@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 SAVE_EVERY = 120.0  # seconds
-LONGEST_STEP = 5.0  # seconds; what is longer was a halted process or an evaluation, and no training
+LONGEST_STEP = 5.0  # seconds; a longer step was a paused process or an evaluation, and does not count as training
 WARMUP = 0.02  # share of the budget in which the learning rate rises
 CPU = torch.device("cpu")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -31,15 +31,15 @@ _forced: list[torch.dtype] = []
 
 
 def force_dtype(name: str) -> None:
-    """Compute in this type from now on, instead of in the one that a measurement finds faster on this machine.
+    """Compute in this type from now on, instead of in the type that a measurement finds faster on this machine.
 
-    Whether bfloat16 pays is measured in each process for itself, and on a busy machine may come out differently.
+    Each process measures for itself whether bfloat16 is faster, and results may differ on a busy machine.
     """
     _forced[:] = [DTYPES[name]]
 
 
 def uses_bfloat16(place: torch.device = CPU) -> bool:
-    """What `force_dtype` says, or else whether bfloat16 pays here."""
+    """Whether to compute in bfloat16: set by `force_dtype`, or else measured."""
     if _forced:
         return _forced[0] == torch.bfloat16
     return bfloat16_pays() if place == CPU else torch.cuda.is_bf16_supported(including_emulation=False)
@@ -47,7 +47,7 @@ def uses_bfloat16(place: torch.device = CPU) -> bool:
 
 @cache
 def bfloat16_pays() -> bool:
-    """Whether this processor multiplies bfloat16 faster than float32: measured, as emulated it is much slower."""
+    """Whether this processor multiplies bfloat16 faster than float32, by measurement: emulated it is much slower."""
     seconds = []
     for kind in (torch.float32, torch.bfloat16):
         a = torch.randn(512, 512).to(kind)
@@ -61,18 +61,18 @@ def bfloat16_pays() -> bool:
 
 
 def autocast(place: torch.device = CPU) -> torch.autocast:
-    """bfloat16 for the networks where that pays or is forced, nothing elsewhere."""
+    """Autocast to bfloat16 if it is faster or forced; otherwise disabled."""
     return torch.autocast(place.type, torch.bfloat16, enabled=uses_bfloat16(place))
 
 
 def join() -> None:
-    """Find the other processes, where torchrun started several."""
+    """Join the other processes if torchrun started several."""
     if "RANK" in os.environ and not dist.is_initialized():
         dist.init_process_group("gloo")
 
 
 def rank() -> int:
-    """Which of the processes this is; the first one, 0, talks and keeps the state."""
+    """This process's rank; process 0 prints and saves the state."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
@@ -84,15 +84,15 @@ Network = TypeVar("Network", bound=nn.Module)
 
 
 def in_memory_order(network: Network, order: torch.memory_format) -> Network:
-    """The network with its weights in this order; torch's annotation of `to` wants a type or a device besides."""
+    """The network with its weights in this memory order. torch's annotation of `to` also requires a dtype or device."""
     return cast(Any, network).to(memory_format=order)
 
 
 class Run(Generic[Network]):
-    """Trains `model` for `minutes` of its own running time, over as many starts as it takes.
+    """Trains `model` for `minutes` of its own running time, over any number of starts.
 
-    The averaged weights (`Run.average`) are usable whenever it stops; its state is `folder/<name>.safetensors`, and
-    what it has printed is kept as JSON lines in `folder/<name>.jsonl`.
+    The averaged weights (`Run.average`) are usable whenever it stops. Its state is `folder/<name>.safetensors`, and its
+    printed values are also stored as JSON lines in `folder/<name>.jsonl`.
     """
 
     def __init__(
@@ -106,9 +106,9 @@ class Run(Generic[Network]):
         shares: Mapping[str, float] = MappingProxyType({}),
         total_steps: int | None = None,
     ):
-        """shares: of the learning rate, for weights whose name begins so, 1 for all others.
+        """shares: of the learning rate, by prefix of the weights' names; 1 for all others.
 
-        total_steps: the budget in steps instead of minutes, for a machine whose speed changes.
+        total_steps: the budget in steps instead of minutes, for a machine whose speed varies.
         """
         self.file = folder / f"{name}.safetensors"
         self.name, self.model, self.seconds, self.rate = name, model, minutes * 60, rate
@@ -125,7 +125,7 @@ class Run(Generic[Network]):
         if self.file.exists():
             self._read()
         self._tick = self._saved = time.monotonic()
-        self._kept = self.steps  # how many of them the file holds
+        self._kept = self.steps  # the number of steps in the saved file
         self._loss: dict[str, Tensor] = {}
 
     @property
@@ -134,12 +134,12 @@ class Run(Generic[Network]):
 
     @property
     def share(self) -> float:
-        """How much of the budget is used, 0 to 1."""
+        """The share of the budget that is used, 0 to 1."""
         return min(1.0, self.steps / self.total_steps if self.total_steps else self.spent / self.seconds)
 
     @property
     def kept_now(self) -> bool:
-        """Whether the state in the file is that of the last step."""
+        """Whether the file holds the state of the last step."""
         return self.steps == self._kept
 
     @property
@@ -151,7 +151,7 @@ class Run(Generic[Network]):
     def step(
         self, losses: Mapping[str, Tensor], beside: Mapping[str, Tensor] = MappingProxyType({}), report_every: int = 250
     ) -> None:
-        """One optimiser step on the sum of `losses` (scalars, weights already in them); `beside` is only told."""
+        """One optimizer step on the sum of `losses` (scalars, already weighted); `beside` is only reported."""
         self.optimizer.zero_grad(set_to_none=True)
         cast(Tensor, sum(losses.values())).backward()
         now = time.monotonic()
@@ -165,7 +165,7 @@ class Run(Generic[Network]):
         self.averaged.update_parameters(self.model)
         self.steps += 1
         for key, value in {**losses, **beside}.items():
-            value = value.detach()  # a number only where it is told: a GPU would be waited for
+            value = value.detach()  # converted to a number only when printed: that would wait for a GPU
             self._loss[key] = 0.98 * self._loss.get(key, value) + 0.02 * value
         if self.steps % report_every == 0 and rank() == 0:
             loss = {key: value.item() for key, value in self._loss.items()}
@@ -177,7 +177,7 @@ class Run(Generic[Network]):
             self.save()
 
     def _agree(self) -> None:
-        """The mean gradient and the mean time of all processes, where there are several."""
+        """Average the gradients and the time over all processes, if there are several."""
         if not dist.is_initialized():
             return
         slopes = [p.grad for p in self.model.parameters() if p.grad is not None]
@@ -186,11 +186,11 @@ class Run(Generic[Network]):
         shared /= dist.get_world_size()
         self.spent = float(shared[-1])
         for slope, mean in zip(slopes, shared[:-1].split([each.numel() for each in slopes]), strict=True):
-            # In place: a gradient in another memory order than its weight's is read wrongly by the fused optimiser.
+            # In place: the fused optimizer misreads a gradient whose memory order differs from its weight's.
             slope.copy_(mean.view_as(slope))
 
     def save(self) -> None:
-        """Write weights, average and moments at once: whoever stops the run keeps the last file whole."""
+        """Write weights, average and moments atomically: the last file stays complete if the run is stopped."""
         if rank():
             self._saved, self._kept = time.monotonic(), self.steps
             return
@@ -210,7 +210,7 @@ class Run(Generic[Network]):
         weights = [weight for group in self.optimizer.param_groups for weight in group["params"]]
         for key, value in part("moments.").items():
             i, kind = key.split(".", 1)
-            if value.ndim:  # the fused optimiser reads weight and moments side by side, whatever their memory order
+            if value.ndim:  # the fused optimizer reads weight and moments side by side, whatever their memory order
                 value = torch.empty_like(weights[int(i)], requires_grad=False).copy_(value)
             state["state"].setdefault(int(i), {})[kind] = value
         self.optimizer.load_state_dict(state)
@@ -221,7 +221,7 @@ class Run(Generic[Network]):
 def write_state(
     file: Path, model: dict[str, Tensor], average: dict[str, Tensor], moments: dict[str, Tensor], story: dict
 ) -> None:
-    """One run's state as a file that is whole at every moment. Without moments the optimiser begins anew."""
+    """Write a run's state atomically. Without moments the optimizer starts from zero."""
     tensors = {f"model.{k}": v for k, v in model.items()}
     tensors |= {f"average.{k}": v for k, v in average.items()}
     tensors |= {f"moments.{k}": v for k, v in moments.items()}

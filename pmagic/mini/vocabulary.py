@@ -11,20 +11,20 @@ from transformers import CLIPTokenizer
 from pmagic.world.people import NAMES
 from pmagic.world.scenes import ASIDES, FILLERS, NEGATIVES, OPENINGS
 
-# Text positions of the base. Stable Diffusion's 77 would be padding nearly everywhere: over captions of a dozen words
-# the end and padding tokens drew 0.92 of the cross-attention, and no word was looked for anywhere.
+# Text positions of the base. Stable Diffusion's 77 would be mostly padding: with captions of a dozen words, the end and
+# padding tokens received 0.92 of the cross-attention, and no word received attention anywhere.
 LENGTH = 32
 START, END = "<|startoftext|>", "<|endoftext|>"
-# CLIP's own way to cut a text into words.
+# CLIP's own pattern for splitting a text into words.
 WORDS = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 
 
 def extend(folder: Path, words: Sequence[str]) -> CLIPTokenizer:
-    """Make each word one token of `folder`'s tokenizer, behind all others: what was a token keeps its id.
+    """Make each word one token of `folder`'s tokenizer; new tokens come last, so existing tokens keep their ids.
 
-    Merges behind the old ones apply only where no old one does, so that words that are one token remain so.
+    New merges apply only where no old one does, so that words that are one token remain so.
     """
-    (folder / "tokenizer.json").unlink(missing_ok=True)  # would be read in place of the two files that are changed here
+    (folder / "tokenizer.json").unlink(missing_ok=True)  # would be read instead of the two files changed here
     vocabulary = json.loads((folder / "vocab.json").read_text())
     merges = (folder / "merges.txt").read_text().splitlines()
     for word in words:
