@@ -1,6 +1,6 @@
-"""What measures the miniature on drawn people whom no training has seen: one experiment a file, each a command.
+"""Experiments that measure the miniature on drawn people outside the training set: one command per file.
 
-`report` compares the ways to learn a person; `compositions`, `stages` and `equilibrium` ask about one part of the
-method each; `control`, `layout_control`, `naming`, `probe_gate` and `eyes` ask about the networks. No other room
-imports this one.
+`report` compares the ways to learn a person. `compositions`, `stages` and `equilibrium` each measure one part of the
+method. `control`, `layout_control`, `naming`, `probe_gate` and `eyes` measure the networks. No other package imports
+this one.
 """

@@ -2,11 +2,12 @@
 
     python -m pmagic.experiments.compositions WORK --pairs 10 --sheets docs
 
-People whom no training has seen stand in a ring and each is paired with the next; everyone is learned once, from one
-portrait, and kept in the library WORK, as are the styles, each from three pictures of other people. Identity is the
-cosine of the evaluation's own recogniser between a face and the portrait, -1 where no face is found. Somebody is
-recognised where their portrait is the nearest of all portraits (chance: one in their number). A style or an expression
-is obeyed where CLIP finds its own sentence among those of its kind. Learning and pairs are spread over the cores.
+People outside the training set form a ring, and each is paired with the next. Each person is learned once, from one
+portrait, and each style from three pictures of other people; the library WORK keeps them. Identity is the cosine
+similarity of a face and the portrait in the evaluation's own recogniser, -1 if no face is found. A person counts as
+recognised if their portrait is the nearest of all portraits (chance: one divided by the number of people). A style or
+an expression counts as obeyed if CLIP picks its own sentence among those of its kind. Learning and pairs are spread
+over the cores.
 """
 
 import argparse
@@ -38,18 +39,18 @@ from pmagic.world.drawing import draw
 from pmagic.world.people import NAMED, person
 from pmagic.world.scenes import EXPRESSIONS, PLACES, PORTRAIT, STYLES, Scene
 
-SIDE = 128  # pixels of what the world itself draws
+SIDE = 128  # pixels of the world's own drawings
 OF_STYLE = tuple(style for style in STYLES if style != "photo")
 MOODS = {name: word for name, word in EXPRESSIONS.items() if word}
 LEFT, RIGHT = (0.0, 0.0, 0.5, 1.0), (0.5, 0.0, 1.0, 1.0)
-SOFT = 6  # pixels of a soft edge
+SOFT = 6  # pixels of the mask's soft edge
 SHOWN = 4  # pairs on a sheet
 CEILING = "drawn by the world itself"
 
 
 @dataclass(frozen=True)
 class Options:
-    """What decides the numbers besides the base. iterations and steps: None for the recipe's own."""
+    """The options that affect the numbers, besides the base. iterations and steps: None for the recipe's own."""
 
     work: Path
     people: int
@@ -60,9 +61,9 @@ class Options:
 
 @dataclass(frozen=True)
 class Cell:
-    """One picture of one pair, and its scores by name."""
+    """One picture of a pair, with its scores by name."""
 
-    part: str  # which table
+    part: str  # the table that it belongs to
     row: str
     pair: int
     picture: Image.Image
@@ -72,7 +73,7 @@ class Cell:
 @cache
 def _judge() -> faces.FacePack:
     judge = opened().spec.judge
-    assert isinstance(judge, Path)  # the miniature has its own
+    assert isinstance(judge, Path)  # the miniature comes with a recogniser for evaluation
     return faces.load(judge)
 
 
@@ -81,8 +82,8 @@ def _drawing(options: Options) -> RenderSettings:
 
 
 def learn(options: Options, name: str, photos: Sequence[Image.Image], word: str, style: bool) -> None:
-    """Into the library, unless it is there."""
-    torch.set_num_threads(1)  # one lesson a core
+    """Learn a persona into the library, unless it is already there."""
+    torch.set_num_threads(1)  # one persona per core
     if name in Library(options.work).names():
         return
     persona = api.learn(
@@ -93,7 +94,7 @@ def learn(options: Options, name: str, photos: Sequence[Image.Image], word: str,
 
 
 def lessons(options: Options) -> Iterator[tuple[str, list[Image.Image], str, bool]]:
-    """Name, photos, word and whether it is a style, of everyone and everything that is learned."""
+    """Name, photos, word and whether it is a style, for every person and style to learn."""
     for k in range(options.people):
         yield f"person-{k}", [portrait(FIRST + k)], WORD, False
     for style in OF_STYLE[: options.people]:
@@ -104,13 +105,13 @@ def lessons(options: Options) -> Iterator[tuple[str, list[Image.Image], str, boo
 
 @cache
 def likenesses(people: int) -> np.ndarray:
-    """The embedding of everyone's portrait: (people, E)."""
+    """The embeddings of all portraits: (people, E)."""
     found = [eyes().face(portrait(FIRST + k)) for k in range(people)]
-    return np.stack([each for each in found if each is not None])  # a portrait always shows one
+    return np.stack([each for each in found if each is not None])  # every portrait shows a face
 
 
 def seen(picture: Image.Image, who: int, people: int, found: Face | None = None) -> dict[str, float]:
-    """How like person `who` a face is, the largest where none is given, and whether they are recognised by it."""
+    """Similarity of a face (by default the largest) to person `who`, and whether the person is recognised by it."""
     found = found or next(iter(_judge().find(picture)), None)
     if found is None:
         return {"identity": -1.0, "recognised": 0.0}
@@ -119,13 +120,13 @@ def seen(picture: Image.Image, who: int, people: int, found: Face | None = None)
 
 
 def obeyed(picture: Image.Image, texts: Sequence[str], own: int) -> float:
-    """1 where CLIP finds text number `own` among the texts."""
+    """1 if CLIP picks text number `own` among the texts, else 0."""
     return float(eyes().fits([picture], texts)[0].argmax() == own)
 
 
 def measured(options: Options, pair: int) -> list[Cell]:
-    """Every picture of one pair."""
-    torch.set_num_threads(1)  # one pair a core
+    """All pictures of one pair."""
+    torch.set_num_threads(1)  # one pair per core
     parts: list[Callable[[Options, int, int], Iterator[Cell]]] = [_styles, _people, _places, _moods]
     return [cell for part in parts for cell in part(options, pair, (pair + 1) % options.people)]
 
@@ -181,7 +182,7 @@ def _people(options: Options, pair: int, next_to: int) -> Iterator[Cell]:
 
 
 def _one_by_one(options: Options, cast: Mapping[str, Persona | str], pair: int) -> Image.Image:
-    """Two people by localised editing, each drawn at the base's full size into a background twice as wide."""
+    """Draw two people by localised editing, each at the base's full size, into a background twice as wide."""
     scenery = Image.fromarray(draw([], (None, Scene(place="beach")), side=2 * SIDE).image)
     picture = scenery.crop((0, SIDE // 2, 2 * SIDE, SIDE // 2 + SIDE))
     for number, name in enumerate(cast):
@@ -191,7 +192,7 @@ def _one_by_one(options: Options, cast: Mapping[str, Persona | str], pair: int) 
 
 
 def _oval(size: tuple[int, int], box: Box) -> Image.Image:
-    """A mask for a head and shoulders in the middle of a box, down to its lower end."""
+    """A mask of head and shoulders in the middle of a box, down to its lower edge."""
     left, top, right, bottom = (share * size[axis % 2] for axis, share in enumerate(box))
     width, height = right - left, bottom - top
     mask = Image.new("L", size, 0)
@@ -201,7 +202,7 @@ def _oval(size: tuple[int, int], box: Box) -> Image.Image:
 
 
 def _both(picture: Image.Image, who: tuple[int, int], people: int) -> dict[str, float]:
-    """Scores of a picture in which who[0] should stand on the left and who[1] on the right."""
+    """Scores of a picture in which who[0] should be on the left and who[1] on the right."""
     found = _judge().find(picture)
     halves = [
         next((face for face in found if (face.box[0] + face.box[2] < picture.width) == is_left), None)
@@ -218,7 +219,7 @@ def _both(picture: Image.Image, who: tuple[int, int], people: int) -> dict[str, 
         told_apart = float(np.trace(cosines) > np.trace(cosines[::-1]))
     return {
         "two faces": float(len(there) == 2),
-        "each at its place": told_apart,  # rather than exchanged; 0 where one of them is missing
+        "each at its place": told_apart,  # not exchanged; 0 if one of them is missing
         **{name: float(np.mean([each[name] for each in scores])) for name in scores[0]},
     }
 

@@ -2,9 +2,9 @@
 
     python -m pmagic.experiments.control --pictures 8
 
-The base draws its plain word, no persona; the miniature's CLIP, trained apart from it, looks among all the sentences of
-a kind for the picture's own. Beside it stands what the world itself draws, of people whom no training has seen: CLIP
-errs there, too.
+The base draws its plain word, without a persona. The miniature's CLIP, which is trained separately from the base, picks
+a picture's sentence among all sentences of a kind. The world's own drawings of people outside the training set are
+measured as well, because CLIP also errs on them.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from pmagic.world.drawing import draw
 from pmagic.world.people import person
 from pmagic.world.scenes import OUTFITS, PLACES, PORTRAIT, STYLES, Scene
 
-# Of each kind: the prompt of each of its values.
+# For each kind: the prompt of each of its values.
 KINDS: Mapping[str, Mapping[str, str]] = {
     "outfit": {value: f"a photo of a {{}} {words}" for value, words in OUTFITS.items()},
     "place": {value: f"a photo of a {{}} {words}" for value, words in PLACES.items()},
@@ -31,12 +31,12 @@ KINDS: Mapping[str, Mapping[str, str]] = {
 
 
 def shown(where: Scene, count: int) -> list[Image.Image]:
-    """What the world draws: one person a picture."""
+    """Drawings by the world: one person per picture."""
     return [Image.fromarray(draw([(person(FIRST + k), where)], side=SIDE).image) for k in range(count)]
 
 
 def measured(name: str, count: int) -> Iterator[tuple[str, float, float]]:
-    """Each kind, and the share of its pictures that show what was asked for: the world's and the base's."""
+    """For each kind, the share of pictures that show what the prompt asks for: the world's and the base's."""
     base = opened(name)
     drawing = render_settings_for("paper", base.spec.defaults)
     for kind, prompts in KINDS.items():

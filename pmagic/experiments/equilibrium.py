@@ -1,11 +1,11 @@
-"""Whether tandem equilibrium does what it claims: the name leaves room for the other words, and garments show.
+"""Whether tandem equilibrium works as claimed: the name leaves attention to the other words, and garments show.
 
     python -m pmagic.experiments.equilibrium --people 10
 
-Each held-out person is learned with several weights of the loss, in the same stages and with the same seed. Then, over
-prompts with a garment: how much of the text encoder's last self-attention goes to the name's strongest token and to
-the strongest other word (mean over heads and queries), the name's share p of Eq. 1, and the share of pictures whose
-own garment CLIP finds among all. People are spread over the processor's cores.
+Each held-out person is learned with several weights of the loss, in the same stages and with the same seed. Prompts
+with a garment then measure: the text encoder's last self-attention to the name's strongest token and to the strongest
+other word (mean over heads and queries), the name's share p of Eq. 1, and the share of pictures whose own garment CLIP
+picks among all. People are spread over the processor's cores.
 """
 
 # B batch . H heads . S text positions
@@ -40,19 +40,19 @@ PROMPTS = tuple(f"a photo of {{}} {words}" for words in OUTFITS.values())
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One person learned with one weight; means over the prompts."""
+    """One person learned with one weight of the loss; values are means over the prompts."""
 
     weight: float
     name: float  # attention to the name's strongest token, range [0, 1]
     other: float  # attention to the strongest other word
     share: float  # p
     shown: float  # share of pictures that show the garment
-    identity: float  # cosine with the portrait by the evaluation's recogniser, -1 without a face
+    identity: float  # cosine similarity to the portrait in the evaluation's recogniser, -1 without a face
 
 
 def measured(seed: int, weights: Sequence[float]) -> list[Row]:
-    """A row for each weight of one person."""
-    torch.set_num_threads(1)  # one person a core
+    """One row per weight, for one person."""
+    torch.set_num_threads(1)  # one person per core
     base, photo = opened(), portrait(seed)
     subject = encode_photos(base, [photo], [f"{seed:064x}"], word=WORD)
     settings = settings_for("paper", base.spec.defaults)
@@ -72,13 +72,13 @@ def measured(seed: int, weights: Sequence[float]) -> list[Row]:
 def _attention(
     base: loading.Base, subject: Subject, persona: Persona, settings: LearnSettings
 ) -> tuple[float, float, float]:
-    """Attention to the name and to the strongest other word, and p: means over prompts, at the interval's middle."""
+    """Attention to the name and to the strongest other word, and p: means over prompts, in the interval's middle."""
     said = token_batch.tokens_with_name(base, PROMPTS, settings.tokens)
     learner = personamagic.mapper_of(base, persona)[0]
     middle = torch.full((len(PROMPTS),), (persona.bounds.low + persona.bounds.high) // 2)
     dynamic, _ = learner(middle, subject.image_embedding.expand(len(PROMPTS), -1))
     found = encode(base.pipeline.text_encoder, said.ids, said.slots, dynamic, None, with_attention=True).attention
-    assert found is not None  # it was asked for
+    assert found is not None  # attention was requested
     received = found.mean(dim=(1, 2))  # (B, S)
     inside = torch.arange(received.shape[1]) <= said.lengths[:, None]
     inside[:, 0] = False
@@ -89,7 +89,7 @@ def _attention(
 
 
 def _pictures(base: loading.Base, persona: Persona, photo: Image.Image) -> tuple[float, float]:
-    """The share of pictures whose garment CLIP finds among all, and the mean identity."""
+    """The share of pictures whose garment CLIP picks among all, and the mean identity."""
     drawing = render_settings_for("paper", base.spec.defaults)
     texts, likeness = [prompt.replace("{}", WORD) for prompt in PROMPTS], eyes().face(photo)
     hits, identities = [], []

@@ -1,9 +1,9 @@
-"""How well the miniature sees, measured on drawn people whom no training has met.
+"""Measures the miniature's vision networks on drawn people outside the training set.
 
     python -m pmagic.experiments.eyes [FOLDER] --pictures 60
 
-FOLDER holds faces_a, faces_b, clipseg, clip and base; without it the shipped weights are measured. All of them are
-opened as any other pack or model would be.
+FOLDER holds faces_a, faces_b, clipseg, clip and base; by default the shipped weights are measured. All are opened in
+the same way as any other pack or model.
 """
 
 # N pictures . F faces
@@ -30,8 +30,8 @@ from pmagic.world.things import thing
 from pmagic.world.versions import WORLDS, World
 
 FIRST = HELD_OUT + 3000
-LARGE = 256  # pixels, as a portrait comes
-AMONG = 20  # captions that retrieval chooses from
+LARGE = 256  # pixels, the size of a portrait
+AMONG = 20  # captions per retrieval
 Row = tuple[str, str]
 
 
@@ -69,9 +69,9 @@ def overlap(box: np.ndarray, other: np.ndarray) -> float:
 
 
 def found(pack: faces.FacePack, drawing: Drawing, scenes: list[Scene]) -> tuple[int, int, list[float]]:
-    """Faces found, faces invented, and each found one's mean landmark error in shares of its height.
+    """Number of faces found, number invented, and each found face's mean landmark error relative to its height.
 
-    Found means a box that overlaps by a half with landmarks off by less than a tenth of the face's height.
+    A face counts as found if a box has an IoU of at least 0.5 and a landmark error below a tenth of the face's height.
     """
     side = drawing.image.shape[0]
     left = pack.find(Image.fromarray(drawing.image))
@@ -111,7 +111,7 @@ def detection(pack: faces.FacePack, count: int, world: World) -> list[Row]:
 
 
 def embeddings(pack: faces.FacePack, pictures: list[Drawing]) -> list[np.ndarray | None]:
-    """Of each picture's largest face, as the detector cuts it: (E,) each, None where none was found."""
+    """The embedding (E,) of each picture's largest face, cropped by the detector; None if no face was found."""
     rows = []
     for each in pictures:
         picture = Image.fromarray(each.image)
@@ -121,7 +121,7 @@ def embeddings(pack: faces.FacePack, pictures: list[Drawing]) -> list[np.ndarray
 
 
 def verification(pack: faces.FacePack, count: int, world: World) -> list[Row]:
-    """Area under the curve between a photograph of one person and a picture in each style of the same or another."""
+    """Area under the ROC curve for a photograph of one person against pictures of the same or another, by style."""
     first = embeddings(pack, [d for d, _ in portraits("photo", count, world.side, 1, world)])
     lines = []
     for style in STYLES:
@@ -135,7 +135,7 @@ def verification(pack: faces.FacePack, count: int, world: World) -> list[Row]:
 
 
 def resolutions(pack: faces.FacePack, count: int, world: World) -> float:
-    """Mean cosine of the same picture's face at the world's own side and at 256 pixels."""
+    """Mean cosine similarity of the same picture's face at the world's own side and at 256 pixels."""
     small, large = (
         embeddings(pack, [d for d, _ in portraits("photo", count, side, world=world)]) for side in (world.side, LARGE)
     )
@@ -143,7 +143,7 @@ def resolutions(pack: faces.FacePack, count: int, world: World) -> float:
 
 
 def intersection(mask: torch.Tensor, exact: np.ndarray) -> float:
-    """IoU of a soft mask, cut at a half, with an exact one of the same size; 1 where both are empty."""
+    """IoU of a soft mask, thresholded at 0.5, with an exact mask of the same size; 1 if both are empty."""
     a, b = mask.numpy() >= 0.5, exact >= 128
     return float((a & b).sum() / (a | b).sum()) if (a | b).any() else 1.0
 
@@ -168,7 +168,7 @@ def segmentation(opened: clipseg.ClipSeg, count: int, world: World) -> list[Row]
 
 
 def reconstruction(folder: Path, count: int, version: int) -> list[Row]:
-    """What is left of drawings after the autoencoder."""
+    """The autoencoder's reconstruction quality on drawings."""
     vae = AutoencoderKL.from_pretrained(folder, use_safetensors=True, local_files_only=True, dtype=torch.float32)
     found = train_vae.psnr(vae.eval(), train_vae.held_out_pictures(count, version))
     return [(f"autoencoder, PSNR of {count} drawings", f"{found:.2f} dB")]
@@ -189,14 +189,14 @@ def retrieval(opened: clip.Clip, groups: int, world: World) -> float:
 
 
 def agreement(folder: Path, pack: faces.FacePack) -> float:
-    """Largest difference between the recogniser in torch and in onnxruntime on 20 crops."""
+    """Largest difference between the recogniser's outputs in torch and in onnxruntime, on 20 crops."""
     crops = np.stack([draw([(person(_who(k)), _scene("photo", 9, k))], side=112).image for k in range(20)])
     want = np.concatenate([pack.recogniser.get_feat(crop[:, :, ::-1]) for crop in crops])
     pixels = torch.from_numpy(crops).permute(0, 3, 1, 2).float() / 127.5 - 1
     return float(np.abs(recogniser.load(folder)(pixels).numpy() - want).max())
 
 
-# What is measured, and in which folder.
+# The measured parts and the folder of each.
 PARTS = {
     "detection": "faces_a",
     "a": "faces_a",
@@ -208,7 +208,7 @@ PARTS = {
 
 
 def report(folder: Path, count: int, parts: set[str], version: int = 1) -> str:
-    """The measured table of those PARTS as Markdown. folder: of weights trained on that version of the world."""
+    """The table of these PARTS as Markdown. folder: holds weights trained on that version of the world."""
     world = WORLDS[version]
     lines = ["| | |", "|---|---|"]
 

@@ -2,8 +2,9 @@
 
     python -m pmagic.experiments.layout_control WORK/base --pictures 16
 
-The plain word is drawn, no persona. The miniature's own detector says where the face is and how large; no network that
-was trained on captions is asked. Beside it stands what the world itself draws, as the detector errs there, too.
+The base draws its plain word, without a persona. The miniature's own detector measures the face's position and size; no
+network trained on captions is involved. The world's own drawings are measured as well, because the detector also errs
+on them.
 """
 
 # N pictures
@@ -30,7 +31,7 @@ from pmagic.world.people import person
 from pmagic.world.scenes import Scene, rng_for
 from pmagic.world.versions import WORLDS
 
-# What is asked for: the words, and what they mean.
+# The layout words of the prompts, and their meanings.
 FRAMINGS = {words: framing for framing, told in FRAMING_TAILS.items() for words in told}
 SIDES = {words: side for side, words in SIDE_TAILS.items()}
 _SCENES = 113  # key of random numbers
@@ -38,14 +39,14 @@ _SCENES = 113  # key of random numbers
 
 @dataclass(frozen=True)
 class Shares:
-    """Of N pictures, range [0, 1]."""
+    """Shares of N pictures, range [0, 1]."""
 
     one_face: float
-    obeyed: float  # that the face, the largest if there are several, stands where the words say
+    obeyed: float  # the face (the largest if there are several) has the layout that the words ask for
 
 
 def seen(pack: faces.FacePack, picture: Image.Image) -> tuple[int, str, str]:
-    """How many faces, and framing and side of the largest; "" without a face."""
+    """The number of faces, and framing and side of the largest; "" without a face."""
     every = pack.find(picture)
     if not every:
         return 0, "", ""
@@ -65,7 +66,7 @@ def shares(pack: faces.FacePack, pictures: list[Image.Image], asked: str) -> Sha
 
 
 def drawings(asked: str, count: int) -> list[Image.Image]:
-    """What the world draws for a framing (in the middle) or a side (a bust), one person a picture."""
+    """The world's drawings of a framing (in the middle) or of a side (as a bust), one person per picture."""
     pictures = []
     for k in range(count):
         framing, side = (asked, "middle") if asked in FRAMINGS.values() else ("bust", asked)
@@ -76,7 +77,7 @@ def drawings(asked: str, count: int) -> list[Image.Image]:
 
 
 def measured(base: loading.Base, pack: faces.FacePack, count: int) -> Iterator[tuple[str, Shares, Shares]]:
-    """Each prompt's layout words, and the shares of the world's pictures and of the base's."""
+    """Each prompt's layout words, with the shares of the world's pictures and of the base's."""
     settings = render_settings_for("paper", base.spec.defaults)
     for words, asked in {**FRAMINGS, **SIDES}.items():
         rendered = list(render(base, None, f"a photo of a {{}} {words}", range(count), settings, word=WORD))

@@ -1,4 +1,4 @@
-"""What every measurement of the miniature shares: people no training has seen, a base, the evaluation's eyes."""
+"""Shared by all measurements of the miniature: people outside the training set, a base, the evaluation's networks."""
 
 from argparse import ArgumentParser
 from collections.abc import Iterable
@@ -15,13 +15,13 @@ from pmagic.world.people import HELD_OUT, person
 from pmagic.world.scenes import PORTRAIT
 
 FIRST = HELD_OUT + 200
-TRAINING = 30_000  # the first of the training range who are asked; seen there a few times at most
+TRAINING = 30_000  # first seed for measurements on the training range; training saw these people a few times at most
 WORD = "face"
 SIDE = 256
 
 
 def portrait(seed: int) -> Image.Image:
-    """The photo that a person is learned from."""
+    """The photo from which a person is learned."""
     return Image.fromarray(draw([(person(seed), PORTRAIT)], side=SIDE).image)
 
 
@@ -32,12 +32,12 @@ def opened(name: str = "mini") -> Base:
 
 @cache
 def eyes(name: str = "mini") -> Observers:
-    """The CLIP of the base of that name, trained apart from it, and a recogniser that no loss has seen."""
+    """The CLIP of the base of that name, trained separately from it, and a recogniser that no loss uses."""
     return observers(model_spec.resolve(name), "cpu")
 
 
 def require(parser: ArgumentParser, weights: Path, parts: Iterable[str]) -> None:
-    """Ends the command in one message where a folder of trained weights lacks one of these in it."""
+    """End the command with one message if the folder of trained weights lacks one of these parts."""
     for part in parts:
         if not (weights / part).is_dir():
             parser.error(f"{weights} has no folder {part}: give a folder of trained weights, or none")

@@ -1,10 +1,10 @@
-"""How much of a face the base takes from its name: the surest and quickest sign of what its training has taught.
+"""How much of a face the base takes from its name: the quickest and most reliable sign of training progress.
 
     python -m pmagic.experiments.naming [WORK]
 
-People whom no training has seen are noised, and the noise found in them once with their own name (embeddings of their
-traits, see base_networks.Names) and once with a stranger's, or only called a face. By how much the error grows then
-says what the name tells.
+Pictures of people outside the training set are noised. The noise is predicted with the person's own name (embeddings of
+their traits, see base_networks.Names), with a stranger's name, and with the plain word "face". The growth of the error
+measures what the name contributes.
 """
 
 # N pictures . S text positions . w text width
@@ -34,7 +34,7 @@ TIMES = (200, 400, 600, 800, 950)
 
 
 def pictures(count: int, version: int = 1) -> tuple[np.ndarray, list[str], Tensor]:
-    """Photos (N, side, side, 3) of strangers in scenes at random, their captions with a mark, their traits."""
+    """Photos (N, side, side, 3) of strangers in random scenes, their captions with a mark, and their traits."""
     world = WORLDS[version]
     images, captions, traits = [], [], torch.zeros(count, NAMES_A_CAPTION, len(trait_vector(person(0))))
     for k in range(count):
@@ -47,9 +47,9 @@ def pictures(count: int, version: int = 1) -> tuple[np.ndarray, list[str], Tenso
 
 @torch.no_grad()
 def measured(folder: Path, people: int, version: int = 1) -> Iterator[tuple[int, float, float, float]]:
-    """Timestep, error with the own name, and by which share it grows with a stranger's and with none.
+    """Timestep, error with the own name, and the error's relative growth with a stranger's name and without a name.
 
-    folder: with the base and the names of a finished training (train_base.export).
+    folder: holds the base and the names of a finished training (train_base.export).
     """
     networks, vae = train_base.finished(folder)
     tokenizer = CLIPTokenizer.from_pretrained(folder / "base" / "tokenizer", local_files_only=True)

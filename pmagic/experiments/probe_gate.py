@@ -1,10 +1,10 @@
-"""What the probe sees of snapshots, while a base is being trained: the second gate of World 2.
+"""Runs the probe on snapshots while a base is being trained: the second gate of World 2.
 
     python -m pmagic.experiments.probe_gate WORK/base --people 12
 
-People of the training range, each in a bust somewhere in the picture, 100 steps of the probe each, against the exact
-mask. After 20,000 samples the median of Spearman's correlation of the IoU with -t should lie above 0.9 and the IoU rise
-by more than 0.3.
+Each person of the training range is shown as a bust somewhere in the picture. The probe runs 100 steps for each, and
+its attention is compared with the exact mask. After 20,000 samples the median of Spearman's correlation of the IoU with
+-t should be above 0.9, and the IoU should rise by more than 0.3.
 """
 
 import argparse

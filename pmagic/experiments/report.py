@@ -1,20 +1,19 @@
-"""The measured table: how like, and how obedient, are pictures of people whom no training has seen.
+"""The measured table: likeness and prompt obedience in pictures of people outside the training set.
 
     python -m pmagic.experiments.report --people 10 --sheet docs/report.jpg
 
-Per held-out person: one portrait is learned in every way of `LEARNED` with the same number of steps, and eight prompts
-are drawn, next to the plain super-category word. Identity is the cosine between the faces in picture and portrait by
-the evaluation's own recogniser, -1 where no face is found; text is CLIP's cosine with the prompt, and the share of
-pictures whose own prompt CLIP finds among the eight. For prompts that ask for a photo there is also the way, from the
-mean cosine of strangers at random (0 %) to that of other drawings of the same person (100 %), and how often the
-picture's nearest among ten drawn portraits is the right one; the nine others have hair and skin like the person's. The
-first row is what the world itself draws for the same person and prompt: no base could do better. People are spread
-over the processor's cores.
+For each held-out person, one portrait is learned in every way of `LEARNED` with the same number of steps. Eight prompts
+are drawn, also with the plain super-category word. Identity is the cosine similarity of the faces in picture and
+portrait in the evaluation's own recogniser, -1 if no face is found. Text is CLIP's cosine similarity to the prompt, and
+the share of pictures whose own prompt CLIP picks among the eight. Prompts that ask for a photo have two more columns.
+"Of the way" is the mean identity on a scale from that of random strangers (0 %) to that of other drawings of the same
+person (100 %). "One of ten" is how often the nearest of ten drawn portraits is the right one; the nine others have hair
+and skin like the person's. The first row is the world's own drawing of the same person and prompt, the upper limit for
+any base. People are spread over the processor's cores.
 
     python -m pmagic.experiments.report --training --base COPY/base --ways paper
 
-Whoever chooses the settings of a base (its pmagic.toml, in a copy of the weights) does so on people of the training
-range.
+To choose the settings of a base (its pmagic.toml, in a copy of the weights), use people of the training range.
 """
 
 # N pictures . E width of a face's embedding
@@ -51,9 +50,9 @@ from pmagic.world.people import person
 from pmagic.world.scenes import PORTRAIT, rng_for, scene
 
 SHOWN = 4  # people on the sheet
-OTHERS = 9  # portraits of strangers alike that a picture is held against
-CROWD = range(FIRST + 1000, FIRST + 4000)  # where they are looked for
-ANYBODY = CROWD[::150]  # strangers at random
+OTHERS = 9  # portraits of similar strangers that a picture is compared with
+CROWD = range(FIRST + 1000, FIRST + 4000)  # the seeds from which these strangers are selected
+ANYBODY = CROWD[::150]  # random strangers
 AGAIN = 6  # other drawings of the same person
 # way: row, method and recipe
 LEARNED = {
@@ -66,27 +65,27 @@ CEILING, PLAIN = "drawn by the world itself", "plain word"
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
-    """One row, person and prompt. scores: identity, text, obeyed, matched of each picture."""
+    """One row, person and prompt. scores: identity, text, obeyed and matched of each picture."""
 
     row: str
     person: int
     prompt: str
     pictures: list[Image.Image]
     scores: list[tuple[float, float, float, float]]
-    seconds: float  # that learning took, 0 where nothing was learned
-    strangers: float  # mean cosine between the portrait and those of strangers at random
-    same: float  # and other photos of the same person
+    seconds: float  # duration of learning, 0 if nothing was learned
+    strangers: float  # mean cosine similarity of the portrait to those of random strangers
+    same: float  # and to other photos of the same person
 
 
 def alike(seed: int) -> list[int]:
-    """Nine strangers with the person's hair, and of those the nearest in skin."""
+    """Nine strangers with the person's hair, those with the nearest skin tone."""
     who = person(seed)
     crowd = [k for k in CROWD if person(k).hair_word == who.hair_word]
     return sorted(crowd, key=lambda k: abs(person(k).tone - who.tone))[:OTHERS]
 
 
 def again(seed: int) -> list[Image.Image]:
-    """Other photos of the same person, in scenes at random."""
+    """Other photos of the same person, in random scenes."""
     scenes = [replace(scene(rng_for(21, seed, k)), style="photo") for k in range(AGAIN)]
     return [Image.fromarray(draw([(person(seed), where)], side=SIDE).image) for where in scenes]
 
@@ -116,8 +115,8 @@ def _drawing(base: Base, recipe: str) -> RenderSettings:
 
 
 def measured(name: str, seed: int, draws: int, ways: Sequence[str]) -> list[Cell]:
-    """Every row and prompt of one person. name: of the base; ways: keys of `LEARNED`."""
-    torch.set_num_threads(1)  # one person a core
+    """All rows and prompts of one person. name: of the base; ways: keys of `LEARNED`."""
+    torch.set_num_threads(1)  # one person per core
     photo = portrait(seed)
     found = [eyes(name).face(each) for each in (photo, *(portrait(k) for k in alike(seed)))]
     seen = [each for each in found if each is not None]
@@ -146,7 +145,7 @@ def measured(name: str, seed: int, draws: int, ways: Sequence[str]) -> list[Cell
 def _drawn(
     name: str, seed: int, photo: Image.Image, draws: int, ways: Sequence[str]
 ) -> Iterator[tuple[str, str, list[Image.Image], float]]:
-    """Row, prompt, pictures, seconds of learning. Personas go through a library, as a user's do."""
+    """Row, prompt, pictures, seconds of learning. Personas pass through a library, as a user's do."""
     for prompt, shown in PROMPTS.items():
         ceiling = draw([(person(seed), replace(PORTRAIT, **shown))], side=SIDE).image
         yield CEILING, prompt, [Image.fromarray(ceiling)], 0.0
@@ -209,7 +208,7 @@ def _table(cells: list[Cell]) -> Iterator[str]:
 
 
 def _way(cells: list[Cell]) -> float:
-    """How far the mean identity is on the way from strangers to the same person; 0 and 1 are those two."""
+    """The mean identity on a scale from strangers (0) to other drawings of the same person (1)."""
     identity = np.mean([score[0] for cell in cells for score in cell.scores])
     strangers, same = np.mean([cell.strangers for cell in cells]), np.mean([cell.same for cell in cells])
     return float((identity - strangers) / (same - strangers))
@@ -225,7 +224,7 @@ if __name__ == "__main__":
     parser.add_argument("--training", action="store_true", help="people of the training range")
     arguments = parser.parse_args()
     if arguments.sheet is not None and arguments.sheet.suffix not in ENDINGS:
-        parser.error(f"--sheet {arguments.sheet} ends in none of {', '.join(ENDINGS)}")  # at once, not after 40 minutes
+        parser.error(f"--sheet {arguments.sheet} ends in none of {', '.join(ENDINGS)}")  # not after 40 minutes
     first = TRAINING if arguments.training else FIRST
     seeds = range(first, first + arguments.people)
     print(report(arguments.base, seeds, arguments.pictures, arguments.ways, arguments.sheet))

@@ -1,9 +1,10 @@
-"""A sheet of what stages are for: people learned from a snapshot with the whole schedule, and with a plain first stage.
+"""A sheet that shows why stages help: people learned from a snapshot without and with a plain first stage.
 
     pmagic eval --dataset world --photos snapshots --base mini --recipe tuned --ablation stages --out EVAL
     python -m pmagic.experiments.snapshots EVAL docs/snapshots.png
 
-Each person has two rows, which begin with the snapshot; the pictures of a column share prompt and noise.
+Without it, they are learned over the whole schedule. Each person has two rows, which begin with the snapshot. The
+pictures of a column share prompt and noise.
 """
 
 import argparse
@@ -21,7 +22,7 @@ PEOPLE, PROMPTS = 3, (0, 2, 3, 4, 6)  # prompts by number, counted from 0
 
 
 def sheet_of(folder: Path, sheet: Path, people: int, variants: Sequence[str]) -> None:
-    """Write the sheet of an evaluation's first people. Raises OSError or KeyError where it is not there."""
+    """Write the sheet of an evaluation's first people. Raises OSError or KeyError if the evaluation is not there."""
     results = json.loads((folder / "results.json").read_text())
     titles = {each["key"]: each["title"] for each in results["plan"]["variants"]}
     files = {(p["variant"], p["person"], p["prompt"]): p["file"] for p in reversed(results["pictures"])}
@@ -35,7 +36,7 @@ def sheet_of(folder: Path, sheet: Path, people: int, variants: Sequence[str]) ->
 
 
 def _snapshot(name: str) -> Image.Image:
-    """The photo that a person of the world was learned from."""
+    """The photo from which a person of the world was learned."""
     who = next(each for each in world.people(None, world.SNAPSHOTS) if each.name == name)
     return who.learned[0]().image
 

@@ -1,13 +1,13 @@
-"""What the probe finds on people whom no training has seen, and why its maps are binarised as they are.
+"""The probe's results on people outside the training set, and the reason for its way to binarise attention maps.
 
     python -m pmagic.experiments.stages --people 10
 
-One table compares ways to binarise an attention map, each against the exact mask of the drawn face: how surely the IoU
-rises as t falls (Spearman's rank correlation of the IoU with -t), how high it gets and how far it moves. Below them
-stand the UNet's levels one by one, with the attention shared among the words or among all text positions. Another
-table shows the bounds of each person by the probe itself, with the exact mask and with CLIPSeg's. `--training` asks
-people of the training range instead: whoever chooses a base's thresholds chooses them there. `--photos snapshots`
-shows the probe each person to one side, smaller and tilted, in place of a portrait.
+One table compares ways to binarise an attention map, each against the exact mask of the drawn face: how reliably the
+IoU rises as t falls (Spearman's rank correlation of the IoU with -t), its maximum and its range. Further rows show each
+level of the UNet, with the attention normalised over the words or over all text positions. Another table shows each
+person's bounds from the probe, with the exact mask and with CLIPSeg's. `--training` uses people of the training range
+instead: the thresholds of a base are chosen on them. `--photos snapshots` shows the probe each person to one side,
+smaller and tilted, in place of a portrait.
 """
 
 # R rows of a UNet call . h, w of the latents
@@ -73,12 +73,12 @@ BINARISATIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 
 @dataclass(frozen=True)
 class Found:
-    """What one person gives."""
+    """The results of one person."""
 
     seed: int
     curves: dict[str, Curve]  # by binarisation, or by level and tokens, against the exact mask
-    own: Curve  # the probe's, with CLIPSeg's mask
-    bounds: dict[str, tuple[StageBounds, str]]  # by whose mask: bounds, why they fell back
+    own: Curve  # the probe's own curve, with CLIPSeg's mask
+    bounds: dict[str, tuple[StageBounds, str]]  # by source of the mask: bounds, and the reason for a fallback
 
 
 @cache
@@ -87,7 +87,7 @@ def _base(name: str) -> loading.Base:
 
 
 def found(name: str, seed: int, photos: str = world.PORTRAITS) -> Found:
-    torch.set_num_threads(1)  # one person a core
+    torch.set_num_threads(1)  # one person per core
     base = _base(name)
     settings = recipes.settings_for(recipes.DEFAULT, base.spec.defaults)
     scene = PORTRAIT if photos == world.PORTRAITS else world.snapshot(seed)
@@ -116,7 +116,7 @@ def found(name: str, seed: int, photos: str = world.PORTRAITS) -> Found:
 
 
 def _by_level(looks: Sequence[AttentionMap], mask: Tensor) -> dict[int, Tensor]:
-    """The mean map (R, h, w) of the layers of each side, as large as the mask."""
+    """The mean map (R, h, w) over the layers of each side, enlarged to the mask's size."""
     levels: dict[int, list[Tensor]] = defaultdict(list)
     for each in looks:
         enlarged = F.interpolate(each.weights[:, None], size=mask.shape[-2:], mode="bilinear")
@@ -125,7 +125,7 @@ def _by_level(looks: Sequence[AttentionMap], mask: Tensor) -> dict[int, Tensor]:
 
 
 def rise(curve: Curve) -> float:
-    """Spearman's correlation of the IoU with -t, 1 where it rises at every step as t falls."""
+    """Spearman's correlation of the IoU with -t, 1 if it rises at every step as t falls."""
     found = spearmanr([-t for t, _ in curve], [iou for _, iou in curve])
     return float(cast(Any, found).statistic)
 

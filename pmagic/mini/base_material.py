@@ -133,7 +133,7 @@ def sided(data: corpus.Corpus) -> Tensor:
 
 
 def scaling(work: Path) -> float:
-    """The factor that scales the corpus's latents to unit deviation, the same for any corpus of 50,000 pictures or more.
+    """The factor that scales the latents to unit deviation, the same for any corpus of at least 50,000 pictures.
 
     A base that starts from finished weights keeps their factor, which is then stored in `work`.
     """

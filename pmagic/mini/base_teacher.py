@@ -120,7 +120,7 @@ class Teacher:
         return self._both(first, self.given.layouts, EARLY_OF_TWINS)
 
     def _short_twins(self, pairs: int) -> Batch:
-        """Both twins of random pictures of one person at the left or the right, with captions of little but the side."""
+        """Both twins of random pictures of one person at the left or the right, with short captions about the side."""
         assert self.given.shorts is not None and self.given.sided is not None
         chosen = torch.randint(len(self.given.sided), (pairs,), generator=self.random, device=self.place)
         return self._both(self.given.sided[chosen], self.given.shorts, EARLY_OF_SHORTS)

@@ -1,4 +1,4 @@
-"""The command; see the package."""
+"""The benchmark's command line; see the package's docstring."""
 
 import argparse
 import json
@@ -13,8 +13,8 @@ from dataclasses import replace
 from pathlib import Path
 
 TESTS = Path(__file__).parents[1]
-sys.path.insert(0, str(TESTS))  # where `tiny` and `bench` are
-os.environ.setdefault("GOMP_SPINCOUNT", "3000")  # as the program itself, read when torch is imported
+sys.path.insert(0, str(TESTS))  # the folder of `tiny` and `bench`
+os.environ.setdefault("GOMP_SPINCOUNT", "3000")  # as in the program itself; read when torch is imported
 
 import torch  # noqa: E402
 
@@ -23,9 +23,9 @@ from pmagic.engine import compiling, memory, probe, training  # noqa: E402
 from pmagic.errors import UsageError  # noqa: E402
 
 TOLERANCE = 1e-3  # relative distance of two arms' gradients in float32
-SMALLER = 0.6  # of the picture's side, a portrait whose face is decoded from a quarter of its area
+SMALLER = 0.6  # share of the picture's side for a portrait whose face is decoded from a quarter of its area
 JOBS = ("learn reference", "learn paper", "render")
-GREYS = 8  # of 255, the mean difference of two arms' pictures
+GREYS = 8  # of 255, the largest mean difference of two arms' pictures
 
 
 def main() -> None:
@@ -56,14 +56,14 @@ def main() -> None:
     if asked.table == "peak":
         return print(json.dumps(peak(asked)))
     require_golden()
-    name = asked.table if asked.table == "personas" else f"{asked.table}-{asked.shape}"  # it opens no base
+    name = asked.table if asked.table == "personas" else f"{asked.table}-{asked.shape}"  # personas opens no base
     name += "-compiled" * asked.compiled
     records.write(name, tables[asked.table](asked), asked.threads)
     return None
 
 
 def require_golden() -> None:
-    """A fast wrong answer is not timed."""
+    """Run the golden tests, so that a fast wrong answer is not timed."""
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-W", "ignore", "-q", "-rs", str(TESTS / "test_golden.py")],
         capture_output=True,
@@ -81,7 +81,7 @@ def prepared(asked: argparse.Namespace, dtype: str = "auto", *, face: bool = Fal
 
 
 def speed(asked: argparse.Namespace) -> dict[str, object]:
-    """Ours against the others and against itself; that they do the same is seen in float32, the others' own type."""
+    """Compare our arm with the others and its own variants. Agreement is checked in float32, the others' own type."""
     bench, plain = prepared(asked), prepared(asked, "float32")
     device = bench.base.device
     learns = asked.table == "learn"
@@ -130,12 +130,12 @@ def differ(ours: list, theirs: list) -> float:
 
 
 def along(asked: argparse.Namespace) -> dict[str, object]:
-    """A series: what one more of something costs."""
+    """Run a series: the cost of one more of something."""
     return series.OF_BASE[asked.table](prepared(asked))
 
 
 def whole(asked: argparse.Namespace) -> dict[str, object]:
-    """A person's own jobs, as they pass: learning by either recipe in the fixed stages, and four pictures."""
+    """A user's whole jobs: learning by either recipe in the fixed stages, and four pictures."""
     bench = prepared(asked, face=True)
     if asked.compiled:
         bench = _compiled(bench)
@@ -151,7 +151,7 @@ def whole(asked: argparse.Namespace) -> dict[str, object]:
 
 
 def compiled(asked: argparse.Namespace) -> dict[str, object]:
-    """What `learn --compile` brings a step, and what it costs before the first one."""
+    """What `learn --compile` saves per step, and its cost before the first one."""
     bench = prepared(asked)
     device, rows = bench.base.device, {}
 
@@ -171,7 +171,7 @@ def compiled(asked: argparse.Namespace) -> dict[str, object]:
 
 
 def _compiled(bench: arms.Bench) -> arms.Bench:
-    """With its UNet compiled. A fast wrong answer is not timed: ends where its gradient is not the step's own."""
+    """The bench with a compiled UNet. Exits if its gradient is wrong, so that a fast wrong answer is not timed."""
     made = replace(bench, base=replace(bench.base, compiled=True))
     slopes = [
         training.first_step_gradient(each.base, each.subject, each.settings, probe.make_mapper)
@@ -185,9 +185,9 @@ def _compiled(bench: arms.Bench) -> arms.Bench:
 
 
 def peaks(asked: argparse.Namespace) -> dict[str, object]:
-    """Each job in a process of its own, whose highest use is asked for at its end."""
+    """Run each job in a process of its own, which reports its peak memory at its end."""
     if asked.shape != "mini":
-        shapes.built(asked.shape, asked.folder / asked.shape)  # here, for it takes more than opening them
+        shapes.built(asked.shape, asked.folder / asked.shape)  # here: building needs more memory than opening
     rows = {}
     for job in JOBS:
         for mode in ("normal", "low"):
@@ -199,7 +199,7 @@ def peaks(asked: argparse.Namespace) -> dict[str, object]:
 
 
 def peak(asked: argparse.Namespace) -> dict[str, float]:
-    """loaded: the highest use while the models are opened; peak: in the job after it. As timing.highest."""
+    """loaded: peak memory while the models are opened; peak: in the job after it. Measured by timing.highest."""
     learn, _, recipe = asked.job.partition(" ")
     bench = prepared(asked, asked.dtype, face=True, recipe=recipe or "reference")
     device = bench.base.device

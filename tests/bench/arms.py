@@ -1,9 +1,9 @@
 """Arms: three ways to do the same work.
 
-"reference" is the way of the authors' code, written from the description of its costs: samples one by one, every
-photo encoded again at every micro-step, each prompt encoded by itself, attention materialised, and in drawing one
-picture at a time, one text encoding per timestep and two UNet calls a step. "stock" is what diffusers offers: its text
-pipeline, four pictures in one call, and a textual-inversion step on a batch of two.
+"reference" works as the authors' code does, written from the description of its costs: one sample at a time, every
+photo encoded again at every micro-step, each prompt encoded separately, and attention materialised. It draws one
+picture at a time, with one text encoding per timestep and two UNet calls per step. "stock" is what diffusers offers:
+its text pipeline with four pictures in one call, and a textual-inversion step on a batch of two.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -45,7 +45,7 @@ PICTURES = 4
 
 @dataclass(frozen=True)
 class Arm:
-    """run: what is timed. within: what is set up around it, not timed. counted: the same, where run hides its work."""
+    """run: the timed work. within: the setup around it, not timed. counted: used for FLOPs if `run` hides its work."""
 
     run: Callable[[], Any]
     within: Callable[[], AbstractContextManager[None]] = nullcontext
@@ -54,7 +54,7 @@ class Arm:
 
 @dataclass(frozen=True)
 class Bench:
-    """What all arms work on."""
+    """The inputs that all arms share."""
 
     base: Base
     subject: Subject
@@ -84,9 +84,9 @@ def _settings(base: Base, recipe: str) -> LearnSettings:
 
 
 def learning(bench: Bench) -> dict[str, Arm]:
-    """One optimiser step of two samples; ours and the reference's answer with the gradients, which must agree."""
+    """One optimizer step of two samples. Our arm and the reference return their gradients, which must agree."""
     ours = _ours(bench)
-    fused = Arm(ours.run, partial(attending, bench.base, AttnProcessor2_0()))  # as it is everywhere on a GPU
+    fused = Arm(ours.run, partial(attending, bench.base, AttnProcessor2_0()))  # as it always is on a GPU
     on_gpu = bench.base.device.type == "cuda"
     return {
         "ours": ours,
@@ -97,7 +97,7 @@ def learning(bench: Bench) -> dict[str, Arm]:
 
 
 def drawing(bench: Bench) -> dict[str, Arm]:
-    """Four pictures, ours at once as `--memory normal` draws them; ours and the reference's must agree."""
+    """Four pictures; our arm draws them at once, as `--memory normal` does, and must agree with the reference."""
     persona, seeds = bench.persona(), range(PICTURES)
     pipeline = stock_pipeline(bench.base, bench.drawing)
 
@@ -123,9 +123,9 @@ def drawing(bench: Bench) -> dict[str, Arm]:
 
 
 def jobs(bench: Bench, iterations: int, faces: Sequence[Subject]) -> dict[str, Arm]:
-    """Learning by each recipe, whose difference is the identity loss, in the reference's stages; four pictures.
+    """Learning by each recipe (they differ in the identity loss) in the reference's stages, and drawing four pictures.
 
-    faces: whom `paper` learns, each by how much of the latents' side its face takes.
+    faces: the subjects that `paper` learns, each labelled by the share of the latents' side that its face takes.
     """
     base = bench.base
     cells = base.size // base.pipeline.vae_scale_factor
@@ -154,7 +154,7 @@ def stock_pipeline(base: Base, settings: RenderSettings):
 
 @contextmanager
 def attending(base: Base, processor: object) -> Iterator[None]:
-    """While inside, every attention of the UNet is computed by `processor`."""
+    """Compute every attention of the UNet with `processor` inside this context."""
     unet = base.pipeline.unet
     before = dict(unet.attn_processors)
     unet.set_attn_processor(processor)
@@ -166,7 +166,7 @@ def attending(base: Base, processor: object) -> Iterator[None]:
 
 @contextmanager
 def materialised(base: Base) -> Iterator[None]:
-    """While inside, no attention of text encoder or UNet is fused."""
+    """Disable fused attention in text encoder and UNet inside this context."""
     base.pipeline.text_encoder.set_attn_implementation("eager")
     try:
         with attending(base, AttnProcessor()):
@@ -176,7 +176,7 @@ def materialised(base: Base) -> Iterator[None]:
 
 
 def _ours(bench: Bench) -> Arm:
-    """Counted kernel by kernel: on a GPU it is run as a recorded graph."""
+    """Our training step. On a GPU it runs as a CUDA graph, so its FLOPs are counted on the plain losses."""
     context = training.prepare_training(bench.base, bench.subject, bench.settings)
     learner, step = bench.learner(), iter(range(10**9))
     train_step = training.make_train_step(context, learner)
@@ -197,7 +197,7 @@ def _micro_steps(bench: Bench) -> Arm:
     optimizer = torch.optim.AdamW(
         learner.parameters(), settings.learning_rate, settings.betas, settings.epsilon, settings.weight_decay
     )
-    context = training.prepare_training(base, bench.subject, settings)  # for its schedule and its losses alone
+    context = training.prepare_training(base, bench.subject, settings)  # used only for its schedule and its losses
 
     def micro_step(draw: randomness.StepSample) -> None:
         pixels = subject.photo_pixels(bench.photo, base.size).to(base.device, pipeline.vae.dtype)
@@ -238,7 +238,7 @@ def _micro_steps(bench: Bench) -> Arm:
 
 
 def _textual_inversion(bench: Bench) -> Arm:
-    """The usual step: the whole embedding table takes a gradient, and all its rows but one are put back."""
+    """The usual step: the whole embedding table has a gradient, and all its rows but one are restored."""
     base = bench.base
     pipeline = base.pipeline
     table = pipeline.text_encoder.get_input_embeddings().weight
@@ -268,7 +268,7 @@ def _textual_inversion(bench: Bench) -> Arm:
         optimizer.zero_grad(set_to_none=True)
         with torch.no_grad():
             table[others] = before[others]
-            table[token] = before[token]  # the base is lent, here too
+            table[token] = before[token]  # the other arms use this base too, so it is restored
         table.requires_grad_(False)
 
     return Arm(arm)

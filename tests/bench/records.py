@@ -1,4 +1,4 @@
-"""Records: what was measured and on which machine, as JSON and a plot in tests/bench/results, and as a table."""
+"""Records of each measurement and its machine: JSON and a plot in tests/bench/results, and a table."""
 
 import json
 import os
@@ -29,7 +29,7 @@ def machine(threads: int) -> dict[str, object]:
         "device": device,
         "cores": os.cpu_count(),
         "threads": threads,
-        "load": busy,  # of the machine at the end, this program included
+        "load": busy,  # the machine's load at the end, this program included
         "python": platform.python_version(),
         **{each.__name__: each.__version__ for each in (torch, diffusers, transformers)},
     }
@@ -47,7 +47,7 @@ def write(name: str, found: Mapping[str, Any], threads: int) -> None:
 
 
 def table(found: Mapping[str, Any]) -> list[str]:
-    """Markdown."""
+    """The record as a Markdown table."""
     if "against" in found:
         rows = ["| ours against | ratio (min to max) | ours | theirs | GFLOP |", "|---|---|---|---|---|"]
         for name, row in found["against"].items():

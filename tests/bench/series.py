@@ -38,7 +38,7 @@ def steps(bench: arms.Bench) -> Found:
 
 
 def people(bench: arms.Bench) -> Found:
-    """Many people drawn in one scene, with the steps above the dynamic stage computed once for all, and for each."""
+    """People drawn in one scene; the steps above the dynamic stage are computed once for all, or once per person."""
     persona, unet = bench.persona(), bench.base.pipeline.unet
 
     def evaluated(count: int, shared: bool) -> None:
@@ -61,7 +61,7 @@ def people(bench: arms.Bench) -> Found:
 
 
 def personas() -> Found:
-    """Seconds of processor time of whole commands in a library of 1 to 10,000."""
+    """Processor time in seconds of whole commands, in a library of 1 to 10,000 personas."""
     completed = {"_PMAGIC_COMPLETE": "complete_bash", "COMP_WORDS": "pmagic show person0000", "COMP_CWORD": "2"}
     commands = {"list": (["list"], {}), "show NAME": (["show", "person00000"], {}), "completion": ([], completed)}
     files = bundle.pack(
@@ -96,7 +96,7 @@ def _drawn(
     settings_of: Callable[[int], RenderSettings],
     count: Callable[[int], int],
 ) -> dict[int, list[float]]:
-    """Seconds for `count` pictures at each value, after a first time that is not counted."""
+    """Seconds for `count` pictures at each value, after a warm-up that is not counted."""
     persona, times = bench.persona(), {}
     for value in values:
         draw = arms.Arm(

@@ -1,4 +1,4 @@
-"""Shapes: what is timed. Random weights in Stable Diffusion's layout, made in a folder, opened as any other base."""
+"""Shapes: the models that are timed. Those with random weights are built in Stable Diffusion's layout in a folder."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,9 +22,9 @@ CROSS = ("CrossAttnDownBlock2D",) * 3
 def opened(
     shape: str, folder: Path, device: str = "auto", dtype: str = "auto", *, face: bool = False
 ) -> tuple[Base, Subject, Image.Image]:
-    """The base, and a photo as it sees it. folder: where random weights are made, if they are not there yet.
+    """The base, and a photo encoded for it. folder: where random weights are built, unless they are already there.
 
-    face: a drawn portrait, whose face the miniature's own pack finds, and not a photo without one.
+    face: use a drawn portrait, whose face the miniature's own pack finds, instead of a photo without a face.
     """
     where = "mini" if shape == "mini" else str(built(shape, folder / shape))
     base = loading.load(model_spec.resolve(where), device=device, dtype=dtype)
@@ -35,7 +35,7 @@ def opened(
 
 
 def portrayed(base: Base, share: float = 1.0) -> tuple[Subject, Image.Image]:
-    """A drawn portrait as the base sees it, `share` as wide as the picture and in its middle, grey around it."""
+    """A drawn portrait encoded for the base: `share` of the picture's width, in its middle, with grey around it."""
     side = round(base.size * share)
     portrait = Image.open(MINIATURE / "portraits" / "alice.png").convert("RGB").resize((side, side))
     photo = Image.new("RGB", (base.size, base.size), "grey")
@@ -49,7 +49,7 @@ def _observed(base: Base, photo: Image.Image, known: Sequence[SelectedFace] | No
 
 
 def built(shape: str, folder: Path) -> Path:
-    """The diffusers folder, half-precision files."""
+    """Build the diffusers folder with half-precision files, unless it exists."""
     if (folder / "pmagic.toml").exists():
         return folder
     from diffusers import AutoencoderKL, PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel

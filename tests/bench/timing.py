@@ -1,4 +1,4 @@
-"""Timing: arms in one process in the order A B B A, so that whatever else the machine does meets them alike."""
+"""Timing: arms alternate in one process in the order A B B A, so that other load affects them equally."""
 
 import statistics
 import time
@@ -14,7 +14,7 @@ from bench.arms import Arm
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one run. wall: seconds passed. busy: seconds of processor time on a CPU, the same as wall elsewhere."""
+    """The cost of one run. wall: seconds passed. busy: processor seconds on a CPU, the same as wall elsewhere."""
 
     wall: float
     busy: float
@@ -22,7 +22,7 @@ class Cost:
 
 @dataclass(frozen=True)
 class Ratio:
-    """Of B's time to A's, pair by pair: above 1, A is faster."""
+    """The ratio of B's time to A's over pairs: above 1, A is faster."""
 
     median: float
     low: float
@@ -42,7 +42,7 @@ def run(arm: Arm, device: torch.device) -> Cost:
 
 
 def compared(a: Arm, b: Arm, pairs: int, device: torch.device) -> tuple[list[Cost], list[Cost]]:
-    """`pairs` costs of each, after a warm-up of both; every second pair begins with b."""
+    """`pairs` costs of each arm, after a warm-up of both; every second pair begins with b."""
     run(a, device), run(b, device)
     costs: tuple[list[Cost], list[Cost]] = ([], [])
     for number in range(pairs):
@@ -58,7 +58,7 @@ def ratio(a: Sequence[Cost], b: Sequence[Cost]) -> Ratio:
 
 
 def flops(arm: Arm) -> int:
-    """Counted in one run: multiply and add are two."""
+    """The FLOPs of one run; a multiply-add counts as two."""
     with arm.within(), FlopCounterMode(display=False) as counter:
         (arm.counted or arm.run)()
     return counter.get_total_flops()
@@ -73,7 +73,7 @@ def peak(device: torch.device, dtype: torch.dtype) -> float:
 
 
 def highest(device: torch.device) -> int:
-    """Bytes at most in use since the last call: of the allocator on a GPU, else of the whole process (Linux)."""
+    """Peak bytes in use since the last call: of the allocator on a GPU, else of the whole process (Linux)."""
     if device.type == "cuda":
         found = torch.cuda.max_memory_allocated()
         torch.cuda.reset_peak_memory_stats()
