@@ -20,7 +20,7 @@ from pmagic.errors import NotFound, PhotoRefused
 if TYPE_CHECKING:
     from PIL.TiffImagePlugin import TiffImageFile
 
-logging.getLogger("PIL").addHandler(logging.NullHandler())  # its log messages about damaged files are also raised as errors
+logging.getLogger("PIL").addHandler(logging.NullHandler())  # what it logs is also raised as an error
 
 # Pillow's names of the supported formats, besides HEIF.
 FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "TIFF", "BMP", "DIB", "GIF", "JPEG2000", "PPM")
@@ -102,7 +102,7 @@ def _candidates(data: bytes) -> Iterator[tuple[bytes, dict[str, object]]]:
             lean, profile = png_chunks.without_metadata(data, texts=texts)
             yield lean, {**({"icc_profile": profile} if profile else {}), "texts_left_out": not texts}
     elif image_formats.is_iso_media(data) and b"Exif" in data:
-        # A type of item that no reader knows, and so passes over.
+        # No reader knows this item type, so all ignore it.
         yield data.replace(b"Exif", b"skip", 1), {"texts_left_out": True}
 
 

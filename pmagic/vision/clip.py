@@ -43,7 +43,7 @@ class Clip:
 
     @torch.no_grad()
     def cropped_embedding(self, pictures: Sequence[Image.Image]) -> Tensor:
-        """The projection of each picture's centre crop after its short side is resized, as in CLIP's training: (N, e)."""
+        """The projection of each picture's centre square, its short side resized as in CLIP's training: (N, e)."""
         pixels = self._normalised([_short_side(picture.convert("RGB"), self.size) for picture in pictures])
         return self.model.visual_projection(self.model.vision_model(pixel_values=pixels).pooler_output)
 

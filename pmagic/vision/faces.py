@@ -1,6 +1,6 @@
 """Faces by insightface from a local folder: their boxes, five landmarks, and an embedding of each.
 
-The folder is a pack as insightface publishes it: a detector and a recogniser as ONNX files. This module downloads nothing.
+The folder is a pack as insightface publishes it: a detector and a recogniser as ONNX files. Nothing is downloaded here.
 """
 
 # N faces . E embedding width
@@ -86,7 +86,7 @@ def load(folder: Path) -> FacePack:
     if "recognition" not in analysis.models or not getattr(analysis.det_model, "use_kps", False):
         lacks = "recogniser" if "recognition" not in analysis.models else "landmarks in its detector"
         raise Incompatible(f"the face pack in {folder} has no {lacks}", "use a complete pack, such as buffalo_l")
-    analysis.prepare(ctx_id=-1)  # on the CPU, with the default threshold of 0.5 and the default input sizes of 128 and 640
+    analysis.prepare(ctx_id=-1)  # on the CPU, with the default threshold 0.5 and input sizes 128 and 640
     return FacePack(analysis)
 
 

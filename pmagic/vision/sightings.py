@@ -86,7 +86,7 @@ def _find(pack: FacePack, photo: Image.Image, turn: int, margin: float) -> list[
 
 
 def _moved(face: Face, across: int, down: int) -> Face:
-    """The face in pixels of the photo, from pixels of the picture with a margin. Its box may extend beyond the photo."""
+    """The face in pixels of the photo without the margin. Its box may extend beyond the photo."""
     if not across and not down:
         return face
     left, top, right, bottom = face.box
