@@ -106,7 +106,7 @@ def _faces(scans: Sequence[FaceScan], files: Sequence[str]) -> tuple[np.ndarray,
 
 
 def observers(spec: ModelSpec, device: str) -> Observers:
-    """Open the observers. Raises WeightsMissing if one is not installed, Incompatible if a loss uses the judge."""
+    """Open the observers. Raises WeightsMissing if a model is missing, Incompatible if a loss uses the judge."""
     eyes = subject.observer_of(spec, device)
     judge = faces.load(_judge_of(spec))
     if isinstance(spec.faces, Path) and _digest(faces.load(spec.faces)) == _digest(judge):

@@ -16,7 +16,7 @@ from pmagic.evaluation.store import Result
 from pmagic.evaluation.subject_run import Progress, SubjectRun
 from pmagic.evaluation.worker_pool import Died
 
-GRACE = 10  # seconds in which a worker can finish its step
+GRACE = 10  # seconds for a worker to finish its step
 
 
 class _Process:

@@ -46,7 +46,7 @@ def find_upright(pack: FacePack, photo: Image.Image) -> Sighting | None:
 
 
 def _choose(seen: Sequence[Sighting]) -> Sighting | None:
-    """The smallest margin in the turn with the highest score; another turn than 0 must exceed it by SURER."""
+    """The smallest margin in the turn with the highest score. A turn other than 0 must exceed turn 0 by SURER."""
     plain = seen[0]
     sure = [each for each in seen if _is_upright(each) and _score(each) >= SURE]
     turned = [each for each in sure if each.turn != 0]

@@ -1,4 +1,4 @@
-"""The paper's Table 1: stage regulation and tandem equilibrium, alone, together and without both.
+"""The paper's Table 1: stage regulation and tandem equilibrium: neither, either one, and both.
 
 All other settings are the recipe's.
 """

@@ -1,4 +1,4 @@
-"""The paper's Table 5: the identity loss weighted by t, with the mean of that weight at every t, and no loss."""
+"""The paper's Table 5: the identity loss weighted by t, with the mean of that weight at every t, and without it."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""Obeyed: CLIP R-precision: whether, of all prompts of the evaluation, a picture fits its own prompt best."""
+"""Obeyed (CLIP R-precision): whether a picture fits its own prompt best among all prompts of the evaluation."""
 
 from pmagic.evaluation.metrics import Sample
 from pmagic.evaluation.observers import Observers
