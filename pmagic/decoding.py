@@ -1,6 +1,6 @@
-"""Decoding: the pixels of an image file as viewers show them, of every format that is read.
+"""Decoding: the pixels of an image file as viewers show them, for all supported formats.
 
-Metadata that cannot be read is passed over; a file whose pixels cannot be read is refused, with the format named.
+Unreadable metadata is ignored. A file with unreadable pixels is refused, and the message names its format.
 """
 
 import io
@@ -20,9 +20,9 @@ from pmagic.errors import NotFound, PhotoRefused
 if TYPE_CHECKING:
     from PIL.TiffImagePlugin import TiffImageFile
 
-logging.getLogger("PIL").addHandler(logging.NullHandler())  # what it logs of a damaged file is raised, too
+logging.getLogger("PIL").addHandler(logging.NullHandler())  # what it logs is also raised as an error
 
-# Pillow's names of what is read, besides HEIF.
+# Pillow's names of the supported formats, besides HEIF.
 FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "TIFF", "BMP", "DIB", "GIF", "JPEG2000", "PPM")
 PHOTO_ENDINGS = (
     ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".heic", ".heif", ".hif", ".avif", ".tif", ".tiff", ".bmp",
@@ -32,10 +32,10 @@ MAX_FILE_BYTES = 100 * 1024**2
 MAX_PIXELS = 64_000_000
 _ADVICE = "give a JPEG, PNG or WEBP photo"
 _READ = "a JPEG, PNG or WEBP image, nor HEIC, AVIF, TIFF, BMP, GIF or JPEG 2000"
-# What Pillow's readers raise on damaged data, each as it likes.
+# The exceptions of Pillow's readers on damaged data; each reader has its own.
 BROKEN = (OSError, ValueError, SyntaxError, EOFError, RuntimeError, LookupError, TypeError, ArithmeticError,
            AttributeError, struct.error, zlib.error)  # fmt: skip
-# What an EXIF orientation asks for, as in Exif 2.32, section 4.6.4; 1 is upright.
+# The transposition of each EXIF orientation (Exif 2.32, section 4.6.4); 1 is upright.
 _TURNS: Mapping[object, Image.Transpose] = {
     2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
     5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
@@ -44,7 +44,7 @@ _TURNS: Mapping[object, Image.Transpose] = {
 
 
 def looks_like_photo(path: Path) -> bool:
-    """Whether a file begins as one of FORMATS does; False where it cannot be opened."""
+    """Whether a file has the header of a supported format; False if it cannot be opened."""
     try:
         with path.open("rb") as file:
             head = file.read(image_formats.HEAD)
@@ -60,7 +60,7 @@ def looks_like_photo(path: Path) -> bool:
 
 
 def read_bytes(path: Path) -> bytes:
-    """A file of at most MAX_FILE_BYTES. Raises NotFound or PhotoRefused."""
+    """Read a file of at most MAX_FILE_BYTES. Raises NotFound or PhotoRefused."""
     try:
         if path.is_dir():
             raise PhotoRefused(f"{path} is a folder, not a photo", _ADVICE)
@@ -74,16 +74,16 @@ def read_bytes(path: Path) -> bytes:
 
 
 def open_image(data: bytes, path: Path) -> Image.Image:
-    """The decoded image, in the mode of its file; `path` is what PhotoRefused calls it.
+    """Decode an image, in the mode of its file. path: its name in the messages of PhotoRefused.
 
-    Its info has `texts_left_out` where a PNG's texts or an AVIF's EXIF were passed over.
+    Its info has `texts_left_out` if the texts of a PNG or the EXIF of an AVIF were ignored.
     """
     refused = None
     for candidate, info in _candidates(data):
         try:
             image = _decoded(candidate, path)
         except PhotoRefused as error:
-            refused = error  # the last one is about the pixels alone
+            refused = error  # the last error concerns only the pixels
             continue
         image.info.update(info)
         return image
@@ -92,9 +92,9 @@ def open_image(data: bytes, path: Path) -> Image.Image:
 
 
 def _candidates(data: bytes) -> Iterator[tuple[bytes, dict[str, object]]]:
-    """The file, and where that is refused, without what Pillow gives up a whole file for: metadata broken or large.
+    """The file, then versions without broken or large metadata, for which Pillow refuses a whole file.
 
-    Each with what the decoded image's info is to say of it.
+    Each comes with the entries that the decoded image's info gets.
     """
     yield data, {}
     if data.startswith(png_chunks.SIGNATURE):
@@ -102,16 +102,16 @@ def _candidates(data: bytes) -> Iterator[tuple[bytes, dict[str, object]]]:
             lean, profile = png_chunks.without_metadata(data, texts=texts)
             yield lean, {**({"icc_profile": profile} if profile else {}), "texts_left_out": not texts}
     elif image_formats.is_iso_media(data) and b"Exif" in data:
-        # A type of item that no reader knows, and so passes over.
+        # No reader knows this item type, so all ignore it.
         yield data.replace(b"Exif", b"skip", 1), {"texts_left_out": True}
 
 
 def _decoded(data: bytes, path: Path) -> Image.Image:
-    """As `open_image` of a whole file: whatever the header alone can refuse is refused before a pixel is decoded."""
+    """Decode one candidate of `open_image`. All checks that need only the header come before the pixels are decoded."""
     image = _opened(data, path)
     if image.width * image.height > MAX_PIXELS:
         raise PhotoRefused(f"{path} has {image.width} x {image.height} pixels", f"scale it below {MAX_PIXELS:,} pixels")
-    # Others than these hold further pictures that are no animation: a depth map, a second view, pages, a thumbnail.
+    # In other formats further pictures are no animation but a depth map, a second view, pages or a thumbnail.
     if image.format in ("PNG", "WEBP", "AVIF") and getattr(image, "n_frames", 1) > 1:
         raise PhotoRefused(f"{path} is animated", "save one frame as JPEG or PNG")
     try:
@@ -133,14 +133,14 @@ def _decoded(data: bytes, path: Path) -> Image.Image:
 
 
 def _opened(data: bytes, path: Path) -> Image.Image:
-    """The image as its header says it. Raises PhotoRefused, which names a format that is not read."""
+    """Open the image by its header, without decoding. Raises PhotoRefused, which names an unsupported format."""
     other = image_formats.other_format(data[: image_formats.HEAD])
     if other is not None:
         raise PhotoRefused(f"{path} is {other.name}, which is not read", other.next_step)
     try:
         formats = _formats(data[: image_formats.HEAD], path)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # Pillow's, of metadata that is passed over
+            warnings.simplefilter("ignore", UserWarning)  # Pillow's warnings about metadata that it ignores
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             return Image.open(io.BytesIO(data), formats=formats)
     except Image.UnidentifiedImageError as error:
@@ -157,11 +157,11 @@ def _opened(data: bytes, path: Path) -> Image.Image:
 
 
 def _formats(head: bytes, path: Path) -> tuple[str, ...]:
-    """What a file that begins so may be. Raises PhotoRefused for HEIC where the library that reads it is not here."""
+    """The possible formats of a file with this head. Raises PhotoRefused for HEIC if its library cannot be loaded."""
     if not image_formats.is_heic(head):
         return FORMATS
     try:
-        import pillow_heif  # here alone: it loads a library of its own
+        import pillow_heif  # imported only here: it loads a native library
     except ImportError as error:
         raise PhotoRefused(
             f"{path} is a HEIC image, and the package pillow-heif, which reads it, cannot be loaded: {error}",
@@ -172,9 +172,9 @@ def _formats(head: bytes, path: Path) -> tuple[str, ...]:
 
 
 def to_rgb(image: Image.Image, behind: str = "white") -> Image.Image:
-    """Upright 8-bit sRGB of a decoded image; what is transparent shows the colour `behind` it."""
+    """A decoded image as upright 8-bit sRGB; transparent pixels show the colour `behind`."""
     profile = image.info.get("icc_profile")
-    tags = getattr(image, "tag_v2", {})  # of a TIFF
+    tags = getattr(image, "tag_v2", {})  # only a TIFF has them
     image = _upright(image)
     if image.mode.startswith("I"):
         image = _to_grey(image, tags)
@@ -194,10 +194,10 @@ def to_rgb(image: Image.Image, behind: str = "white") -> Image.Image:
 
 
 def _to_grey(image: Image.Image, tags: Mapping[int, Any]) -> Image.Image:
-    """8-bit grey of whole numbers of more bits; Pillow's `convert` would clip them: 40000 would become 255.
+    """Scale integer grey of more than 8 bits to 8 bits. Pillow's `convert` would clip: 40000 would become 255.
 
-    tags: of a TIFF; without them it is 16 bits a pixel. White is the largest value of that many bits, as TIFF 6.0 says;
-    but 32 bits that hold no value above those of 8 or 16 are scaled so, for they are what programs make of these.
+    tags: those of a TIFF; without them a pixel has 16 bits. White is the largest value of the bit depth (TIFF 6.0). But
+    if the values of a 32-bit image fit into 8 or 16 bits, they are scaled as such: some programs store them that way.
     """
     import numpy as np
 
@@ -213,13 +213,13 @@ def _to_grey(image: Image.Image, tags: Mapping[int, Any]) -> Image.Image:
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    """Turned as its EXIF or XMP asks for."""
+    """The image, turned upright by the orientation in its EXIF or XMP."""
     turn = _TURNS.get(exif_tags(image).get(ExifTags.Base.Orientation))
     return image if turn is None else image.transpose(turn)
 
 
 def exif_tags(image: Image.Image) -> dict[int, Any]:
-    """The tags of a picture and of its EXIF folder; what cannot be read of them is not there."""
+    """The tags of a picture and of its EXIF directory; unreadable tags are left out."""
     tags: dict[int, Any] = {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
@@ -233,8 +233,8 @@ def exif_tags(image: Image.Image) -> dict[int, Any]:
 
 
 def _to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
-    """Through the embedded colour profile; a profile that does not fit the image is passed over, as viewers do."""
-    if image.mode == "LAB":  # which is a colour space by itself
+    """Convert through the embedded colour profile; a profile that does not fit the image is ignored, as in viewers."""
+    if image.mode == "LAB":  # a colour space of its own
         profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()
     if profile and image.mode in ("RGB", "CMYK", "L", "LAB"):
         try:

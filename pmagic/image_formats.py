@@ -1,15 +1,15 @@
-"""Image formats: what a file is by its first bytes, so that one which is not read is refused by its name."""
+"""Image formats, recognised by a file's first bytes, so that the refusal of a file can name its format."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-HEAD = 4096  # bytes of a file that are looked at
+HEAD = 4096  # the number of bytes that are examined
 
 
 @dataclass(frozen=True)
 class OtherFormat:
-    """A format that is not read. name: with its article. next_step: how a file of it becomes a photo that is read."""
+    """An unsupported format. name: with its article. next_step: how to turn such a file into a supported photo."""
 
     name: str
     next_step: str
@@ -18,7 +18,7 @@ class OtherFormat:
 CONVERT = "open it in a picture program and save it as JPEG or PNG"
 _EXPORT = "export it as JPEG from the camera's own program, darktable or RawTherapee"
 _STILL = "save one of its frames as JPEG or PNG"
-# (offset, bytes, what it is, what to do), the more precise before the less precise.
+# (offset, bytes, name, next step), specific signatures before general ones.
 _SIGNATURES = (
     (8, b"CR\x02", "a camera's raw file (CR2)", _EXPORT),
     (4, b"ftypcrx", "a camera's raw file (CR3)", _EXPORT),
@@ -54,12 +54,12 @@ _SIGNATURES = (
     (0, b"PK\x03\x04", "a ZIP archive", "unpack it, and give a photo from it"),
 )
 _HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1")
-# Makers whose raw files are TIFF files that begin with a preview, by the first word of EXIF's Make.
+# Endings of raw files that are TIFF files beginning with a preview, by the first word of EXIF's Make.
 _RAW_OF_MAKER = {"NIKON": "NEF", "SONY": "ARW", "PENTAX": "PEF", "SAMSUNG": "SRW", "HASSELBLAD": "3FR"}
 
 
 def other_format(head: bytes) -> OtherFormat | None:
-    """The format of a file that begins with `head`, where it is one that people take for a photo and is not read."""
+    """The format of a file beginning with `head`, if it is a known unsupported format; None otherwise."""
     for offset, begin, name, next_step in _SIGNATURES:
         if head[offset : offset + len(begin)] == begin:
             return OtherFormat(name, next_step)
@@ -67,17 +67,17 @@ def other_format(head: bytes) -> OtherFormat | None:
         return OtherFormat("a film or another ISO media file", _STILL)
     text = head.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
     drawing, page = text.find(b"<svg"), max(text.find(b"<!doctype html"), text.find(b"<html"))
-    if text.startswith(b"<") and page >= 0 and not 0 <= drawing < page:  # a page may hold drawings
+    if text.startswith(b"<") and page >= 0 and not 0 <= drawing < page:  # a web page can contain SVG drawings
         return OtherFormat("a web page (HTML)", "save the photo itself from the page")
-    if text.startswith(b"<") and drawing >= 0:  # behind an XML declaration, a comment or a document type
+    if text.startswith(b"<") and drawing >= 0:  # possibly after an XML declaration, a comment or a document type
         return OtherFormat("an SVG drawing", CONVERT)
     return None
 
 
 def raw_tiff(tags: Mapping[int, Any]) -> OtherFormat | None:
-    """The raw format of a TIFF file with these tags, whose first page is then a preview; None for a picture.
+    """The raw format of a TIFF file with these tags; its first page is then only a preview. None for a picture.
 
-    tags: of the first page, by number; 254 is NewSubfileType of TIFF 6.0, 50706 DNGVersion of DNG 1.7.
+    tags: the tags of the first page, by number. 254 is NewSubfileType of TIFF 6.0, 50706 DNGVersion of DNG 1.7.
     """
     if 50706 in tags:
         return OtherFormat("a camera's raw file (DNG)", _EXPORT)
@@ -95,14 +95,14 @@ def is_iso_media(head: bytes) -> bool:
 
 
 def is_avif(head: bytes) -> bool:
-    """Whether an ISO media file is an AVIF, also where its main brand is the container's, as in `mif1`.
+    """Whether an ISO media file is an AVIF, even if its main brand is that of the container, such as `mif1`.
 
-    The `ftyp` box lists the brands that it is compatible with (ISO 14496-12, section 4.3).
+    The `ftyp` box lists the compatible brands (ISO 14496-12, section 4.3).
     """
     brands = head[8 : int.from_bytes(head[:4])]
     return is_iso_media(head) and (b"avif" in brands or b"avis" in brands)
 
 
 def is_heic(head: bytes) -> bool:
-    """Whether an ISO media file is a HEIC by its main brand, and no AVIF."""
+    """Whether an ISO media file is a HEIC by its main brand, and not an AVIF."""
     return is_iso_media(head) and head[8:12] in _HEIC_BRANDS and not is_avif(head)

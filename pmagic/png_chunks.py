@@ -1,29 +1,30 @@
-"""PNG chunks: the parts of a file that its pixels need, for one whose other parts are broken or too large.
+"""PNG chunks: reduce a PNG to the chunks that its pixels need, if its other chunks are broken or too large.
 
-A decoder may leave out every ancillary chunk (PNG specification, section 4.7.2), and viewers do so where one is broken.
+A decoder may ignore all ancillary chunks (PNG specification, section 4.7.2), and viewers ignore broken ones.
 """
 
 import zlib
 from collections.abc import Iterator
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
-MAX_PROFILE = 16 * 1024**2  # bytes of a colour profile, unpacked
+MAX_PROFILE = 16 * 1024**2  # bytes of a decompressed colour profile
 TEXTS = (b"tEXt", b"zTXt", b"iTXt")
 _CRITICAL = (b"IHDR", b"PLTE", b"IDAT", b"IEND")
-# What an image shows, besides: transparent colours, its turn, and whether it is animated.
+# Ancillary chunks that affect the display: transparent colours, orientation, and animation.
 _SHOWING = (b"tRNS", b"eXIf", b"acTL")
-# Bytes of a chunk of that kind, where only one number of them is right; of tRNS by the colour type of IHDR.
+# Chunk lengths in bytes, for kinds with only one valid length; for tRNS by the colour type of IHDR.
 _LENGTHS = {b"acTL": 8}
 _TRANSPARENCY = {0: 2, 2: 6}
 
 
 def without_metadata(data: bytes, *, texts: bool) -> tuple[bytes, bytes]:
-    """The PNG with the chunks alone that its look depends on, and its colour profile, b"" where it has none.
+    """The PNG with only the chunks that affect its display, and its colour profile, b"" without one.
 
-    texts: keep the text chunks whose checksum is right. The profile is unpacked here, since Pillow refuses large ones.
+    texts: keep also the text chunks with a correct checksum. The profile is decompressed here because Pillow refuses
+    large profiles.
     """
     kept: list[bytes] = [SIGNATURE]
-    profile: bytes | None = None  # the first chunk counts: a PNG has one, and unpacking costs time
+    profile: bytes | None = None  # only the first chunk is used: a PNG has one, and decompression takes time
     transparency = _TRANSPARENCY.get(data[25]) if len(data) > 25 else None
     lengths = _LENGTHS | ({b"tRNS": transparency} if transparency else {})
     wanted = (*_SHOWING, *TEXTS) if texts else _SHOWING
@@ -40,7 +41,7 @@ def without_metadata(data: bytes, *, texts: bool) -> tuple[bytes, bytes]:
 
 
 def _chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
-    """(kind, start, end) of each chunk; the last may end beyond the data."""
+    """(kind, start, end) of each chunk; the end of the last may be beyond the data."""
     at = len(SIGNATURE)
     while at + 8 <= len(data):
         end = at + 12 + int.from_bytes(data[at : at + 4])
@@ -53,7 +54,7 @@ def _is_whole(data: bytes, start: int, end: int) -> bool:
 
 
 def _unpack_profile(content: bytes) -> bytes:
-    """The profile of an iCCP chunk: a name, a zero, the method 0, deflated bytes; b"" where that is not so."""
+    """The profile in an iCCP chunk (a name, a zero byte, the method 0, deflated bytes); b"" if it is broken."""
     _, _, packed = content.partition(b"\0")
     try:
         return zlib.decompressobj().decompress(packed[1:], MAX_PROFILE)

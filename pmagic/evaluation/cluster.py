@@ -1,4 +1,4 @@
-"""People spread over a Ray cluster: one worker a GPU, or a core where there is none. Ray is an extra."""
+"""Subjects distributed over a Ray cluster: one worker per GPU, or per CPU core without GPUs. Ray is an extra."""
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,12 +16,12 @@ from pmagic.evaluation.store import Result
 from pmagic.evaluation.subject_run import Progress, SubjectRun
 from pmagic.evaluation.worker_pool import Died
 
-_MEMORY = 256 * 1024**2  # bytes of the local cluster's object store: results are small
-_PROGRAM = 10**9  # bytes of a worker besides what it learns with: the libraries and the observers
+_MEMORY = 256 * 1024**2  # bytes of the local cluster's object store; the results are small
+_PROGRAM = 10**9  # bytes of a worker's libraries and observers, besides the memory for learning
 
 
 class Actor:
-    """Lives in a process of the cluster. It keeps no checkpoint: the next one may be on a machine with another disk."""
+    """A worker process of the cluster. It keeps no checkpoint: the next one may run on a machine with another disk."""
 
     def __init__(self, config: EvalConfig, fingerprint: str) -> None:
         self.open = partial(eval_context.open_context, config, fingerprint)
@@ -29,14 +29,14 @@ class Actor:
 
     def events(self, task: Task) -> Iterator[Result | Failure | PmagicError | None]:
         try:
-            self.context = self.context or self.open()  # here, where a problem can be told
+            self.context = self.context or self.open()  # opened here, so that errors reach the caller
             yield from harness.guarded(partial(SubjectRun, context=self.context, who=task.who, kept=dict(task.kept)))
         except PmagicError as problem:
             yield problem
 
 
 class _Remote:
-    """A worker as the crew sees it."""
+    """The worker that `worker_pool` uses: it sends tasks to an Actor and reads its events."""
 
     def __init__(self, actor: Any) -> None:
         self.actor = actor
@@ -59,7 +59,7 @@ class _Remote:
 
 
 def require() -> None:
-    """Raises UsageError where Ray is not installed."""
+    """Raise UsageError if Ray is not installed."""
     try:
         import ray  # noqa: F401  # pyright: ignore[reportMissingImports]  # an extra
     except ImportError as error:
@@ -69,7 +69,7 @@ def require() -> None:
 
 
 def spread(config: EvalConfig, fingerprint: str, told: Progress) -> Workers:
-    """Workers of the cluster at RAY_ADDRESS, or of one on this machine that is started for this and ended after."""
+    """Workers on the cluster at RAY_ADDRESS, or on a local cluster that runs only during the evaluation."""
 
     def events(todo: Sequence[Task]) -> Iterator[Event]:
         import ray  # pyright: ignore[reportMissingImports]  # an extra
@@ -89,7 +89,7 @@ def spread(config: EvalConfig, fingerprint: str, told: Progress) -> Workers:
 
 
 def most_memory(config: EvalConfig) -> int:
-    """Bytes, roughly, of the models and of the largest batch that the order learns with."""
+    """The approximate memory in bytes of the models and of the largest learning batch of the evaluation."""
     base = model_spec.resolve(config.base)
     return max(
         memory_estimate.memory_to_learn(
@@ -103,9 +103,9 @@ def most_memory(config: EvalConfig) -> int:
 
 
 def places(machines: Sequence[Mapping[str, float]], gpu: bool, memory: int) -> int:
-    """How many workers the cluster's machines have room for. machines: what Ray counts of each: CPU, GPU, memory.
+    """The number of workers that fit on the cluster. machines: Ray's resources of each machine: CPU, GPU, memory.
 
-    Raises OutOfMemory where none has: Ray would wait for one for ever.
+    Raises OutOfMemory if no worker fits, because Ray would wait forever.
     """
     rooms = [
         min(each.get("CPU", 0), each.get("memory", 0) // memory, *([each.get("GPU", 0)] if gpu else []))
@@ -122,7 +122,7 @@ def places(machines: Sequence[Mapping[str, float]], gpu: bool, memory: int) -> i
 
 
 def _join() -> None:
-    """Without a dashboard, and without telling anybody that it runs."""
+    """Connect to Ray, without a dashboard and without usage statistics."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     import ray  # pyright: ignore[reportMissingImports]  # an extra
 
@@ -136,10 +136,10 @@ def _join() -> None:
 
 @contextmanager
 def _without_web() -> Iterator[None]:
-    """Processes that are started meanwhile send HTTP to a closed port of this machine.
+    """Processes started inside this context send their HTTP requests to a closed local port.
 
-    Ray asks the addresses of three clouds whether it runs there, also where neither its dashboard nor its statistics
-    are wanted. Its own processes speak to each other by other means.
+    Ray queries the addresses of three cloud providers to learn whether it runs there, even without dashboard and usage
+    statistics. Ray's own processes do not communicate over HTTP.
     """
     names = ("http_proxy", "https_proxy", "no_proxy")
     names = (*names, *map(str.upper, names))

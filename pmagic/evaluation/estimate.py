@@ -1,4 +1,4 @@
-"""An estimate of what is still to be done, from a few steps that are really taken and thrown away."""
+"""An estimate of the remaining work. A few real steps are timed and their results discarded."""
 
 import time
 from collections.abc import Sequence
@@ -16,23 +16,23 @@ from pmagic.evaluation.subject_run import SubjectRun, is_done
 from pmagic.persona import REFERENCE_BOUNDS
 from pmagic.pictures import encoded
 
-SHORT, LONGER = 2, 4  # sampler steps of the two trial drawings
+SHORT, LONGER = 2, 4  # sampler steps of the two trial renderings
 
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """At most: what turns out to be shared between variants of a person is counted for each."""
+    """Upper bounds: work that two variants of a subject share is counted for each of them."""
 
     people: int
     learnings: int
     pictures: int
-    seconds: float  # of one worker
+    seconds: float  # with one worker
     bytes: int
-    failures: dict[int, Failure]  # of the people who were tried first and have no usable photo; they count nowhere else
+    failures: dict[int, Failure]  # subjects tried first, without a usable photo; not counted above
 
 
 def estimate(context: EvalContext, todo: Sequence[Task]) -> Estimate:
-    """From the first person who can be learned: two learning steps of each variant, two short drawings, one scoring."""
+    """Measured on the first usable subject: per variant two learning steps, two short renderings, one scoring."""
     config = context.config
     learnings = pictures = size = 0
     seconds = 0.0
@@ -65,7 +65,7 @@ def estimate(context: EvalContext, todo: Sequence[Task]) -> Estimate:
 
 
 def _first(context: EvalContext, todo: Sequence[Task]) -> tuple[SubjectRun | None, dict[int, Failure]]:
-    """The first person whose photos can be used, None without one; and why those before cannot be."""
+    """The first subject with usable photos (None if there is no such subject), and the failures of those before it."""
     failures: dict[int, Failure] = {}
     for task in todo:
         try:
@@ -79,7 +79,7 @@ def _first(context: EvalContext, todo: Sequence[Task]) -> tuple[SubjectRun | Non
 
 
 def _drawing(context: EvalContext, run: SubjectRun, settings: RenderSettings, high: int) -> tuple[float, float, int]:
-    """Seconds of a prompt's pictures for each person and, once, of the steps that people share; bytes of a picture."""
+    """The cost of one prompt: seconds per subject, seconds of the steps that all subjects share, bytes of a picture."""
     config = context.config
     seeds = [config.seed + k for k in range(config.pictures)]
     times, drawn = [], []

@@ -1,4 +1,4 @@
-"""An order: what is to be evaluated, in plain values, so that any process can open the same bench. And who sits."""
+"""The settings and the subjects of an evaluation, as plain values: any process can open the same EvalContext."""
 
 import hashlib
 from dataclasses import dataclass, replace
@@ -9,12 +9,12 @@ from pmagic.datasets import Individual
 if TYPE_CHECKING:
     from PIL import Image
 
-FACE = "face"  # the super-category of everyone who is evaluated
+FACE = "face"  # the super-category of all subjects
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvalConfig:
-    """Everything that decides the numbers besides the people. device and dtype: as bases.loading.load takes them."""
+    """All settings that determine the results, besides the subjects. device and dtype: as in bases.loading.load."""
 
     base: str
     dataset: str
@@ -22,9 +22,9 @@ class EvalConfig:
     recipes: tuple[str, ...]
     ablation: str  # "" for none
     prompts: tuple[str, ...]
-    iterations: int | None  # of learning, None for the recipe's own
-    photos: str  # which sort of the data set's photos is learned from, "" where there is one
-    pictures: int  # of each prompt; picture k has seed + k, the same for all people
+    iterations: int | None  # of learning; None for the recipe's default
+    photos: str  # which kind of the data set's photos is learned from; "" if it has one kind
+    pictures: int  # per prompt; picture k has seed + k, the same for all subjects
     seed: int
     device: str
     dtype: str
@@ -32,26 +32,26 @@ class EvalConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class EvalSubject:
-    """One person of the sample. photos and unseen are empty until they are brought: a sample may be large."""
+    """One person of the sample. photos and unseen stay empty until `brought` reads them: a sample may be large."""
 
     number: int  # from 1, over all repeats
     name: str
     source: Individual
-    hashes: tuple[str, ...]  # of all photos, those learned from first
-    files: tuple[str, ...]  # their names
-    learned: int  # how many of them are learned from
+    hashes: tuple[str, ...]  # SHA-256 of all photos, those learned from first
+    files: tuple[str, ...]  # the names of these photos' files
+    learned: int  # the number of photos learned from
     photos: "tuple[Image.Image, ...]" = ()  # learned from
-    unseen: "tuple[Image.Image, ...]" = ()
+    unseen: "tuple[Image.Image, ...]" = ()  # not learned from
     mask: "Image.Image | None" = None
 
     @property
     def place(self) -> str:
-        """The person's folder in the store; other photos are another person."""
+        """The subject's folder in the store. Its name depends on the photos, so other photos give another folder."""
         told = " ".join((str(self.learned), *self.hashes))
         return f"{self.number:04d}-{hashlib.sha256(told.encode()).hexdigest()[:8]}"
 
     def brought(self) -> "EvalSubject":
-        """With the photos in hand, ready to go to another machine. Raises as `sitter`."""
+        """The subject with its photos in memory, ready to be sent to another machine. Raises as `eval_subject`."""
         return replace(
             self,
             source=Individual(name=self.source.name, learned=()),
@@ -62,7 +62,7 @@ class EvalSubject:
 
 
 def eval_subject(number: int, who: Individual) -> EvalSubject:
-    """Reads, or draws, the person's photos once, to know them by. Raises PhotoRefused or NotFound."""
+    """Read (or draw) the person's photos once, for their hashes. Raises PhotoRefused or NotFound."""
     read = [(photo.sha256, _text(photo.path.name)) for photo in (each() for each in (*who.learned, *who.unseen))]
     hashes, files = zip(*read, strict=True)
     return EvalSubject(
@@ -71,5 +71,5 @@ def eval_subject(number: int, who: Individual) -> EvalSubject:
 
 
 def _text(name: str) -> str:
-    """A file's name need not be valid text."""
+    """The name as valid text; a file's name can contain bytes that are not."""
     return name.encode(errors="backslashreplace").decode()

@@ -1,4 +1,4 @@
-"""The bench: what one process needs to evaluate people, opened once and used for all of them."""
+"""The context: what one process needs to evaluate subjects. It is opened once and used for all of them."""
 
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -23,7 +23,7 @@ from pmagic.evaluation.variants import Variant, variants
 
 @dataclass(frozen=True, kw_only=True)
 class EvalContext:
-    """answers: the UNet's, of the steps that all people share."""
+    """answers: the cached UNet outputs of the steps that all subjects share."""
 
     config: EvalConfig
     base: Base
@@ -34,11 +34,11 @@ class EvalContext:
 
     @property
     def spoken(self) -> tuple[str, ...]:
-        """The prompts with the plain word where the name stands."""
+        """The prompts, with the plain word in place of the name."""
         return tuple(prompts.substitute_names(each, {"": FACE}) for each in self.config.prompts)
 
     def scale(self, prompt: int, size: tuple[int, int]) -> Scale | None:
-        """How like the data set's own drawings by a prompt, counted from 0, are in this size; measured once."""
+        """The identity scale of a prompt, counted from 0, for pictures of this size. It is measured once."""
         if (prompt, size) not in self._scales:
             self._scales[prompt, size] = scales.measure(self.observers, self._panel, self.config.prompts[prompt], size)
         return self._scales[prompt, size]
@@ -49,23 +49,25 @@ class EvalContext:
 
 
 def variants_of(config: EvalConfig, spec: ModelSpec) -> list[Variant]:
-    """The order's variants; needs no weights. Raises UsageError."""
+    """The variants of an evaluation; this needs no weights. Raises UsageError."""
     return variants(config.methods, config.recipes, config.ablation, spec.defaults, config.pictures, config.iterations)
 
 
 def require_observers(spec: ModelSpec, compared: list[Variant]) -> None:
-    """WeightsMissing, before anything is opened, for what an evaluation would lack on this machine."""
+    """Raise WeightsMissing if an observer is not on this machine, before any model is opened."""
     recognised = any(each.learn.looks_at_faces for each in compared)
     subject.require_observers(spec, "face", masked=False, recognised=recognised)
     observers.identity(spec)
 
 
 def open_context(config: EvalConfig, fingerprint: str = "") -> EvalContext:
-    """Everything that an order needs, in memory. On a CPU a process computes in one thread: with more, the bits of a
-    sum would depend on how many there are, and one machine's results on its cores; more processes use more cores.
+    """Load everything that an evaluation needs into memory.
 
-    fingerprint: of the base that it must be, "" for any. Raises as model_spec.resolve, loading.load and
-    observers.observers do.
+    On a CPU each process uses one thread. With more threads the bits of a sum would depend on their number, and so the
+    results on the machine's cores. More processes use more cores.
+
+    fingerprint: the expected fingerprint of the base, "" for any; Incompatible is raised if it differs. Raises as
+    model_spec.resolve, loading.load and observers.observers.
     """
     spec = specs.require_weights(specs.resolve(config.base))
     base = loading.load(spec, device=config.device, dtype=config.dtype)

@@ -1,7 +1,7 @@
-"""Pictures made by any other tool, measured by the same metrics.
+"""Pictures of other tools, measured with the same metrics.
 
 PICTURES/alice/01-anything.png     a picture of the person in PHOTOS/alice.jpg, or in the folder PHOTOS/alice,
-                                   by the first prompt of the file; two pictures of one prompt differ after the number
+                                   for the first prompt of the file; pictures of one prompt differ after the number
 """
 
 import hashlib
@@ -26,22 +26,22 @@ WANTED = (
     "a folder with one folder a person, named as the photo is, of pictures whose names begin with their prompt's number"
 )
 WHERE = "for example PICTURES/alice/01-a.png for PHOTOS/alice.jpg and the first prompt of the file"
-_SHOWN = 6  # people of a list
+_SHOWN = 6  # the number of names that a list shows
 _NUMBER = re.compile(r"(\d+)(?!\d)")
 
 
 @dataclass(frozen=True)
 class Shown:
-    """One person's pictures, by prompt, counted from 0."""
+    """The pictures of one person, by prompt, counted from 0."""
 
     who: Individual
     files: dict[int, list[Path]]
 
 
 def found(root: Path, photos: Path, prompts: int) -> tuple[list[Shown], list[str]]:
-    """Everyone of the photos who has pictures, and the names of those who have none.
+    """The people with photos and pictures, and the names of those with photos alone.
 
-    Raises NotFound (layout) or UsageError (numbers, people).
+    Raises NotFound for a wrong layout, UsageError for wrong prompt numbers or unknown people.
     """
     root = datasets.require_folder(root, WANTED, WHERE)
     known = {each.name: each for each in folder.people(photos)}
@@ -69,7 +69,7 @@ def found(root: Path, photos: Path, prompts: int) -> tuple[list[Shown], list[str
 
 
 def caveats(shown: Sequence[Shown], without: Sequence[str]) -> Iterator[str]:
-    """What makes the numbers say less than they seem to, a sentence each. without: names of people without pictures."""
+    """The limitations of the results, one sentence each. without: the names of people without pictures."""
     if without:
         yield f"there is no picture of {_listed(without)}: the means are without them"
     drawn = {prompt for each in shown for prompt in each.files}
@@ -85,7 +85,7 @@ def _listed(texts: Sequence[str]) -> str:
 
 
 def identity(shown: Sequence[Shown]) -> str:
-    """A digest of every picture's name and bytes."""
+    """A digest of the names and bytes of all pictures."""
     total = hashlib.sha256()
     for each in shown:
         for path in (path for files in each.files.values() for path in files):
@@ -103,8 +103,8 @@ def measured(
     key: str,
     told: Callable[[int, int], None],
 ) -> tuple[list[Score], dict[int, Sequence[str]], dict[int, Failure]]:
-    """Every picture's numbers; by the person's number photos without a face that were to be compared with, and why
-    some people have no numbers. sitters: numbered as shown.
+    """Measure all pictures: the scores, the comparison photos without a face, and the failures, the last two by subject
+    number. A subject that fails has no scores. sitters: the subjects, numbered in the order of `shown`.
     """
     spoken = [prompts.substitute_names(each, {"": FACE}) for each in asked]
     lines: list[Score] = []

@@ -1,6 +1,6 @@
-"""The harness: carries out an order person by person, here or spread over workers, and keeps every result at once.
+"""The harness runs an evaluation subject by subject, in this process or on workers, and stores each result at once.
 
-Where the work is done changes nothing in what is kept. A person that fails does not stop the others.
+The stored results do not depend on where they were computed. A subject that fails does not stop the others.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -19,7 +19,7 @@ from pmagic.evaluation.variants import Variant
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a person's part is not complete. A defect of the program fails one person, too, and says that it is one."""
+    """Why a subject is not complete. A defect of the program fails only one subject, too, and is reported as such."""
 
     what: str
     next_step: str = ""
@@ -27,20 +27,20 @@ class Failure:
 
 @dataclass(frozen=True)
 class Task:
-    """One person's part, with what is kept of it."""
+    """One subject to evaluate, with its results so far."""
 
     who: EvalSubject
     kept: dict[str, dict[str, bytes]]
 
 
-Event = tuple[EvalSubject, Result | Failure | None]  # None: the person's part is complete
+Event = tuple[EvalSubject, Result | Failure | None]  # None: the subject is complete
 Workers = Callable[[Sequence[Task]], Iterator[Event]]
-# Failures that the next person would meet as well.
+# Errors that would also occur for the next subject.
 _NOT_THE_PERSONS = (errors.StorageFailed, errors.WeightsMissing, errors.Incompatible, errors.OutOfMemory, errors.Busy)
 
 
 def people(sample: Sequence[Individual]) -> tuple[list[EvalSubject], dict[int, Failure]]:
-    """Everyone of the sample whose photos can be read, and why others' cannot, by number from 1."""
+    """The subjects with readable photos, and the failures of the other people, by number from 1."""
     sitters, failures = [], {}
     for number, who in enumerate(sample, 1):
         try:
@@ -51,13 +51,13 @@ def people(sample: Sequence[Individual]) -> tuple[list[EvalSubject], dict[int, F
 
 
 def tasks(store: Store, sitters: Sequence[EvalSubject], variants: Sequence[str]) -> list[Task]:
-    """What is still to do."""
+    """The subjects that are not complete for these variants."""
     left = [who for who in sitters if not is_done(store.kept(who.place, weights=False), variants)]
     return [Task(who, store.kept(who.place)) for who in left]
 
 
 def run(store: Store, todo: Sequence[Task], workers: Workers, on_event: Callable[[Event], None]) -> dict[int, Failure]:
-    """Keeps every result as it comes; the failures by the person's number. What `on_event` raises goes through."""
+    """Store each result as it comes. Returns the failures by subject number. Exceptions of `on_event` propagate."""
     failures = {}
     for who, event in workers(todo):
         if isinstance(event, Result):
@@ -69,7 +69,7 @@ def run(store: Store, todo: Sequence[Task], workers: Workers, on_event: Callable
 
 
 def alone(context: EvalContext, store: Store, told: Progress) -> Workers:
-    """Everything in this process, where a learning that was stopped goes on from its checkpoint."""
+    """All work in this process. An interrupted learning run continues from its checkpoint."""
 
     def events(todo: Sequence[Task]) -> Iterator[Event]:
         for task in todo:
@@ -86,7 +86,7 @@ def _sitting(context: EvalContext, store: Store, told: Progress, task: Task) -> 
 
 
 def guarded(sit: Callable[[], SubjectRun]) -> Iterator[Result | Failure | None]:
-    """A sitting's results, then None; or why it failed, for what concerns this person alone."""
+    """The results of a SubjectRun, then None; or a Failure, for an error that concerns this subject alone."""
     try:
         yield from sit().results()
     except _NOT_THE_PERSONS:
@@ -106,7 +106,7 @@ def failure(problem: PmagicError) -> Failure:
 def plan(
     config: EvalConfig, names: Sequence[Sequence[str]], variants: Sequence[Variant], about: dict[str, object]
 ) -> dict[str, object]:
-    """All that decides the numbers, as plain values. names: of the people, by repeat. about: base and observers."""
+    """All that determines the results, as plain values. names: of the people, by repeat. about: base and observers."""
     import diffusers
     import torch
     import transformers

@@ -1,4 +1,7 @@
-"""The evaluation's own eyes: CLIP, and a face pack whose recogniser no loss has seen. Each is opened once."""
+"""The observers of an evaluation: CLIP, and the judge, a face pack whose recogniser no loss uses.
+
+Each is opened once.
+"""
 
 # N pictures . T texts . P photos learned from . U photos not learned from . E width of the judge's embedding
 
@@ -23,26 +26,26 @@ from pmagic.vision import clip, faces
 
 @dataclass(frozen=True)
 class FaceScan:
-    """What the judge finds in one picture. The rest is None without a face, and of the largest where there are more."""
+    """The faces that the judge finds in one picture. All but count describe the largest face; None without a face."""
 
     count: int
     embedding: np.ndarray | None = None  # (E,), a unit row
-    x: float | None = None  # of the middle between the eyes, a share of the picture's width
-    size: float | None = None  # from the eyes to the mouth, a share of the picture's height
+    x: float | None = None  # the midpoint between the eyes, as a fraction of the picture's width
+    size: float | None = None  # the distance from eyes to mouth, as a fraction of the picture's height
 
 
 @dataclass(frozen=True)
 class Known:
-    """The faces in a person's photos, unit rows."""
+    """The face embeddings of a person's photos, as unit rows."""
 
     learned: np.ndarray  # (P, E)
-    unseen: np.ndarray  # (U, E), of those in which a face is found; U may be 0
-    faceless: tuple[str, ...]  # the files of the others
+    unseen: np.ndarray  # (U, E), of the unseen photos with a face; U may be 0
+    faceless: tuple[str, ...]  # the files of the unseen photos without a face
     scans: tuple[FaceScan, ...] = ()  # of the photos learned from
 
 
 class Observers:
-    """What metrics may ask. A text is encoded once; the last pictures' embeddings are kept for the next metric."""
+    """The models that metrics use. Each text is encoded once; the embeddings of the last pictures are cached."""
 
     def __init__(self, eyes: clip.Clip, judge: faces.FacePack) -> None:
         self._clip, self._judge = eyes, judge
@@ -65,7 +68,7 @@ class Observers:
         return self._scan(picture).embedding
 
     def scans(self, pictures: Sequence[Image.Image]) -> list[FaceScan]:
-        """What the judge finds in each picture."""
+        """A FaceScan of each picture."""
         if self._scanned is None or self._scanned[0] is not pictures:
             self._scanned = (pictures, [self._scan(picture) for picture in pictures])
         return self._scanned[1]
@@ -84,7 +87,7 @@ class Observers:
         )
 
     def known(self, who: EvalSubject) -> Known:
-        """The person's faces. Raises PhotoRefused for a photo that is learned from and in which none is found."""
+        """The faces in the subject's photos. Raises PhotoRefused if no face is found in a photo learned from."""
         scans = tuple(self._scan(photo) for photo in who.photos)
         learned, faceless = _faces(scans, who.files[: who.learned])
         if faceless:
@@ -96,14 +99,14 @@ class Observers:
 
 
 def _faces(scans: Sequence[FaceScan], files: Sequence[str]) -> tuple[np.ndarray, tuple[str, ...]]:
-    """The faces that are found, one a photo, and the files in which none is."""
+    """The embedding of each photo's largest face, and the files without a face."""
     rows = [scan.embedding for scan in scans if scan.embedding is not None]
     faceless = tuple(file for file, scan in zip(files, scans, strict=True) if scan.embedding is None)
     return np.stack(rows) if rows else np.zeros((0, 1), np.float32), faceless
 
 
 def observers(spec: ModelSpec, device: str) -> Observers:
-    """Raises WeightsMissing where one is not on this machine, Incompatible where a loss has seen the judge."""
+    """Open the observers. Raises WeightsMissing if a model is missing, Incompatible if a loss uses the judge."""
     eyes = subject.observer_of(spec, device)
     judge = faces.load(_judge_of(spec))
     if isinstance(spec.faces, Path) and _digest(faces.load(spec.faces)) == _digest(judge):
@@ -116,7 +119,7 @@ def observers(spec: ModelSpec, device: str) -> Observers:
 
 
 def identity(spec: ModelSpec) -> dict[str, str]:
-    """What each observer is: the name of its folder and a digest of its weights."""
+    """The identity of each observer: the name of its folder and a digest of its weights."""
     folders = {"clip": model_spec.clip_folder(spec), "judge": _judge_of(spec)}
     return {name: f"{folder.name} {_of_files(folder)}" for name, folder in folders.items()}
 

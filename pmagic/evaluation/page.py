@@ -15,15 +15,15 @@ from pmagic.evaluation.plots import Plots
 from pmagic.evaluation.report import Report, caveats, cell_text, people_in, published_rows
 from pmagic.pictures import MARK
 
-SHEETS, CASES, THUMB = 4, 6, 160  # people on contact sheets, cases of a kind, pixels
+SHEETS, CASES, THUMB = 4, 6, 160  # people on contact sheets, cases per kind, pixels of a thumbnail
 _TEMPLATE = "report.html"
 
 
 def render_page(report: Report, drawn: Plots) -> str:
-    """One HTML file with everything in it; it runs no script and asks nobody for anything."""
+    """The report as one self-contained HTML file, without scripts and without network requests."""
     import jinja2
 
-    # Every text is escaped: names and prompts come from outside.
+    # Every text is escaped: names and prompts are untrusted input.
     template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, finalize=_printable).from_string(
         files("pmagic.evaluation").joinpath(_TEMPLATE).read_text()
     )
@@ -73,14 +73,14 @@ def render_page(report: Report, drawn: Plots) -> str:
 
 
 def _title(report: Report) -> str:
-    """The data set's name, or the folder's whose pictures were measured."""
+    """A title with the name of the data set, or of the folder of external pictures."""
     if "dataset" in report.about:
         return f"Evaluation on {report.about['dataset']}"
     return f"Evaluation of the pictures in {report.rows[0].title}"
 
 
 def _base(report: Report) -> str:
-    """The base's name, of a folder its last part: a page may travel. "" where none was opened."""
+    """The name of the base; "" without one. Of a folder only the last part is shown, as the page may be shared."""
     base = str(report.about["base"]) if "dataset" in report.about else ""
     return Path(base).name if Path(base).is_absolute() else base
 
@@ -120,7 +120,7 @@ def _cases(report: Report, titles: Mapping[str, str]) -> list[dict[str, object]]
 
 
 def _sheets(report: Report) -> list[dict[str, object]]:
-    """The first people with pictures: their photos, then the first picture of every prompt, a line a variant."""
+    """The first people with pictures: their photos, then the first picture of each prompt, one line per variant."""
     found = []
     seated = sorted({score.person for score in report.scores})[:SHEETS]
     for person in seated:
@@ -143,7 +143,7 @@ def _thumb_of(path: Path) -> str:
 
 
 def _thumb(picture: Image.Image, **mark: bytes) -> str:
-    """A small JPEG as a data address; a photo's has no mark that a machine made it."""
+    """A small JPEG as a data URL. mark: metadata that marks a generated picture; a photo has no mark."""
     small = picture.convert("RGB")
     small.thumbnail((THUMB, THUMB))
     buffer = io.BytesIO()

@@ -1,6 +1,6 @@
-"""Plots of an evaluation, each a PNG: text over identity with the Pareto front, every prompt, and the trend of Table 2.
+"""Plots of an evaluation as PNG: text over identity with the Pareto front, all prompts, and the trend of Table 2.
 
-Names and prompts are drawn as they are: a dollar sign begins no formula.
+Names and prompts are plain text: a dollar sign does not start a formula.
 """
 
 import math
@@ -13,14 +13,14 @@ from pmagic.engine.plots import figure, png
 from pmagic.evaluation.statistics import Mean, front
 
 INK, FAINT, OTHER = "#22577a", "#9aa5ad", "#c8553d"
-_LONGEST = 44  # characters of a prompt
-Plots = Mapping[str, tuple[bytes, str]]  # PNG and what it shows, by file name
+_LONGEST = 44  # characters of a prompt that are shown
+Plots = Mapping[str, tuple[bytes, str]]  # PNG and its description, by file name
 
 
 def pareto(points: Mapping[str, tuple[Mean, Mean]], published: Mapping[str, tuple[float, float]]) -> bytes:
-    """T-Sim over I-Pre with standard errors, each point by its number. points: (I-Pre, T-Sim) by title.
+    """T-Sim over I-Pre with standard errors; the points are numbered. points: (I-Pre, T-Sim) by title.
 
-    published: the paper's numbers, by the title that they stand beside.
+    published: the paper's numbers, by the title of the variant that they are compared with.
     """
     drawing = figure(9.0, 4.6)
     axes = drawing.subplots()
@@ -33,7 +33,7 @@ def pareto(points: Mapping[str, tuple[Mean, Mean]], published: Mapping[str, tupl
             x.value, y.value, xerr=x.error, yerr=y.error, fmt="o", ms=6, capsize=2, elinewidth=1,
             color=ink, label=f"{number + 1}  {printable(_short(name))}",
         )  # fmt: skip
-        # A side of its own, so that the numbers of points that coincide do not; and off the error bars.
+        # Each number has its own angle: numbers of coincident points do not overlap, and none lies on an error bar.
         angle = math.pi / 12 + 2 * math.pi * number / len(points)
         _number(axes, number, x.value, y.value, angle, "black")
         if name in published:
@@ -50,7 +50,7 @@ def pareto(points: Mapping[str, tuple[Mean, Mean]], published: Mapping[str, tupl
 def heat_map(
     prompts: Sequence[str], titles: Sequence[str], values: Mapping[str, Sequence[Sequence[float | None]]]
 ) -> bytes:
-    """The mean of each prompt and variant. values: by column, a row a prompt, a number a variant."""
+    """The mean of each prompt and variant. values: by column, one row per prompt, one number per variant."""
     height = 1.6 + 0.32 * len(prompts)
     drawing = figure(4.2 + (1.2 + 0.75 * len(titles)) * len(values), height)
     all_axes = np.atleast_1d(drawing.subplots(1, len(values), sharey=True))
@@ -70,7 +70,7 @@ def heat_map(
 
 
 def trend(titles: Sequence[str], columns: Mapping[str, Sequence[Mean]]) -> bytes:
-    """Each column over the variants in order, with standard errors."""
+    """Each column over the variants, in their order, with standard errors."""
     drawing = figure(7.0, 3.6)
     all_axes = np.atleast_1d(drawing.subplots(1, len(columns)))
     for axes, (column, of) in zip(all_axes, columns.items(), strict=True):
@@ -99,5 +99,5 @@ def _short(prompt: str) -> str:
 
 
 def printable(text: str) -> str:
-    """Without what cannot be drawn, or would turn the direction of what follows."""
+    """The text with a replacement for characters that cannot be shown or would reverse the text direction."""
     return "".join(each if each.isprintable() else "�" for each in text)

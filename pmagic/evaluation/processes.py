@@ -1,4 +1,4 @@
-"""People spread over processes of this machine, each with a bench of its own."""
+"""Subjects distributed over processes of this machine. Each process has its own EvalContext."""
 
 import multiprocessing
 import signal
@@ -16,11 +16,11 @@ from pmagic.evaluation.store import Result
 from pmagic.evaluation.subject_run import Progress, SubjectRun
 from pmagic.evaluation.worker_pool import Died
 
-GRACE = 10  # seconds for a worker to come to the end of its step
+GRACE = 10  # seconds for a worker to finish its step
 
 
 class _Process:
-    """A worker at the other end of a pipe. Whichever end dies, the other finds the pipe closed."""
+    """A worker process with a pipe. If one end dies, the other end finds the pipe closed."""
 
     def __init__(self, config: EvalConfig, fingerprint: str, scratch: Path) -> None:
         context = multiprocessing.get_context("spawn")
@@ -46,7 +46,7 @@ class _Process:
 
 
 def spread(config: EvalConfig, fingerprint: str, count: int, scratch: Path, told: Progress) -> Workers:
-    """At most `count` processes; none outlives the evaluation. scratch: for checkpoints of learnings in work."""
+    """At most `count` worker processes; all end with the evaluation. scratch: the folder for learning checkpoints."""
 
     def events(todo: Sequence[Task]) -> Iterator[Event]:
         made: list[_Process] = []
@@ -60,9 +60,8 @@ def spread(config: EvalConfig, fingerprint: str, count: int, scratch: Path, told
         finally:
             for each in made:
                 each.pipe.close()
-            for (
-                each
-            ) in made:  # who leaves by itself leaves nothing behind of what the libraries share between processes
+            # A process that exits by itself also releases the resources that libraries share between processes.
+            for each in made:
                 each.process.join(GRACE)
                 each.process.terminate()
                 each.process.join()
@@ -76,11 +75,11 @@ def _ready(workers: Sequence[_Process], seconds: float) -> list[_Process]:
 
 
 def _serve(pipe: Connection, config: EvalConfig, fingerprint: str, scratch: Path) -> None:
-    """Works off the tasks that come, until nobody sends any more. A Ctrl-C is for the other end to obey."""
+    """Process incoming tasks until the pipe is closed. Ctrl-C is ignored here; the parent process handles it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def told(doing: str) -> None:
-        if pipe.poll():  # nothing is ever sent while a person is in work: the other end is closed
+        if pipe.poll():  # no task is sent during a task, so the pipe is closed
             sys.exit()
 
     try:

@@ -1,12 +1,12 @@
-"""Prompts that people are drawn by in an evaluation. None of them is said while learning."""
+"""The prompts of an evaluation. None of them is used for learning."""
 
 from pathlib import Path
 
 from pmagic.engine.prompts import MAX_BYTES, NAME, read_prompts
 from pmagic.errors import NotFound, UsageError
 
-# The evaluation prompts of the paper's Figure 16, left column then right. Its text evaluates by 17 prompts and does not
-# say which of these 25: `paper` is the first 17.
+# The evaluation prompts of the paper's Figure 16, the left column before the right one. The paper evaluates with 17
+# prompts and does not say which of these 25; PAPER is the first 17.
 FIGURE_16: tuple[str, ...] = (
     "{} wearing a Santa hat",
     "{} in a construction outfit",
@@ -38,9 +38,9 @@ PAPER = FIGURE_16[:17]
 
 
 def read(path: Path) -> tuple[str, ...]:
-    """Prompts as engine.prompts.read_prompts has them, `{}` where the name stands, none twice.
+    """Read prompts from a file as engine.prompts.read_prompts. Each must contain `{}` for the name and occur once.
 
-    Raises NotFound, or UsageError which names the line.
+    Raises NotFound, or UsageError with the line number.
     """
     try:
         with path.open("rb") as file:

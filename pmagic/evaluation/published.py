@@ -1,4 +1,4 @@
-"""The paper's own numbers, to print beside a run. They are of photographs, and of the base that is named with them."""
+"""The paper's results, to compare with a run. All are of photographs, and of the base named in the row."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ SD, DREAMLIKE = "sd14", "dreamlike"
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """T-Sim and I-Pre as published. base: a short name of ours for the base that it was measured on."""
+    """Published T-Sim and I-Pre. base: our short name of the base that they were measured with."""
 
     table: int
     label: str
@@ -22,7 +22,7 @@ class Row:
 
 
 def _rows(table: int, base: str, datasets: tuple[str, ...], scores: dict[str, tuple[float, ...]]) -> list[Row]:
-    """scores: T-Sim, I-Pre of the first data set, then of the second, ..."""
+    """scores: T-Sim and I-Pre of the first data set, then of the second, and so on."""
     return [
         Row(table=table, label=label, dataset=dataset, base=base, t_sim=each[2 * k], i_pre=each[2 * k + 1])
         for label, each in scores.items()
@@ -51,10 +51,10 @@ ROWS = [
 ]  # fmt: skip
 
 
-_BASES = {6: (6, 7)}  # Table 7 is Table 6 on another base
+_BASES = {6: (6, 7)}  # Table 7 is Table 6 with another base
 
 
 def row(table: int, label: str, dataset: str, base: str) -> Row | None:
-    """The published row nearest to a run: of this data set and base where there is one, else CelebA-HQ's."""
+    """The published row closest to a run, first by data set, then by base; else the first row, CelebA-HQ's."""
     known = [each for each in ROWS if each.table in _BASES.get(table, (table,)) and each.label == label]
     return max(known, key=lambda each: (each.dataset == dataset, each.base == base), default=None)

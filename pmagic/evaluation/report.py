@@ -1,4 +1,4 @@
-"""The report as values: what was measured, the table of means, the caveats, and the document that is kept of it."""
+"""The report as values: the measurements, the table of means, the caveats, and the document for results.json."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from pmagic.evaluation.statistics import Difference, Mean, Score
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table: what is compared, and the paper's row beside it."""
+    """One row of the table: a variant, and the table and label of the published row that it is compared with."""
 
     key: str
     title: str
@@ -24,19 +24,19 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """All that is told. people: by number, those with photos in hand. about: the plan, as it is kept."""
+    """The contents of the report. people: the subjects with readable photos, by number. about: the stored plan."""
 
     about: Mapping[str, Any]
     rows: Sequence[Row]
     prompts: Sequence[str]
     people: Mapping[int, EvalSubject]
-    names: Sequence[str]  # of everyone who was drawn, in order of their numbers
+    names: Sequence[str]  # of all people of the sample, in order of their numbers
     traits: Mapping[int, str]
     scores: Sequence[Score]
-    stages: Mapping[str, Sequence[Mapping[str, Any]]]  # what each variant came to, for each person
-    faceless: Mapping[int, Sequence[str]]  # photos not learned from in which no face is found, by person
+    stages: Mapping[str, Sequence[Mapping[str, Any]]]  # the outcome of each variant for each person, such as the stages
+    faceless: Mapping[int, Sequence[str]]  # files of unseen photos without a face, by person
     failures: Mapping[int, Failure]
-    pictures: Path  # what the scores' places are relative to
+    pictures: Path  # the folder that the scores' paths are relative to
 
     @property
     def keys(self) -> list[str]:
@@ -54,7 +54,7 @@ class Report:
 
 
 def table(report: Report) -> list[list[str]]:
-    """The means as text: a line a variant, and the paper's line below it where it has one."""
+    """The means as text: one line per variant, followed by the published line if there is one."""
     columns = list(metrics.tabled())
     lines = [["", *columns, "people"]]
     for row in report.rows:
@@ -69,7 +69,7 @@ def table(report: Report) -> list[list[str]]:
 
 
 def caveats(report: Report) -> Iterator[str]:
-    """What makes the numbers say less than they seem to, a sentence each."""
+    """The limitations of the results, one sentence each."""
     for row in report.rows:
         of = report.stages.get(row.key, [])
         fallen = [each for each in of if each.get("fell_back")]
@@ -82,9 +82,9 @@ def caveats(report: Report) -> Iterator[str]:
 
 
 def _shared(report: Report) -> Iterator[str]:
-    """Which rows tell of the same pictures: each row beside the earlier one that it has most in common with.
+    """The rows that share pictures: each row with the earlier row that it shares most pictures with.
 
-    Two variants come to the same where the probe's bounds are those that the other one has anyway.
+    Two variants share pictures if the probe finds the bounds that the other variant has.
     """
     drawn = {
         key: {(each["person"], each["drawing"]) for each in of if "drawing" in each}
@@ -102,7 +102,7 @@ def _shared(report: Report) -> Iterator[str]:
 
 
 def cell_text(mean: Mean | None, people: int) -> str:
-    """people: of the row; who has nothing to say in this column is told."""
+    """A mean as text. people: the number in the row; if the mean covers fewer people, the text says how many."""
     if mean is None:
         return "-"
     fewer = f" (of {mean.people})" if mean.people < people else ""
@@ -114,7 +114,7 @@ def people_in(of: Mapping[str, Mean]) -> int:
 
 
 def published_rows(report: Report, row: Row) -> dict | None:
-    """The paper's numbers, and whether they are of another base or other people."""
+    """The published numbers of a row, and whether they are of another base or data set; None if there are none."""
     dataset, base = str(report.about.get("dataset", "")), str(report.about.get("base", ""))
     found = published.row(row.table, row.label, dataset, base) if row.table else None
     if found is None:
@@ -128,7 +128,7 @@ def published_rows(report: Report, row: Row) -> dict | None:
 
 
 def document(report: Report) -> dict[str, object]:
-    """Everything as plain values: what results.json holds."""
+    """The whole report as plain values, for results.json."""
     return {
         "plan": report.about,
         "means": [vars(each) for each in report.means],

@@ -1,6 +1,6 @@
-"""The report's files: results.json, summary.csv, two or three plots, and report.html which holds all of it in one file.
+"""The report's files: people.csv, results.json, summary.csv, two or three plots, and report.html with all in one file.
 
-Made from what the store keeps and from nothing else, so an interrupted evaluation ends in the same bytes.
+They depend only on the store's contents, so an interrupted and resumed evaluation gives the same bytes.
 """
 
 import csv
@@ -14,7 +14,7 @@ from pmagic.evaluation.store import Store, as_json
 
 
 def write(report: Report, store: Store) -> list[Path]:
-    """Writes everything into the store's folder, and returns the files. Raises StorageFailed."""
+    """Write all files into the store's folder, and return their paths. Raises StorageFailed."""
     drawn = _plots(report)
     return [
         store.write("people.csv", _people(report)),
@@ -42,7 +42,7 @@ def _plots(report: Report) -> Plots:
     if not shown:
         return {}
     theirs = {row.title: published_rows(report, row) for row in shown}
-    squares = {  # of another base they would say nothing here, and leave our points one corner
+    squares = {  # only of this base: others are not comparable and would squeeze our points into a corner
         title: (float(each["scores"]["i_pre"]), float(each["scores"]["t_sim"]))
         for title, each in theirs.items()
         if each and each["base"] == report.about["base"]

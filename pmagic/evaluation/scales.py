@@ -1,6 +1,6 @@
-"""Scales: how like a person's drawings by the data set itself are, and a stranger's, prompt by prompt."""
+"""Identity scales, one per prompt: the identity of the data set's own drawings with their person and with strangers."""
 
-# N people of a panel . E width of the judge's embedding
+# N people of the panel . E width of the judge's embedding
 
 from collections.abc import Sequence
 
@@ -13,10 +13,11 @@ from pmagic.evaluation.observers import Observers
 
 
 def measure(observers: Observers, panel: Sequence[Individual], prompt: str, size: tuple[int, int]) -> Scale | None:
-    """Over a panel of people, each drawn once by the data set: the mean cosines of drawings and photos learned from.
+    """The mean cosines between the data set's drawings (one per person of the panel) and the photos learned from.
 
-    size: width and height, in pixels, of the pictures that will be put on this scale; small ones are less like. None
-    where the data set draws nothing by this prompt, or tells its people no better apart than strangers.
+    size: width and height, in pixels, of the pictures to be measured; small pictures have lower identity. None if the
+    data set has no drawings for this prompt (fewer than two with a face), or if they are not closer to their own person
+    than to strangers.
     """
     shown = [who for who in panel if prompt in who.drawings]
     drawn, photos = [], []

@@ -1,4 +1,4 @@
-"""Scores: what the store keeps of everyone, read back in the order of the plan."""
+"""Scores of all subjects, read from the store in the order of the plan."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,15 +10,15 @@ from pmagic.evaluation.statistics import Score
 from pmagic.evaluation.store import CELL, Store
 from pmagic.evaluation.subject_run import VARIANT, cell
 
-Stages = dict[str, list[dict[str, Any]]]  # what each variant came to, as JSON, for each person
+Stages = dict[str, list[dict[str, Any]]]  # the outcome of each variant for each person, as JSON values
 
 
 def scores_of(
     store: Store, people: Mapping[int, EvalSubject], variants: Sequence[str], prompts: int
 ) -> tuple[list[Score], Stages]:
-    """Every picture's numbers by variant, person and prompt; and what each variant came to for each person.
+    """The scores of all pictures by variant, person and prompt; and the outcome of each variant for each person.
 
-    A variant that is not complete for a person counts as not there.
+    A variant that is not complete for a person is left out.
     """
     kept = {number: store.kept(who.place, weights=False) for number, who in people.items()}
     scores: list[Score] = []
@@ -46,7 +46,7 @@ def rows(
     files: Sequence[str],
     values: Mapping[str, Sequence[float | None]],
 ) -> Iterator[Score]:
-    """One score a picture. where: variant, person, prompt."""
+    """One score per picture. where: variant, person, prompt."""
     variant, person, prompt = where
     for k, (seed, file) in enumerate(zip(seeds, files, strict=True)):
         numbers = {column: of[k] for column, of in values.items()}

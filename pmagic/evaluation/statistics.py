@@ -1,4 +1,4 @@
-"""Statistics: means over people with their errors, and paired differences. Each person counts once."""
+"""Statistics: means over people with their standard errors, and paired differences. Each person counts once."""
 
 import csv
 import io
@@ -15,7 +15,7 @@ RESAMPLES, CONFIDENCE = 9999, 0.95
 
 @dataclass(frozen=True, kw_only=True)
 class Score:
-    """One picture's numbers. variant: a key. person, prompt: numbers, from 1. k: of the picture, from 0."""
+    """The scores of one picture. variant: its key. person, prompt: counted from 1. k: the picture, counted from 0."""
 
     variant: str
     person: int
@@ -23,14 +23,14 @@ class Score:
     k: int
     seed: int | None
     values: Mapping[str, float | None]
-    place: str  # of the picture, relative to the store
+    place: str  # the picture's path, relative to the store
 
 
 @dataclass(frozen=True, kw_only=True)
 class Mean:
-    """Of one column over the people of one variant, or a slope over them.
+    """The mean of one column over the people of one variant, or a regression slope over them.
 
-    error: standard error over people, None for a single one.
+    error: the standard error over people, None for a single person.
     """
 
     variant: str
@@ -43,7 +43,7 @@ class Mean:
 
 @dataclass(frozen=True, kw_only=True)
 class Difference:
-    """Mean over people of `variant` minus `against`, and the bootstrap interval of that mean, None for a single one."""
+    """The mean over people of `variant` minus `against`, with its bootstrap interval (None for a single person)."""
 
     variant: str
     against: str
@@ -51,11 +51,11 @@ class Difference:
     value: float
     low: float | None
     high: float | None
-    people: int  # that have both
+    people: int  # the number of people with both variants
 
 
 def means(scores: Sequence[Score], variants: Sequence[str], columns: Sequence[str]) -> list[Mean]:
-    """Each variant's columns, in order; what was never measured is left out."""
+    """The means of each variant's columns, in order. Columns without values are left out."""
     found = []
     for variant in variants:
         for column in columns:
@@ -77,9 +77,9 @@ def means(scores: Sequence[Score], variants: Sequence[str], columns: Sequence[st
 
 
 def slopes(scores: Sequence[Score], variants: Sequence[str], asked: Mapping[str, Slope]) -> list[Mean]:
-    """Each variant's slopes over people, with their standard errors by least squares.
+    """The least-squares slopes of each variant over people, with their standard errors.
 
-    Left out where fewer than three people have both columns, or where they hardly differ in x.
+    A slope is left out if fewer than three people have both columns, or if x varies less than the slope's `spread`.
     """
     found = []
     for variant in variants:
@@ -99,7 +99,7 @@ def slopes(scores: Sequence[Score], variants: Sequence[str], asked: Mapping[str,
 
 
 def differences(scores: Sequence[Score], variants: Sequence[str], columns: Sequence[str]) -> list[Difference]:
-    """Every variant against each before it, over the people that have both."""
+    """The difference of each variant to each earlier one, over the people that have both."""
     found = []
     for column in columns:
         of = {variant: by_person(scores, variant, column) for variant in variants}
@@ -124,7 +124,7 @@ def differences(scores: Sequence[Score], variants: Sequence[str], columns: Seque
 
 
 def by_person(scores: Sequence[Score], variant: str, column: str) -> dict[int, float]:
-    """Each person's mean over the pictures for which the column means something."""
+    """The mean of each person over the pictures that have a value in the column."""
     of: dict[int, list[float]] = {}
     for score in scores:
         value = score.values.get(column)
@@ -134,7 +134,7 @@ def by_person(scores: Sequence[Score], variant: str, column: str) -> dict[int, f
 
 
 def interval(values: np.ndarray) -> tuple[float | None, float | None]:
-    """The percentile bootstrap interval of the mean, the same for the same values; None for fewer than two."""
+    """The percentile bootstrap interval of the mean, deterministic for given values; None for fewer than two values."""
     if len(values) < 2:
         return None, None
     if np.ptp(values) == 0:  # every resample has this mean
@@ -149,7 +149,7 @@ def interval(values: np.ndarray) -> tuple[float | None, float | None]:
 
 
 def by_prompt(scores: Sequence[Score], variant: str, column: str, prompts: int) -> list[float | None]:
-    """The mean over all pictures of each prompt, None where there is none."""
+    """The mean of each prompt over all pictures, None for a prompt without values."""
     found: list[list[float]] = [[] for _ in range(prompts)]
     for score in scores:
         value = score.values.get(column)
@@ -159,7 +159,7 @@ def by_prompt(scores: Sequence[Score], variant: str, column: str, prompts: int) 
 
 
 def front(points: Mapping[str, tuple[float, float]]) -> list[str]:
-    """The Pareto front of points, larger being better on both axes: those that none beats on both."""
+    """The Pareto front: the points that no other point dominates. Larger is better on both axes."""
     return [
         name
         for name, (x, y) in points.items()
@@ -168,7 +168,7 @@ def front(points: Mapping[str, tuple[float, float]]) -> list[str]:
 
 
 def as_csv(means: Sequence[Mean], differences: Sequence[Difference]) -> bytes:
-    """One line a number: means with their standard errors, then differences with their intervals; six decimals."""
+    """One line per value: the means with standard errors, then the differences with intervals; six decimals."""
     text = io.StringIO()
     lines = csv.writer(text, lineterminator="\n")
     lines.writerow(

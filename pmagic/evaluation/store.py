@@ -1,13 +1,13 @@
-"""The store: one folder for one evaluation. What is in it is whole; what is missing is still to be done.
+"""The store: one folder per evaluation. Each result in it is complete; a missing result has still to be computed.
 
-    plan.json                              all that decides the numbers
+    plan.json                              all that determines the results
     people/0001-<photos>/<probe>/          the probe's curve
     people/0001-<photos>/<persona>/persona the persona, as the library keeps it
     people/0001-<photos>/<persona>/<drawing>-03/  the pictures of prompt 3 and their scores
-    people/0001-<photos>/variants/<key>/   which persona and drawing a variant came to, for this person
+    people/0001-<photos>/variants/<key>/   the persona and the drawing of a variant, for this subject
 
-Two variants that come to the same settings for a person share persona and pictures. A place is written aside and
-renamed, so a kill loses only what was in work. times.csv says how long things took, and is no part of any result.
+Two variants with the same settings for a subject share persona and pictures. A result is written to a staging folder
+and renamed, so a killed run loses only the work in progress. times.csv holds the durations; no result depends on it.
 """
 
 import json
@@ -32,7 +32,7 @@ Files = Mapping[str, bytes]
 
 @dataclass(frozen=True)
 class Result:
-    """A finished piece of one person's part. place: relative to the person's folder. seconds: that it took."""
+    """One finished result of a subject. place: its path in the subject's folder. seconds: its duration."""
 
     place: str
     files: Files
@@ -40,12 +40,12 @@ class Result:
 
     @property
     def lasting(self) -> dict[str, bytes]:
-        """What later work reads again, of a cell only its scores: pictures would fill the memory."""
+        """The files that later work reads again. Of a cell only the scores: the pictures would fill the memory."""
         return {CELL: self.files[CELL]} if CELL in self.files else dict(self.files)
 
 
 class Store:
-    """An opened store; `opened` gives one."""
+    """An open store; use `opened` to get one."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -53,11 +53,11 @@ class Store:
 
     @property
     def unfinished(self) -> Path:
-        """Checkpoints of learnings in work."""
+        """The folder for checkpoints of unfinished learning runs."""
         return self.root / ".unfinished"
 
     def keep(self, person: str, result: Result) -> None:
-        """Publishes a result, on the disk when this returns; what is there already stays. Raises StorageFailed."""
+        """Write a result durably to the disk. An existing result is not replaced. Raises StorageFailed."""
         target = self.root / "people" / person / result.place
         if target.is_dir():
             return
@@ -71,7 +71,7 @@ class Store:
                 file.write(f"{person},{result.place},{result.seconds:.2f}\n")
 
     def kept(self, person: str, *, weights: bool = True) -> dict[str, dict[str, bytes]]:
-        """What there is of a person, by place; of a cell only its scores. weights: whether personas are read, too."""
+        """A subject's stored files by place; of a cell only the scores are read. weights: whether to read personas."""
         folder = self.root / "people" / person
         places = sorted({each.parent for each in folder.rglob("*") if each.is_file()})
         found = {}
@@ -86,7 +86,7 @@ class Store:
         return self.root / "people" / person / place / picture_name(k)
 
     def write(self, name: str, data: bytes) -> Path:
-        """A file of the final report, replaced as a whole."""
+        """Write a file of the final report; an existing one is replaced atomically."""
         path = self.root / name
         with atomic_io.storing(str(path)):
             atomic_io.make_folder(self._aside)
@@ -104,9 +104,9 @@ def picture_name(k: int) -> str:
 
 @contextmanager
 def opened(root: Path, plan: Mapping[str, Any]) -> Iterator[Store]:
-    """The store in `root`, new or with exactly this plan, while nobody else works in it.
+    """Open the store in `root`, which is new or has exactly this plan, and lock it.
 
-    Raises UsageError (something else is there), Incompatible (another plan), Busy, StorageFailed.
+    Raises UsageError (`root` holds something else), Incompatible (another plan), Busy (locked), StorageFailed.
     """
     import filelock
 
@@ -121,7 +121,7 @@ def opened(root: Path, plan: Mapping[str, Any]) -> Iterator[Store]:
             raise Busy(f"another pmagic works in {root}", "wait for it to end, or give another --out") from error
     try:
         if (root / PLAN).exists():
-            _require_same(root, plan)  # once more: only now nobody else can write one
+            _require_same(root, plan)  # checked again under the lock: another process may have written a plan
         else:
             store.write(PLAN, as_json(plan))
         shutil.rmtree(root / ".aside", ignore_errors=True)
@@ -134,7 +134,7 @@ def opened(root: Path, plan: Mapping[str, Any]) -> Iterator[Store]:
 
 
 def check(root: Path, plan: Mapping[str, Any]) -> None:
-    """Whether a run with this plan could go into `root`; looks only. Raises UsageError or Incompatible."""
+    """Check that a run with this plan can use `root`; nothing is written. Raises UsageError or Incompatible."""
     if root.exists() and not root.is_dir():
         raise UsageError(f"{root} is not a folder", "give another --out")
     if (root / PLAN).exists():
@@ -148,7 +148,7 @@ def as_json(document: object) -> bytes:
 
 
 def _holds_something(root: Path) -> bool:
-    """Besides what a run leaves that was killed before its plan was written."""
+    """Whether `root` holds more than a run leaves that was killed before it wrote its plan."""
     return any(each.name not in (".lock", ".aside") for each in root.iterdir())
 
 

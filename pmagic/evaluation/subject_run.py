@@ -1,7 +1,8 @@
-"""A sitting: one person's part of an evaluation, as a stream of results. It knows nothing about where they are kept.
+"""The evaluation of one subject, as a stream of results. It does not know where the results are stored.
 
-For each variant: the stages are found (once for all variants that ask in the same way), the person is learned (once for
-all variants that come to the same method and settings), and each prompt's pictures are drawn in one batch and measured.
+For each variant, the probe finds the stages (once for all variants with the same probe settings), a persona is learned
+(once for all variants with the same method and settings), and the pictures of each prompt are rendered in one batch and
+measured.
 """
 
 import hashlib
@@ -29,17 +30,17 @@ from pmagic.library import bundle
 from pmagic.persona import Persona
 
 VARIANT, PROBE = "variant.json", "probe.json"
-OF_THE_READING = ("iou_low", "iou_high", "narrowest", "fallback")  # settings that only say how a curve is read
-OF_THE_PROBE = (*OF_THE_READING, "probe_iterations")  # and those that only say how the bounds are found
-KIND = "picture of an evaluation"  # of a persona that no library holds
-LARGEST = 1  # the face that counts in a photo of several
+OF_THE_READING = ("iou_low", "iou_high", "narrowest", "fallback")  # settings that only affect how a probe curve is read
+OF_THE_PROBE = (*OF_THE_READING, "probe_iterations")  # and those that only affect how the bounds are found
+KIND = "picture of an evaluation"  # the kind of a picture whose persona is in no library
+LARGEST = 1  # the face that is used in a photo with several faces: the largest
 
-Progress = Callable[[str], None]  # is told what is being done at every step; what it raises goes through
+Progress = Callable[[str], None]  # called at every step with the current activity; its exceptions propagate
 
 
 @dataclass(kw_only=True)
 class SubjectRun:
-    """kept: the person's results so far, by place. scratch: where learnings in work are kept, None for nowhere."""
+    """kept: the subject's results so far, by place. scratch: the folder for learning checkpoints, None for none."""
 
     context: EvalContext
     who: EvalSubject
@@ -49,9 +50,9 @@ class SubjectRun:
     _begun: float = field(default_factory=time.monotonic)
 
     def results(self) -> Iterator[Result]:
-        """What is still missing of this person, piece by piece.
+        """Compute and yield the missing results of this subject, one by one.
 
-        Raises PhotoRefused and whatever learning and drawing raise.
+        Raises PhotoRefused and the errors of learning and rendering.
         """
         self._begun = time.monotonic()
         self.require_photos()
@@ -67,11 +68,11 @@ class SubjectRun:
             yield from self._finished(f"variants/{variant.key}", {VARIANT: as_json(told)})
 
     def require_photos(self) -> None:
-        """Looks at the photos before any work that one without a face would make useless. Raises PhotoRefused."""
+        """Check the photos before any long work: without a face it would be useless. Raises PhotoRefused."""
         _ = self.known, self.subject
 
     def _settled(self, variant: Variant) -> Generator[Result, None, tuple[LearnSettings, dict[str, object]]]:
-        """The variant's settings with the bounds that the probe finds for this person, and what there is to tell."""
+        """The variant's settings with the probe's bounds for this subject, and the probe's results to report."""
         settings = variant.learn
         if settings.bounds is not None:
             return settings, {}
@@ -89,7 +90,7 @@ class SubjectRun:
         return replace(settings, bounds=bounds), {"curve": curve, "fell_back": fell_back}
 
     def _learned(self, method: str, settings: LearnSettings) -> Generator[Result, None, tuple[str, Persona]]:
-        """Where the persona of this method and these settings is kept, and the persona."""
+        """The persona of this method and these settings, with its place; it is learned if it is missing."""
         place = persona_place(method, settings)
         if f"{place}/{PERSONA}" not in self.kept:
             checkpoint = None if self.scratch is None else self.scratch / f"{self.who.place}-{place}.checkpoint"
@@ -131,7 +132,7 @@ class SubjectRun:
             yield from self._finished(place, {**files, CELL: as_json({"seeds": seeds, "scores": scores})})
 
     def case(self, drawn: Sequence[Image.Image], prompt: int) -> Sample:
-        """Pictures of the person by a prompt, counted from 0, ready to be measured."""
+        """Pictures of the subject for a prompt, counted from 0, as a Sample to be measured."""
         known, context = self.known, self.context
         scale = context.scale(prompt, drawn[0].size)
         return Sample(
@@ -147,7 +148,7 @@ class SubjectRun:
         )
 
     def _story(self, variant: Variant, prompt: str) -> dict[str, object]:
-        """What goes into every picture, besides its seed."""
+        """The metadata of a picture, besides its seed."""
         settings = variant.render
         return {
             "kind": KIND,
@@ -161,7 +162,7 @@ class SubjectRun:
         }
 
     def _finished(self, place: str, files: Files) -> Iterator[Result]:
-        """Hands a result on and remembers what of it is needed again."""
+        """Yield a result, and keep the files of it that later work needs."""
         result = Result(place, files, time.monotonic() - self._begun)
         self.kept[place] = result.lasting
         yield result
@@ -183,22 +184,22 @@ class SubjectRun:
 
 
 def cell(drawing: str, prompt: int) -> str:
-    """The place of one prompt's pictures, counted from 0; its name begins at 01."""
+    """The place of a prompt's pictures. prompt: counted from 0; the number in the name is counted from 01."""
     return f"{drawing}-{prompt + 1:02d}"
 
 
 def persona_place(method: str, settings: LearnSettings) -> str:
-    """Where a persona is kept. The default method is not named, so that places made before there were others hold."""
+    """The place of a persona. The default method is left out, so that places from before other methods stay valid."""
     named = {} if method == methods.DEFAULT else {"method": method}
     return _digest({**named, **settings.as_table()}, *OF_THE_PROBE)
 
 
 def is_done(kept: Mapping[str, Mapping[str, bytes]], variants: Sequence[str]) -> bool:
-    """Whether a person's part is complete for these variants: all that a variant needs is kept before it is itself."""
+    """Whether a subject is complete for these variants. A variant's entry is stored after everything that it needs."""
     return all(f"variants/{key}" in kept for key in variants)
 
 
 def _digest(table: Mapping[str, object], *without: str) -> str:
-    """Eight hex digits of a table of settings."""
+    """Eight hex digits of the SHA-256 of a table of settings, without the keys in `without`."""
     left = {key: value for key, value in table.items() if key not in without}
     return hashlib.sha256(json.dumps(left, sort_keys=True, default=str).encode()).hexdigest()[:8]

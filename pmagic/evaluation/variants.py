@@ -1,4 +1,4 @@
-"""Variants: what is compared with what. Methods, and of those with stages recipes or the rows of an ablation."""
+"""Variants: the rows that are compared: methods, and for methods with stages also recipes or rows of an ablation."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,18 +16,18 @@ WHOLE = StageBounds(0, 1000)  # no stage regulation: dynamic embeddings at every
 
 @dataclass(frozen=True, kw_only=True)
 class Variant:
-    """One way of learning and drawing. table, label: the row of the paper that it is compared with, 0 for none."""
+    """A method with its settings. table, label: the published row that it is compared with; table is 0 without one."""
 
     key: str  # part of a path
     title: str
     method: str  # a name on the methods shelf
-    learn: LearnSettings  # bounds of None are found by the probe, for each person
+    learn: LearnSettings  # if bounds is None, the probe finds them for each subject
     render: RenderSettings
     table: int = 0
     label: str = ""
 
     def as_table(self) -> dict[str, object]:
-        """What a plan keeps. The default method is not named, so that plans written before there were others hold."""
+        """The variant in a plan. The default method is left out, so that plans from before other methods stay valid."""
         method = {} if self.method == methods.DEFAULT else {"method": self.method}
         about = {"key": self.key, "title": self.title, **method}
         return {**about, "learn": self.learn.as_table(), "render": vars(self.render)}
@@ -41,11 +41,13 @@ def variants(
     pictures: int,
     iterations: int | None = None,
 ) -> list[Variant]:
-    """Of each method that has stages one for each recipe, or the rows of one ablation of the only recipe; of any other
-    method one, drawn as the first recipe says.
+    """The variants of all methods.
 
-    asked: the methods. defaults: the base's pmagic.toml. pictures: of one prompt, drawn at once. iterations: of
-    learning, None for the recipe's own. Raises NotFound or UsageError.
+    A method with stages has one variant per recipe, or the rows of an ablation, which takes exactly one recipe. Any
+    other method has one variant, with the render settings of the first recipe.
+
+    asked: the methods. defaults: the base's pmagic.toml. pictures: per prompt, rendered in one batch. iterations: of
+    learning, None for the recipe's default. Raises NotFound or UsageError.
     """
     if len(set(asked)) != len(asked) or not asked:
         every = ",".join(methods.names())
@@ -81,9 +83,9 @@ def variants(
 
 
 def _named(row: Variant, has_stages: bool, *, alone: bool) -> Variant:
-    """With the method in its title where there are several, and in its key where it is not the default one.
+    """The variant with the method in its title if there are several, and in its key if it is not the default method.
 
-    The published rows are of the default method.
+    Only the default method is compared with published rows.
     """
     if row.method == methods.DEFAULT:
         return row if alone else replace(row, title=f"{row.method}, {row.title}")
@@ -98,6 +100,6 @@ def _of_recipe(recipe: str) -> tuple[int, str]:
 
 
 def weighted(learn: LearnSettings, **weights: float) -> LearnSettings:
-    """The settings with other weights of some losses; a loss of weight 0 is left out."""
+    """The settings with some loss weights changed; a loss with weight 0 is removed."""
     losses = {name: weight for name, weight in {**learn.losses, **weights}.items() if weight}
     return replace(learn, losses=MappingProxyType(losses))

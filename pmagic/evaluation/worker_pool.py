@@ -1,6 +1,6 @@
-"""A crew: people given to whichever worker is free. A worker that dies costs the piece in work, and nothing else.
+"""A pool of workers: each free worker takes the next subject. If a worker dies, only its unfinished result is lost.
 
-Every result is handed on as it is made; the person of a dead worker goes to a fresh one with all that is kept of them.
+Results are yielded as they come. A new worker takes the subject of a dead worker, with all its results so far.
 """
 
 from collections import deque
@@ -13,35 +13,35 @@ from pmagic.evaluation.harness import Event, Failure, Task, failure
 from pmagic.evaluation.store import Result
 from pmagic.evaluation.subject_run import Progress
 
-ATTEMPTS = 3  # of one person, before its worker's death is taken for the person's fault
-LOOK = 0.5  # seconds between two looks at whether a stop was asked for
+ATTEMPTS = 3  # per subject; after that many dead workers the subject counts as failed
+LOOK = 0.5  # seconds between two checks for a stop request
 
 
 class Died(Exception):
-    """A worker is gone, or cannot be reached."""
+    """A worker is dead or cannot be reached."""
 
 
 class Worker(Protocol):
-    """A process with a bench of its own."""
+    """A process with its own EvalContext."""
 
     def begin(self, task: Task) -> None:
-        """Start on a person. Raises Died."""
+        """Start a subject. Raises Died."""
 
     def event(self) -> Result | Failure | None:
-        """The next of the person's events, None when the part is complete.
+        """The next event of the subject, None when the subject is complete.
 
-        Raises Died, or the PmagicError that would stop everyone.
+        Raises Died, or a PmagicError that stops the whole evaluation.
         """
 
 
 Some = TypeVar("Some", bound=Worker)
-Wait = Callable[[Sequence[Some], float], Sequence[Some]]  # (workers, seconds) -> those that have an event
+Wait = Callable[[Sequence[Some], float], Sequence[Some]]  # (workers, timeout in seconds) -> the workers with an event
 
 
 def run_tasks(
     todo: Sequence[Task], make: Callable[[], Some], count: int, wait: Wait[Some], told: Progress
 ) -> Iterator[Event]:
-    """The events of every task, by at most `count` workers, in the order in which they come."""
+    """Run all tasks on at most `count` workers, and yield their events in the order of arrival."""
     waiting = deque(todo)
     attempts = dict.fromkeys((task.who.number for task in todo), 0)
     free = [make() for _ in range(min(count, len(todo)))]
@@ -62,7 +62,7 @@ def run_tasks(
                 worker.begin(replace(task, who=task.who.brought()))
             except Died:
                 yield from lost(task)
-            except PmagicError as problem:  # a photo that could be read before
+            except PmagicError as problem:  # a photo can no longer be read
                 free.append(worker)
                 yield task.who, failure(problem)
             else:

@@ -1,1 +1,1 @@
-"""Frozen observers, one file each. Each opens an unmodified folder of weights and answers about pictures."""
+"""Frozen vision models, one file each. Each loads an unmodified folder of weights and analyses pictures."""

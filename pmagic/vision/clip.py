@@ -21,7 +21,7 @@ WEIGHT = 2.5
 
 @dataclass(frozen=True)
 class Clip:
-    """An opened CLIPModel with its own pixel statistics."""
+    """A loaded CLIPModel with its pixel statistics."""
 
     model: Any  # transformers.CLIPModel
     tokenizer: Any
@@ -30,12 +30,12 @@ class Clip:
 
     @property
     def size(self) -> int:
-        """Side of the square picture that the model reads, in pixels."""
+        """The side of the square input picture, in pixels."""
         return self.model.config.vision_config.image_size
 
     @torch.no_grad()
     def image_embedding(self, pictures: Sequence[Image.Image]) -> Tensor:
-        """The projection of each whole picture, squeezed (not cropped) to the model's square; lengths kept: (N, e)."""
+        """The projection of each whole picture, resized (not cropped) to the model's square: (N, e), not normalised."""
         square = (self.size, self.size)
         pixels = [picture.convert("RGB").resize(square, Image.Resampling.BICUBIC) for picture in pictures]
         pooled = self.model.vision_model(pixel_values=self._normalised(pixels)).pooler_output
@@ -43,13 +43,13 @@ class Clip:
 
     @torch.no_grad()
     def cropped_embedding(self, pictures: Sequence[Image.Image]) -> Tensor:
-        """The projection of each picture's central square, its short side resized, as CLIP was trained: (N, e)."""
+        """The projection of each picture's centre square, its short side resized as in CLIP's training: (N, e)."""
         pixels = self._normalised([_short_side(picture.convert("RGB"), self.size) for picture in pictures])
         return self.model.visual_projection(self.model.vision_model(pixel_values=pixels).pooler_output)
 
     @torch.no_grad()
     def text_embedding(self, texts: Sequence[str]) -> Tensor:
-        """The projection of each text with Hessel's prefix, cut to what the model reads: (N, e)."""
+        """The projection of each text with Hessel's prefix, truncated to the model's maximum length: (N, e)."""
         limit = self.model.config.text_config.max_position_embeddings
         ids = self.tokenizer(
             [PREFIX + text for text in texts], padding=True, truncation=True, max_length=limit, return_tensors="pt"
@@ -57,7 +57,7 @@ class Clip:
         return self.model.text_projection(self.model.text_model(**ids).pooler_output)
 
     def _normalised(self, pictures: Sequence[Image.Image]) -> Tensor:
-        """(N, 3, size, size) in the model's own statistics."""
+        """The pixels, normalised with the model's statistics: (N, 3, size, size)."""
         raw = torch.stack([torch.frombuffer(bytearray(p.tobytes()), dtype=torch.uint8) for p in pictures])
         pixels = raw.view(len(pictures), self.size, self.size, 3).permute(0, 3, 1, 2).float() / 255
         mean, std = (torch.tensor(each).view(1, 3, 1, 1) for each in (self.image_mean, self.image_std))
@@ -65,7 +65,7 @@ class Clip:
 
 
 def load(folder: Path, *, device: str = "cpu") -> Clip:
-    """Open a CLIP folder in float32. Raises WeightsMissing or Incompatible, naming what is wrong."""
+    """Load a CLIP folder in float32. Raises WeightsMissing or Incompatible; the message names the problem."""
     from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 
     if not (folder / "config.json").is_file():
@@ -81,7 +81,7 @@ def load(folder: Path, *, device: str = "cpu") -> Clip:
                 local_files_only=True,
                 output_loading_info=True,
             )
-            model, report = cast(tuple[Any, Any], opened)  # by `output_loading_info`
+            model, report = cast(tuple[Any, Any], opened)  # a pair because of `output_loading_info`
     except (OSError, ValueError) as error:
         raise WeightsMissing(f"the CLIP in {folder} cannot be opened: {error}", model_spec.restoring(folder)) from error
     if report["missing_keys"]:

@@ -1,6 +1,6 @@
-"""CLIPSeg: where in a picture a word is."""
+"""CLIPSeg: a mask of the region of a picture that a word describes."""
 
-# N phrasings . S side of the square that the model reads . H, W the picture's own height and width
+# N phrasings . S side of the model's square input . H, W height and width of the picture
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +20,7 @@ PHRASINGS = ("{}", "a {}", "the {}", "a photo of a {}")
 
 @dataclass(frozen=True)
 class ClipSeg:
-    """An opened CLIPSegForImageSegmentation with its own pixel statistics."""
+    """A loaded CLIPSegForImageSegmentation with its pixel statistics."""
 
     model: Any  # transformers.CLIPSegForImageSegmentation
     tokenizer: Any
@@ -30,7 +30,7 @@ class ClipSeg:
 
     @torch.no_grad()
     def mask(self, picture: Image.Image, word: str) -> Tensor:
-        """How probable the word is at each pixel, the mean over its phrasings: (H, W) float32, range [0, 1]."""
+        """The probability of the word at each pixel, averaged over PHRASINGS: (H, W) float32, range [0, 1]."""
         ids = self.tokenizer([text.format(word) for text in PHRASINGS], padding=True, return_tensors="pt")
         pixels = self._normalised(picture.convert("RGB")).expand(len(PHRASINGS), -1, -1, -1)
         logits = self.model(**ids.to(self.model.device), pixel_values=pixels).logits  # (N, S, S)
@@ -39,7 +39,7 @@ class ClipSeg:
         return F.interpolate(probable, size=size, mode="bilinear", antialias=True)[0, 0].cpu()
 
     def _normalised(self, picture: Image.Image) -> Tensor:
-        """The whole picture squeezed to the model's square, in its own statistics: (1, 3, S, S)."""
+        """The whole picture resized to the model's square and normalised with its statistics: (1, 3, S, S)."""
         square = picture.resize((self.size, self.size), Image.Resampling.BICUBIC)
         raw = torch.frombuffer(bytearray(square.tobytes()), dtype=torch.uint8).view(1, self.size, self.size, 3)
         mean, std = (torch.tensor(each).view(1, 3, 1, 1) for each in (self.image_mean, self.image_std))
@@ -47,7 +47,7 @@ class ClipSeg:
 
 
 def load(folder: Path, *, device: torch.device | str = "cpu") -> ClipSeg:
-    """Open a CLIPSeg folder in float32. Raises WeightsMissing or Incompatible, naming what is wrong."""
+    """Load a CLIPSeg folder in float32. Raises WeightsMissing or Incompatible; the message names the problem."""
     from transformers import CLIPSegConfig, CLIPSegForImageSegmentation, CLIPTokenizer
 
     if not (folder / "config.json").is_file():
@@ -63,7 +63,7 @@ def load(folder: Path, *, device: torch.device | str = "cpu") -> ClipSeg:
                 local_files_only=True,
                 output_loading_info=True,
             )
-            model, report = cast(tuple[Any, Any], opened)  # by `output_loading_info`
+            model, report = cast(tuple[Any, Any], opened)  # a pair because of `output_loading_info`
     except (OSError, ValueError) as error:
         raise WeightsMissing(
             f"the CLIPSeg in {folder} cannot be opened: {error}", model_spec.restoring(folder)

@@ -1,7 +1,7 @@
-"""The pack's face recogniser as a torch module, so that a loss can follow it, and a differentiable alignment for it.
+"""The pack's face recogniser as a torch module, so that a loss can use its gradient, and a differentiable alignment.
 
-The graph and its weights are read from the pack's own ONNX file and carried out node by node: residual networks of
-every layout are chains of a dozen kinds of nodes. Nothing is converted on disk.
+The graph and its weights are read from the pack's ONNX file and executed node by node: residual networks of all layouts
+consist of a dozen kinds of nodes. Nothing is converted on disk.
 """
 
 # B batch . E embedding width . H, W picture height and width
@@ -18,37 +18,38 @@ from torch.nn import functional as F
 from pmagic.errors import Incompatible
 from pmagic.vision import faces
 
-SIDE = 112  # pixels of the square that recognisers read
-# Where insightface puts the five landmarks in that square: left eye, right eye, nose, mouth corners (x, y).
+SIDE = 112  # pixels, the side of a recogniser's square input
+# insightface's positions of the five landmarks in that square: left eye, right eye, nose, mouth corners (x, y).
 TEMPLATE = ((38.2946, 51.6963), (73.5318, 51.5014), (56.0252, 71.7366), (41.5493, 92.3655), (70.7299, 92.2041))
 
 
 def align(pixels: Tensor, landmarks: Tensor, size: int = SIDE) -> Tensor:
-    """The faces of (B, 3, H, W) in the recogniser's pose: (B, 3, size, size), range [-1, 1] as `pixels`.
+    """Align the faces in `pixels` (B, 3, H, W) to the recogniser's template: (B, 3, size, size), both in [-1, 1].
 
-    landmarks: (B, 5, 2), x and y in pixels of `pixels`. The least-squares similarity onto the template and bilinear
-    sampling, as insightface's `norm_crop`; what lies outside of the picture is black. Differentiable in `pixels`.
+    landmarks: (B, 5, 2), x and y in pixels of `pixels`. Uses the least-squares similarity transform onto the template
+    and bilinear sampling, as insightface's `norm_crop`. The area outside the picture is black. Differentiable in
+    `pixels`.
     """
     height, width = pixels.shape[-2:]
     template = _template(landmarks.dtype, landmarks.device) * (size / SIDE)
-    # A similarity of the plane is z -> a z + b over the complex numbers; here from the template to the picture.
+    # A similarity transform of the plane is z -> a z + b in complex numbers; here from the template to the picture.
     source, target = torch.view_as_complex(template.contiguous()), torch.view_as_complex(landmarks.contiguous())
     from_mean, to_mean = source.mean(), target.mean(dim=1, keepdim=True)
     centred, moved = source - from_mean, target - to_mean
-    # Fitted towards the template and inverted, not fitted backwards: the two least squares differ.
+    # The fit goes from the picture to the template and is then inverted: a fit in the other direction would differ.
     forward = (moved.conj() * centred).sum(dim=1, keepdim=True) / moved.abs().square().sum(dim=1, keepdim=True)
     line = torch.arange(size, dtype=landmarks.dtype, device=landmarks.device)
     where = torch.complex(line.expand(size, size), line.unsqueeze(1).expand(size, size))  # (size, size)
     where = (where.reshape(1, -1) - from_mean) / forward + to_mean  # (B, size * size)
     grid = torch.stack([where.real / (width - 1), where.imag / (height - 1)], dim=-1) * 2 - 1
     grid = grid.view(-1, size, size, 2).to(pixels.dtype)
-    # Outside counts as zero, which must be black here.
+    # grid_sample pads with zeros; the shift by 1 makes them black.
     return F.grid_sample(pixels + 1, grid, mode="bilinear", padding_mode="zeros", align_corners=True) - 1
 
 
 @lru_cache(maxsize=4)
 def _template(dtype: torch.dtype, device: torch.device) -> Tensor:
-    """On the device once: nothing can be brought there while a CUDA graph is recorded."""
+    """The template on the device, cached: nothing can be copied there during the capture of a CUDA graph."""
     return torch.tensor(TEMPLATE, dtype=dtype, device=device)
 
 
@@ -56,11 +57,11 @@ class Recogniser(nn.Module):
     """An ONNX recogniser's graph in torch: (B, 3, 112, 112) RGB in [-1, 1] to raw embeddings (B, E)."""
 
     def __init__(self, graph: Any, mean: float, std: float) -> None:
-        """graph: onnx.GraphProto with one input; mean and std: what it wants of pixels 0..255. Raises Incompatible."""
+        """graph: onnx.GraphProto with one input. mean, std: its normalisation of pixels 0..255. Raises Incompatible."""
         from onnx import helper, numpy_helper
 
         super().__init__()
-        # x in [-1, 1] is the pixel 127.5 x + 127.5, of which the graph wants (pixel - mean) / std.
+        # x in [-1, 1] is the pixel 127.5 x + 127.5, and the graph's input is (pixel - mean) / std.
         self.scale, self.shift = 127.5 / std, (127.5 - mean) / std
         self.weights = {}  # name in the graph -> name of the buffer
         self.constants: dict[str, Tensor] = {}
@@ -78,7 +79,7 @@ class Recogniser(nn.Module):
                     "use another pack, or learn without the identity loss: `--recipe reference`",
                 )
             self.nodes.append((_NODES[node.op_type], attributes, list(node.input), node.output[0]))
-        known = {weight.name for weight in graph.initializer}  # old files list their weights as inputs, too
+        known = {weight.name for weight in graph.initializer}  # old files also list their weights as inputs
         self.entry = next(each.name for each in graph.input if each.name not in known)
         self.exit = graph.output[0].name
 
@@ -90,14 +91,14 @@ class Recogniser(nn.Module):
 
     def _keep(self, name: str, array: Any) -> None:
         weight = torch.from_numpy(array.copy())
-        if not weight.is_floating_point():  # a shape, which is read here whatever the device
+        if not weight.is_floating_point():  # a shape, which is read on the CPU on every device
             self.constants[name] = weight
             return
         self.weights[name] = f"weight_{len(self.weights)}"
         self.register_buffer(self.weights[name], weight)
 
     def _value(self, name: str, values: dict[str, Tensor]) -> Tensor | None:
-        if not name:  # an optional input that was left out
+        if not name:  # an omitted optional input
             return None
         if name in self.constants:
             return self.constants[name]
@@ -105,9 +106,9 @@ class Recogniser(nn.Module):
 
 
 def load(folder: Path, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> Recogniser:
-    """The pack's recogniser, frozen: (B, 3, 112, 112) RGB in [-1, 1] to raw embeddings (B, E).
+    """Load the pack's recogniser, frozen: (B, 3, 112, 112) RGB in [-1, 1] to raw embeddings (B, E).
 
-    insightface itself says which file it is and what it does with pixels. Raises WeightsMissing or Incompatible.
+    insightface gives its file and its pixel normalisation. Raises WeightsMissing or Incompatible.
     """
     import onnx
 
@@ -121,7 +122,7 @@ def load(folder: Path, *, device: torch.device | str = "cpu", dtype: torch.dtype
 
 
 def _sides(attributes: dict[str, Any], x: Tensor) -> Tensor:
-    """`x` with the zeros around it that the node asks for; ONNX gives all starts before all ends."""
+    """`x` with the zero padding of the node; ONNX lists all starts before all ends."""
     if attributes.get("auto_pad", b"NOTSET") not in (b"NOTSET", b"VALID"):
         raise Incompatible("the recogniser pads by an automatic rule", "use another pack")
     top, left, bottom, right = attributes.get("pads", (0, 0, 0, 0))
@@ -138,14 +139,14 @@ def _normalisation(attributes: dict[str, Any], x: Tensor, scale: Tensor, shift: 
 
 
 def _linear(attributes: dict[str, Any], x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """alpha x w + beta b, each matrix perhaps transposed."""
+    """alpha x w + beta b; x and w are transposed if the node says so."""
     x = x.T if attributes.get("transA") else x
     product = attributes.get("alpha", 1.0) * x @ (weight.T if attributes.get("transB") else weight)
     return product if bias is None else product + attributes.get("beta", 1.0) * bias
 
 
 def _average(attributes: dict[str, Any], x: Tensor) -> Tensor:
-    """Zeros outside count only where the node says so."""
+    """Average pooling; padded zeros count only if the node says so."""
     kernel, stride = attributes["kernel_shape"], attributes.get("strides", (1, 1))
     total = F.avg_pool2d(_sides(attributes, x), kernel, stride)
     if not any(attributes.get("pads", ())) or attributes.get("count_include_pad"):
@@ -154,12 +155,12 @@ def _average(attributes: dict[str, Any], x: Tensor) -> Tensor:
 
 
 def _slope(attributes: dict[str, Any], x: Tensor, slope: Tensor) -> Tensor:
-    """The slope has one number a channel, with or without axes of one after it."""
+    """PReLU. The slope has one number per channel, with or without trailing axes of size 1."""
     return torch.where(x >= 0, x, x * slope)
 
 
 def _reshaped(attributes: dict[str, Any], x: Tensor, shape: Tensor) -> Tensor:
-    """0 keeps an axis, -1 takes what is left; a batch of one written into the file is any batch."""
+    """Reshape: 0 keeps an axis, -1 is inferred. A fixed batch of 1 in the file stands for any batch."""
     wanted = [x.shape[k] if size == 0 else size for k, size in enumerate(shape.tolist())]
     return x.reshape(x.shape[0], *wanted[1:]) if wanted[:1] == [1] else x.reshape(wanted)
 

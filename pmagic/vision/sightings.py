@@ -1,7 +1,7 @@
-"""Sightings: faces of a photo that may lie on its side or be fuller of a face than the detector was trained for.
+"""Sightings: faces in photos that may be rotated, or in which the face is larger than in the detector's training.
 
-A detector finds faces that stand upright and are not larger than most of the picture. So the photo is shown to it in
-four turns, and where it sees nothing, with a margin around it, in which the face is smaller.
+A detector finds upright faces that do not fill most of the picture. So the photo is tried in four turns. If no face is
+found, or the face fills the photo, the photo is also tried with a margin around it, in which the face is smaller.
 """
 
 from collections.abc import Sequence
@@ -12,18 +12,19 @@ from PIL import Image
 
 from pmagic.vision.faces import Face, FacePack
 
-TURNS = (0, 90, 180, 270)  # degrees against the clock
-MARGINS = (0.0, 0.25, 0.5, 1.0)  # of the photo's sides, on each side
-SURE = 0.7  # the score that a face must have which is found only turned or with a margin
-# How much surer, as a difference of log-odds, the detector must be of a turned photo than of the photo as it is. An
-# upside-down face is found too, with eyes for the mouth, but less surely: by 1.97 at least in 78 drawn portraits.
+TURNS = (0, 90, 180, 270)  # degrees counterclockwise
+MARGINS = (0.0, 0.25, 0.5, 1.0)  # fractions of the photo's sides, added on each side
+SURE = 0.7  # the minimum score of a face that is found only in a turn or with a margin
+# The minimum difference of the detector's log-odds by which a turned photo must exceed the unturned photo. The detector
+# also finds upside-down faces, taking the eyes for the mouth, but with log-odds lower by at least 1.97 in 78 drawn
+# portraits.
 SURER = 1.0
-FILLING = 0.7  # of the photo's width or height
+FILLING = 0.7  # a fraction of the photo's width or height
 
 
 @dataclass(frozen=True)
 class Sighting:
-    """Faces, the largest first, in pixels of the photo once turned by `turn`. margin: of the sides, 0 for none."""
+    """Faces, the largest first, in pixels of the photo turned by `turn`. margin: a fraction of the sides, or 0."""
 
     faces: Sequence[Face]
     turn: int
@@ -31,10 +32,10 @@ class Sighting:
 
 
 def find_upright(pack: FacePack, photo: Image.Image) -> Sighting | None:
-    """The faces in the turn in which they stand upright, with no more margin than needed; None where there is none.
+    """Find the faces in the turn in which they are upright, with the smallest sufficient margin; None without a face.
 
-    The photo is tried without a margin first. A face that fills it is easily taken for one on its head, so of such a
-    photo, and of one without a face, all turns are compared with all margins.
+    The photo is first tried without a margin. The detector easily takes a face that fills the photo for an upside-down
+    face. So for such a photo, and for a photo without a face, all turns are compared with all margins.
     """
     seen = [_sighting(pack, photo, turn, 0) for turn in TURNS]
     choice = _choose(seen)
@@ -45,7 +46,7 @@ def find_upright(pack: FacePack, photo: Image.Image) -> Sighting | None:
 
 
 def _choose(seen: Sequence[Sighting]) -> Sighting | None:
-    """The least margin of the turn of which the detector is surest, which is none unless another is SURER."""
+    """The smallest margin in the turn with the highest score. A turn other than 0 must exceed turn 0 by SURER."""
     plain = seen[0]
     sure = [each for each in seen if _is_upright(each) and _score(each) >= SURE]
     turned = [each for each in sure if each.turn != 0]
@@ -65,7 +66,7 @@ def _sighting(pack: FacePack, photo: Image.Image, turn: int, margin: float) -> S
 
 
 def _fills(sighting: Sighting, photo: Image.Image) -> bool:
-    """Whether the surest face takes FILLING of the photo's width or height."""
+    """Whether the face with the highest score takes FILLING of the photo's width or height."""
     left, top, right, bottom = max(sighting.faces, key=lambda face: face.score).box
     width, height = photo.size if sighting.turn in (0, 180) else photo.size[::-1]
     return right - left >= FILLING * width or bottom - top >= FILLING * height
@@ -85,7 +86,7 @@ def _find(pack: FacePack, photo: Image.Image, turn: int, margin: float) -> list[
 
 
 def _moved(face: Face, across: int, down: int) -> Face:
-    """From pixels of the picture with a margin to pixels of the photo, of which the box may reach out."""
+    """The face in pixels of the photo without the margin. Its box may extend beyond the photo."""
     if not across and not down:
         return face
     left, top, right, bottom = face.box
@@ -94,7 +95,7 @@ def _moved(face: Face, across: int, down: int) -> Face:
 
 
 def _is_upright(sighting: Sighting) -> bool:
-    """Whether the surest face's mouth is below its eyes, by no more than 45 degrees to the side."""
+    """Whether the mouth of the face with the highest score is below its eyes, at most 45 degrees to the side."""
     if not sighting.faces:
         return False
     points = max(sighting.faces, key=lambda face: face.score).landmarks
@@ -107,6 +108,6 @@ def _score(sighting: Sighting) -> float:
 
 
 def _log_odds(sightings: Sequence[Sighting]) -> float:
-    """Of the detector's highest score in any of them."""
+    """The log-odds of the highest score in the sightings."""
     score = max(map(_score, sightings))
     return float(np.log(score / max(1 - score, 1e-6)))

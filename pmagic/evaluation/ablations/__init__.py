@@ -1,6 +1,6 @@
-"""Ablations, one file each: rows that take one recipe apart. The contract of a file on this shelf:
+"""Ablations, one file each: variants of one recipe. The contract of a file on this shelf:
 
-rows(whole: Variant) -> list[Variant]    whole: the recipe as it is; keys that differ
+rows(whole: Variant) -> list[Variant]    whole: the unchanged recipe. The keys of the rows differ.
 """
 
 SHELF = "evaluation.ablations"

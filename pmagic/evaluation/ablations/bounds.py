@@ -1,15 +1,15 @@
-"""Where the dynamic stage begins, the same for everybody: what the probe's reading is chosen by, on training people."""
+"""The start of the dynamic stage, fixed for all subjects. Results on training people fix how the probe is read."""
 
 from dataclasses import replace
 
 from pmagic.evaluation.variants import Variant
 from pmagic.persona import StageBounds
 
-HIGHS = (1000, 850, 700, 550, 400)  # timesteps; the plain word stands above
+HIGHS = (1000, 850, 700, 550, 400)  # timesteps; above them the prompt has the plain word
 
 
 def rows(whole: Variant) -> list[Variant]:
-    """The whole schedule, then ever later beginnings."""
+    """The whole schedule, then ever later starts in sampling order (lower timesteps)."""
     return [
         replace(
             whole,

@@ -1,4 +1,4 @@
-"""Table 1's rows, and with the probe's bounds beside them a first stage that is the same for everybody."""
+"""The rows of Table 1, and each row with stages also with a first stage that is fixed for all subjects."""
 
 from dataclasses import replace
 
@@ -6,11 +6,11 @@ from pmagic.evaluation.ablations import table1
 from pmagic.evaluation.variants import Variant
 from pmagic.persona import StageBounds
 
-FIXED = StageBounds(0, 550)  # the plain word above
+FIXED = StageBounds(0, 550)  # above 550 the prompt has the plain word
 
 
 def rows(whole: Variant) -> list[Variant]:
-    """Six: each of Table 1's two rows with stages is followed by the same with the fixed ones."""
+    """Six rows: the two rows of Table 1 with stages are each followed by the same row with fixed stages."""
     found = []
     for row in table1.rows(whole):
         found.append(row)

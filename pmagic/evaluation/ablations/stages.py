@@ -1,4 +1,4 @@
-"""Stages alone: none, the recipe's own, and a first stage that is the same for everybody. Losses are the recipe's."""
+"""Only the stages vary: none, the recipe's, and a first stage fixed for all subjects. The losses are the recipe's."""
 
 from dataclasses import replace
 
@@ -7,7 +7,7 @@ from pmagic.evaluation.variants import WHOLE, Variant
 
 
 def rows(whole: Variant) -> list[Variant]:
-    """Three; where the recipe's stages come to another row's, the two share their pictures."""
+    """Three rows. If the recipe's stages equal those of another row, the two rows share their pictures."""
     whole = replace(whole, table=0, label="")
     return [
         replace(whole, key="whole", title="the whole schedule", learn=replace(whole.learn, bounds=WHOLE)),

@@ -1,4 +1,7 @@
-"""The paper's Table 1: both of its parts, one, the other, none; everything else is the recipe's."""
+"""The paper's Table 1: stage regulation and tandem equilibrium: neither, either one, and both.
+
+All other settings are the recipe's.
+"""
 
 from dataclasses import replace
 
@@ -6,7 +9,7 @@ from pmagic.evaluation.variants import WHOLE, Variant, weighted
 
 
 def rows(whole: Variant) -> list[Variant]:
-    """Four, each beside the paper's own."""
+    """Four rows, each with its published row."""
     free = replace(whole.learn, bounds=WHOLE)
     return [
         replace(whole, key="vanilla", title="vanilla", learn=weighted(free, tandem_equilibrium=0.0), table=1,

@@ -1,4 +1,4 @@
-"""The paper's Table 2: the probe's thresholds. The recipe's own bounds, if it fixes them, give way to the probe's."""
+"""The paper's Table 2: the probe's thresholds. The probe always finds the bounds, even if the recipe fixes them."""
 
 from dataclasses import replace
 
@@ -8,7 +8,7 @@ PAIRS = ((0.5, 1.0), (0.6, 1.0), (0.7, 1.0), (0.8, 1.0), (0.7, 0.9), (0.7, 0.8))
 
 
 def rows(whole: Variant) -> list[Variant]:
-    """One a pair."""
+    """One row per pair of thresholds."""
     return [
         replace(
             whole,

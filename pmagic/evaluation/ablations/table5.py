@@ -1,4 +1,4 @@
-"""The paper's Table 5: the identity loss with its weight over t, with that weight's mean at every t, and without it."""
+"""The paper's Table 5: the identity loss weighted by t, with the mean of that weight at every t, and without it."""
 
 from dataclasses import replace
 
@@ -6,7 +6,7 @@ from pmagic.evaluation.variants import Variant, weighted
 
 
 def rows(whole: Variant) -> list[Variant]:
-    """Three; the paper prints the first alone."""
+    """Three rows; the paper publishes only the first."""
     weight = whole.learn.losses.get("identity", 0.0) or 1.0
     asked = [
         ("weighted", "λ_id(t) L_id", {"identity": weight, "identity_constant": 0.0}, 5, "PersonaMagic"),

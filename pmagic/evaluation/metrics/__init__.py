@@ -1,15 +1,15 @@
 """Metrics, one file each. The contract of a file on this shelf:
 
-ORDER: int                     where it stands among the metrics in tables and plots, the lowest first
-COLUMNS: Mapping[str, str]     its numbers by name, each with what it says
-PRIMARY: str                   the one that plots and differences are about, "" for none
-PAIRED: Sequence[str]          optional: others of its columns that differences are about
-SLOPES: Mapping[str, Slope]    optional: numbers of all people together; what they are read from is not tabled itself
+ORDER: int                     the position of the metric in tables and plots, the lowest first
+COLUMNS: Mapping[str, str]     its columns by name, each with its meaning
+PRIMARY: str                   the column for plots and differences, "" for none
+PAIRED: Sequence[str]          optional: other columns for differences
+SLOPES: Mapping[str, Slope]    optional: regression slopes over all people; tables omit the columns they are fitted to
 def measure(observers: Observers, case: Sample) -> dict[str, list[float | None]]
-                               for each column one number a picture, None where it has no meaning
+                               for each column one number per picture, None if it is undefined
 
-A sample gives the pictures, their prompt, the faces in the person's photos as the judge embeds them, and the photos
-themselves: `case.learned_photos` and `case.unseen_photos`, read when a metric first asks for them.
+A sample holds the pictures, their prompt, the judge's embeddings of the faces in the person's photos, and the photos
+themselves: `case.learned_photos` and `case.unseen_photos`, which are read on first use.
 """
 
 from __future__ import annotations
@@ -35,82 +35,82 @@ SHELF = "evaluation.metrics"
 
 @dataclass(frozen=True)
 class Slope:
-    """How far one column follows another over people: the least-squares slope of the people's means."""
+    """The least-squares slope of one column on another, over the means of all people."""
 
     meaning: str
     y: str  # a column
     x: str  # a column
-    spread: float  # the standard deviation of x over people below which there is nothing to follow
+    spread: float  # the smallest standard deviation of x over people for which a slope is fitted
 
 
 @dataclass(frozen=True)
 class Scale:
-    """Identity with the photos learned from, by one prompt, of what the data set itself draws by it."""
+    """The mean identity of the data set's own drawings for one prompt with the photos learned from."""
 
-    strangers: float  # of other people
-    person: float  # of the person in the photos
+    strangers: float  # drawings and photos of different people
+    person: float  # drawings and photos of the same person
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """Pictures of one person by one prompt, as a metric may see them."""
+    """The pictures of one person for one prompt, as a metric sees them."""
 
     pictures: Sequence[Image.Image]
-    prompt: int  # its number among `prompts`
-    prompts: Sequence[str]  # all of the evaluation's, the plain word where the name stands
+    prompt: int  # its index in `prompts`
+    prompts: Sequence[str]  # all prompts of the evaluation, with the plain word in place of the name
     learned: np.ndarray  # (P, E), unit rows: the faces in the photos learned from
-    unseen: np.ndarray  # (U, E), of other photos of the person; U may be 0
-    scans: Sequence[FaceScan] = ()  # where the face is in the photos learned from
-    scale: Scale | None = None  # None where the data set draws nothing itself
+    unseen: np.ndarray  # (U, E), unit rows: the faces in other photos of the person; U may be 0
+    scans: Sequence[FaceScan] = ()  # the scans of the photos learned from
+    scale: Scale | None = None  # None if the data set has no drawings
     read_learned: Callable[[], Sequence[Image.Image]] = tuple
     read_unseen: Callable[[], Sequence[Image.Image]] = tuple
 
     @cached_property
     def learned_photos(self) -> Sequence[Image.Image]:
-        """The P photos learned from, upright, in RGB, in their own sizes; not to be changed."""
+        """The P photos learned from, upright, in RGB, in their own sizes. Metrics must not change them."""
         return self.read_learned()
 
     @cached_property
     def unseen_photos(self) -> Sequence[Image.Image]:
-        """Other photos of the person in the same form; those in which no face is found are among them."""
+        """Other photos of the person in the same form, including those without a face."""
         return self.read_unseen()
 
 
 def columns() -> dict[str, str]:
-    """Every number of a picture by every metric, with what it says; the primary ones first."""
+    """All columns of all metrics with their meanings, the primary ones first."""
     found = {name: meaning for each in _metrics() for name, meaning in each.COLUMNS.items()}
     return {name: found[name] for name in [*primaries(), *(name for name in found if name not in primaries())]}
 
 
 def slopes() -> dict[str, Slope]:
-    """Every number of all people together."""
+    """All regression slopes of all metrics, by name."""
     return {name: slope for each in _metrics() for name, slope in getattr(each, "SLOPES", {}).items()}
 
 
 def tabled() -> dict[str, str]:
-    """What tables show, with what it says: the columns that no slope is read from, then the slopes."""
+    """The columns of tables with their meanings: those that no slope is fitted to, then the slopes."""
     read = {column for slope in slopes().values() for column in (slope.y, slope.x)}
     own = {name: meaning for name, meaning in columns().items() if name not in read}
     return own | {name: slope.meaning for name, slope in slopes().items()}
 
 
 def primaries() -> list[str]:
-    """The columns that plots and differences are about."""
+    """The columns for plots and differences."""
     return [each.PRIMARY for each in _metrics() if each.PRIMARY]
 
 
 def paired() -> list[str]:
-    """The columns that differences are about, the primary ones first."""
+    """The columns for differences, the primary ones first."""
     return [*primaries(), *(column for each in _metrics() for column in getattr(each, "PAIRED", ()))]
 
 
 def _metrics() -> list[ModuleType]:
-    """In their order; of two with the same number the one whose name is first."""
+    """All metrics sorted by ORDER, then by name."""
     return sorted((shelf.take(SHELF, name) for name in shelf.names(SHELF)), key=lambda each: each.ORDER)
 
 
 def measured(observers: Observers, case: Sample) -> dict[str, list[float | None]]:
-    """Every column by name, rounded to six decimals: less is noise."""
+    """All columns by name, rounded to six decimals: further digits are noise."""
     found: dict[str, list[float | None]] = {}
     for each in _metrics():
         for column, values in each.measure(observers, case).items():

@@ -1,7 +1,7 @@
-"""I-Pre: whether the person is still there (paper, Sec. 4.1).
+"""I-Pre: identity preservation (paper, Sec. 4.1).
 
-The cosine of the largest face's embedding with those of the photos learned from, their mean, by the judge: a recogniser
-that no loss has seen. A picture without a face counts -1.
+The mean cosine between the embedding of the largest face and those of the photos learned from. The embeddings are the
+judge's, a recogniser that no loss uses. A picture without a face counts as -1.
 """
 
 import numpy as np
@@ -21,7 +21,7 @@ PRIMARY = "i_pre"
 
 
 def measure(observers: Observers, case: Sample) -> dict[str, list[float | None]]:
-    """Cosines in [-1, 1], shares in [0, 1]; None where there is no face, or no photo that was not learned from."""
+    """Cosines in [-1, 1], detected 0 or 1. i_found is None without a face, i_unseen without usable unseen photos."""
     faces = [scan.embedding for scan in observers.scans(case.pictures)]
     found = [None if face is None else _likeness(face, case.learned) for face in faces]
     return {
@@ -39,5 +39,5 @@ def _unseen(face: np.ndarray | None, others: np.ndarray) -> float | None:
 
 
 def _likeness(face: np.ndarray, known: np.ndarray) -> float:
-    """The mean cosine of a face (E,) with known ones (P, E)."""
+    """The mean cosine of a face (E,) with known faces (P, E)."""
     return float((known @ face).mean())

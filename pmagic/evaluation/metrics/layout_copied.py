@@ -1,8 +1,8 @@
-"""Layout copied: whether the face is where, and as large as, it was in the photo learned from.
+"""Layout copied: whether the face has the position and the size that it has in the photo learned from.
 
-Two slopes over people, by least squares with their standard error: of the drawn place on the photo's, and of the
-logarithm of the drawn size on that of the photo's. 0: the photo decides nothing of the layout; 1: it is copied. Of a
-picture with several faces the largest counts.
+Two least-squares slopes over people with their standard errors: the position in the picture on that in the photo, and
+the logarithm of the size in the picture on that in the photo. 0: the layout does not depend on the photo; 1: it is
+copied. In a picture with several faces the largest counts.
 """
 
 import math
@@ -33,7 +33,7 @@ SLOPES = {
 
 
 def measure(observers: Observers, case: Sample) -> dict[str, list[float | None]]:
-    """Places are about 0 to 1, log sizes negative; None where no face is found."""
+    """Positions are about 0 to 1, log sizes are negative; None without a face."""
     scans = observers.scans(case.pictures)
     return {
         "x_drawn": [scan.x for scan in scans],

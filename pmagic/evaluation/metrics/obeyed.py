@@ -1,4 +1,4 @@
-"""Obeyed: whether CLIP, asked which of the evaluation's prompts a picture was drawn by, names the right one."""
+"""Obeyed (CLIP R-precision): whether a picture fits its own prompt best among all prompts of the evaluation."""
 
 from pmagic.evaluation.metrics import Sample
 from pmagic.evaluation.observers import Observers
@@ -9,7 +9,7 @@ PRIMARY = ""
 
 
 def measure(observers: Observers, case: Sample) -> dict[str, list[float | None]]:
-    """0 or 1; None where there is only one prompt to choose from."""
+    """0 or 1; None if the evaluation has only one prompt."""
     if len(case.prompts) < 2:
         return {"obeyed": [None] * len(case.pictures)}
     best = observers.fits(case.pictures, case.prompts).argmax(dim=1).tolist()

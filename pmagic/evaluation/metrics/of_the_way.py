@@ -1,8 +1,8 @@
-"""Of the way: how far a picture goes from a stranger to what the data set itself draws of a person by the same prompt.
+"""Of the way: identity on a scale from a stranger (0) to the data set's own drawing of the person for the prompt (1).
 
-The judge recognises less in a pencil sketch than in a photo, whoever drew it. So each prompt has a scale of its own: a
-panel of people, drawn by the data set, has the mean identity 0 with each other's photos, and 1 with their own. A
-picture without a face has gone none of the way.
+The judge measures less identity in a pencil sketch than in a photo, whoever drew it. So each prompt has its own scale,
+from the data set's drawings of a panel of people: their mean identity is 0 with the photos of the others, and 1 with
+their own photos. A picture without a face counts as 0.
 """
 
 from pmagic.evaluation.metrics import Sample
@@ -15,7 +15,7 @@ PAIRED = ("of_the_way",)
 
 
 def measure(observers: Observers, case: Sample) -> dict[str, list[float | None]]:
-    """About 0 to 1, with both ends passed by some; None where the data set draws nothing itself."""
+    """About 0 to 1, for some pictures below 0 or above 1; None if there is no scale for the prompt."""
     scale = case.scale
     if scale is None:
         return {"of_the_way": [None] * len(case.pictures)}

@@ -1,4 +1,4 @@
-"""One face: whether a picture shows one person. I-Pre looks at the largest face alone, and CLIP does not count."""
+"""One face: whether a picture shows exactly one person. I-Pre uses only the largest face, and CLIP does not count."""
 
 from pmagic.evaluation.metrics import Sample
 from pmagic.evaluation.observers import Observers
@@ -10,5 +10,5 @@ PAIRED = ("one_face",)
 
 
 def measure(observers: Observers, case: Sample) -> dict[str, list[float | None]]:
-    """0 or 1."""
+    """0 or 1 for each picture."""
     return {"one_face": [float(scan.count == 1) for scan in observers.scans(case.pictures)]}

@@ -1,7 +1,7 @@
-"""T-Sim: how well a picture fits its prompt, the plain word standing for the name (paper, Sec. 4.1).
+"""T-Sim: how well a picture fits its prompt, with the plain word in place of the name (paper, Sec. 4.1).
 
-CLIPScore (Hessel et al. 2021) by the base's observer, a CLIP ViT-B/32 for Stable Diffusion: the text begins with
-"A photo depicts ", the score is 2.5 max(cosine, 0). The raw cosine is what other papers print as CLIP-T.
+CLIPScore (Hessel et al. 2021) with the base's observer, a CLIP ViT-B/32 for Stable Diffusion. The text has the prefix
+"A photo depicts ", and the score is 2.5 max(cosine, 0). Other papers report the raw cosine as CLIP-T.
 """
 
 from pmagic.evaluation.metrics import Sample
