@@ -311,3 +311,14 @@ def test_a_disk_that_turns_read_only_while_learning_ends_in_one_message(
         if "nothing that was stored before has changed" in done.stderr:
             assert library.versions(name) == [], step
     assert tried > 5 and done.exit_code == 0
+
+
+def test_a_learning_that_runs_is_not_taken_for_a_stopped_one(tmp_path: Path) -> None:
+    for name in ("alice", "tom"):
+        with pytest.raises(KeyboardInterrupt), unfinished.locked_run(tmp_path, name) as folder:
+            resuming.keep(folder, resuming.LearnArgs(photos=(f"{name}.png",)))
+            raise KeyboardInterrupt
+    with pytest.raises(UsageError, match="several learnings were stopped: alice, tom"):
+        resuming.recall(tmp_path, None, resuming.LearnArgs())
+    with unfinished.locked_run(tmp_path, "alice"):
+        assert resuming.recall(tmp_path, None, resuming.LearnArgs())[0] == "tom"

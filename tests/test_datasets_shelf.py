@@ -335,3 +335,14 @@ def test_an_unreadable_folder_is_one_message(tmp_path: Path) -> None:
     (tmp_path / "ann").chmod(0)
     with pytest.raises(UsageError, match="cannot be read"):
         folder.people(tmp_path)
+
+
+def test_without_the_drawing_library_the_world_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before anything is learned, and not once for each person."""
+    monkeypatch.setitem(sys.modules, "skia", None)
+    for name in [each for each in sys.modules if each.startswith("pmagic.world")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.delattr("pmagic.world.drawing", raising=False)
+    with pytest.raises(WeightsMissing) as caught:
+        world.people(None)
+    assert "pmagic[world]" in caught.value.next_step

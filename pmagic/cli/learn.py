@@ -46,7 +46,8 @@ def learn(
     face: Annotated[int | None, typer.Option("--face", help="Which face in the photo; 1 is the largest.")] = None,
     mask: Annotated[Path | None, typer.Option("--mask", help="Picture that is white where the subject is.")] = None,
     method: Annotated[
-        str, typer.Option("--method", help="Learning method.", autocompletion=names.methods)
+        str,
+        typer.Option("--method", help="Learning method; `pmagic methods` lists them.", autocompletion=names.methods),
     ] = "personamagic",
     recipe: Annotated[
         str,

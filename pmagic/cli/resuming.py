@@ -121,6 +121,7 @@ def recall(root: Path, name: str | None, options: LearnArgs) -> tuple[str, Learn
         )
     stopped = unfinished.resumable_names(root)
     if name is None:
+        stopped = [each for each in stopped if not unfinished.is_running(root, each)]
         if len(stopped) > 1:
             raise UsageError(
                 f"several learnings were stopped: {', '.join(stopped)}",

@@ -62,6 +62,7 @@ def panel(photos: str = PORTRAITS) -> list[Individual]:
 def held_out() -> int:
     """The first seed that no training has seen. Raises WeightsMissing where the drawing library is not installed."""
     try:
+        import pmagic.world.drawing  # noqa: F401 - before a run begins, not when its first person is drawn
         from pmagic.world.people import HELD_OUT
     except ImportError as error:
         raise _drawing_missing(error) from error

@@ -138,6 +138,20 @@ def resumable_names(root: Path) -> list[str]:
     return [name for name in names(root) if (root / FOLDER / name / _ORDER).is_file()]
 
 
+def is_running(root: Path, name: str) -> bool:
+    """Whether a process is learning that name now."""
+    import filelock
+
+    path = root / FOLDER / name / _LOCK
+    if not path.exists():
+        return False
+    try:
+        with filelock.FileLock(path, timeout=0, mode=atomic_io.FILE_MODE):
+            return False
+    except (filelock.Timeout, OSError):
+        return True
+
+
 def names(root: Path) -> list[str]:
     """The names with anything unfinished: a checkpoint, a probe's result, options."""
     try:
