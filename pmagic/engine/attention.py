@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from pmagic.engine.hooks import Hooks, installed_hooks
 
-PARTS = ("down_blocks", "mid_block", "up_blocks")  # of a UNet, in the order of its forward pass; that of its modules differs
+PARTS = ("down_blocks", "mid_block", "up_blocks")  # of a UNet, in the order of its forward pass
 
 
 class CrossAttention(Protocol):
@@ -42,7 +42,7 @@ FINEST = 12
 
 @dataclass(frozen=True)
 class AttentionMap:
-    """One cross-attention in one UNet call: each cell's attention to the chosen tokens, as a share of the competing."""
+    """One cross-attention in one UNet call: the chosen tokens' share of each cell's attention."""
 
     layer: str
     weights: Tensor  # (B, h, w) float32, range [0, 1], mean over heads and chosen tokens
@@ -116,8 +116,7 @@ def _is_fine(side: int, whole: int) -> bool:
 
 
 def grid(extent: Sequence[int], cells: int) -> tuple[int, int]:
-    """Height and width of a layer with `cells` cells. extent: those of the latents; each level halves both, rounded up.
-    """
+    """Height and width of a layer with `cells` cells, from those of the latents: each level halves both, rounded up."""
     height, width = extent
     while height * width > cells:
         height, width = math.ceil(height / 2), math.ceil(width / 2)

@@ -96,8 +96,7 @@ def encode_schedule(
 
 
 def _encoded(base: Base, prompt: str, names: Sequence[str], many: Sequence[tuple[NameEmbedding, ...]]) -> Condition:
-    """The prompt encoded once per row of `many`: B = len(many). All rows have the same plain words at the same names.
-    """
+    """The prompt encoded once per row of `many`, B = len(many); all rows have the same words at the same names."""
     first = dict(zip(names, many[0], strict=True))
     text = prompts.substitute_names(prompt, {name: said for name, said in first.items() if isinstance(said, str)})
     tokens = {name: len(said.tokens) for name, said in first.items() if isinstance(said, LearnedTokens)}

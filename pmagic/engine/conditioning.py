@@ -118,7 +118,7 @@ def timestep_switch(unet: nn.Module, rows: Mapping[float, Tensor], pictures: int
 
 @contextmanager
 def unet_in_compute_dtype(base: Base) -> Iterator[None]:
-    """While inside, the base's UNet computes in the type `base.fast` (None: its own) and returns `base.weights`.
+    """While inside, the base's UNet computes in `base.fast` (None: its own type) and returns the type `base.weights`.
 
     Its condition goes through `packed_kv`, or must have the type of the weights that project it. The output is not left
     in half precision, because guidance multiplies the difference of two close numbers, which would lose its digits.

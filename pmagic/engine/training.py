@@ -46,7 +46,7 @@ class StepReport:
     total: int
     loss: float
     losses: Mapping[str, float]
-    persona: Callable[[], Persona] | None = None  # makes a persona of the current weights; set by a method, not by the loop
+    persona: Callable[[], Persona] | None = None  # of the current weights; set by a method, not the loop
 
 
 @dataclass(frozen=True, kw_only=True)
