@@ -14,7 +14,7 @@ from pmagic.persona import MAX_TOKENS, REFERENCE_BOUNDS, StageBounds
 
 REFERENCE_LOSSES: Mapping[str, float] = MappingProxyType({"masked_mse": 1.0, "tandem_equilibrium": 0.001})
 PAPER_LOSSES: Mapping[str, float] = MappingProxyType({"masked_mse": 1.0, "tandem_equilibrium": 1.0, "identity": 1.0})
-LOOK_AT_FACES = ("identity", "identity_constant")  # losses with READS_FACE, repeated here because their modules import torch
+LOOK_AT_FACES = ("identity", "identity_constant")  # have READS_FACE; named here because their modules import torch
 REFERENCE_NEGATIVE = "monochrome, lowres, bad anatomy, worst quality, low quality"
 MAX_SIDE = 8192  # pixels; sixteen times what Stable Diffusion was trained on
 
@@ -35,9 +35,7 @@ class LearnSettings:
     iou_low: float = 0.7  # lambda_1 of the probe, reached at the upper end of the dynamic interval
     iou_high: float = 0.8  # lambda_2, reached at its lower end; 1 omits the second static stage
     narrowest: int = 100  # the least width of the probe's dynamic stage in timesteps; 100 are five of 50 steps
-    fallback: StageBounds = (
-        REFERENCE_BOUNDS  # used if the probe finds a narrower dynamic stage or none
-    )
+    fallback: StageBounds = REFERENCE_BOUNDS  # used if the probe finds a narrower dynamic stage or none
     probe_iterations: int = 100  # optimizer steps of the probe
     alike: float = 0.28  # the least cosine of two faces that count as one person's
     tokens: int = 4  # number of placeholders n
