@@ -50,7 +50,7 @@ def render(
     word: str | None = None,
     on_step: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Image.Image]:
-    """One picture per seed of `prompt`, in which `{}` stands for the persona, or for the plain `word` without a persona.
+    """One picture per seed of `prompt`, in which `{}` stands for the persona, or for the plain `word` if it is None.
 
     This is the simple form of `compose`; everything else is described there.
     """

@@ -1,5 +1,4 @@
-"""Step cache: above the dynamic stage nothing depends on the persona, so pictures of several personas in one scene
-share those steps.
+"""Step cache: above the dynamic stage nothing depends on the persona, so all personas in one scene share those steps.
 
 The UNet computes each input once; later pictures that begin in the same way reuse its output. The pictures are equal
 bit for bit with every sampler, because its own loop runs as if the UNet had computed.
@@ -32,8 +31,8 @@ class UNetCache:
 
     def __init__(self) -> None:
         self._answers: dict[WeightsId, dict[bytes, Tensor]] = {}
-        # Freed memory may be reused at the same address. A weak reference prevents that its identifier is reused, and
-        # tells whether the memory was freed.
+        # Freed memory may be reused at the same address. A weak reference keeps its identifier from being reused,
+        # and tells whether the memory was freed.
         self._memory: dict[WeightsId, list[StorageWeakRef]] = {}
 
     def __len__(self) -> int:

@@ -68,8 +68,7 @@ class WeightLearner(nn.Module):
             yield
 
     def groups(self, settings: LearnSettings) -> list[dict[str, Any]]:
-        """The optimizer's groups: the difference at `learning_rate`, the name's embedding at `token_rate` if it is set.
-        """
+        """The optimizer's groups: the difference at `learning_rate`, the name's embedding at `token_rate` if set."""
         own = list(self.embedding.parameters())
         groups: list[dict[str, Any]] = [{"params": list(self.difference.parameters())}]
         if own:
