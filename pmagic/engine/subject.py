@@ -188,7 +188,7 @@ def _word_mask(spec: ModelSpec, photo: Image.Image, word: str, portrait: Selecte
 
 
 def _nearest(size: tuple[int, int], portrait: SelectedFace) -> Tensor:
-    """1 at each pixel whose nearest face is the portrait's, 0 elsewhere: (H, W)."""
+    """1 at each pixel whose nearest face is the selected one, 0 elsewhere: (H, W)."""
     down, across = torch.meshgrid(*(torch.arange(each) for each in size), indexing="ij")
     distances = []
     for face in (portrait.face, *portrait.others):
