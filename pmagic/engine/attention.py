@@ -1,7 +1,8 @@
-"""Attention: where in the picture the UNet's cross-attention looks for some of the prompt's tokens.
+"""Attention: maps of where the UNet's cross-attention attends to given tokens of the prompt.
 
-Two hooks on each cross-attention (`to_q`, `to_k`) see what its own processor multiplies; the processors stay, whether
-the condition is packed `[K|V]` or not. It costs a second softmax a layer, so nothing installs it while training.
+Two hooks on each cross-attention (`to_q`, `to_k`) capture the queries and keys. The attention processors are not
+replaced, and the condition may be packed `[K|V]` or not. Capturing costs a second softmax per layer, so it is not
+used in training steps.
 """
 
 # B batch . H heads . S text positions . h, w a layer's own height and width
@@ -19,11 +20,11 @@ from torch.nn import functional as F
 
 from pmagic.engine.hooks import Hooks, installed_hooks
 
-PARTS = ("down_blocks", "mid_block", "up_blocks")  # of a UNet, in the order of its forward pass, not of its modules
+PARTS = ("down_blocks", "mid_block", "up_blocks")  # of a UNet, in the order of its forward pass
 
 
 class CrossAttention(Protocol):
-    """What is read of diffusers' Attention; its own annotations allow for one without keys."""
+    """The attributes of diffusers' Attention that are used here; its own annotations make `to_k` optional."""
 
     heads: int
     scale: float
@@ -32,24 +33,24 @@ class CrossAttention(Protocol):
     to_v: nn.Linear
 
 
-MIDDLE = (2, 4)  # how much coarser than the latents a layer of middle resolution may be
-# Cells of a side below which a map is too coarse to outline a face: on the miniature, maps of 8 x 8 cells overlap the
-# exact mask equally little at every t, those of 16 x 16 more and more as t falls
+MIDDLE = (2, 4)  # a layer of middle resolution is at least and at most this many times coarser than the latents
+# The least cells per side with which a map can outline a face: on the miniature, maps of 8 x 8 cells overlap the exact
+# mask equally little at every t, while the overlap of 16 x 16 maps grows as t falls
 # (`python -m pmagic.experiments.stages`).
 FINEST = 12
 
 
 @dataclass(frozen=True)
 class AttentionMap:
-    """One cross-attention in one UNet call: what share of each cell's attention to some tokens the chosen ones got."""
+    """One cross-attention in one UNet call: the chosen tokens' share of each cell's attention."""
 
     layer: str
     weights: Tensor  # (B, h, w) float32, range [0, 1], mean over heads and chosen tokens
 
 
 def cross_attentions(unet: nn.Module) -> Mapping[str, CrossAttention]:
-    """Every cross-attention of a UNet by its name, in the order in which a forward pass calls them."""
-    if unet not in _cross_attentions:  # looking at every module takes longer than installing hooks
+    """Every cross-attention of a UNet by name, in the order in which a forward pass calls them."""
+    if unet not in _cross_attentions:  # cached: walking all modules takes longer than installing hooks
         found = [(name, module) for name, module in unet.named_modules() if name.endswith("attn2")]
         ordered = sorted(found, key=lambda each: PARTS.index(each[0].partition(".")[0]))
         _cross_attentions[unet] = cast(dict[str, CrossAttention], dict(ordered))
@@ -61,12 +62,12 @@ _cross_attentions: WeakKeyDictionary[nn.Module, dict[str, CrossAttention]] = Wea
 
 @contextmanager
 def capture_attention(unet: nn.Module, chosen: Tensor, among: Tensor) -> Iterator[list[AttentionMap]]:
-    """While inside, every UNet call adds one look per cross-attention to the list.
+    """While inside, every UNet call appends one AttentionMap per cross-attention to the list.
 
-    chosen: (B, S) bool, the text positions that are looked for in each row of the batch, at least one each. among:
-    (B, S) bool, the positions that share each cell's attention, `chosen` and what it competes with. Start, end and
-    padding take most of what a cell has to give and say nothing of the picture (Chefer et al. 2023,
-    "Attend-and-Excite", leave out the start), so a reader of maps takes the words alone.
+    chosen: (B, S) bool, the text positions to map in each row of the batch, at least one per row. among: (B, S) bool,
+    the positions that compete for each cell's attention, `chosen` included. The start, end and padding tokens receive
+    most of the attention and say nothing about the picture (Chefer et al. 2023, "Attend-and-Excite", leave out the
+    start), so maps should be taken among the words alone.
     """
     looks: list[AttentionMap] = []
     extent: list[int] = []  # of the latents in the current call
@@ -96,10 +97,11 @@ def capture_attention(unet: nn.Module, chosen: Tensor, among: Tensor) -> Iterato
 
 
 def average(looks: Sequence[AttentionMap], size: tuple[int, int]) -> Tensor:
-    """The mean over the layers of middle resolution, enlarged to `size`, that of the latents: (B, h, w).
+    """The mean map of the layers of middle resolution, resized to `size`, that of the latents: (B, h, w).
 
-    Those are the layers two to four times coarser than the latents (32 and 16 cells a side for Stable Diffusion) with
-    at least 12 cells; coarser ones outline nothing, the finest follow edges. A UNet without any gives its finest.
+    Those are the layers two to four times coarser than the latents (32 and 16 cells per side for Stable Diffusion)
+    with at least 12 cells per side: coarser maps outline nothing, and the finest follow edges. If a UNet has no such
+    layer, its finest layers are used.
     """
     sides = {look.layer: min(look.weights.shape[-2:]) for look in looks}
     whole = min(size)
@@ -114,7 +116,7 @@ def _is_fine(side: int, whole: int) -> bool:
 
 
 def grid(extent: Sequence[int], cells: int) -> tuple[int, int]:
-    """Height and width of a layer of `cells` cells, from those of the latents: each level halves both, rounding up."""
+    """Height and width of a layer with `cells` cells, from those of the latents: each level halves both, rounded up."""
     height, width = extent
     while height * width > cells:
         height, width = math.ceil(height / 2), math.ceil(width / 2)

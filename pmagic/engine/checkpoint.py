@@ -1,7 +1,7 @@
-"""Checkpoint: an unfinished learning as one safetensors file, from which it goes on bit for bit.
+"""Checkpoint: the state of an unfinished training run in one safetensors file, from which it resumes bit for bit.
 
-It holds the learner's weights, both moments of AdamW, the running losses and the step. Chance needs no place in it:
-every draw follows from the seed and the step (see chance).
+It holds the learner's weights, both moments of AdamW, the running losses and the step. It needs no random state: all
+random values follow from the seed and the step (see randomness).
 """
 
 import hashlib
@@ -19,13 +19,16 @@ from pmagic import atomic_io
 from pmagic.errors import BundleDamaged, Incompatible, NumericFailure
 
 MOMENTS = ("exp_avg", "exp_avg_sq")  # AdamW's own names
-# Another number of threads computes the same mask or embedding with other last bits; another photo's differ by more.
+# With another number of threads, the same mask or embedding differs in its last bits; another photo's differ by more.
 LIKE = 1e-3
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """path: the file. identity, observed: of the learning that may go on from it, what it was told and what it saw."""
+    """A checkpoint file and the run that may resume from it.
+
+    identity: training.run_id of that run. observed: its training.observed_inputs.
+    """
 
     path: Path
     identity: str
@@ -34,9 +37,9 @@ class Checkpoint:
     def save(
         self, step: int, running: Mapping[str, float], learner: nn.Module, optimizer: torch.optim.Optimizer
     ) -> None:
-        """Replace the file in one move, once the new one is on the disk.
+        """Replace the file atomically, once the new one is on disk.
 
-        Raises StorageFailed, and NumericFailure instead of putting NaN in the place of the last good state.
+        Raises StorageFailed, and NumericFailure rather than overwrite the last good state with NaN.
         """
         tensors = {f"running.{name}": torch.tensor(value, dtype=torch.float64) for name, value in running.items()}
         tensors |= {f"observed.{name}": tensor for name, tensor in self.observed.items()}
@@ -57,9 +60,9 @@ class Checkpoint:
             atomic_io.replace_file(self.path, data)
 
     def restore(self, learner: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[int, dict[str, float]]:
-        """Steps done and running losses, with learner and optimiser as they were then; (0, {}) without a file.
+        """Restore learner and optimizer; returns the steps done and the running losses, (0, {}) if there is no file.
 
-        Raises BundleDamaged for a file that does not verify, Incompatible for that of another learning.
+        Raises BundleDamaged if the file does not verify, Incompatible if another run wrote it.
         """
         if not self.path.exists():
             return 0, {}
@@ -77,7 +80,7 @@ class Checkpoint:
         try:
             with safetensors.safe_open(self.path, framework="pt") as file:
                 stated = dict(file.metadata() or {})
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, no mapping
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, not a mapping
         except (safetensors.SafetensorError, OSError) as error:
             raise BundleDamaged(f"the unfinished learning in {self.path} cannot be read: {error}", remove) from error
         promised = stated.pop("digest", None)
@@ -98,7 +101,7 @@ def _like(kept: Tensor | None, seen: Tensor) -> bool:
 
 
 def digest(facts: Sequence[object], tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 over plain values and the bytes of tensors, in an order of its own."""
+    """SHA-256 over plain values and the bytes of tensors, independent of the order of keys."""
     total = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu().contiguous()

@@ -1,8 +1,8 @@
-"""Compiling: a UNet as torch.compile makes it, for the many equal steps of a learning.
+"""Compiling: the UNet through torch.compile, for the many equal steps of training.
 
-It takes minutes once and seconds from torch's own cache afterwards, and a step then answers with other last bits
-(`python -m tests.bench compiled`). So it is asked for, and done for nothing but learning's own steps: every other
-shape would be compiled anew.
+Compiling takes minutes once, and seconds from torch's own cache afterwards. The results of a step then differ in their
+last bits (`python -m tests.bench compiled`). It is therefore optional, and used for training steps only: every other
+shape would be compiled again.
 """
 
 import warnings
@@ -20,11 +20,11 @@ from pmagic.errors import UsageError
 if TYPE_CHECKING:
     from diffusers.models.upsampling import Upsample2D
 
-MAX_GRADIENT_ERROR = 0.1  # rounding in bfloat16 changes a gradient by a few hundredths of its length
+MAX_GRADIENT_ERROR = 0.1  # relative; rounding to bfloat16 changes a gradient by a few hundredths of its norm
 
 
 def compile_unet(unet: nn.Module) -> Callable[..., Any]:
-    """`unet`, compiled when it is first called, and again for every other shape."""
+    """`unet`, compiled on its first call and again for every other shape."""
     made, doubling = torch.compile(unet, dynamic=False), doubling_parts(unet)
 
     def ask(*given: Any, **named: Any) -> Any:
@@ -35,7 +35,7 @@ def compile_unet(unet: nn.Module) -> Callable[..., Any]:
 
 
 def doubling_parts(unet: nn.Module) -> "list[Upsample2D]":
-    """What doubles maps by torch's own interpolation and convolves them."""
+    """The upsampling layers that double a map with torch's interpolation."""
     from diffusers.models.upsampling import Upsample2D
 
     return [part for part in unet.modules() if isinstance(part, Upsample2D) and part.interpolate and part.norm is None]
@@ -43,11 +43,12 @@ def doubling_parts(unet: nn.Module) -> "list[Upsample2D]":
 
 @contextmanager
 def patched_upsampling(doubling: "Sequence[Upsample2D]") -> Iterator[None]:
-    """While inside, these parts repeat each cell of a map instead, which is the same.
+    """While inside, these layers upsample by repeating each cell, which gives the same values.
 
-    The slope of torch's interpolation is compiled to zeros to which it is added. Where only a division by 1 reads them,
-    as in diffusers' residual blocks, torch 2.13 fuses the two on a CPU and divides before it adds: all that lies before
-    is told nothing. The slope of a repetition is a sum, which is fused rightly.
+    The backward pass of torch's interpolation is compiled to an addition into a tensor of zeros. If only a division
+    by 1 reads that tensor, as in diffusers' residual blocks, torch 2.13 fuses the two on a CPU and divides before it
+    adds, so that all earlier layers receive no gradient. The gradient of a repetition is a sum, which is fused
+    correctly.
     """
     hooks = [(part, _repeat) for part in doubling]
     with exchanged_attributes(doubling, "interpolate", False), installed_hooks(before=hooks):
@@ -55,7 +56,7 @@ def patched_upsampling(doubling: "Sequence[Upsample2D]") -> Iterator[None]:
 
 
 def _repeat(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-    """args: the map (B, C, h, w), and the size of the answer if it is not twice as large."""
+    """args: the map (B, C, h, w), and the size of the output if it is not twice that of the map."""
     cells, size = args[0], args[1] if len(args) > 1 else None
     if size is not None:
         return (F.interpolate(cells, size=size, mode="nearest"),), kwargs
@@ -65,9 +66,10 @@ def _repeat(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
 
 
 def check_gradient(slope: Tensor, compiled: Tensor) -> None:
-    """Raises UsageError where the gradient of a compiled step differs from the step's own by more than ASTRAY of it.
+    """Raises UsageError if the gradients of a compiled and an eager step differ by more than MAX_GRADIENT_ERROR.
 
-    A compiler may be wrong, and answer with the right noise and a gradient that leads elsewhere: see `repeating`.
+    The error is relative to the norm of the eager gradient. A compiler may be wrong, and predict the right noise with
+    a wrong gradient: see `patched_upsampling`.
     """
     apart = float((compiled - slope).norm() / slope.norm())
     if not apart <= MAX_GRADIENT_ERROR:
@@ -81,7 +83,7 @@ def check_gradient(slope: Tensor, compiled: Tensor) -> None:
 
 @contextmanager
 def compile_errors() -> Iterator[None]:
-    """While inside, compiling is quiet; where a machine cannot do it, that raises UsageError."""
+    """While inside, compiling is quiet; raises UsageError if this machine cannot compile."""
     from torch._dynamo.exc import BackendCompilerFailed
 
     try:

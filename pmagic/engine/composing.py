@@ -1,7 +1,7 @@
 """Composing: several personas in one prompt, each in its own stage, and each in its own part of the picture.
 
-At one timestep one persona may still be a plain word while another is dynamic tokens, because each has the bounds that
-it was learned with. Personas that were learned apart meet here for the first time.
+At one timestep, one persona may still be a plain word while another is dynamic tokens, because each has the bounds
+with which it was learned. Personas that were learned separately are combined here.
 """
 
 # S text positions . n placeholder tokens . w text width
@@ -22,25 +22,26 @@ from pmagic.persona import Persona
 
 @dataclass(frozen=True, eq=False)
 class LearnedTokens:
-    """Learned tokens that stand for a name, and what is mixed into their values: (n, w) each, or no residual."""
+    """Learned tokens that stand for a name, and the residual mixed into their values: (n, w) each; it may be None."""
 
     tokens: Tensor
     residual: Tensor | None
 
 
-# What stands for a name: a plain word, or dynamic tokens. Equal words are the same, and so is one and the same Dynamic.
+# What stands for a name: a plain word or learned tokens. Words are compared by value, LearnedTokens by identity.
 NameEmbedding = str | LearnedTokens
-# A sampler's timesteps, falling, to what stands for the name at each of them. All timesteps at once, because below the
-# dynamic interval it is what stood there at the last timestep inside it.
+# Maps a sampler's timesteps, falling, to what stands for the name at each of them. It takes all timesteps at once,
+# because below the dynamic interval the embedding of the last timestep inside it is used.
 EmbeddingSchedule = Callable[[Sequence[float]], Mapping[float, NameEmbedding]]
 
 
 @contextmanager
 def apply_personas(base: Base, cast: Mapping[str, Persona | str]) -> Iterator[Mapping[str, EmbeddingSchedule]]:
-    """While inside, `base` wears all of `cast`: by name a persona, or the plain word that stands for it throughout.
+    """While inside, all personas of `cast` are applied to `base`; yields the schedule of each name.
 
-    All personas of one method are worn at once, because a method may have to merge them; methods in the order of their
-    names and personas in the order of theirs, so that the result does not depend on the order of `cast`.
+    cast: by name, a persona or the plain word that stands for the name at every timestep. All personas of one method
+    are applied together, because a method may have to merge them. Methods and personas are taken in the order of their
+    names, so the result does not depend on the order of `cast`.
     Raises Incompatible for a persona of another base; the base is restored in every case.
     """
     schedules = {name: constant_schedule(each) for name, each in cast.items() if isinstance(each, str)}
@@ -56,18 +57,18 @@ def apply_personas(base: Base, cast: Mapping[str, Persona | str]) -> Iterator[Ma
 
 
 def constant_schedule(said: NameEmbedding) -> EmbeddingSchedule:
-    """The wording that never changes."""
+    """The schedule with the same embedding at every timestep."""
     return lambda timesteps: dict.fromkeys(timesteps, said)
 
 
 def regional_prompts(
     wordings: Mapping[str, EmbeddingSchedule], words: Mapping[str, str], placed: Sequence[str]
 ) -> list[Mapping[str, EmbeddingSchedule]]:
-    """How the prompt reads in the region of each `placed` name, and last in the rest of the picture.
+    """The schedules of the prompt for the region of each `placed` name and, last, for the rest of the picture.
 
-    In a region every placed name means the one who stands there, so nothing of the others reaches it, not even by way
-    of the text encoder, and the sentence keeps its form ("X and X on a beach": two people). In the rest of the picture
-    they are plain `words`. Who has no region, such as a style, is the same everywhere.
+    In a region, every placed name stands for the person of that region. Nothing of the others reaches it, not even
+    through the text encoder, and the sentence keeps its form ("X and X on a beach": two people). In the rest of the
+    picture, the placed names are plain `words`. A name without a region, such as a style, is the same everywhere.
     """
     regional = [{**wordings, **dict.fromkeys(placed, wordings[name])} for name in placed]
     return [*regional, {**wordings, **{name: constant_schedule(words[name]) for name in placed}}]
@@ -77,7 +78,7 @@ def regional_prompts(
 def encode_schedule(
     base: Base, prompt: str, wordings: Mapping[str, EmbeddingSchedule], timesteps: Sequence[float]
 ) -> Mapping[float, Condition]:
-    """What cross-attention reads of a prompt with names in braces, at each timestep (B = 1).
+    """The condition of a prompt with names in braces at each timestep (B = 1).
 
     Raises UsageError for a name that is missing, unknown or cut off.
     """
@@ -95,7 +96,7 @@ def encode_schedule(
 
 
 def _encoded(base: Base, prompt: str, names: Sequence[str], many: Sequence[tuple[NameEmbedding, ...]]) -> Condition:
-    """The prompt, once per row of `many`, in which the same names are words, and the same words: B = len(many)."""
+    """The prompt encoded once per row of `many`, B = len(many); all rows have the same words at the same names."""
     first = dict(zip(names, many[0], strict=True))
     text = prompts.substitute_names(prompt, {name: said for name, said in first.items() if isinstance(said, str)})
     tokens = {name: len(said.tokens) for name, said in first.items() if isinstance(said, LearnedTokens)}
@@ -104,7 +105,7 @@ def _encoded(base: Base, prompt: str, names: Sequence[str], many: Sequence[tuple
     rows = [[said for said in each if isinstance(said, LearnedTokens)] for each in many]
     dynamic = torch.stack([torch.cat([said.tokens for said in row]) for row in rows])  # (B, all n, w)
     residual = None
-    if any(said.residual is not None for row in rows for said in row):  # a residual of zero leaves values as they are
+    if any(said.residual is not None for row in rows for said in row):  # a residual of zero does not change the values
         residual = torch.stack([torch.cat([_residual(said) for said in row]) for row in rows])
     which = torch.zeros(len(many), dtype=torch.long, device=base.device)
     placed = token_batch.tokens_with_names(base, [text], tokens).chosen(which)

@@ -1,7 +1,7 @@
-"""Merging: weights that answer several concepts, each as its own fine-tuning did (Custom Diffusion, its Sec. 3.3).
+"""Merging: one projection for several concepts, in closed form (Custom Diffusion, Sec. 3.3).
 
-Of all W that give each concept's phrases that concept's own answers, the one that moves the answers to usual captions
-least.
+Of all W that map each concept's phrases as that concept's own fine-tuned weights do, it is the one that changes the
+outputs for usual captions least.
 """
 
 # N captions' rows . m phrases' rows . i, o input and output features of a projection
@@ -11,15 +11,15 @@ from torch import Tensor
 
 from pmagic.errors import NumericFailure
 
-RIDGE = 1e-6  # of the mean square of the captions' rows, so that few captions do not make it singular
+RIDGE = 1e-6  # relative to the mean eigenvalue of the Gram matrix, which few captions would leave singular
 
 
 def merged(own: Tensor, captions: Tensor, phrases: Tensor, answers: Tensor, *, ridge: float = RIDGE) -> Tensor:
     """W (o, i) = W0 + (V - W0 X')(P X')^-1 P with P = X G^-1 and G = R'R, in float64.
 
-    own: W0 (o, i). captions: R (N, i), encodings of usual captions' words. phrases: X (m, i), encodings of the
-    concepts' phrases, no two rows equal. answers: V' (m, o), what each concept's own weights answer at its rows.
-    Raises NumericFailure where two phrases are too much alike to be told apart.
+    own: W0 (o, i). captions: R (N, i), encodings of the words of usual captions. phrases: X (m, i), encodings of the
+    concepts' phrases, no two rows equal. answers: V' (m, o), the outputs of each concept's own weights for its rows.
+    Raises NumericFailure if two phrases are too similar, so that the system is singular.
     """
     own64, rows, wanted = own.double(), phrases.double(), answers.double().T
     gram = captions.double().T @ captions.double()
@@ -36,7 +36,7 @@ def merged(own: Tensor, captions: Tensor, phrases: Tensor, answers: Tensor, *, r
 
 
 def distinct(rows: Tensor, answers: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows (m, i) and their answers (m, o), each row once: the first time it stands there."""
+    """Rows (m, i) and their answers (m, o) without repeated rows; the first of equal rows is kept."""
     keep: list[int] = []
     for number in range(len(rows)):
         if not any(torch.equal(rows[number], rows[other]) for other in keep):

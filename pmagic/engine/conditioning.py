@@ -1,7 +1,7 @@
-"""Conditioning: three hooks by which a stock diffusion pipeline wears a persona. No weight is touched.
+"""Conditioning: three hooks that apply a persona to a stock diffusion pipeline. No weight is changed.
 
-Dynamic tokens (a hook on the text encoder's token embedding), separate keys and values (packed `[K|V]` on the feature
-axis, taken apart before each cross-attention's `to_k` and `to_v`), and the timestep switch (a hook on the UNet).
+They are dynamic tokens (a hook on the text encoder's token embedding), separate keys and values (packed `[K|V]` on the
+feature axis and split before each cross-attention's `to_k` and `to_v`), and the timestep switch (a hook on the UNet).
 """
 
 # B batch . S text positions . n placeholder tokens . w text width . H heads
@@ -38,7 +38,7 @@ class Condition:
 
 @dataclass(frozen=True)
 class Encoded:
-    """A condition, and the last layer's self-attention probabilities (B, H, S, S) where they were asked for."""
+    """A condition, and the last layer's self-attention probabilities (B, H, S, S) if they were requested."""
 
     condition: Condition
     attention: Tensor | None
@@ -76,7 +76,7 @@ def encode(
 
 @contextmanager
 def dynamic_tokens(text_encoder: "CLIPTextModel", slots: Tensor, dynamic: Tensor) -> Iterator[None]:
-    """While inside, the token embedding answers with `dynamic` (B, n, w) wherever `slots` (B, S) is not -1."""
+    """While inside, the token embedding returns `dynamic` (B, n, w) wherever `slots` (B, S) is not -1."""
 
     def put_in(module: nn.Module, args: tuple[Any, ...], embedded: Tensor) -> Tensor:
         return torch.where((slots >= 0).unsqueeze(-1), _at_slots(dynamic.to(embedded.dtype), slots), embedded)
@@ -89,8 +89,8 @@ def dynamic_tokens(text_encoder: "CLIPTextModel", slots: Tensor, dynamic: Tensor
 def packed_kv(unet: nn.Module) -> Iterator[None]:
     """While inside, every cross-attention of `unet` takes keys from the first w features and values from the last w.
 
-    An unpacked condition is as wide as `to_k` expects, so it passes through unchanged. Each reader takes it into the
-    type of its weights, so that the readers' gradients meet in the condition's own type.
+    An unpacked condition has the width that `to_k` expects, so it passes through unchanged. Each projection casts the
+    condition to the type of its weights, so that their gradients are summed in the condition's own type.
     """
     keys = [(module.to_k, _first_features) for module in cross_attentions(unet).values()]
     values = [(module.to_v, _last_features) for module in cross_attentions(unet).values()]
@@ -100,10 +100,10 @@ def packed_kv(unet: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def timestep_switch(unet: nn.Module, rows: Mapping[float, Tensor], pictures: int) -> Iterator[None]:
-    """While inside, the conditional half of every UNet call reads the condition of that call's t.
+    """While inside, the conditional half of every UNet call uses the condition of that call's t.
 
-    rows: packed condition (S, 2w) by timestep. pictures: how many pictures are drawn at once; with guidance the UNet
-    is called with twice as many rows, unconditional first.
+    rows: packed condition (S, 2w) by timestep. pictures: the number of pictures in a batch; with guidance, the UNet is
+    called with twice as many rows, the unconditional first.
     """
 
     def put_in(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
@@ -118,10 +118,10 @@ def timestep_switch(unet: nn.Module, rows: Mapping[float, Tensor], pictures: int
 
 @contextmanager
 def unet_in_compute_dtype(base: Base) -> Iterator[None]:
-    """While inside, the base's UNet computes in the type `base.fast` (None is its own) and answers in `base.weights`.
+    """While inside, the base's UNet computes in `base.fast` (None: its own type) and returns the type `base.weights`.
 
-    Its condition is read through `packed_attention`, or must come in the type of the weights that read it. In half
-    precision the guidance that follows would lose what it multiplies: a difference of two near numbers.
+    Its condition goes through `packed_kv`, or must have the type of the weights that project it. The output is not left
+    in half precision, because guidance multiplies the difference of two close numbers, which would lose its digits.
     """
 
     def as_kept(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
@@ -162,7 +162,7 @@ def _last_attention(text_encoder: "CLIPTextModel") -> "CLIPAttention":
 
 @contextmanager
 def _last_projections(text_encoder: "CLIPTextModel") -> Iterator[dict[str, Tensor]]:
-    """Queries and keys of the last self-attention, each (B, S, w), as the forward pass computes them."""
+    """Capture queries and keys of the last self-attention, each (B, S, w), as the forward pass computes them."""
     attention = _last_attention(text_encoder)
     seen: dict[str, Tensor] = {}
 
@@ -183,8 +183,8 @@ def _last_projections(text_encoder: "CLIPTextModel") -> Iterator[dict[str, Tenso
 def _probabilities(text_encoder: "CLIPTextModel", projections: Mapping[str, Tensor]) -> Tensor:
     """Causal softmax(q k^T / sqrt(d)) of the last layer: (B, H, S, S), rows are queries.
 
-    Computed here from the projections because fused attention never forms it, and asking one layer alone for it makes
-    transformers drop the causal mask silently.
+    They are computed here from the projections, because fused attention never forms them, and requesting them of one
+    layer alone makes transformers drop the causal mask silently.
     """
     attention = _last_attention(text_encoder)
     heads = (attention.num_heads, attention.head_dim)

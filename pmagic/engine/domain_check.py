@@ -1,7 +1,7 @@
-"""Familiarity: whether a base was ever shown such pictures, told by how much of a little noise it finds in one.
+"""Domain check: whether a photo is of the kind that a base was trained on, by its UNet's error on a little noise.
 
-An autoencoder copies strange pictures nearly as well as those it knows; only the UNet takes what it does not know for
-noise.
+The autoencoder is no measure, as it reproduces unfamiliar pictures nearly as well as familiar ones. The UNet takes
+unfamiliar content for noise.
 """
 
 import torch
@@ -13,15 +13,15 @@ from pmagic.engine import randomness, schedulers, token_batch
 from pmagic.engine.conditioning import packed_kv, unet_in_compute_dtype
 from pmagic.engine.subject import photo_pixels
 
-T = 200  # little noise: what the picture shows is still plain to see
+T = 200  # a timestep with little noise, at which the content of the picture is still visible
 NOISES = 8
 
 
 @torch.no_grad()
 def denoising_error(base: Base, photo: Image.Image, word: str) -> float:
-    """Mean squared error of the noise found in a photo's central square at t = 200, over 8 fixed noises.
+    """Mean squared error of the UNet's prediction for a photo's central square at t = 200, over 8 fixed noises.
 
-    0 is perfect; finding nothing at all gives 1. word: what the photo is said to show.
+    0 is perfect; a prediction of zero gives 1. word: what the photo shows, for the prompt.
     """
     pipeline = base.pipeline
     schedule = schedulers.noise_schedule(pipeline.scheduler.config)

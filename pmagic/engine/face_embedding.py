@@ -1,11 +1,11 @@
-"""Likeness: from clean latents to the face's embedding, so that a loss can follow it back to the learner.
+"""Face embedding: from clean latents to the face's embedding, differentiable, so that a loss can train the learner.
 
-Decoding is the dearest thing in an iteration, so only the part of the latents that the recogniser looks at is decoded,
-with a margin. The face is aligned with the photo's own landmarks: while learning it does not move.
+Decoding is the most expensive part of a step, so only the crop of the latents that the recogniser reads is decoded,
+with a margin. The face is aligned by the photo's own landmarks, because it does not move during training.
 
     python -m pmagic.engine.face_embedding PHOTO --base mini
 
-prints how well that agrees with decoding everything.
+prints how well the crop agrees with decoding the whole picture.
 """
 
 # P photos . B batch . C latent channels . h, w latent height and width . E face embedding width
@@ -30,12 +30,12 @@ from pmagic.engine.subject import Subject
 from pmagic.errors import UsageError
 from pmagic.vision import recogniser
 
-MARGIN = 1 / 16  # of the latents' side, decoded around what the recogniser looks at
+MARGIN = 1 / 16  # of the latents' side, decoded around the area that the recogniser reads
 
 
 @dataclass(frozen=True, kw_only=True)
 class FaceEmbedder:
-    """The recogniser, and where each photo's face is in the latents. All crops are squares of one size."""
+    """The recogniser, and the crop of each photo's face in the latents. All crops are squares of one size."""
 
     base: Base
     decoder: nn.Module  # (B, C, side, side), not scaled -> (B, 3, H, W), range [-1, 1]; in `base.fast`
@@ -46,9 +46,9 @@ class FaceEmbedder:
     side: int  # of each crop, in latent cells
 
     def __call__(self, clean: Tensor, photo: Tensor) -> Tensor:
-        """The embeddings of the faces in clean, scaled latents (B, C, h, w); photo: (B,) whose face: (B, E).
+        """The embeddings (B, E) of the faces in clean, scaled latents (B, C, h, w); differentiable in `clean`.
 
-        Differentiable in `clean`.
+        photo: (B,), the photo that each row was noised from, whose crop and landmarks are used.
         """
         vae, pixel = self.base.pipeline.vae, self.base.pipeline.vae_scale_factor
         corners = self.corners[photo]
@@ -63,9 +63,9 @@ class FaceEmbedder:
         return self.network(aligned)
 
     def apart(self, clean: Tensor, photo: Tensor) -> Tensor:
-        """1 - cosine of each face in `clean` and its photo's, range [0, 2]; as `__call__`: (B,).
+        """1 - cosine of each face in `clean` and its photo's face, range [0, 2]: (B,). Arguments as for `__call__`.
 
-        Decoded are as many faces at once as DECODED_AT_ONCE allows, the others after them.
+        Faces are decoded in chunks of as many as DECODED_AT_ONCE allows.
         """
 
         def look(clean: Tensor, photo: Tensor) -> Tensor:
@@ -76,7 +76,10 @@ class FaceEmbedder:
 
 
 class _ChunkedLoss(torch.autograd.Function):
-    """A number for each row, and at once its slope: nothing of these rows need be kept while the next are looked at."""
+    """A loss for each row, computed in chunks together with its gradient.
+
+    A chunk's graph is freed before the next chunk is computed, so memory holds one chunk at a time.
+    """
 
     @staticmethod
     def forward(
@@ -100,9 +103,9 @@ class _ChunkedLoss(torch.autograd.Function):
 
 
 def open_face_embedder(base: Base, subject: Subject, *, margin: float = MARGIN) -> FaceEmbedder:
-    """The subject's faces, ready to be looked at. margin: in shares of the latents' side; 1 decodes everything.
+    """The face embedder of a subject. margin: as a share of the latents' side; 1 decodes everything.
 
-    Raises UsageError for a subject without a face, WeightsMissing without a face pack.
+    Raises UsageError for a subject without a face, WeightsMissing if there is no face pack.
     """
     folder = face_selection.folder_of(base.spec)
     if subject.landmarks is None or subject.likeness is None:
@@ -120,7 +123,7 @@ def open_face_embedder(base: Base, subject: Subject, *, margin: float = MARGIN) 
 
 
 def crops(base: Base, landmarks: Tensor, *, margin: float = MARGIN) -> tuple[Tensor, int]:
-    """Column and row of each crop's first latent cell (P, 2), and the side of all. landmarks: (P, 5, 2)."""
+    """Column and row of each crop's first latent cell (P, 2), and the side of all crops. landmarks: (P, 5, 2)."""
     pixel = base.pipeline.vae_scale_factor
     cells = base.size // pixel
     reach = round(margin * cells)
@@ -132,9 +135,10 @@ def crops(base: Base, landmarks: Tensor, *, margin: float = MARGIN) -> tuple[Ten
 
 
 def _decoder(base: Base) -> nn.Module:
-    """The base's own, or its like in `base.fast`: all else that decodes, decodes in the base's own type.
+    """The base's decoder, or a copy of it in `base.fast`; everything else decodes in the base's own type.
 
-    In plain order of memory, unlike the UNet: its pictures are large, and a GPU's group norms would turn each around.
+    It keeps the contiguous memory format, unlike the UNet: its activations are large, and group norms on a GPU would
+    convert each of them.
     """
     from diffusers.models.attention_processor import Attention, AttnProcessor
 
@@ -144,7 +148,7 @@ def _decoder(base: Base) -> nn.Module:
         return parts
     parts = copy.deepcopy(parts)
     cast_network(parts, base.fast, mixed=base.mixed)
-    if not base.mixed:  # one head as wide as all channels, for which a GPU's fused attention is slow on its way back
+    if not base.mixed:  # its one head spans all channels, for which fused attention on a GPU has a slow backward pass
         for part in parts.modules():
             if isinstance(part, Attention):
                 part.set_processor(AttnProcessor())
@@ -152,15 +156,15 @@ def _decoder(base: Base) -> nn.Module:
 
 
 def aligned_box(landmarks: Tensor, size: int) -> Tensor:
-    """The smallest box around all that alignment reads of `size` x `size` pictures: (P, 4) left, top, right, bottom.
+    """The smallest box around all pixels that alignment reads: (P, 4) left, top, right, bottom.
 
-    landmarks: (P, 5, 2). Found by aligning a picture of coordinates.
+    landmarks: (P, 5, 2), in pictures of `size` x `size` pixels. The box is found by aligning a picture of coordinates.
     """
     line = torch.arange(size, dtype=landmarks.dtype, device=landmarks.device)
     inside = torch.ones(size, size, dtype=landmarks.dtype, device=landmarks.device)
     picture = torch.stack([line.expand(size, size), line[:, None].expand(size, size), inside])
     seen = recogniser.align(picture.expand(len(landmarks), -1, -1, -1), landmarks).flatten(2)  # (P, 3, 112 * 112)
-    there = seen[:, 2:] > 0.99  # what lies outside of the picture is -1
+    there = seen[:, 2:] > 0.99  # alignment fills with -1 outside the picture
     low = seen[:, :2].masked_fill(~there, float("inf")).amin(dim=-1)
     high = seen[:, :2].masked_fill(~there, float("-inf")).amax(dim=-1)
     return torch.cat([low, high + 1], dim=-1)
@@ -168,16 +172,16 @@ def aligned_box(landmarks: Tensor, size: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Agreement:
-    """How one crop's embedding and gradient compare with those of the whole decoded picture."""
+    """The agreement of one crop's embedding and gradient with those of the whole decoded picture."""
 
     margin: float
     side: int  # latent cells
     embedding: float  # cosine
-    gradient: float  # cosine, of the loss 1 - cosine with regard to the latents
+    gradient: float  # cosine; the gradient of the loss 1 - cosine with respect to the latents
 
 
 def agreements(base: Base, subject: Subject, margins: Sequence[float]) -> list[Agreement]:
-    """The crop against the whole picture, for several margins, at the photo's latents with a little noise on them."""
+    """Compare the crop with the whole picture for several margins, at the photos' latents with a little noise added."""
     scale = base.pipeline.vae.config.scaling_factor
     noise = torch.randn(subject.mean.shape, generator=torch.Generator().manual_seed(0)).to(subject.mean)
     latents = scale * subject.mean + 0.1 * noise
@@ -213,7 +217,7 @@ def _main() -> None:
     cells = base.size // base.pipeline.vae_scale_factor
     for path in arguments.photo:
         photo = read_photo(path)
-        everywhere = Image.new("L", photo.image.size, 255)  # the mask has no say here
+        everywhere = Image.new("L", photo.image.size, 255)  # the mask does not matter here
         subject = encode_photos(base, [photo.image], [photo.sha256], word="face", mask=everywhere)
         for each in agreements(base, subject, (0.0, 1 / 32, 1 / 16, 1 / 8, 1 / 4)):
             print(

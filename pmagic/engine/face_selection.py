@@ -1,4 +1,4 @@
-"""Portraits: whose face a photo shows, before anything is learned from it. A photo that will not do is refused here."""
+"""Face selection: which face of each photo is learned. Unsuitable photos are refused here, before training."""
 
 # P photos . E embedding width
 
@@ -19,15 +19,15 @@ from pmagic.vision import faces, sightings
 from pmagic.vision.faces import Face, FacePack
 from pmagic.vision.sightings import Sighting
 
-SMALLEST = 0.15  # of the photo's short side: about 75 pixels of the 512 that Stable Diffusion sees, ten latent cells
+SMALLEST = 0.15  # of the photo's short side: about 75 of the 512 pixels of Stable Diffusion, ten latent cells
 
 
 @dataclass(frozen=True)
 class SelectedFace:
-    """The face that is learned, in pixels of the photo turned by `turn`, which `upright` gives.
+    """The face that is learned, in pixels of the photo turned by `turn`, which `upright` returns.
 
-    others: of the same photo, so that a mask can leave them out. turn: degrees against the clock. margin: of the
-    photo's sides, put around it so that the detector found the face; 0 in most photos.
+    others: the other faces of the photo, so that a mask can exclude them. turn: degrees, counterclockwise. margin: the
+    border that was added around the photo for the detector to find the face, as a share of its sides; usually 0.
     """
 
     face: Face
@@ -36,19 +36,19 @@ class SelectedFace:
     margin: float = 0
 
     def upright(self, picture: Image.Image) -> Image.Image:
-        """The photo, or its mask, as the face stands upright in it."""
+        """The photo, or its mask, turned so that the face is upright."""
         return picture.transpose(_TRANSPOSES[self.turn]) if self.turn else picture
 
     @property
     def search(self) -> str:
-        """How the face was found, where it was not found in the photo as it is; "" where it was."""
+        """How the face was found if not in the unchanged photo, else ""."""
         ways = [f"turned by {self.turn} degrees against the clock"] * (self.turn != 0)
         ways += ["with a margin around the photo"] * (self.margin != 0)
         return " and ".join(ways)
 
     @property
     def place(self) -> str:
-        """Which face of the photo it is: `face 2 (80 x 110 at 40, 12)`, counted as `--face` does, the largest first."""
+        """Which face of the photo it is: `face 2 (80 x 110 at 40, 12)`, numbered as for `--face`, the largest first."""
         number = 1 + sum(each.area > self.face.area for each in self.others)
         return f"face {number} ({_list([self.face])})"
 
@@ -64,10 +64,10 @@ def select_faces(
     pick: int | None = None,
     alike: float = 0.28,
 ) -> list[SelectedFace]:
-    """The one face of each photo that is large enough to learn, or number `pick`, counted from 1, the largest first.
+    """The face of each photo that is large enough to learn, or face number `pick`, from 1, the largest first.
 
-    Of a photo with several faces, `pick` says which; without it, the face is taken that all photos have in common.
-    names: what the person calls each photo. alike: the cosine from which two faces count as one person's.
+    In a photo with several faces, `pick` selects one; without it, the person whom all photos show is selected.
+    names: of the photos, for messages. alike: the least cosine of two faces that count as one person's.
     Raises PhotoRefused (no face, too small, several, two people), UsageError (pick), WeightsMissing (no face pack).
     """
     pack = open_pack(spec)
@@ -95,12 +95,12 @@ def select_faces(
 
 
 def open_pack(spec: ModelSpec) -> FacePack:
-    """The base's face pack, opened once per process. Raises WeightsMissing where it is not on this machine."""
+    """The base's face pack, opened once per process. Raises WeightsMissing if it is not on this machine."""
     return _opened(folder_of(spec))
 
 
 def folder_of(spec: ModelSpec) -> Path:
-    """Where the base's face pack lies. Raises WeightsMissing where it is not on this machine."""
+    """The folder of the base's face pack. Raises WeightsMissing if it is not on this machine."""
     if not isinstance(spec.faces, Path):
         mask = "" if isinstance(spec.clipseg, Path) else " --mask MASK"  # which CLIPSeg would make
         raise WeightsMissing(
@@ -117,7 +117,7 @@ def _opened(folder: Path) -> FacePack:
 
 @dataclass(frozen=True)
 class _View:
-    """A photo as its faces were found in it."""
+    """A photo with the faces that were found in it."""
 
     name: str
     photo: Image.Image  # turned
@@ -141,7 +141,7 @@ def _view(spec: ModelSpec, pack: FacePack, photo: Image.Image, name: str) -> _Vi
 
 
 def _no_face(spec: ModelSpec, name: str) -> tuple[str, str]:
-    """What is wrong with a photo without a face, and what to do; a base that knows one domain only says so."""
+    """The message and the advice for a photo without a face; they mention the domain of a base that has only one."""
     tried = "neither as it is nor with a margin around it, nor turned by 90, 180 or 270 degrees"
     domain = spec.domain
     other = "for anything but people say what it is, for example `--class cat`"
@@ -160,7 +160,7 @@ def _no_face(spec: ModelSpec, name: str) -> tuple[str, str]:
 
 
 def _candidates(view: _View, pick: int | None) -> list[Face]:
-    """The faces that may be meant: number `pick`, or all that are large enough. Raises PhotoRefused, UsageError."""
+    """The candidate faces: number `pick`, or all that are large enough. Raises PhotoRefused, UsageError."""
     if pick is not None and pick > len(view.faces):
         raise UsageError(
             f"there is no face {pick} in {view.name}: {_list(view.faces)}", f"choose one from 1 to {len(view.faces)}"
@@ -178,10 +178,10 @@ def _candidates(view: _View, pick: int | None) -> list[Face]:
 
 
 def _in_common(embeddings: Sequence[np.ndarray], alike: float) -> list[int] | None:
-    """Which face of each photo is the person whom all of them show; None where several people are in every photo.
+    """The index in each photo of the face of the person whom all photos show; None if that is not exactly one person.
 
-    embeddings: (faces, E) of each photo. Photos of one face settle it; without them, the only face that has one like it
-    in every other photo does.
+    embeddings: (faces, E) for each photo. If there are photos with a single face, their mean decides; otherwise the
+    only face of the first photo that has a similar one in every other photo.
     """
     alone = [rows for rows in embeddings if len(rows) == 1]
     if alone:
@@ -215,7 +215,7 @@ def _side(face: Face) -> float:
 
 
 def _list(found: Sequence[Face]) -> str:
-    """Each face with its size and place: `1: 80 x 110 at 40, 12`."""
+    """Each face with its size and position: `1: 80 x 110 at 40, 12`."""
     texts = []
     for number, face in enumerate(found, 1):
         left, top, right, bottom = face.box

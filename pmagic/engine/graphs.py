@@ -1,7 +1,7 @@
-"""CUDA graphs: a pass there and back that a GPU has seen once, given to it again as a whole.
+"""CUDA graphs: a forward and backward pass that is captured once and then replayed as a whole.
 
-Kernel by kernel, a step of two samples keeps the GPU waiting for the processor most of the time (`python -m tests.bench
-learn --shape sd14`). Replayed are the same kernels with the same numbers.
+Launched kernel by kernel, a step of two samples leaves the GPU waiting for the CPU most of the time (`python -m
+tests.bench learn --shape sd14`). A replay runs the same kernels with the same results.
 """
 
 from collections.abc import Callable
@@ -12,21 +12,21 @@ import torch
 
 from pmagic.engine.randomness import StepSample
 
-WARM = 3  # passes before the one that is recorded, in which libraries choose their ways and fill what they keep
+WARM = 3  # warm-up passes before the capture, in which libraries choose algorithms and fill their caches
 Answer = TypeVar("Answer")
 
 
 def cuda_graphed(once: Callable[[StepSample], Answer], device: torch.device) -> Callable[[StepSample], Answer]:
-    """`once` as a graph, recorded when it is first called.
+    """`once` as a CUDA graph, captured on the first call.
 
-    once: asks the GPU for no number, and for the same kernels at every draw; it may leave gradients. The answer's
-    tensors, and the gradients, are the same ones after every call.
+    once: must not read values back from the GPU, and must launch the same kernels for every sample; it may leave
+    gradients. The returned tensors, and the gradients, are the same objects after every call.
     """
     held: list[tuple[torch.cuda.CUDAGraph, StepSample, Answer]] = []
 
     def record(draw: StepSample) -> tuple[torch.cuda.CUDAGraph, StepSample, Answer]:
         still = draw.to(device)
-        aside = torch.cuda.Stream(device)  # nothing may be recorded on the usual one
+        aside = torch.cuda.Stream(device)  # the default stream cannot be captured
         aside.wait_stream(torch.cuda.current_stream(device))
         with torch.cuda.stream(aside):
             for _ in range(WARM):

@@ -1,7 +1,7 @@
-"""Hooks: what is put into a network for a while, and always taken out again.
+"""Hooks: temporary changes of a network, which are always undone.
 
-Three ways: hooks around the calls of modules, another value of an attribute, and other weights in the place of a
-network's own. Each is a context that leaves everything as it found it, also after an error and inside of another one.
+There are three kinds: hooks around module calls, another value of an attribute, and other weights in place of a
+network's own. Each is a context manager that restores everything, also after an error and when nested.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from pmagic.errors import Incompatible
 
-# Which hook belongs to which module.
+# Pairs of a module and its hook.
 Hooks = Iterable[tuple[nn.Module, Callable[..., Any]]]
 
 
@@ -21,7 +21,7 @@ def installed_hooks(*, before: Hooks = (), after: Hooks = ()) -> Iterator[None]:
     """While inside, these hooks run before and after each call of their modules.
 
     before: hook(module, args, kwargs) returns (args, kwargs), or None to leave them. after: hook(module, args, output)
-    returns an output, or None to leave it. Several hooks of one module run in the order given, those of an inner
+    returns an output, or None to leave it. Several hooks of one module run in the given order, those of an inner
     context last.
     """
     with ExitStack() as handles:
@@ -36,8 +36,8 @@ def installed_hooks(*, before: Hooks = (), after: Hooks = ()) -> Iterator[None]:
 def exchanged_attributes(owners: Iterable[object], name: str, value: object) -> Iterator[None]:
     """While inside, the attribute `name` of each owner is `value`.
 
-    Afterwards an owner has its own attribute again, or none of its own where only its class had one. Not for
-    parameters and modules of a network, which are no plain attributes.
+    Afterwards an owner has its own attribute again, or no attribute of its own if only its class had one. This is not
+    for a network's parameters and modules, which are not plain attributes.
     """
     with ExitStack() as restored:
         for owner in owners:
@@ -51,25 +51,25 @@ def exchanged_attributes(owners: Iterable[object], name: str, value: object) -> 
 
 @contextmanager
 def exchanged_parameters(network: nn.Module, weights: Mapping[str, Tensor]) -> Iterator[None]:
-    """While inside, the parameters of these names are these tensors; afterwards they are the same objects as before.
+    """While inside, the named parameters are replaced by these tensors; afterwards the same objects are back.
 
-    weights: by the names of `network.named_parameters()`, each of its parameter's shape. A tensor may be computed from
-    others, and the gradient reaches those. Nothing is written into a parameter, so nothing has to be copied back. A
-    backward pass that computes blocks again (`memory.gradient_checkpointing`) must end inside.
-    Raises Incompatible before anything is exchanged, for a name that the network lacks or another shape.
+    weights: by the names of `network.named_parameters()`, each with its parameter's shape. A tensor may be computed
+    from others, and gradients flow to those. Nothing is written into a parameter, so nothing has to be copied back. A
+    backward pass that recomputes blocks (`memory.gradient_checkpointing`) must end inside.
+    Raises Incompatible, before anything is replaced, for a name that the network lacks or for another shape.
     """
     tables = {name: _table(network, name, tensor) for name, tensor in weights.items()}
     with ExitStack() as restored:
         for name, tensor in weights.items():
             table, own = tables[name], name.rpartition(".")[2]
-            # Not by setattr, which takes nothing but leaves of a graph. A key that is there keeps its place.
+            # setattr accepts only nn.Parameter, so the table is written. An existing key keeps its position.
             restored.callback(table.__setitem__, own, table[own])
             table[own] = tensor
         yield
 
 
 def _table(network: nn.Module, name: str, tensor: Tensor) -> dict[str, Any]:
-    """Where the parameter of that name stands, which has the shape of `tensor`."""
+    """The parameter table that holds `name`. Raises Incompatible if there is none or its shape is not `tensor`'s."""
     path, _, own = name.rpartition(".")
     try:
         table = network.get_submodule(path)._parameters

@@ -1,8 +1,8 @@
-"""Localising: a persona in one place of an existing picture, by blended latent diffusion (Avrahami et al. 2023).
+"""Inpainting: a persona in one place of an existing picture, by blended latent diffusion (Avrahami et al. 2023).
 
-The blending is diffusers' own inpainting pipeline, which does it with any UNet of four channels. Here is what goes
-before and after: the part of the background that is drawn anew at the base's size, and how it is put back, so that
-every pixel outside the mask stays the background's own.
+The blending is done by diffusers' own inpainting pipeline, which supports any UNet with four channels. This module
+prepares the part of the background that is redrawn at the base's size and composites it afterwards, so that every
+pixel outside the mask remains the background's own.
 """
 
 # C latent channels . h, w latent height and width
@@ -22,9 +22,9 @@ from pmagic.engine import subject
 from pmagic.engine.subject import Frame
 from pmagic.errors import PhotoRefused, UsageError
 
-MARGIN = 0.25  # of the masked place's longer side, kept around it so that what is drawn sees what is next to it
-ARTICLES = ("a", "an", "the")  # CLIPSeg's own phrasings have them
-MARKED = 128  # the level of grey from which a mask's pixel counts as marked
+MARGIN = 0.25  # of the masked area's longer side, kept around it as context for the UNet
+ARTICLES = ("a", "an", "the")  # removed from a text, because CLIPSeg's own templates have them
+MARKED = 128  # the least grey level of a mask's pixel that counts as marked
 
 
 @dataclass(frozen=True)
@@ -32,14 +32,14 @@ class InpaintRegion:
     """A place in a background. All lengths are pixels of the background."""
 
     background: Image.Image  # RGB
-    mask: Image.Image  # L, 255 where the background is drawn anew and 0 elsewhere
-    opacity: Image.Image  # L, 0 outside the mask; how much of what was drawn shows
-    frame: Frame  # what is drawn at the base's size: it holds the mask, and may reach beyond the picture
+    mask: Image.Image  # L, 255 where the background is redrawn and 0 elsewhere
+    opacity: Image.Image  # L, of the drawn picture over the background; 0 outside the mask
+    frame: Frame  # the part that is drawn at the base's size: it contains the mask, and may extend beyond the picture
 
     def inputs(self, base: Base, width: int, height: int) -> dict[str, Any]:
-        """What diffusers' inpainting pipeline takes besides the prompt, to draw the frame in `width` x `height`.
+        """The arguments of diffusers' inpainting pipeline, besides the prompt, to draw the frame in `width` x `height`.
 
-        The background is encoded by its mean, so that a picture depends on its own seed alone.
+        The background's latents are the mean of its posterior, so that a picture depends on its own seed alone.
         """
         vae, scale = base.pipeline.vae, base.pipeline.vae_scale_factor
         scene = self._framed(self.background, "symmetric").resize((width, height), Image.Resampling.LANCZOS)
@@ -47,16 +47,16 @@ class InpaintRegion:
         with torch.no_grad():
             latents = vae.encode(pixels).latent_dist.mode() * vae.config.scaling_factor  # (1, C, h, w)
         marked = torch.from_numpy(np.array(self._framed(self.mask, "constant"))).float()[None, None]
-        cells = F.adaptive_max_pool2d(marked / 255, latents.shape[-2:])  # each that the mask touches, however thinly
+        cells = F.adaptive_max_pool2d(marked / 255, latents.shape[-2:])  # every cell that the mask touches
         return {
-            "image": latents,  # which the pipeline takes as it is, because it has as many channels as latents have
+            "image": latents,  # the pipeline uses it unchanged, because it has the number of channels of latents
             "mask_image": cells.repeat_interleave(scale, dim=2).repeat_interleave(scale, dim=3),
-            "masked_image_latents": torch.zeros_like(latents),  # for UNets with more channels; not read here
+            "masked_image_latents": torch.zeros_like(latents),  # for UNets with more channels; unused here
             "strength": 1.0,
         }
 
     def composite(self, drawn: Image.Image) -> Image.Image:
-        """The background with the drawn frame in it, where the mask is."""
+        """The background with the drawn frame pasted in where the mask is."""
         left, top, right, bottom = self.frame
         size = (right - left, bottom - top)
         drawn = drawn if drawn.size == size else drawn.resize(size, Image.Resampling.LANCZOS)
@@ -65,7 +65,7 @@ class InpaintRegion:
         return Image.composite(whole, self.background, self.opacity)
 
     def preview(self) -> Image.Image:
-        """The background as it is under the mask, pale everywhere else, with the frame in red."""
+        """The background, unchanged under the mask and pale everywhere else, with the frame in red."""
         pale = Image.blend(self.background, Image.new("RGB", self.background.size, "white"), 0.7)
         shown = Image.composite(self.background, pale, self.opacity)
         left, top, right, bottom = self.frame
@@ -77,7 +77,7 @@ class InpaintRegion:
         return Image.composite(red, shown, line)
 
     def _framed(self, image: Image.Image, beyond: Literal["symmetric", "constant"]) -> Image.Image:
-        """The frame's part of an image of the background's size; numpy.pad's mode says what is beyond the picture."""
+        """Crop an image of the background's size to the frame. beyond: numpy.pad's mode outside the picture."""
         left, top, right, bottom = self.frame
         width, height = image.size
         across, down = (max(0, -left), max(0, right - width)), (max(0, -top), max(0, bottom - height))
@@ -91,10 +91,10 @@ def inpaint_region(
 ) -> InpaintRegion:
     """The place that `mask` marks in `background`, to be drawn in `size` (width, height).
 
-    mask: of the background's size, light where the picture is drawn anew. soft_edge: over how many pixels, counted from
-    the mask's border inwards, the drawn fades into the background.
-    Raises UsageError for a mask of another size and for a soft edge within which nothing is drawn in full,
-    PhotoRefused for a mask that marks nothing.
+    mask: of the background's size, light where the picture is redrawn. soft_edge: the width in pixels, from the mask's
+    border inwards, over which the drawn picture fades into the background.
+    Raises UsageError for a mask of another size and for a soft edge that leaves no pixel fully opaque, PhotoRefused
+    for a mask that marks nothing.
     """
     if mask.size != background.size:
         raise UsageError(
@@ -106,7 +106,7 @@ def inpaint_region(
     marked = np.asarray(mask.convert("L")) >= MARKED
     if not marked.any():
         raise PhotoRefused("the mask is empty: nothing of the background is marked", "paint white where to draw")
-    # The distance of a pixel that touches the unmarked is 1; what the picture's own border cuts is no edge.
+    # A pixel next to an unmarked one has distance 1. The picture's own border does not count as an edge of the mask.
     padded = np.pad(marked, 1, mode="edge")
     depth = np.inf if marked.all() else cast(np.ndarray, distance_transform_edt(padded))[1:-1, 1:-1]
     if np.max(depth) < soft_edge + 1:
@@ -126,10 +126,9 @@ def inpaint_region(
 
 
 def frame(marked: Frame, whole: tuple[int, int], size: tuple[int, int]) -> Frame:
-    """What is drawn for a marked box: the box and a margin around it, in the proportions of `size`.
+    """The frame that is drawn for a marked box: the box with a margin around it, in the proportions of `size`.
 
-    It stays inside the picture of size `whole` wherever that is large enough, and reaches beyond both sides alike where
-    it is not.
+    It stays inside the picture of size `whole` if that is large enough; otherwise it extends beyond both sides equally.
     """
     margin = round(MARGIN * max(marked[2] - marked[0], marked[3] - marked[1]))
     low = [max(0, marked[axis] - margin) for axis in (0, 1)]
@@ -145,9 +144,9 @@ def frame(marked: Frame, whole: tuple[int, int], size: tuple[int, int]) -> Frame
 
 
 def text_mask(spec: ModelSpec, background: Image.Image, text: str) -> Image.Image:
-    """Where CLIPSeg sees `text` in the background: everything at least half as probable as the most probable place.
+    """A mask of `text` in the background by CLIPSeg: every pixel at least half as probable as the most probable one.
 
-    Raises UsageError for a text without a word, PhotoRefused where it is nowhere, WeightsMissing without CLIPSeg.
+    Raises UsageError for a text without a word, PhotoRefused if it is not found, WeightsMissing without CLIPSeg.
     """
     words = text.split()
     phrase = " ".join(words[1:] if words and words[0].lower() in ARTICLES else words)

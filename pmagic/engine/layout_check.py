@@ -1,6 +1,6 @@
-"""Placing: how many faces there are in each place of a layout. A base may draw one person where two are asked for.
+"""Layout check: the number of faces in each region of a layout. A base may draw one person although two were asked for.
 
-Whose face it is, is not asked: a persona does not hold the embedding of its photo's face.
+The faces are not identified, because a persona does not store the embedding of its photo's face.
 """
 
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ from pmagic.vision.faces import FacePack
 def count_faces(
     pack: FacePack, picture: Image.Image, regions: Mapping[str, Box], edit: InpaintRegion | None
 ) -> dict[str, int]:
-    """By name, how many faces have their middle in the name's region, none of them the background's own."""
+    """By name, the number of faces with their centre in the name's region; the background's own faces do not count."""
     frame = edit.frame if edit is not None else (0, 0, *picture.size)
     found = dict.fromkeys(regions, 0)
     for face in pack.find(picture):

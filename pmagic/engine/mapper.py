@@ -1,6 +1,6 @@
-"""The mapper: the small network that learning trains. It turns (t, photo) into dynamic tokens and residuals.
+"""The mapper: the small network that is trained. It maps (t, photo) to dynamic tokens and residuals.
 
-It knows nothing about prompts or text encoders, only about widths and one word's embedding.
+It knows nothing about prompts or text encoders, only about widths and the embedding of one word.
 """
 
 # B batch . n placeholder tokens . w text width . e image embedding width
@@ -32,14 +32,14 @@ class MapperShape:
 def time_features(t: Tensor) -> Tensor:
     """Sinusoidal features of timesteps: (B,) -> (B, 2048) in t's type, cosines first, periods 2*pi to 2*pi*10000."""
     half = TIME_FEATURES // 2
-    # The frequencies are float32 numbers in whatever type the rest is computed, as in the authors' code.
+    # The frequencies are rounded to float32 whatever the type of t, as in the authors' code.
     frequencies = torch.exp(-math.log(10000.0) * torch.arange(half, dtype=torch.float32, device=t.device) / half)
     angles = t[:, None] * frequencies.to(t.dtype)[None]
     return torch.cat([angles.cos(), angles.sin()], dim=-1)
 
 
 def keep_length(vectors: Tensor, like: Tensor) -> Tensor:
-    """`vectors` turned to the lengths of `like`: normalise(vectors) * ||like||, over the last axis.
+    """`vectors` rescaled to the lengths of `like`: normalize(vectors) * ||like||, over the last axis.
 
     Written as a ratio of lengths so that `vectors == like` comes back bit for bit.
     """
@@ -72,7 +72,7 @@ class Mapper(nn.Module):
     def forward(self, t: Tensor, image_embedding: Tensor) -> tuple[Tensor, Tensor]:
         """t: (B,) in training timesteps; image_embedding: (B, e). Returns dynamic and residual, each (B, n, w).
 
-        Every dynamic token is as long as the word's embedding.
+        Every dynamic token has the norm of the word's embedding.
         """
         tokens, width = self.shape.tokens, self.shape.text_width
         hidden = self.time_hidden(self.time_input(time_features(t.to(self.word.dtype))))  # (B, 128)
@@ -83,8 +83,11 @@ class Mapper(nn.Module):
 
 
 def fresh(word: Tensor, image_embedding: Tensor, settings: LearnSettings) -> Mapper:
-    """An untrained mapper, initialised from the settings' seed. word: (w,). image_embedding: (P, e), for its type."""
-    assert settings.bounds is not None  # the probe has found them
+    """An untrained mapper, initialized from the settings' seed.
+
+    word: (w,). image_embedding: (P, e), which gives the width, type and device.
+    """
+    assert settings.bounds is not None  # the probe has set them
     shape = MapperShape(settings.tokens, len(word), image_embedding.shape[-1])
     word = word.to(image_embedding.dtype)
     with randomness.seeded_weights(settings.seed):
@@ -92,7 +95,7 @@ def fresh(word: Tensor, image_embedding: Tensor, settings: LearnSettings) -> Map
 
 
 def count_weights(shape: MapperShape) -> int:
-    """How many numbers a mapper of this shape trains; nothing is allocated."""
+    """The number of trainable values of a mapper of this shape; nothing is allocated."""
     with torch.device("meta"):
         mapper = Mapper(shape, torch.empty(shape.text_width), REFERENCE_BOUNDS)
     return sum(weight.numel() for weight in mapper.parameters())

@@ -1,4 +1,4 @@
-"""Memory: doing with less of it, and running out of it as a problem a person can act on."""
+"""Memory: gradient checkpointing to save it, and out-of-memory errors that say what to do."""
 
 import re
 from collections.abc import Iterator
@@ -14,36 +14,36 @@ from pmagic.errors import OutOfMemory
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
 
-# "Tried to allocate 20.00 MiB" says a GPU's allocator, "you tried to allocate 8589934592 bytes" the CPU's.
+# The GPU's allocator says "Tried to allocate 20.00 MiB", the CPU's "you tried to allocate 8589934592 bytes".
 _WANTED = re.compile(r"tried to allocate ([\d.]+) ?(\w+)", re.IGNORECASE)
 
 
 @contextmanager
 def gradient_checkpointing(pipeline: "StableDiffusionPipeline") -> Iterator[None]:
-    """While inside, the backward pass computes blocks of UNet and autoencoder again instead of keeping what they saw.
+    """While inside, the backward pass recomputes blocks of UNet and autoencoder instead of keeping their activations.
 
-    Less memory for a third more work (`python -m tests.bench memory`), and the same bits. Only blocks in training mode
-    do it; Stable Diffusion's have no dropout, so nothing else changes with the mode.
+    It saves memory for a third more work (`python -m tests.bench memory`), with the same bits. Only blocks in training
+    mode do it; Stable Diffusion's have no dropout, so training mode changes nothing else.
     """
     with ExitStack() as restored:
         for network in (pipeline.unet, pipeline.vae):
             able = [module for module in network.modules() if hasattr(module, "gradient_checkpointing")]
             restored.enter_context(exchanged_attributes(network.modules(), "training", True))
             restored.enter_context(exchanged_attributes(able, "gradient_checkpointing", True))
-            network.enable_gradient_checkpointing()  # which also says how
-        restored.enter_context(packed_kv(pipeline.unet))  # a block that is computed again needs the hooks it had
+            network.enable_gradient_checkpointing()  # also sets the checkpointing function
+        restored.enter_context(packed_kv(pipeline.unet))  # recomputed blocks need the same hooks
         yield
 
 
 @contextmanager
 def oom_as_problem(what: str, next_step: str) -> Iterator[None]:
-    """Turns the allocator's refusal into OutOfMemory, which says what did not fit and how much was asked for."""
+    """Turn the allocator's error into OutOfMemory, which says what did not fit and how much was requested."""
     try:
         yield
     except torch.OutOfMemoryError as error:
         raise OutOfMemory(f"there is not enough memory to {what}{_wanted(error)}", next_step) from error
     except RuntimeError as error:
-        if "DefaultCPUAllocator" not in str(error):  # the CPU's refusal has no class of its own
+        if "DefaultCPUAllocator" not in str(error):  # the CPU's error has no class of its own
             raise
         raise OutOfMemory(f"there is not enough memory to {what}{_wanted(error)}", next_step) from error
 

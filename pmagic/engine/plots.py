@@ -1,4 +1,4 @@
-"""The probe as pictures: the curve with its stages, and what the UNet looked at, laid on the photo."""
+"""Plots of the probe: the curve with its stages, and the UNet's attention maps over the photo."""
 
 # T timesteps . h, w of the latents
 
@@ -18,7 +18,7 @@ INK = "#22577a"
 _STAGES = ("first static", "dynamic", "second static")
 _SHADES = ("#e8e8e8", "#cfe8d5", "#e8e8e8")
 _IGNORE_FONTS = "MPL_IGNORE_SYSTEM_FONTS"  # read by matplotlib when it lists fonts
-_EVERY = 2  # of the curve's timesteps, one map is shown
+_EVERY = 2  # one map is shown for this many timesteps of the curve
 
 
 def curve_plot(found: Probe, levels: tuple[float, float]) -> bytes:
@@ -47,7 +47,7 @@ def curve_plot(found: Probe, levels: tuple[float, float]) -> bytes:
 
 
 def attention_strip(found: Probe, photo: Image.Image) -> bytes:
-    """A PNG strip: the maps over t laid on the square photo, with the mask's outline."""
+    """A PNG strip: the attention maps over t, overlaid on the square photo, with the mask's outline."""
     shown = list(range(0, len(found.curve), _EVERY))
     drawing = figure(1.5 * len(shown), 1.8)
     side = photo.width
@@ -72,7 +72,7 @@ def _centres(shape: torch.Size, side: int) -> tuple[Any, Any]:
 
 
 def figure(width: float, height: float) -> Any:
-    """A figure of its own (inches), without pyplot's list of open ones and without a window."""
+    """A separate figure (in inches), without pyplot's list of open figures and without a window."""
     _import_font_manager()
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -83,10 +83,10 @@ def figure(width: float, height: float) -> Any:
 
 
 def _import_font_manager() -> None:
-    """Import matplotlib's fonts, of which its own are all that is drawn with here, without a search for others.
+    """Import matplotlib's font manager without a search for system fonts; only matplotlib's own fonts are used here.
 
-    For that it would run `fc-list`, and keep the list in the person's home. The list without them is not kept: other
-    programs would read it.
+    The search would run `fc-list` and cache its list in the user's home. The list without system fonts is not cached
+    there, because other programs would read it.
     """
     if "matplotlib.font_manager" in sys.modules:
         return

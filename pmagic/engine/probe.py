@@ -1,11 +1,13 @@
-"""The probe: which part of the schedule is worth learning in, found for each photo (paper, Sec. 3.1).
+"""The probe: it finds for each photo the part of the schedule that is worth training in (paper, Sec. 3.1).
 
 The method's own mapper is trained briefly over the whole schedule. Then, for a grid of timesteps, the photo is noised,
-the UNet asked, and what it looks at for the name is compared with where the subject is. The more noise, the less it
-finds: the intersection over union (IoU) falls with t. The dynamic interval is where it lies between two thresholds.
+the UNet is called, and its attention map for the name is compared with the subject's mask. The intersection over union
+(IoU) falls with t, because the UNet finds less the more noise there is. The dynamic interval is where the IoU lies
+between two thresholds.
 
-A map is binarised as its cells above its mean, whatever its contrast, which differs from base to base and from t to t.
-Against exact masks this rises most surely as t falls (`python -m pmagic.experiments.stages --training`).
+A map is binarized at its mean, which does not depend on its contrast; that differs between bases and between
+timesteps. Against exact masks, the IoU of such maps rises most reliably as t falls
+(`python -m pmagic.experiments.stages --training`).
 """
 
 # P photos . T timesteps of the grid . R rows of a UNet call . S text positions . C, h, w of the latents
@@ -26,15 +28,15 @@ from pmagic.persona import Persona, StageBounds
 
 WHOLE = StageBounds(0, 1000)
 GRID = tuple(range(975, 0, -50))  # timesteps, falling
-NOISES = 4  # fixed ones at each timestep; several photos share them
-LOSSES = {"masked_mse": 1.0}  # all it needs: where the name is looked for does not depend on the others
+NOISES = 4  # fixed noises at each timestep, divided among the photos
+LOSSES = {"masked_mse": 1.0}  # enough, because the attention to the name does not depend on the other losses
 
 Curve = tuple[tuple[int, float], ...]  # (t, IoU), largest t first
 
 
 @dataclass(frozen=True)
 class Probe:
-    """What was found. maps: of the first photo, at the curve's timesteps. fell_back: why the bounds are not its own."""
+    """The result of a probe. maps: of the first photo, at the curve's timesteps. fell_back: why it has the fallback."""
 
     bounds: StageBounds
     curve: Curve
@@ -49,9 +51,9 @@ def probe(
     settings: LearnSettings,
     on_step: Callable[[int, int], None] = lambda done, total: None,
 ) -> Probe:
-    """Train briefly, look, and read the bounds. on_step is told steps done and in all.
+    """Train briefly, measure the attention maps and read the bounds. on_step gets the steps done and the total.
 
-    Raises as training.train does.
+    Raises the errors of training.train.
     """
     before = settings.probe_iterations
     total = before + len(GRID)
@@ -73,7 +75,7 @@ def train_briefly(
     settings: LearnSettings,
     on_step: Callable[[training.StepReport], None] = lambda report: None,
 ) -> tuple[training.TrainingContext, nn.Module]:
-    """The mapper after the probe's short training, and what it was trained on."""
+    """The mapper after the probe's short training, and its training context."""
     brief = probe_settings(settings)
     context = training.prepare_training(base, subject, brief)
     learner = make_mapper(base, subject, brief)
@@ -92,13 +94,13 @@ def probe_settings(settings: LearnSettings) -> LearnSettings:
 
 
 def with_probe_result(persona: Persona, curve: Curve, fell_back: str) -> Persona:
-    """The persona with the curve of the probe that gave it its bounds, or why that had none to give."""
+    """The persona with the probe's curve, and the origin of its bounds: the probe, or why it fell back."""
     stages = f"fell back: {fell_back}" if fell_back else "found by the probe"
     return replace(persona, curve=curve, settings={**persona.settings, "stages": stages})
 
 
 def attention_map(context: training.TrainingContext, learner: nn.Module, t: int) -> Tensor:
-    """What the UNet looks at for the name at timestep t, for each photo and fixed noise: (R, h, w), range [0, 1]."""
+    """The UNet's attention map for the name at timestep t, for each photo and noise: (R, h, w), range [0, 1]."""
     height, width = context.subject.mean.shape[-2:]
     return attention.average(attention_maps(context, learner, t), (height, width))
 
@@ -107,7 +109,7 @@ def attention_map(context: training.TrainingContext, learner: nn.Module, t: int)
 def attention_maps(
     context: training.TrainingContext, learner: nn.Module, t: int, *, words_alone: bool = True
 ) -> list[attention.AttentionMap]:
-    """The same layer by layer. words_alone: start, end and padding have no share in the attention."""
+    """The same for each layer. words_alone: the start, end and padding tokens do not compete for the attention."""
     base, subject = context.base, context.subject
     photo = photo_of_row(subject)
     rows = len(photo)
@@ -134,7 +136,7 @@ def attention_maps(
 
 
 def outlined(mask: Tensor) -> Tensor:
-    """A soft mask (R, h, w) as cells that belong to the subject, those above half of its highest value: bool."""
+    """The cells of each soft mask (R, h, w) that belong to the subject, those above half of its maximum: bool."""
     return mask > 0.5 * mask.amax(dim=(1, 2), keepdim=True)
 
 
@@ -150,16 +152,16 @@ def overlap(found: Tensor, mask: Tensor) -> Tensor:
 
 
 def isotonic(curve: Curve) -> list[float]:
-    """The IoU at each t of the curve, made monotone: the nearest numbers that never fall as t does."""
+    """The IoU at each t of the curve, made monotone: the least-squares fit that never falls as t falls."""
     from scipy.optimize import isotonic_regression
 
     return isotonic_regression([iou for _, iou in curve], increasing=True).x.tolist()
 
 
 def read_bounds(curve: Curve, settings: LearnSettings) -> tuple[StageBounds, str]:
-    """The dynamic interval: t where `iou_low` <= IoU <= `iou_high`. And "", or why it is `fallback` instead.
+    """The dynamic interval, where `iou_low` <= IoU <= `iou_high`, and ""; or `fallback` and the reason for it.
 
-    A curve that lies above `iou_low` from the start has no first static stage; `iou_high` = 1 asks for no second one.
+    A curve above `iou_low` from the start has no first static stage; `iou_high` = 1 means no second static stage.
     """
     iou_low, iou_high, fallback = settings.iou_low, settings.iou_high, settings.fallback
     ious = isotonic(curve)
@@ -178,13 +180,13 @@ def read_bounds(curve: Curve, settings: LearnSettings) -> tuple[StageBounds, str
 
 
 def _reached(times: Sequence[int], ious: Sequence[float], level: float) -> float:
-    """The largest t at which the rising curve, straight between its points, has reached `level`."""
+    """The largest t at which the rising curve, interpolated linearly, reaches `level`."""
     after = int(np.argmax(np.array(ious) >= level))
     below, above = ious[after - 1], ious[after]
     return times[after - 1] + (times[after] - times[after - 1]) * (level - below) / (above - below)
 
 
 def photo_of_row(subject: Subject) -> Tensor:
-    """Which photo each noise goes to: (R,) long; each photo has one at least."""
+    """The photo of each noise: (R,) long; each photo has at least one noise."""
     photos = len(subject.mean)
     return torch.arange(max(NOISES, photos), device=subject.mean.device) % photos

@@ -1,8 +1,7 @@
-"""Prompts: what is said while learning, and what a prompt must satisfy. No torch in here.
+"""Prompts: the prompts used in training, and the checks that a prompt must pass. This module does not import torch.
 
-A prompt holds `{}` where the name stands, or names in braces where several are told apart: `{alice} and {bob}`.
-Placeholders are positions, not words: no token is added to any tokenizer, so no word that a person types can collide
-with a persona.
+A prompt holds `{}` where the name stands, or names in braces if there are several: `{alice} and {bob}`. Placeholders
+are positions, not words: no token is added to any tokenizer, so no word that a user types can collide with a persona.
 """
 
 import difflib
@@ -19,7 +18,7 @@ from pmagic.errors import Incompatible, UsageError
 NAME = "{}"
 _IN_BRACES = re.compile(r"\{([^{}]*)\}")
 MAX_BYTES = 1024**2  # of a file of prompts
-# What other tools read as an instruction in a prompt. Here it is text, as in the stock pipeline.
+# Syntax that other tools interpret in a prompt. Here it is plain text, as in the stock pipeline.
 _INSTRUCTIONS = re.compile(
     r"\([^()]*:\s*-?\d+(?:\.\d*)?\s*\)"  # (word:1.3)
     r"|\(\([^()]*\)+"  # ((word))
@@ -31,7 +30,7 @@ _INSTRUCTIONS = re.compile(
     r"|\)(?:\++|-+)"
     r"|__[\w/-]+__"  # a wildcard's file
 )
-_SHOWN = 8  # tokens that are quoted to show where a prompt ends for the model
+_SHOWN = 8  # tokens quoted in a message to show where the model stops reading
 
 Kind = Literal["face", "object", "style"]  # of a subject
 # The usual textual-inversion templates (Gal et al. 2023), by kind of subject.
@@ -84,7 +83,7 @@ TEMPLATES: dict[Kind, tuple[str, ...]] = {
     ),
 }
 
-# Open prompts of tandem equilibrium: everyday scenes in our own words, none of them among the evaluation prompts.
+# Open prompts of tandem equilibrium: everyday scenes in our own words; none is among the evaluation prompts.
 OPEN_PROMPTS: tuple[str, ...] = (
     "{} watering tomato plants in a greenhouse",
     "{} playing the cello on a dim stage",
@@ -108,7 +107,7 @@ OPEN_PROMPTS: tuple[str, ...] = (
     "{} waving from the window of a train",
 )
 
-# The paper has twice as many as the authors' code.
+# The paper uses twice as many open prompts as the authors' code.
 MORE_OPEN_PROMPTS: tuple[str, ...] = (
     "{} kneading dough in a small bakery",
     "{} under a red umbrella in the rain",
@@ -132,7 +131,7 @@ MORE_OPEN_PROMPTS: tuple[str, ...] = (
     "{} holding an old map in a canyon",
 )
 
-# Words for people: what they name has a face.
+# Words for people, who have a face.
 FACE_WORDS = (
     "face", "person", "man", "woman", "boy", "girl", "child", "portrait", "people", "human", "men", "women", "boys",
     "girls", "children", "kid", "baby", "toddler", "teenager", "adult", "guy", "gentleman", "lady", "male", "female",
@@ -146,10 +145,10 @@ COMMON_WORDS = ("face", "person", "man", "woman", "boy", "girl", "cat", "dog", "
 
 @dataclass(frozen=True)
 class TokenizedPrompt:
-    """A prompt as the text encoder takes it. ids and slots have one entry per text position (77).
+    """A prompt as input for the text encoder. ids and slots have one entry per text position (77).
 
-    slots: k where placeholder k stands, -1 elsewhere; counted over all names, in the order in which they were given.
-    length: tokens without start and end. cut: text that did not fit.
+    slots: k where placeholder k stands, -1 elsewhere; k counts over all names, in the order in which they were given.
+    length: the number of tokens without start and end. cut: the text that did not fit.
     """
 
     ids: tuple[int, ...]
@@ -159,22 +158,25 @@ class TokenizedPrompt:
 
 
 def load_tokenizer(folder: Path) -> Any:
-    """The CLIP tokenizer of a base, `folder` being its `tokenizer` directory or the base itself."""
+    """The CLIP tokenizer of a base. folder: its `tokenizer` folder or the folder of the base.
+
+    Raises Incompatible if there is no tokenizer or it cannot be read.
+    """
     from transformers import CLIPTokenizer
 
     own = folder / "tokenizer" if (folder / "tokenizer").is_dir() else folder
     if not any((own / name).is_file() for name in ("vocab.json", "tokenizer.json")):
-        # Without its files transformers returns a tokenizer of two tokens and says nothing.
+        # Without these files, transformers silently returns a tokenizer of two tokens.
         raise Incompatible(f"{own} holds no tokenizer (vocab.json or tokenizer.json)", "restore the base's folder")
     try:
         with offline():
             return CLIPTokenizer.from_pretrained(own, local_files_only=True)
-    except Exception as error:  # the tokenizers library raises bare ones of its own
+    except Exception as error:  # the tokenizers library raises plain Exception
         raise Incompatible(f"the tokenizer in {own} cannot be read: {error}", "restore the base's folder") from error
 
 
 def check_word(tokenizer: Any, word: str) -> int:
-    """The token id of a super-category word; UsageError, with proposals, unless it is exactly one token."""
+    """The token id of a super-category word. Raises UsageError, with suggestions, unless it is exactly one token."""
     ids = tokenizer(word, add_special_tokens=False).input_ids
     if len(ids) == 1 and ids[0] not in tokenizer.all_special_ids:
         return int(ids[0])
@@ -186,7 +188,7 @@ def check_word(tokenizer: Any, word: str) -> int:
 
 
 def check_text(text: str, what: str = "the prompt") -> None:
-    """Raises UsageError for what is not text, or holds control characters other than blanks and line ends."""
+    """Raises UsageError for text that is not valid Unicode or has control characters other than tabs and line ends."""
     try:
         text.encode()
     except UnicodeEncodeError as error:
@@ -197,9 +199,9 @@ def check_text(text: str, what: str = "the prompt") -> None:
 
 
 def read_prompts(data: bytes, source: str) -> list[tuple[int, str]]:
-    """(line, prompt) of a text with one prompt a line; empty lines and lines that begin with # do not count.
+    """Pairs of (line number, prompt) from a text with one prompt per line; empty lines and # comments are skipped.
 
-    A line ends with LF, CR or both and nowhere else. source: as messages call it. Raises UsageError, which names the
+    Lines end with LF, CR or CRLF only. source: the name of the text in messages. Raises UsageError, which names the
     line.
     """
     if len(data) > MAX_BYTES:
@@ -221,18 +223,18 @@ def read_prompts(data: bytes, source: str) -> list[tuple[int, str]]:
 
 
 def instructions(text: str) -> list[str]:
-    """What other tools would obey in a prompt, such as `(word:1.3)`, `[word]`, `BREAK`, `<lora:x:1>`; each once."""
+    """Syntax in a prompt that other tools interpret: `(word:1.3)`, `[word]`, `BREAK`, `<lora:x:1>`; each once."""
     return list(dict.fromkeys(found[0] for found in _INSTRUCTIONS.finditer(text)))
 
 
 def bare_names(prompt: str, personas: Collection[str]) -> list[str]:
-    """The personas whose names stand in a prompt as ordinary words, without braces."""
+    """The personas whose names appear in a prompt as ordinary words, without braces."""
     plain = _IN_BRACES.sub(" ", prompt)
     return [each for each in personas if re.search(rf"(?<!\w){re.escape(each)}(?!\w)", plain, re.IGNORECASE)]
 
 
 def unread(tokenizer: Any, text: str) -> str:
-    """The end of a text without names that the model does not read, "" where it reads all."""
+    """The end of a text without names that the model does not read, or "" if it reads everything."""
     ids = tokenizer(text, add_special_tokens=False, verbose=False).input_ids
     return tokenizer.decode(ids[tokenizer.model_max_length - 2 :]).strip()
 
@@ -243,21 +245,21 @@ def names(prompt: str) -> list[str]:
 
 
 def stray_brace(prompt: str) -> str:
-    """The prompt from the first brace on that belongs to no name in braces, or nothing."""
+    """The prompt from the first unpaired brace on, or "" if there is none."""
     rest = _IN_BRACES.sub(lambda name: " " * len(name[0]), prompt)
     first = re.search(r"[{}]", rest)
     return prompt[first.start() :] if first else ""
 
 
 def check_prompt(tokenizer: Any, prompt: str, tokens: int) -> TokenizedPrompt:
-    """The prompt with `tokens` placeholders at each `{}`; as check_names."""
+    """The prompt with `tokens` placeholders at each `{}`; see check_names."""
     return check_names(tokenizer, prompt, {"": tokens})
 
 
 def check_names(tokenizer: Any, prompt: str, tokens: Mapping[str, int]) -> TokenizedPrompt:
-    """The prompt with tokens[name] placeholders at each `{name}`; UsageError where a name is missing or cut off.
+    """The prompt with tokens[name] placeholders at each `{name}`. Raises UsageError if a name is missing or cut off.
 
-    A prompt that is too long otherwise is allowed: `cut` holds what the model will not read.
+    A prompt may otherwise be too long: `cut` holds the text that the model does not read.
     """
     for name in tokens:
         if in_braces(name) not in prompt:
@@ -266,7 +268,7 @@ def check_names(tokenizer: Any, prompt: str, tokens: Mapping[str, int]) -> Token
 
 
 def substitute_names(prompt: str, words: Mapping[str, str]) -> str:
-    """The prompt with plain words where the names stand; UsageError where one of the names is missing."""
+    """The prompt with plain words in place of the names. Raises UsageError if one of the names is missing."""
     for name, word in words.items():
         if in_braces(name) not in prompt:
             raise _nameless(prompt, name)
@@ -275,9 +277,10 @@ def substitute_names(prompt: str, words: Mapping[str, str]) -> str:
 
 
 def tokenize_prompt(tokenizer: Any, prompt: str, tokens: Mapping[str, int], filler: int) -> TokenizedPrompt:
-    """Tokenise around each `{name}` and put tokens[name] placeholders there, with `filler` as their id.
+    """Tokenize the text around each `{name}` and put tokens[name] placeholders there, with the id `filler`.
 
-    The text between them is split exactly as if the placeholders were added words of the tokenizer.
+    The text between names is tokenized exactly as if the placeholders were added tokens of the tokenizer.
+    Raises UsageError for an unknown name and for a name beyond the tokens that the model reads.
     """
     room = tokenizer.model_max_length - 2
     first, count = {}, 0
@@ -287,7 +290,7 @@ def tokenize_prompt(tokenizer: Any, prompt: str, tokens: Mapping[str, int], fill
     ids: list[int] = []
     slots: list[int] = []
     for number, part in enumerate(_IN_BRACES.split(prompt)):
-        if number % 2 == 0:  # text and names take turns
+        if number % 2 == 0:  # text and names alternate
             words = tokenizer(part, add_special_tokens=False, verbose=False).input_ids if part.strip() else []
             ids += words
             slots += [-1] * len(words)
@@ -319,7 +322,7 @@ def in_braces(name: str) -> str:
 
 
 def _ending(tokenizer: Any, ids: Sequence[int], slots: Sequence[int], room: int) -> str:
-    """The last words that are read of a prompt that is too long."""
+    """The last words that the model reads of a prompt that is too long."""
     last = [token for token, slot in zip(ids[:room], slots, strict=False) if slot < 0]
     return tokenizer.decode(last[-_SHOWN:]).strip()
 
@@ -336,7 +339,7 @@ def _single_token_words(tokenizer: Any, words: Sequence[str]) -> list[str]:
 
 
 def _close_words(tokenizer: Any, word: str) -> list[str]:
-    """Words that differ from it by a slip of the finger; what is less alike is another word, or none at all."""
+    """Words that differ from `word` by a typing error; less similar ones would be other words, or no words at all."""
     whole = [token.removesuffix("</w>") for token in tokenizer.get_vocab() if token.endswith("</w>")]
     alike = difflib.get_close_matches(word.lower(), COMMON_WORDS, n=2, cutoff=0.6)
     return [

@@ -1,7 +1,7 @@
-"""Chance: everything random in learning, drawn on the CPU from (seed, purpose, step) and nothing else.
+"""Randomness: all random values of training, sampled on the CPU from (seed, purpose, step) and nothing else.
 
-No generator lives from one step to the next, so an interrupted learning goes on exactly, whatever the device, and a
-run with fewer losses sees the same photos, timesteps and noise.
+No generator is kept from one step to the next, so an interrupted run resumes exactly, on any device, and a run with
+fewer losses sees the same photos, timesteps and noise.
 """
 
 # B batch . P photos . C latent channels . h, w latent height and width
@@ -19,11 +19,11 @@ from pmagic.engine.recipes import LearnSettings
 
 @dataclass(frozen=True, kw_only=True)
 class StepSample:
-    """What chance decides in one training step."""
+    """The random values of one training step."""
 
     photo: Tensor  # (B,) long, which photo
     t: Tensor  # (B,) long, uniform in [low, high)
-    posterior: Tensor  # (B, C, h, w), unit normal: where in the autoencoder's posterior the latents lie
+    posterior: Tensor  # (B, C, h, w), unit normal: the noise that samples latents from the autoencoder's posterior
     noise: Tensor  # (B, C, h, w), unit normal
     template: Tensor  # (B,) long, which training prompt
     open_prompt: Tensor  # (B,) long, which prompt of tandem equilibrium
@@ -37,8 +37,8 @@ class StepSample:
 def sample_step(
     settings: LearnSettings, step: int, photos: int, latent: tuple[int, ...], dtype: torch.dtype
 ) -> StepSample:
-    """The draw of optimiser step `step` (0 is the first). latent: (C, h, w). dtype: of noise and keep."""
-    assert settings.bounds is not None  # the probe has found them
+    """The sample of optimizer step `step` (0 is the first). latent: (C, h, w). dtype: of the noises and of keep."""
+    assert settings.bounds is not None  # the probe has set them
     low, high = settings.bounds.low, settings.bounds.high
     source = generator(settings.seed, "step", step)
     batch = settings.batch
@@ -71,12 +71,12 @@ def generator(seed: int, purpose: str, step: int = 0) -> torch.Generator:
 
 @contextmanager
 def seeded_weights(seed: int) -> Iterator[None]:
-    """While inside, new modules are initialised from `seed`; the process's own generator is untouched."""
+    """While inside, new modules are initialized from `seed`; the global generator's state is restored."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(_number(seed, "weights", 0))
         yield
 
 
 def _number(seed: int, purpose: str, step: int) -> int:
-    # torch's CPU generator reads the lower 32 bits of a seed, so they must differ for neighbours.
+    # torch's CPU generator uses the lower 32 bits of a seed, so they must differ between neighbouring steps.
     return int.from_bytes(hashlib.sha256(f"{seed} {purpose} {step}".encode()).digest()[:8])

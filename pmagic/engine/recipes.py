@@ -1,4 +1,4 @@
-"""Recipes: named sets of values. A recipe never forks the code."""
+"""Recipes: named sets of values. The code is the same for all recipes."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -14,40 +14,38 @@ from pmagic.persona import MAX_TOKENS, REFERENCE_BOUNDS, StageBounds
 
 REFERENCE_LOSSES: Mapping[str, float] = MappingProxyType({"masked_mse": 1.0, "tandem_equilibrium": 0.001})
 PAPER_LOSSES: Mapping[str, float] = MappingProxyType({"masked_mse": 1.0, "tandem_equilibrium": 1.0, "identity": 1.0})
-LOOK_AT_FACES = ("identity", "identity_constant")  # the losses that do, said here as their modules need torch
+LOOK_AT_FACES = ("identity", "identity_constant")  # have READS_FACE; named here because their modules import torch
 REFERENCE_NEGATIVE = "monochrome, lowres, bad anatomy, worst quality, low quality"
 MAX_SIDE = 8192  # pixels; sixteen times what Stable Diffusion was trained on
 
 
 @dataclass(frozen=True, kw_only=True)
 class LearnSettings:
-    """Everything that decides what is learned, besides the photo and the base."""
+    """All settings that determine what is learned, besides the photos and the base."""
 
     recipe: str
-    iterations: int = 1000  # optimiser steps, >= 1
+    iterations: int = 1000  # optimizer steps, >= 1
     batch: int = 2  # samples per step, >= 1
-    learning_rate: float = 1e-4  # effective; the authors' code scales 5e-5 by its batch of 2
+    learning_rate: float = 1e-4  # effective; the authors' code multiplies 5e-5 by its batch of 2
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = 0.01
     epsilon: float = 1e-8
     seed: int = 0
     bounds: StageBounds | None = REFERENCE_BOUNDS  # None: found by the probe
-    iou_low: float = 0.7  # lambda_1 of the probe, reached at the dynamic interval's upper end
-    iou_high: float = 0.8  # lambda_2, reached at its lower end; 1 leaves out the second static stage
-    narrowest: int = 100  # timesteps that the probe's dynamic stage has at least; 100 are five of 50 steps
-    fallback: StageBounds = (
-        REFERENCE_BOUNDS  # in place of the probe's own where that is narrower, or where there is none
-    )
-    probe_iterations: int = 100  # optimiser steps of the probe
-    alike: float = 0.28  # cosine of two faces from which they count as one person's
-    tokens: int = 4  # placeholders n
-    residual_dropout: float = 0.5  # probability with which a sample's whole residual is zeroed
+    iou_low: float = 0.7  # lambda_1 of the probe, reached at the upper end of the dynamic interval
+    iou_high: float = 0.8  # lambda_2, reached at its lower end; 1 omits the second static stage
+    narrowest: int = 100  # the least width of the probe's dynamic stage in timesteps; 100 are five of 50 steps
+    fallback: StageBounds = REFERENCE_BOUNDS  # used if the probe finds a narrower dynamic stage or none
+    probe_iterations: int = 100  # optimizer steps of the probe
+    alike: float = 0.28  # the least cosine of two faces that count as one person's
+    tokens: int = 4  # number of placeholders n
+    residual_dropout: float = 0.5  # probability that a sample's whole residual is set to zero
     losses: Mapping[str, float] = field(default_factory=lambda: REFERENCE_LOSSES)
-    weights: str = ""  # which of the base's weights get a difference; a name in reweighting.WEIGHT_SETS, "" for none
-    rank: int = 0  # of each weight's difference; 0 is whole
-    token_rate: float | None = None  # learning rate of what stands for the name, where weights are trained, too
-    clip: float = float("inf")  # the largest norm of a step's gradient
-    kind: str = "face"  # "face", "object" or "style": which training templates
+    weights: str = ""  # the base's weights that get a difference: a name in reweighting.WEIGHT_SETS, "" for none
+    rank: int = 0  # of each weight's difference; 0 means full rank
+    token_rate: float | None = None  # learning rate of the name's embedding if weights are trained, too
+    clip: float = float("inf")  # the largest norm of a step's gradient; larger ones are scaled down
+    kind: str = "face"  # "face", "object" or "style"; selects the training templates
     templates: tuple[str, ...] = prompts.TEMPLATES["face"]
     open_prompts: tuple[str, ...] = prompts.OPEN_PROMPTS
 
@@ -76,13 +74,13 @@ class LearnSettings:
 
     @property
     def looks_at_faces(self) -> bool:
-        """Whether a loss does, and so decodes what is learned from."""
+        """Whether a loss reads faces, and so decodes latents in training."""
         return any(self.losses.get(name) for name in LOOK_AT_FACES)
 
     def as_table(self) -> dict[str, object]:
-        """Plain values for a persona's record."""
+        """The settings as plain values, for a persona's record."""
         table = asdict(replace(self, bounds=None, losses={}))
-        for name in ("weights", "rank", "token_rate", "clip"):  # in the record of a method that has them alone
+        for name in ("weights", "rank", "token_rate", "clip"):  # recorded only if a method uses them
             if table[name] == type(self).__dataclass_fields__[name].default:
                 del table[name]
         table["bounds"] = [self.bounds.low, self.bounds.high] if self.bounds else []
@@ -93,14 +91,14 @@ class LearnSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class RenderSettings:
-    """How pictures are drawn. Each recipe has its own, in RENDER_DEFAULTS."""
+    """The settings with which pictures are drawn. Each recipe has its own, in RENDER_DEFAULTS."""
 
     steps: int = 50  # sampler steps, >= 1
-    guidance: float = 8.0  # classifier-free guidance scale; 1 or less draws without guidance
+    guidance: float = 8.0  # classifier-free guidance scale; 1 or less means no guidance
     scheduler: str = "dpm++"  # a name in rendering.SCHEDULERS
     negative: str = ""
-    size: tuple[int, int] | None = None  # width, height in pixels, multiples of 8; None is the base's own
-    batch: int = 1  # pictures drawn at once; above 1 a picture may differ in its last bits from the same drawn alone
+    size: tuple[int, int] | None = None  # width, height in pixels, multiples of 8; None: the base's own size
+    batch: int = 1  # pictures drawn at once; above 1, a picture may differ from the same one drawn alone in last bits
 
     def __post_init__(self) -> None:
         if not 1 <= self.steps <= 1000:
@@ -144,9 +142,9 @@ def _tuned() -> LearnSettings:
     return replace(_paper(), recipe="tuned")
 
 
-# `tuned` is `paper` with what was measured on a base: its pmagic.toml says it under [learn.tuned].
+# `tuned` is `paper` with values that were measured on a base, which its pmagic.toml has under [learn.tuned].
 RECIPES: Mapping[str, Callable[[], LearnSettings]] = {"tuned": _tuned, "paper": _paper, "reference": _reference}
-REFINES: Mapping[str, str] = {"tuned": "paper"}  # recipes for which a base's [learn.OTHER] holds, too
+REFINES: Mapping[str, str] = {"tuned": "paper"}  # a base's [learn.VALUE] also applies to the recipe KEY
 DEFAULT = "tuned"
 RENDER_DEFAULTS: Mapping[str, RenderSettings] = {
     "reference": RenderSettings(scheduler="dpm++-sigma-min", negative=REFERENCE_NEGATIVE),
@@ -157,7 +155,7 @@ RENDER_DEFAULTS: Mapping[str, RenderSettings] = {
 
 @contextmanager
 def _usable(table: str) -> Iterator[None]:
-    """Values of the wrong type can only come from a base's pmagic.toml: the command line's have been read by type."""
+    """Turn TypeError into UsageError about the base's pmagic.toml; the command line's values have the right types."""
     try:
         yield
     except TypeError as error:
@@ -168,10 +166,10 @@ def _usable(table: str) -> Iterator[None]:
 
 @_usable("learn")
 def settings_for(recipe: str, base_defaults: Mapping[str, Any], **overrides: Any) -> LearnSettings:
-    """A recipe's values, under those of the base's pmagic.toml (see of_base), under the person's own.
+    """A recipe's values, overridden by those of the base's pmagic.toml (see of_base), overridden by `overrides`.
 
-    An override of None counts as not given. bounds may be a pair (low, high). What the kind cannot have is left out.
-    Raises UsageError for an unknown recipe, key or kind.
+    An override of None counts as not given. bounds may be a pair (low, high). Settings that do not apply to the kind
+    are removed. Raises UsageError for an unknown recipe, key or kind.
     """
     if recipe not in RECIPES:
         raise UsageError(f"there is no recipe {recipe!r}", f"choose one of: {', '.join(RECIPES)}")
@@ -182,7 +180,7 @@ def settings_for(recipe: str, base_defaults: Mapping[str, Any], **overrides: Any
     if kind not in prompts.TEMPLATES:
         raise UsageError(f"there is no kind {kind!r}", f"choose one of: {', '.join(prompts.TEMPLATES)}")
     if "templates" not in values or ("kind" in given and "templates" not in given):
-        values["templates"] = prompts.TEMPLATES[kind]  # a kind that the person names outweighs the base's templates
+        values["templates"] = prompts.TEMPLATES[kind]  # a kind that the user gives overrides the base's templates
     known = {each.name for each in fields(LearnSettings)} - {"recipe"}
     for key in values:
         if key not in known:
@@ -191,23 +189,23 @@ def settings_for(recipe: str, base_defaults: Mapping[str, Any], **overrides: Any
 
 
 def of_base(recipe: str, base_defaults: Mapping[str, Any]) -> dict[str, Any]:
-    """What a base's pmagic.toml wants of learning: [learn], and over it what [learn.RECIPE] says of one recipe.
+    """The training settings of a base's pmagic.toml for a recipe: [learn], overridden by [learn.RECIPE].
 
-    Between them stands what it says of the recipe that this one refines.
+    The table of the recipe that this one refines comes between the two.
     """
     learn = base_defaults.get("learn", {})
     return {**of_all(base_defaults), **learn.get(REFINES.get(recipe, ""), {}), **learn.get(recipe, {})}
 
 
 def of_all(base_defaults: Mapping[str, Any]) -> dict[str, Any]:
-    """What a base's pmagic.toml wants of every learning: [learn] without the tables of recipes and of methods."""
+    """The settings of a base's pmagic.toml for every recipe: [learn] without the tables of recipes and methods."""
     tables = {*RECIPES, *shelf.names("methods")}
     return {key: value for key, value in base_defaults.get("learn", {}).items() if key not in tables}
 
 
 @_usable("render")
 def render_settings_for(recipe: str, base_defaults: Mapping[str, Any], **overrides: Any) -> RenderSettings:
-    """The recipe's way to draw, under the base's pmagic.toml [render], under the person's own."""
+    """The recipe's render settings, overridden by [render] of the base's pmagic.toml, overridden by `overrides`."""
     if recipe not in RENDER_DEFAULTS:
         raise UsageError(f"there is no recipe {recipe!r}", f"choose one of: {', '.join(RENDER_DEFAULTS)}")
     given = {key: value for key, value in overrides.items() if value is not None}
@@ -222,7 +220,7 @@ def render_settings_for(recipe: str, base_defaults: Mapping[str, Any], **overrid
 
 
 def _fitting(settings: LearnSettings) -> LearnSettings:
-    """Without what a kind cannot have: only a face has an identity, and a style has no place for the probe to find."""
+    """Remove what does not apply to the kind: only a face has an identity, and a style has no mask for the probe."""
     if settings.kind == "face":
         return settings
     losses = {name: weight for name, weight in settings.losses.items() if name != "identity"}

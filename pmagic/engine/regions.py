@@ -1,8 +1,8 @@
-"""Regions: several texts at once, each read by cross-attention in its own part of the picture.
+"""Regions: several texts in one picture, each read by cross-attention in its own part of it.
 
-The texts stand behind each other on the axis of text positions. In every cross-attention each cell of the picture gets
-a bias per position: the logarithm of the share of the cell that belongs to the text's region. A cell that lies in one
-region whole reads that text alone; one on a border reads both, each by its share.
+The texts are concatenated on the axis of text positions. In every cross-attention, each cell of the picture gets a
+bias per position: the logarithm of the share of the cell that belongs to the text's region. A cell inside one region
+reads that text alone; a cell on a border reads both, weighted by their shares.
 """
 
 # K texts . S text positions of each . B batch . h, w a layer's own height and width
@@ -18,14 +18,14 @@ from torch.nn import functional as F
 from pmagic.engine.attention import cross_attentions, grid
 from pmagic.engine.hooks import installed_hooks
 
-# Left, top, right, bottom in shares of the picture's width and height, range [0, 1].
+# Left, top, right, bottom as shares of the picture's width and height, range [0, 1].
 Box = tuple[float, float, float, float]
 
 
 def region_weights(boxes: Sequence[Box], size: tuple[int, int]) -> Tensor:
-    """How much of each cell belongs to each box, and last to none of them: (K, h, w), sums to 1 over the K.
+    """The share of each cell in each box and, last, outside all boxes: (K, h, w), sums to 1 over K.
 
-    Where boxes overlap a cell belongs to them alike. K is one more than there are boxes.
+    Overlapping boxes share a cell equally. K is the number of boxes plus one.
     """
     height, width = size
     covered = torch.stack(
@@ -40,9 +40,9 @@ def region_weights(boxes: Sequence[Box], size: tuple[int, int]) -> Tensor:
 
 @contextmanager
 def regional_attention(unet: nn.Module, shares: Tensor | None) -> Iterator[None]:
-    """While inside, cross-attention reads text k of the K that the condition holds only where its share is not 0.
+    """While inside, cross-attention reads text k of the condition's K texts only where its share is not 0.
 
-    shares: (K, h, w) on the grid of the latents, summing to 1 over K. None confines nothing.
+    shares: (K, h, w) on the grid of the latents, summing to 1 over K; None for no restriction.
     """
     if shares is None:
         yield

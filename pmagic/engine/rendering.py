@@ -1,7 +1,7 @@
-"""Rendering: the stock Stable Diffusion pipelines, wearing personas. No sampling loop of our own.
+"""Rendering: pictures of personas by the stock Stable Diffusion pipelines, without a sampling loop of our own.
 
-Every seed gives a picture noise of its own, so a picture is the same alone or among others: to the last bit where each
-is drawn by itself, up to the rounding of some pixels where several are drawn at once.
+Every picture has its own noise from its seed, so it is the same alone or among others: bit for bit with a batch of 1,
+and up to the rounding of some pixels with larger batches.
 """
 
 # K texts, one without regions . S text positions . w text width . C latent channels . h, w of the latents
@@ -28,16 +28,16 @@ from pmagic.persona import Persona
 
 __all__ = ["SCHEDULERS", "PromptSchedule", "compose", "encode_prompt", "initial_noise", "render", "sample"]
 
-MAX_SEED = 2**32 - 1  # torch reads no more bits of it on a CPU, where noise is drawn
+MAX_SEED = 2**32 - 1  # torch's CPU generator, which makes the noise, uses only 32 bits of a seed
 
 
 @dataclass(frozen=True)
 class PromptSchedule:
-    """What the UNet reads at each of the sampler's timesteps, packed [K|V]."""
+    """The packed [K|V] condition of the UNet at each of the sampler's timesteps."""
 
     rows: Mapping[float, Tensor]  # (K * S, 2w)
     negative: Tensor  # (1, K * S, 2w)
-    boxes: tuple[Box, ...] = ()  # where all texts but the last are read, the last being for the rest; empty for K = 1
+    boxes: tuple[Box, ...] = ()  # regions of all texts but the last, which is for the rest; empty for K = 1
 
 
 def render(
@@ -50,9 +50,9 @@ def render(
     word: str | None = None,
     on_step: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Image.Image]:
-    """One picture per seed of `prompt`, in which the persona stands at `{}`, or the plain `word` without a persona.
+    """One picture per seed of `prompt`, in which `{}` stands for the persona, or for the plain `word` if it is None.
 
-    Everything else is as in `compose`, of which this is the simple form.
+    This is the simple form of `compose`; everything else is described there.
     """
     who = persona if persona is not None else word
     if who is None:
@@ -71,11 +71,11 @@ def compose(
     edit: InpaintRegion | None = None,
     on_step: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Image.Image]:
-    """One picture per seed of `prompt`, in which every `{name}` is what `cast` gives it: a persona, or a plain word.
+    """One picture per seed of `prompt`, in which every `{name}` stands for a persona or plain word of `cast`.
 
-    regions: by name, the part of the picture in which that one alone is read. edit: a background of which one place
-    is drawn, in the settings' size or the base's; the rest of the result is the background's own pixels.
-    on_step is told the UNet calls done and to do, over all pictures; what it raises goes through.
+    regions: by name, the part of the picture in which only that persona is read. edit: a background in which one place
+    is drawn, at the settings' size or the base's; the rest of the result keeps the background's own pixels.
+    on_step gets the UNet calls done and the total, over all pictures; its exceptions are passed on.
     Raises UsageError (prompt, seeds), Incompatible (a persona of another base), OutOfMemory, NumericFailure.
     """
     if not seeds:
@@ -98,9 +98,10 @@ def encode_prompt(
     words: Mapping[str, str] = MappingProxyType({}),
     regions: Mapping[str, Box] = MappingProxyType({}),
 ) -> PromptSchedule:
-    """Prompt and negative prompt, encoded for every timestep of the settings' scheduler.
+    """The prompt and the negative prompt, encoded for every timestep of the settings' scheduler.
 
-    words: the super-category of each name that has a region, said of it outside.
+    words: the super-category of each name that has a region, which stands for the name outside the regions.
+    Raises UsageError for a name in the prompt without a schedule.
     """
     for name in prompts.names(prompt):
         if name not in wordings:
@@ -115,14 +116,14 @@ def encode_prompt(
 
 
 def timesteps(base: Base, settings: RenderSettings) -> list[float]:
-    """The t of each UNet call, falling; pndm repeats one."""
+    """The timestep of each UNet call, falling; pndm repeats one."""
     scheduler = schedulers.make(settings.scheduler, base.pipeline.scheduler.config)
     scheduler.set_timesteps(settings.steps, device=base.device)
     return [float(t) for t in scheduler.timesteps]
 
 
 def initial_noise(base: Base, seeds: Sequence[int], width: int, height: int) -> Tensor:
-    """Unit normal latents (N, C, h, w), one row per seed, drawn on the CPU in float32 whatever the base's type."""
+    """Unit normal latents (N, C, h, w), one row per seed, sampled on the CPU in float32 whatever the base's type."""
     scale = base.pipeline.vae_scale_factor
     shape = (1, base.pipeline.unet.config.in_channels, height // scale, width // scale)
     rows = [torch.randn(shape, generator=torch.Generator("cpu").manual_seed(seed)) for seed in seeds]
@@ -137,7 +138,7 @@ def sample(
     on_call: Callable[[], None] = lambda: None,
     edit: InpaintRegion | None = None,
 ) -> Tensor:
-    """The stock pipeline's loop from `noise` (N, C, h, w) to clean latents of the same shape."""
+    """Run the stock pipeline's sampling loop from `noise` (N, C, h, w) to clean latents of the same shape."""
     from diffusers import StableDiffusionInpaintPipeline, StableDiffusionPipeline
 
     stock = base.pipeline
@@ -147,7 +148,7 @@ def sample(
     pipeline.set_progress_bar_config(disable=True)
     cells = (noise.shape[-2], noise.shape[-1])
     height, width = (side * pipeline.vae_scale_factor for side in cells)
-    # Its annotations know neither latents as pictures nor its own callback.
+    # The pipeline's annotations allow neither latents as images nor its own callback.
     draw = cast(Callable[..., Any], pipeline)
 
     def after_step(pipeline: Any, index: int, t: Tensor, values: dict[str, Any]) -> dict[str, Any]:
@@ -202,7 +203,10 @@ def _draw(
 
 
 def _decode(base: Base, latents: Tensor) -> list[Image.Image]:
-    """Latents (N, C, h, w) as pictures, decoded one by one. A number that is not finite would be drawn as black."""
+    """Decode latents (N, C, h, w) to pictures, one by one.
+
+    Raises NumericFailure for values that are not finite, which would otherwise become black pixels.
+    """
     vae, processor = base.pipeline.vae, base.pipeline.image_processor
     pictures: list[Image.Image] = []
     for row in latents.split(1):

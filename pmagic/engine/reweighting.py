@@ -1,6 +1,6 @@
-"""Reweighting: differences of a base's weights. Nothing is ever written into a base's own (see hooks).
+"""Reweighting: differences of a base's weights. Nothing is ever written into the base's own weights (see hooks).
 
-What is learned of a weight W0 is a difference D, which is small, compresses, adds to others and can be taken in part.
+For a weight W0, a difference D is learned. It is small, can be compressed, added to others and scaled.
 """
 
 # o, i output and input features of a weight . r rank
@@ -16,11 +16,11 @@ from torch import Tensor, nn
 from pmagic.engine.hooks import installed_hooks
 from pmagic.errors import Incompatible, UsageError
 
-PREFIX = "weights."  # of a difference's tensors in a persona: weights.NAME, or weights.NAME.up and weights.NAME.down
+PREFIX = "weights."  # of D's tensors in a persona: weights.NAME, or weights.NAME.up and weights.NAME.down
 UP, DOWN = ".up", ".down"
 
 _ATTENTION = ("to_q.weight", "to_k.weight", "to_v.weight", "to_out.0.weight")
-# Which weights of a UNet a method trains, by the name of the set.
+# Sets of a UNet's weights that methods train, each as a predicate of the weight's name.
 WEIGHT_SETS: Mapping[str, Callable[[str], bool]] = {
     "cross-kv": lambda name: name.endswith(("attn2.to_k.weight", "attn2.to_v.weight")),
     "cross": lambda name: ".attn2." in name,
@@ -37,7 +37,7 @@ def names_of(unet: nn.Module, which: str) -> list[str]:
 
 
 def count_values(shapes: Mapping[str, Sequence[int]], which: str, rank: int = 0) -> int:
-    """How many numbers a difference of the set's weights has, whole or of a rank; shapes by the weights' names."""
+    """The number of values in the difference of a set, full (rank 0) or of low rank. shapes: by the weight's name."""
     total = 0
     for name, shape in shapes.items():
         if WEIGHT_SETS[which](name):
@@ -48,10 +48,10 @@ def count_values(shapes: Mapping[str, Sequence[int]], which: str, rank: int = 0)
 
 @contextmanager
 def without_start_gradient(unet: nn.Module, names: Iterable[str]) -> Iterator[None]:
-    """While inside, what the projections of these weights answer at the first text position has no gradient.
+    """While inside, the outputs of these weights' projections at the first text position have no gradient.
 
-    The start of the text stands in every prompt, so training it would move every picture (Custom Diffusion's code).
-    names: of weights of cross-attention's `to_k` and `to_v`; others are passed over.
+    The start token is in every prompt, so training on it would change every picture (as in Custom Diffusion's code).
+    names: of weights; all but those of cross-attention's `to_k` and `to_v` are ignored.
     """
 
     def cut(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
@@ -63,15 +63,15 @@ def without_start_gradient(unet: nn.Module, names: Iterable[str]) -> Iterator[No
 
 
 class WeightDifference(nn.Module):
-    """A trainable D for each of `names`: whole where rank is 0, else `up` (o, r) times `down` (r, i), as LoRA has it.
+    """A trainable D for each of `names`: full if rank is 0, else `up` (o, r) times `down` (r, i), as in LoRA.
 
-    It begins at zero: `down` is normal with a standard deviation of 1 / r, `up` is zero. A difference is whole in every
-    case where factors would hold no fewer numbers, as of a norm. A convolution counts as a matrix (o, i k k).
+    D is zero at first: `down` is normal with a standard deviation of 1 / r, and `up` is zero. D is always full if the
+    factors would not have fewer values, as for a norm. A convolution counts as a matrix (o, i k k).
     """
 
     def __init__(self, network: nn.Module, names: Iterable[str], rank: int = 0, seed: int = 0) -> None:
         super().__init__()
-        self._own = {name: _parameter(network, name) for name in names}  # a dictionary, so that they are not trained
+        self._own = {name: _parameter(network, name) for name in names}  # a plain dict, so that they are not parameters
         self.parts = nn.ParameterDict()
         source = torch.Generator().manual_seed(seed)
         for name, own in self._own.items():
@@ -84,7 +84,7 @@ class WeightDifference(nn.Module):
                 self.parts[key] = nn.Parameter(torch.zeros(own.shape, **like))
 
     def weights(self) -> dict[str, Tensor]:
-        """W0 + D by name, in the type of W0, with a graph to D."""
+        """W0 + D by name, in the type of W0; gradients flow to D."""
         return {name: _sum(own, self._difference(name, own)) for name, own in self._own.items()}
 
     def _difference(self, name: str, own: Tensor) -> Tensor:
@@ -94,12 +94,12 @@ class WeightDifference(nn.Module):
         return (self.parts[_key(name + UP)] @ self.parts[_key(name + DOWN)]).view(own.shape)
 
     def tensors(self) -> dict[str, Tensor]:
-        """D as a persona keeps it: float16 tensors by their names in a bundle."""
+        """D as it is stored in a persona: float16 tensors by their names in a bundle."""
         return {PREFIX + _name(key): part.detach().half() for key, part in self.parts.items()}
 
 
 def compressed(tensors: Mapping[str, Tensor], rank: int) -> tuple[dict[str, Tensor], float]:
-    """A whole D with each matrix cut to `rank` singular values, and the share of |D|^2 that is lost."""
+    """A full D with each matrix truncated to `rank` singular values, and the share of |D|^2 that is lost."""
     cut: dict[str, Tensor] = {}
     whole = lost = 0.0
     for name, tensor in tensors.items():
@@ -120,15 +120,16 @@ def compressed(tensors: Mapping[str, Tensor], rank: int) -> tuple[dict[str, Tens
 def worn_weights(
     network: nn.Module, personas: Sequence[Mapping[str, np.ndarray]], strengths: Sequence[float] | None = None
 ) -> dict[str, Tensor]:
-    """W0 + the sum of the personas' D, by name, each times its strength (1). Equal differences are added once.
+    """W0 + the sum of the personas' D, by name. Equal differences are added once.
 
-    personas: the tensors of each. Raises Incompatible where a difference does not fit the network.
+    personas: the tensors of each. strengths: the factor of each persona's D; None is 1 for all.
+    Raises Incompatible if a difference does not fit the network.
     """
     total: dict[str, Tensor] = {}
     seen: list[Mapping[str, np.ndarray]] = []
     for number, tensors in enumerate(personas):
         own = _own_weights(tensors)
-        if any(same_weights(own, other) for other in seen):  # learned together: one and the same difference
+        if any(same_weights(own, other) for other in seen):  # learned together, with one common difference
             continue
         seen.append(own)
         strength = 1.0 if strengths is None else strengths[number]
@@ -138,7 +139,10 @@ def worn_weights(
 
 
 def differences_of(network: nn.Module, tensors: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
-    """D by the weight's name, from a persona's tensors, whatever their form. Raises Incompatible."""
+    """D by the weight's name, from a persona's tensors, full or factored.
+
+    Raises Incompatible if a difference does not fit the network.
+    """
     found: dict[str, Tensor] = {}
     for full, array in tensors.items():
         if not full.startswith(PREFIX) or full.endswith(DOWN):
@@ -163,17 +167,17 @@ def differences_of(network: nn.Module, tensors: Mapping[str, np.ndarray]) -> dic
 
 
 def _factored(shape: Sequence[int], rank: int) -> bool:
-    """Whether a weight's difference is two factors of that rank: where they hold fewer numbers than the whole."""
+    """Whether a weight's D is stored as two factors of that rank: only if they have fewer values than the full D."""
     return rank > 0 and len(shape) > 1 and rank * (shape[0] + math.prod(shape[1:])) < math.prod(shape)
 
 
 def _sum(own: Tensor, difference: Tensor) -> Tensor:
-    """Summed in float32 at least: next to a weight, a step of bfloat16 is many updates of a difference."""
+    """own + difference, summed in at least float32: one bfloat16 step of a weight is many updates of a difference."""
     return (own.detach().to(difference.dtype) + difference).to(own.dtype)
 
 
 def _parameter(network: nn.Module, name: str) -> Tensor:
-    """The weight that stands there now, which need not be a parameter where another exchange is around."""
+    """The current weight of that name, a plain tensor inside another `exchanged_parameters`. Raises Incompatible."""
     path, _, leaf = name.rpartition(".")
     try:
         own = network.get_submodule(path)._parameters[leaf]
@@ -195,7 +199,7 @@ def _own_weights(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def _key(name: str) -> str:
-    return name.replace(".", "/")  # a parameter's own name may hold no dot
+    return name.replace(".", "/")  # a parameter's own name must not contain a dot
 
 
 def _name(key: str) -> str:

@@ -1,4 +1,4 @@
-"""Schedulers: the samplers that can be asked for by name, all of them diffusers' own. No torch before one is made."""
+"""Schedulers: the samplers by name, all of them diffusers' own. torch is imported only when one is made."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Protocol, cast
@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 if TYPE_CHECKING:
     from torch import Tensor
 
-# Stable Diffusion's last timestep is 1 and its latents are not confined to [-1, 1]; a base whose configuration leaves
-# that open would be corrected by the stock pipeline as well, with a warning each time.
+# Stable Diffusion's last timestep is 1, and its latents are not limited to [-1, 1]. If a base's configuration does not
+# say so, the stock pipeline makes the same corrections, with a warning each time.
 SCHEDULERS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "ddim": ("DDIMScheduler", {"steps_offset": 1, "clip_sample": False}),
     "dpm++": ("DPMSolverMultistepScheduler", {"steps_offset": 1}),
-    # Ends at the noise of the first timestep instead of at none, as diffusers did when the authors drew with it.
+    # It ends at the noise of timestep 0 instead of zero noise, as diffusers did when the authors used it.
     "dpm++-sigma-min": ("DPMSolverMultistepScheduler", {"steps_offset": 1, "final_sigmas_type": "sigma_min"}),
     "unipc": ("UniPCMultistepScheduler", {"steps_offset": 1}),
     "euler": ("EulerDiscreteScheduler", {"steps_offset": 1}),
@@ -20,7 +20,7 @@ SCHEDULERS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
 
 
 def make(name: str, config: Mapping[str, Any]) -> Any:
-    """A fresh scheduler `name` on the noise schedule and the prediction type of a base's own scheduler `config`."""
+    """A new scheduler `name` with the noise schedule and the prediction type of a base's own scheduler `config`."""
     import diffusers
 
     kind, own = SCHEDULERS[name]
@@ -28,7 +28,7 @@ def make(name: str, config: Mapping[str, Any]) -> Any:
 
 
 class NoiseSchedule(Protocol):
-    """What learning takes of a diffusers scheduler. latents and noise: (B, C, h, w), t: (B,) training timesteps."""
+    """The part of a diffusers scheduler that training uses. latents and noise: (B, C, h, w), t: (B,) timesteps."""
 
     config: Any
     alphas_cumprod: "Tensor"  # (1000,)
@@ -39,7 +39,7 @@ class NoiseSchedule(Protocol):
 
 
 def noise_schedule(config: Mapping[str, Any]) -> NoiseSchedule:
-    """The noise that a base was trained with, of its own scheduler's `config`."""
+    """The noise schedule with which a base was trained, from the `config` of its own scheduler."""
     from diffusers import DDPMScheduler
 
-    return cast(NoiseSchedule, DDPMScheduler.from_config(cast(Any, config)))  # annotated as if it might return a pair
+    return cast(NoiseSchedule, DDPMScheduler.from_config(cast(Any, config)))  # its annotation also allows a pair

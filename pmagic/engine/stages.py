@@ -6,10 +6,10 @@ from pmagic.persona import Stage, StageBounds
 
 
 def dynamic_sources(timesteps: Sequence[float], bounds: StageBounds) -> list[float | None]:
-    """For each timestep, in sampling order (falling): the t whose dynamic tokens are used, None for the plain word.
+    """For each timestep, in sampling order (falling): the t whose dynamic tokens are used, or None for the plain word.
 
-    Below the interval the last dynamic step's t is reused; a sampler so coarse that it jumps over the whole
-    interval reuses `bounds.low`, the t nearest to where it lands.
+    Below the interval, the last t inside it is used again. If a coarse sampler skips the whole interval, `bounds.low`
+    is used, the t of the interval nearest to the timesteps below it.
     """
     sources: list[float | None] = []
     last = float(bounds.low)

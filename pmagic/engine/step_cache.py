@@ -1,7 +1,7 @@
-"""Step cache: above the dynamic stage nothing depends on the persona, so people drawn in one scene share those steps.
+"""Step cache: above the dynamic stage nothing depends on the persona, so all personas in one scene share those steps.
 
-The UNet is asked once for each input; every later picture that begins in the same way is given the same answer. What
-is drawn is equal to the last bit, whatever the sampler: its own loop runs on as if the UNet had computed.
+The UNet computes each input once; later pictures that begin in the same way reuse its output. The pictures are equal
+bit for bit with every sampler, because its own loop runs as if the UNet had computed.
 """
 
 # N rows . S text positions . w text width . C, h, w of the latents
@@ -19,28 +19,27 @@ from torch.multiprocessing.reductions import StorageWeakRef
 
 from pmagic.engine.hooks import exchanged_attributes
 
-# Every parameter and buffer of a network in the order of its modules: which memory, how it is read, and how often
-# torch has seen it written to.
+# For every parameter and buffer of a network: its memory, its layout, and torch's count of writes to it.
 WeightsId = tuple[Any, ...]
 
 
 class UNetCache:
-    """What UNets answered, by the weights that they had and by a digest of all that they were given.
+    """Outputs of UNets, by the identity of their weights and by a digest of all inputs.
 
-    Answers (N, C, h, w) are kept as long as the weights that gave them are in memory.
+    Outputs (N, C, h, w) are kept as long as the weights that computed them are in memory.
     """
 
     def __init__(self) -> None:
         self._answers: dict[WeightsId, dict[bytes, Tensor]] = {}
-        # Memory that was freed is given away again at the same address. What is held weakly gives its number to no
-        # other memory, and says that it is gone.
+        # Freed memory may be reused at the same address. A weak reference keeps its identifier from being reused,
+        # and tells whether the memory was freed.
         self._memory: dict[WeightsId, list[StorageWeakRef]] = {}
 
     def __len__(self) -> int:
         return sum(map(len, self._answers.values()))
 
     def answers(self, unet: nn.Module) -> dict[bytes, Tensor]:
-        """Those of `unet` with the weights that it has now, to be read and added to."""
+        """The cached outputs of `unet` with its current weights; the caller reads and extends the dict."""
         weights = _weights(unet)
         found = _weights_id(weights)
         if found not in self._answers:
@@ -56,12 +55,12 @@ class UNetCache:
 
 @contextmanager
 def cached_first_steps(unet: nn.Module, cache: UNetCache, since: float) -> Iterator[None]:
-    """While inside, a UNet call at t >= `since` is computed only if `cache` does not hold its answer yet.
+    """While inside, a UNet call at t >= `since` is computed only if `cache` does not hold its output yet.
 
-    An answer is that of all arguments and of the weights at the time of the call. Hooks and attention processors are
-    not compared: those of one cache must compute the same. Nor is seen what torch does not count, a write through
-    `Tensor.data` or by a fused optimizer. Calls that record a gradient are always computed.
-    since: where the first static stage ends. cache: grows by 2 N C h w numbers a step.
+    An output belongs to all arguments and to the weights at the time of the call. Hooks and attention processors are
+    not compared; those used with one cache must compute the same. Writes that torch does not count, through
+    `Tensor.data` or by a fused optimizer, are not noticed. Calls with gradients enabled are always computed.
+    since: the t at which the first static stage ends. cache: grows by 2 N C h w values per step.
     Raises TypeError for an argument that cannot be compared bit for bit.
     """
     compute = unet.forward
@@ -91,7 +90,7 @@ def _output(answer: Tensor, *, as_dict: bool) -> Any:
 
 
 def _weights(network: nn.Module) -> list[Tensor | None]:
-    """Parameters and buffers. `Module.parameters` looks for doubles and makes names, which takes five times as long."""
+    """Parameters and buffers. `Module.parameters` also removes duplicates and builds names, which is 5 times slower."""
     found: list[Tensor | None] = []
     waiting = [network]
     while waiting:
@@ -125,7 +124,7 @@ def _digest(arguments: Mapping[str, Any]) -> bytes:
 
 
 def _add(total: "hashlib.blake2b", value: Any) -> None:
-    """Adds a value bit for bit, and so that no two values add the same: each says what it is and how long."""
+    """Add a value bit for bit. Its type and length are added, too, so that no two values have the same encoding."""
     if isinstance(value, Tensor):
         total.update(repr((value.dtype, value.shape, value.stride(), value.device)).encode())
         total.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)

@@ -1,4 +1,4 @@
-"""The subject: everything that learning needs to know of the photos, computed once."""
+"""The subject: everything that training needs from the photos, computed once."""
 
 # P photos . C latent channels . h, w latent height and width . e image embedding width . E face embedding width
 
@@ -21,8 +21,8 @@ from pmagic.engine.face_selection import SelectedFace
 from pmagic.errors import PhotoRefused, UsageError, WeightsMissing
 from pmagic.vision import clip, clipseg
 
-MIN_MASK_PROBABILITY = 0.2  # the highest probability in a mask below which the word counts as not in the photo
-MARGIN = 0.25  # of a face's box, kept around it where the photo's central square would cut it
+MIN_MASK_PROBABILITY = 0.2  # if the highest probability in a mask is lower, the word is not in the photo
+MARGIN = 0.25  # of a face's box, kept around it when the square crop is moved to contain the face
 
 # Left, top, right, bottom in pixels.
 Frame = tuple[int, int, int, int]
@@ -30,7 +30,7 @@ Frame = tuple[int, int, int, int]
 
 @dataclass(frozen=True, kw_only=True)
 class Subject:
-    """Photos as the base and its observers see them; the photos themselves are not in it."""
+    """The photos as encoded by the base and its vision models; the photos themselves are not included."""
 
     word: str  # super-category, one token of the base's tokenizer
     mean: Tensor  # (P, C, h, w), of the autoencoder's posterior, unscaled
@@ -39,7 +39,7 @@ class Subject:
     image_embedding: Tensor  # (P, e), CLIP's projection of each whole photo
     hashes: tuple[str, ...]  # SHA-256 of each photo's file
     landmarks: Tensor | None = None  # (P, 5, 2), x and y in pixels of the base's square picture; None without faces
-    likeness: Tensor | None = None  # (P, E), unit rows: the recogniser's answer for that picture
+    likeness: Tensor | None = None  # (P, E), unit rows: the recogniser's face embedding of that picture
 
 
 def encode_photos(
@@ -54,11 +54,10 @@ def encode_photos(
 ) -> Subject:
     """Encode the photos once: autoencoder moments, mask on the latent grid, image embedding, face.
 
-    Photos are cut to a square (the central one, moved as far as the face asks for) and brought to the base's own size
-    for the autoencoder; CLIP sees them whole. Without a mask CLIPSeg says where the
-    word is; a style is the whole picture. known: the faces, where face_selection.select_faces was asked before;
-    otherwise it is asked here, if the base has a face pack on this machine. Each photo is turned until its face is
-    upright.
+    For the autoencoder, photos are cropped to a square (the central one, moved as far as the face requires) and
+    resized to the base's own size; CLIP gets them whole. Without a mask, CLIPSeg locates the word; a style fills the
+    whole picture. known: the result of face_selection.select_faces if it was called before; otherwise it is called
+    here, if the base has a face pack on this machine. Each photo is turned so that its face is upright.
     Raises UsageError for a word of several tokens or a mask with several photos, PhotoRefused, WeightsMissing.
     """
     if not photos:
@@ -99,9 +98,9 @@ def encode_photos(
 
 
 def require_observers(spec: ModelSpec, kind: prompts.Kind, *, masked: bool, recognised: bool) -> None:
-    """WeightsMissing, before anything is loaded, for what learning in this way would lack.
+    """Raises WeightsMissing, before anything is loaded, if a vision model that training needs is missing.
 
-    masked: whether the person gave a mask. recognised: whether a loss looks at the face.
+    masked: whether the user gave a mask. recognised: whether a loss reads the face.
     """
     if recognised:
         face_selection.folder_of(spec)
@@ -110,17 +109,17 @@ def require_observers(spec: ModelSpec, kind: prompts.Kind, *, masked: bool, reco
 
 
 def observer(base: Base) -> clip.Clip:
-    """The base's CLIP, opened once per process. Raises WeightsMissing where it is not on this machine."""
+    """The base's CLIP, opened once per process. Raises WeightsMissing if it is not on this machine."""
     return observer_of(base.spec, str(base.device))
 
 
 def observer_of(spec: ModelSpec, device: str) -> clip.Clip:
-    """The same before the base itself is opened."""
+    """The same as `observer`, before the base itself is opened."""
     return _opened_clip(model_spec.clip_folder(spec), device)
 
 
 def segmenter(spec: ModelSpec) -> clipseg.ClipSeg:
-    """The base's CLIPSeg, opened once per process. Raises WeightsMissing where it is not on this machine."""
+    """The base's CLIPSeg, opened once per process. Raises WeightsMissing if it is not on this machine."""
     return _opened_clipseg(_segmenter_of(spec))
 
 
@@ -131,11 +130,11 @@ def _opened_clip(folder: Path, device: str) -> clip.Clip:
 
 @lru_cache(maxsize=2)
 def _opened_clipseg(folder: Path) -> clipseg.ClipSeg:
-    return clipseg.load(folder)  # on the CPU: it is asked once a photo
+    return clipseg.load(folder)  # on the CPU: it runs once per photo
 
 
 def square_crop(size: tuple[int, int], portrait: SelectedFace | None = None) -> Frame:
-    """The square of a photo that is learned from: the central one, moved along the long side to hold the whole face."""
+    """The square crop of a photo for training: the central one, moved along the long side to contain the whole face."""
     side = min(size)
     corner = [(each - side) // 2 for each in size]
     if portrait is not None:
@@ -173,7 +172,10 @@ def latent_mask(mask: Image.Image, size: tuple[int, int]) -> Tensor:
 
 
 def _word_mask(spec: ModelSpec, photo: Image.Image, word: str, portrait: SelectedFace | None) -> Tensor:
-    """How probable the word is at each pixel of the photo, 0 where another face is nearer: (H, W)."""
+    """The probability of the word at each pixel of the photo, 0 where another face is nearer: (H, W).
+
+    Raises PhotoRefused if the word is not found in the photo.
+    """
     found = segmenter(spec).mask(photo, word)
     if found.max() < MIN_MASK_PROBABILITY:
         raise PhotoRefused(
@@ -186,7 +188,7 @@ def _word_mask(spec: ModelSpec, photo: Image.Image, word: str, portrait: Selecte
 
 
 def _nearest(size: tuple[int, int], portrait: SelectedFace) -> Tensor:
-    """1 at each pixel whose nearest face is the portrait's, 0 elsewhere: (H, W)."""
+    """1 at each pixel whose nearest face is the selected one, 0 elsewhere: (H, W)."""
     down, across = torch.meshgrid(*(torch.arange(each) for each in size), indexing="ij")
     distances = []
     for face in (portrait.face, *portrait.others):
@@ -205,7 +207,7 @@ def _segmenter_of(spec: ModelSpec) -> Path:
 
 
 def _cut(found: Tensor, where: Frame, size: tuple[int, int]) -> Tensor:
-    """A photo's mask (H, W), its square averaged over each latent cell: (1, 1, h, w)."""
+    """The square crop of a photo's mask (H, W), averaged over each latent cell: (1, 1, h, w)."""
     left, top, right, bottom = where
     return F.adaptive_avg_pool2d(found[None, None, top:bottom, left:right].double(), size)
 
@@ -213,7 +215,7 @@ def _cut(found: Tensor, where: Frame, size: tuple[int, int]) -> Tensor:
 def _with_faces(
     base: Base, found: Subject, squares: Sequence[Image.Image], frames: Sequence[Frame], known: Sequence[SelectedFace]
 ) -> Subject:
-    """The subject with landmarks and likeness, both of the square picture that the base sees."""
+    """Add landmarks and face embeddings to the subject, both of the square picture that the base encodes."""
     pack = face_selection.open_pack(base.spec)
     landmarks, likeness = [], []
     for square, where, portrait in zip(squares, frames, known, strict=True):

@@ -1,4 +1,4 @@
-"""Sentences: prompts as the text encoder takes them, in batches, on the base's device."""
+"""Token batches: tokenized prompts as input for the text encoder, on the base's device."""
 
 # N prompts . S text positions (77 for SD) . w text width
 
@@ -15,24 +15,24 @@ from pmagic.engine.conditioning import Condition
 
 @dataclass(frozen=True)
 class TokenBatch:
-    """Tokenised prompts; see prompts.TokenizedPrompt."""
+    """Tokenized prompts; see prompts.TokenizedPrompt."""
 
     ids: Tensor  # (N, S) long
     slots: Tensor  # (N, S) long, k where placeholder k stands, -1 elsewhere
     lengths: Tensor  # (N,) long, tokens without start and end
 
     def chosen(self, which: Tensor) -> "TokenBatch":
-        """which: (B,) long."""
+        """The rows at the indices `which`, (B,) long."""
         return TokenBatch(self.ids[which], self.slots[which], self.lengths[which])
 
 
 def tokens_with_name(base: Base, texts: Sequence[str], tokens: int) -> TokenBatch:
-    """Prompts that hold `{}`, with `tokens` placeholders there. Raises UsageError where the name is cut off."""
+    """Tokenize prompts with `tokens` placeholders at each `{}`. Raises UsageError if the name is missing or cut off."""
     return tokens_with_names(base, texts, {"": tokens})
 
 
 def tokens_with_names(base: Base, texts: Sequence[str], tokens: Mapping[str, int]) -> TokenBatch:
-    """Prompts that hold every `{name}`, with tokens[name] placeholders there; as prompts.check_names."""
+    """Tokenize prompts with tokens[name] placeholders at each `{name}`; see prompts.check_names."""
     placed = [prompts.check_names(base.pipeline.tokenizer, text, tokens) for text in texts]
     return TokenBatch(
         ids=torch.tensor([each.ids for each in placed], device=base.device),
@@ -42,7 +42,7 @@ def tokens_with_names(base: Base, texts: Sequence[str], tokens: Mapping[str, int
 
 
 def encode_plain(base: Base, text: str) -> Condition:
-    """What the stock pipeline makes of a text without a name: keys and values alike, (1, S, w)."""
+    """The stock pipeline's encoding of a text without names; keys and values are equal, (1, S, w)."""
     tokenizer = base.pipeline.tokenizer
     ids = tokenizer(text, padding="max_length", max_length=tokenizer.model_max_length, truncation=True).input_ids
     hidden = base.pipeline.text_encoder(torch.tensor([ids], device=base.device)).last_hidden_state

@@ -1,9 +1,9 @@
 """Training: the one loop that every method shares. Only the learner's weights change, never the base's.
 
-A learner is an nn.Module called with timesteps (B,) and image embeddings (B, e); it answers with the dynamic tokens
-(B, n, w) that stand for the name and the residual (B, n, w) of their values, or None where values are keys. It may
-also have `worn_by(unet)`, a context manager in which the UNet has the weights that are trained, and `groups(settings)`,
-parameters with a learning rate each.
+A learner is an nn.Module called with timesteps (B,) and image embeddings (B, e). It returns the dynamic tokens
+(B, n, w) that stand for the name, and the residual (B, n, w) of their values, or None if the values equal the keys. It
+may also have `worn_by(unet)`, a context manager in which the UNet uses the weights being trained, and
+`groups(settings)`, the optimizer's parameter groups, each with its learning rate.
 """
 
 # B batch . S text positions . n placeholder tokens . w text width . e image embedding width . C, h, w of the latents
@@ -35,23 +35,23 @@ from pmagic.losses import StepOutput
 from pmagic.persona import Persona
 
 SAVE_EVERY = 50  # steps between two checkpoints
-RUNNING = 100  # steps over which the reported means run
+RUNNING = 100  # steps in the window of the reported running means
 
 
 @dataclass(frozen=True)
 class StepReport:
-    """One optimiser step done, 1 <= step <= total. loss: its weighted sum; losses: the terms, not weighted."""
+    """One finished optimizer step, 1 <= step <= total. loss: the weighted sum; losses: the unweighted terms."""
 
     step: int
     total: int
     loss: float
     losses: Mapping[str, float]
-    persona: Callable[[], Persona] | None = None  # what is learned so far; set by a method, not by the loop
+    persona: Callable[[], Persona] | None = None  # of the current weights; set by a method, not the loop
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingContext:
-    """All that stays the same from step to step."""
+    """Everything that stays the same from step to step."""
 
     base: Base
     subject: Subject
@@ -60,8 +60,8 @@ class TrainingContext:
     open_prompts: TokenBatch
     schedule: schedulers.NoiseSchedule
     losses: Mapping[str, ModuleType]
-    face_embedder: FaceEmbedder | None  # where no loss reads the face
-    unet: Callable[..., tuple[Tensor]]  # the base's, as the steps ask it
+    face_embedder: FaceEmbedder | None  # None if no loss reads the face
+    unet: Callable[..., tuple[Tensor]]  # the base's UNet, or its compiled form
 
     @property
     def reads_open_prompt(self) -> bool:
@@ -69,10 +69,10 @@ class TrainingContext:
 
 
 def prepare_training(base: Base, subject: Subject, settings: LearnSettings) -> TrainingContext:
-    """Everything tokenised, opened and looked up once.
+    """Tokenize the prompts, open the models and look up the losses, once for all steps.
 
-    Raises NotFound for an unknown loss, UsageError for a bad prompt, and as face_embedding.open_face_embedder where a
-    loss reads faces.
+    Raises NotFound for an unknown loss, UsageError for a bad prompt and, if a loss reads faces, the errors of
+    face_embedding.open_face_embedder.
     """
     if settings.bounds is None:
         raise ValueError("the stages are found by the probe, before anything is trained in them")
@@ -93,12 +93,12 @@ def prepare_training(base: Base, subject: Subject, settings: LearnSettings) -> T
 
 
 def sample_of_step(subject: Subject, settings: LearnSettings, step: int) -> randomness.StepSample:
-    """What chance decides in optimiser step `step` of learning `subject`; 0 is the first."""
+    """The random values of optimizer step `step` when learning `subject`; 0 is the first step."""
     return randomness.sample_step(settings, step, len(subject.mean), subject.mean.shape[1:], subject.mean.dtype)
 
 
 def forward_step(context: TrainingContext, learner: nn.Module, draw: randomness.StepSample) -> StepOutput:
-    """One forward pass: noise the latents, encode the prompts, ask the UNet. Differentiable in the learner."""
+    """One forward pass: noise the latents, encode the prompts, call the UNet. Differentiable in the learner."""
     base, subject = context.base, context.subject
     draw = draw.to(base.device)
     scale = base.pipeline.vae.config.scaling_factor
@@ -134,28 +134,29 @@ def forward_step(context: TrainingContext, learner: nn.Module, draw: randomness.
 def _encode_prompts(
     context: TrainingContext, learner: nn.Module, draw: randomness.StepSample, open_prompts: TokenBatch | None
 ) -> Encoded:
-    """The training prompts and, below them, the open prompts, in one pass of learner and text encoder."""
+    """Encode the training prompts and, in the rows after them, the open prompts, in one pass of the text encoder."""
     said = context.templates.chosen(draw.template)
     dynamic, residual = learner(draw.t, context.subject.image_embedding[draw.photo])
     ids, slots, keep = said.ids, said.slots, draw.keep
-    if open_prompts is not None:  # the same timesteps and photo, another sentence and its own dropout
+    if open_prompts is not None:  # the same timesteps and photos, another prompt with its own dropout
         ids, slots = torch.cat([ids, open_prompts.ids]), torch.cat([slots, open_prompts.slots])
         dynamic, keep = torch.cat([dynamic, dynamic]), torch.cat([keep, draw.keep_open])
         residual = None if residual is None else torch.cat([residual, residual])
     if residual is not None:
-        # A dropped residual stays in the graph as zeros: its gradients are 0, not absent, and the optimiser coasts.
+        # A dropped residual stays in the graph as zeros: its gradients are 0 rather than None, so the optimizer still
+        # updates with its momentum.
         residual = residual * keep[:, None, None]
     text_encoder = context.base.pipeline.text_encoder
     return encode(text_encoder, ids, slots, dynamic, residual, with_attention=open_prompts is not None)
 
 
 def loss_terms(context: TrainingContext, output: StepOutput) -> dict[str, Tensor]:
-    """Each loss by name, per sample, not weighted: (B,)."""
+    """Each loss by name, per sample and unweighted: (B,)."""
     return {name: loss.loss(output) for name, loss in context.losses.items()}
 
 
 def weighted_sum(context: TrainingContext, terms: Mapping[str, Tensor]) -> Tensor:
-    """The recipe's sum of the terms, per sample: (B,)."""
+    """The sum of the terms with the recipe's weights, per sample: (B,)."""
     return torch.stack([context.settings.losses[name] * value for name, value in terms.items()]).sum(dim=0)
 
 
@@ -171,15 +172,15 @@ def make_optimizer(learner: nn.Module, settings: LearnSettings) -> torch.optim.A
     )
 
 
-# A method's untrained learner of a subject.
+# Makes a method's untrained learner for a subject.
 MakeLearner = Callable[[Base, Subject, LearnSettings], nn.Module]
-# A draw's loss and its terms, each (); their gradients are left in the learner.
+# Returns the loss of a sample and its terms, each (), and leaves their gradients in the learner.
 Losses = Callable[[randomness.StepSample], tuple[Tensor, dict[str, Tensor]]]
 
 
 @dataclass(frozen=True)
 class TrainStep:
-    """What one learner is taught."""
+    """A learner with the function that computes its losses and gradients."""
 
     context: TrainingContext
     learner: nn.Module
@@ -187,7 +188,11 @@ class TrainStep:
 
 
 def make_train_step(context: TrainingContext, learner: nn.Module) -> TrainStep:
-    """Recorded as a CUDA graph on a GPU, but where memory is saved: what is computed again cannot be recorded."""
+    """The train step, captured as a CUDA graph on a GPU.
+
+    With gradient checkpointing nothing is captured: recomputed blocks cannot be part of a graph.
+    Raises UsageError for a compiled UNet with a method that trains its weights.
+    """
     losses, base = make_losses(context, learner), context.base
     if base.compiled and hasattr(learner, "worn_by"):
         raise UsageError(
@@ -200,13 +205,13 @@ def make_train_step(context: TrainingContext, learner: nn.Module) -> TrainStep:
 
 
 def make_losses(context: TrainingContext, learner: nn.Module) -> Losses:
-    """One pass there and back, kernel by kernel; gradients of an earlier one are forgotten."""
+    """One forward and backward pass, kernel by kernel; earlier gradients are cleared first."""
 
     def losses(draw: randomness.StepSample) -> tuple[Tensor, dict[str, Tensor]]:
         for weight in learner.parameters():
             weight.grad = None
         worn_by = getattr(learner, "worn_by", nullcontext)
-        # Worn until the backward pass is done: what is computed again there must find the same weights.
+        # The weights stay until the backward pass is done: checkpointed blocks are recomputed with them.
         with context.base.tf32(), worn_by(context.base.pipeline.unet):
             values = loss_terms(context, forward_step(context, learner, draw))
             loss = weighted_sum(context, values).mean()
@@ -219,11 +224,14 @@ def make_losses(context: TrainingContext, learner: nn.Module) -> Losses:
 def optimizer_step(
     train_step: TrainStep, optimizer: torch.optim.Optimizer, draw: randomness.StepSample
 ) -> tuple[float, dict[str, float]]:
-    """One optimiser step; the loss and its terms before it. Raises NumericFailure with the weights as they were."""
+    """Take one optimizer step; returns the loss and its terms before it.
+
+    Raises NumericFailure, with the weights unchanged, if the loss or its gradient is not finite.
+    """
     loss, values = train_step.losses(draw)
     slope = torch.nn.utils.get_total_norm(_gradients(train_step.learner))
     names = list(values)
-    told = torch.stack([loss, slope, *(values[name] for name in names)]).tolist()  # a GPU is waited for once
+    told = torch.stack([loss, slope, *(values[name] for name in names)]).tolist()  # synchronizes with the GPU only once
     if not math.isfinite(told[0] + told[1]):
         raise NumericFailure(
             f"the loss became {told[0]} and its gradient {told[1]}",
@@ -239,9 +247,9 @@ def optimizer_step(
 def seconds_per_step(
     base: Base, subject: Subject, settings: LearnSettings, make_learner: MakeLearner, *, measured: float = 0.0
 ) -> float:
-    """How long one step takes here, with a learner that is thrown away; the first warms the machine up.
+    """The median duration of a step on this machine, with a learner that is discarded. The first step is a warm-up.
 
-    measured: seconds of steps whose median is taken; of one at least.
+    measured: seconds of steps to measure after the warm-up; at least one step is measured.
     """
     taught = make_train_step(prepare_training(base, subject, settings), make_learner(base, subject, settings))
     times: list[float] = []
@@ -249,20 +257,20 @@ def seconds_per_step(
         while len(times) < 2 or sum(times[1:]) < measured:
             draw = sample_of_step(subject, settings, len(times))
             start = time.monotonic()
-            taught.losses(draw)[0].item()  # a GPU has answered only now
+            taught.losses(draw)[0].item()  # waits for the GPU
             times.append(time.monotonic() - start)
     return statistics.median(times[1:])
 
 
 def first_step_gradient(base: Base, subject: Subject, settings: LearnSettings, make_learner: MakeLearner) -> Tensor:
-    """The gradient of the first step's loss, of a learner that is thrown away: (N,), all its weights in a row."""
+    """The gradient of the first step's loss, flattened over all weights of a learner that is discarded: (N,)."""
     learner = make_learner(base, subject, settings)
     make_losses(prepare_training(base, subject, settings), learner)(sample_of_step(subject, settings, 0))
     return torch.cat([each.flatten() for each in _gradients(learner)])
 
 
 def _gradients(learner: nn.Module) -> list[Tensor]:
-    """Of each of its weights, which all have one after a backward pass."""
+    """The gradient of each weight; after a backward pass every weight has one."""
     return [cast(Tensor, weight.grad) for weight in learner.parameters()]
 
 
@@ -272,10 +280,10 @@ def train(
     on_step: Callable[[StepReport], None] = lambda report: None,
     saved: Path | None = None,
 ) -> dict[str, float]:
-    """Train `learner` in place for the settings' iterations; the running mean of each term.
+    """Train `learner` in place for the settings' iterations; returns the running mean of each loss term.
 
-    saved: a file that holds the state every 50 steps and whenever `on_step` raises, which is how a person stops at a
-    step's end; where it exists already, training goes on from it with the same bits.
+    saved: a checkpoint file, written every 50 steps and whenever `on_step` raises, which is how a user stops training
+    at the end of a step. If the file exists, training resumes from it bit for bit.
     Raises NumericFailure, OutOfMemory, StorageFailed, Incompatible or BundleDamaged (see checkpoint).
     """
     settings = context.settings
@@ -296,11 +304,11 @@ def train(
                 if keeper is not None:
                     keeper.save(done, running, learner, optimizer)
                 raise
-    return {name: running[name] for name in context.losses}  # in one order, also from a checkpoint of the last step
+    return {name: running[name] for name in context.losses}  # in the same order after resuming, too
 
 
 def run_id(context: TrainingContext, learner: nn.Module) -> str:
-    """What makes two learnings the same one besides what was `observed`; a checkpoint is only good for its own."""
+    """The identity of a run, apart from `observed_inputs`: a checkpoint resumes only the run that wrote it."""
     subject, base = context.subject, context.base
     return checkpoint.digest(
         facts=[
@@ -321,13 +329,13 @@ def run_id(context: TrainingContext, learner: nn.Module) -> str:
 
 
 def observed_inputs(context: TrainingContext) -> dict[str, Tensor]:
-    """What models have seen in the photos, and learning depends on."""
+    """What vision models found in the photos and training depends on."""
     subject, faces = context.subject, context.face_embedder
     seen = {"mask": subject.mask, "image_embedding": subject.image_embedding}
     return seen if faces is None else {**seen, "landmarks": faces.landmarks, "likeness": faces.likeness}
 
 
 def _running(means: Mapping[str, float], values: Mapping[str, float], done: int) -> dict[str, float]:
-    """Means that forget after `RUNNING` steps, and are exact before."""
+    """Exact means for the first `RUNNING` steps, exponential moving averages after them."""
     share = 1 / min(done, RUNNING)
     return {name: means.get(name, 0.0) + share * (value - means.get(name, 0.0)) for name, value in values.items()}

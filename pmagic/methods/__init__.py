@@ -5,18 +5,18 @@ SOURCE: str         whose idea it is, and where pmagic's code for it comes from,
 HAS_STAGES: bool    whether it has the stages and losses by which recipes and ablations differ; a method without them is
                     one row of an evaluation
 settings_for(recipe, base_defaults, **overrides) -> LearnSettings
-                    the method's own values over the base's, the person's over both; only a method with stages may leave
-                    the bounds open (None), for the probe to find
+                    the base's values, overridden by the method's own, overridden by the user's; only a method with
+                    stages may leave the bounds None, for the probe to find
 count_weights(spec, settings) -> int
-                    how many numbers are trained, known before the base is opened: memory follows
+                    the number of trained values, known before the base is opened; used to estimate memory
 kept_bytes(spec, settings) -> int
-                    optional: bytes of what is kept, where that is not each trained number in float32
+                    optional: the stored bytes, if that is not every trained value in float32
 make_learner(base, subject, settings) -> nn.Module
-                    an untrained learner for settings with bounds, as engine.training calls it: time follows
+                    an untrained learner for settings with bounds, as engine.training calls it; used to estimate time
 learn(base, subject, settings, on_step=..., checkpoint=None) -> Persona
                     trains such a learner
-wear(base, personas) context manager -> one EmbeddingSchedule for each, in their order; all personas of the method that
-                    a prompt names at once. On leaving, the base is as it was, also after an error
+wear(base, personas) context manager -> one EmbeddingSchedule per persona, in their order. It gets all personas of the
+                    method in a prompt at once. On exit the base is restored, also after an error
 """
 
 from __future__ import annotations
@@ -43,12 +43,12 @@ if TYPE_CHECKING:
 
 
 SHELF = "methods"
-DEFAULT = "personamagic"  # what is learned with where no method is named
+DEFAULT = "personamagic"  # the method if none is named
 PERSONA_FIXED = 20_000  # bytes of a persona besides its weights
 
 
 class Method(Protocol):
-    """What every module on this shelf offers."""
+    """The interface of every module on this shelf."""
 
     TRAINED: str
     SOURCE: str
@@ -84,13 +84,13 @@ def require(name: str) -> None:
 
 
 def take(name: str) -> Method:
-    """The module of that name. Raises NotFound."""
+    """The module of that name. Raises NotFound if there is none."""
     require(name)
     return cast(Method, shelf.take(SHELF, name))
 
 
 def persona_bytes(method: Method, spec: ModelSpec, settings: LearnSettings) -> int:
-    """What a persona of these settings takes on disk, roughly: what is learned, and its record beside that."""
+    """The approximate size in bytes of a persona with these settings on disk: its weights and its record."""
     kept_bytes: Callable[[ModelSpec, LearnSettings], int] | None = getattr(method, "kept_bytes", None)
     if kept_bytes is not None:
         return PERSONA_FIXED + kept_bytes(spec, settings)
@@ -105,9 +105,9 @@ def persona_of(
     learner: nn.Module,
     losses: Mapping[str, float],
 ) -> Persona:
-    """The persona of an embedding method, with all settings that decided the result.
+    """The persona of an embedding method, with all settings that determined the result.
 
-    The learner's weights are stored under `learner.`, and the mean of the photos' embeddings beside them.
+    The learner's weights are stored under `learner.`, next to the mean of the photos' image embeddings.
     """
     import diffusers
     import torch
@@ -115,7 +115,7 @@ def persona_of(
 
     import pmagic
 
-    assert settings.bounds is not None  # learned in these stages
+    assert settings.bounds is not None  # training needs them
     tensors = {f"learner.{name}": weight.detach() for name, weight in learner.named_parameters()}
     tensors["image_embedding"] = subject.image_embedding.mean(dim=0)
     return Persona(
@@ -128,7 +128,7 @@ def persona_of(
         settings={
             **settings.as_table(),
             "device": base.device.type,
-            # the UNet's type; on a GPU all of it is kept in it, and nothing is autocast
+            # the UNet's compute type; on a GPU all its weights are kept in this type, and nothing is autocast
             "autocast": "" if base.fast is None else str(base.fast).removeprefix("torch."),
             "compiled": base.compiled,
             "versions": {each.__name__: each.__version__ for each in (pmagic, torch, diffusers, transformers)},
@@ -141,12 +141,12 @@ def persona_of(
 def report_persona(
     on_step: Callable[[StepReport], None], finished: Callable[[Mapping[str, float]], Persona]
 ) -> Callable[[StepReport], None]:
-    """`on_step` with reports that can also make the persona of the current step, only when they are asked to."""
+    """Wrap `on_step` so that its reports can make the persona of the current step on request."""
     return lambda report: on_step(replace(report, persona=lambda: finished(report.losses)))
 
 
 def require_base(base: Base, persona: Persona) -> None:
-    """Incompatible unless the persona was learned on exactly these weights."""
+    """Raises Incompatible unless the persona was learned on exactly these weights."""
     if persona.fingerprint != base.fingerprint:
         other = f"{base.name} with other weights" if persona.base == base.name else base.name
         raise Incompatible(

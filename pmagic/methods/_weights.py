@@ -1,4 +1,4 @@
-"""What the methods that train a base's weights share: a phrase or a mapper for the name, and a difference."""
+"""The code shared by methods that train a base's weights: an embedding for the name, and a weight difference."""
 
 # B batch . n placeholder tokens . w text width . e image embedding width
 
@@ -26,13 +26,13 @@ from pmagic.methods import persona_of, report_persona, require_base
 from pmagic.persona import Persona, StageBounds
 
 WHOLE = StageBounds(0, 1000)
-RARE = "sks"  # the word before the class word; where a tokenizer cuts it, a vector takes its place
-_RECORD = 150  # bytes that a persona's two files say of a tensor besides its values
-PHRASE = "phrase.name"  # of a persona's tensors: what stands before the class word, (w,)
+RARE = "sks"  # the word before the class word; if it is not one token, a vector takes its place
+_RECORD = 150  # bytes per tensor in a persona's two files besides its values
+PHRASE = "phrase.name"  # key in a persona's tensors of the vector before the class word, (w,)
 
 
 class Phrase(nn.Module):
-    """A name before the class word: two tokens (B, 2, w) for every t and every photo. Only the name may be trained."""
+    """A name before the class word: the same two tokens (B, 2, w) for all t and photos. Only the name is trainable."""
 
     def __init__(self, name: Tensor, word: Tensor, *, trained: bool) -> None:
         super().__init__()
@@ -49,10 +49,10 @@ class Phrase(nn.Module):
 
 
 class WeightLearner(nn.Module):
-    """What stands for the name, and the UNet's weights that are trained with it."""
+    """The name's embedding and the difference of the UNet's weights, which are trained together."""
 
     def __init__(self, embedding: nn.Module, difference: WeightDifference, *, keeps_start: bool) -> None:
-        """keeps_start: whether the first text position has no part in the gradient (see without_start_gradient)."""
+        """keeps_start: whether the first text position gets no gradient (see without_start_gradient)."""
         super().__init__()
         self.embedding, self.difference, self.keeps_start = embedding, difference, keeps_start
 
@@ -61,14 +61,14 @@ class WeightLearner(nn.Module):
 
     @contextmanager
     def worn_by(self, unet: nn.Module) -> Iterator[None]:
-        """While inside, the UNet computes with W0 + D, and gradients reach D."""
+        """While inside, the UNet computes with W0 + D, and gradients flow to D."""
         weights = self.difference.weights()
         cut = weights if self.keeps_start else ()
         with exchanged_parameters(unet, weights), reweighting.without_start_gradient(unet, cut):
             yield
 
     def groups(self, settings: LearnSettings) -> list[dict[str, Any]]:
-        """The optimizer's groups: the difference at the settings' rate, what stands for the name at its own."""
+        """The optimizer's groups: the difference at `learning_rate`, the name's embedding at `token_rate` if set."""
         own = list(self.embedding.parameters())
         groups: list[dict[str, Any]] = [{"params": list(self.difference.parameters())}]
         if own:
@@ -79,16 +79,16 @@ class WeightLearner(nn.Module):
 def settings_for(
     method: str, own: Mapping[str, Any], recipe: str, base_defaults: Mapping[str, Any], **overrides: Any
 ) -> LearnSettings:
-    """As recipes.settings_for: the method's published values, over them what the base's pmagic.toml says of it.
+    """As recipes.settings_for, with the method's published values, overridden by those of the base's pmagic.toml.
 
-    That stands under [learn.METHOD], apart from what was measured for embeddings.
+    These are under [learn.METHOD], separate from the values that were measured for embeddings.
     """
     values = {**recipes.of_all(base_defaults), **own, **base_defaults.get("learn", {}).get(method, {})}
     return recipes.settings_for(recipe, {**base_defaults, "learn": values}, **overrides)
 
 
 def rare_name(base: Base, seed: int) -> Tensor:
-    """What stands before the class word: (w,). The base's own rare word, else a vector of a usual word's length."""
+    """The embedding before the class word: (w,). It is the rare word's, or a random vector of the median norm."""
     table = base.pipeline.text_encoder.get_input_embeddings().weight.detach()
     ids = base.pipeline.tokenizer(RARE, add_special_tokens=False).input_ids
     if len(ids) == 1:
@@ -107,10 +107,10 @@ def learn(
     checkpoint: Path | None,
     finish: Callable[[dict[str, Tensor]], tuple[dict[str, Tensor], Mapping[str, object]]] = lambda found: (found, {}),
 ) -> Persona:
-    """Train the difference of the settings' weights, and what is trained of the embedding.
+    """Train the difference of the settings' weights, and the trainable part of the embedding.
 
-    finish: makes of the whole difference what is kept, and says more about it for the settings. Raises as
-    `training.train` does.
+    finish: turns the trained difference into the tensors that are stored, and returns additional settings for the
+    persona's record. Raises the errors of `training.train`.
     """
     embedding = learner.embedding
 
@@ -128,7 +128,7 @@ def learn(
 
 
 def make_learner(base: Base, settings: LearnSettings, embedding: nn.Module) -> WeightLearner:
-    """An untrained difference of the settings' weights, with what stands for the name."""
+    """An untrained difference of the settings' weights, with the name's embedding."""
     unet = base.pipeline.unet
     names = reweighting.names_of(unet, settings.weights)
     difference = WeightDifference(unet, names, _trained_rank(settings), settings.seed)
@@ -142,19 +142,19 @@ def rare_phrase(base: Base, subject: Subject, settings: LearnSettings, *, traine
 
 
 def count_weights(spec: ModelSpec, settings: LearnSettings) -> int:
-    """Numbers of the difference that is trained. Raises Incompatible where the base's weights cannot be read."""
+    """The number of trained values of the difference. Raises Incompatible if the base's weights cannot be read."""
     return reweighting.count_values(memory_estimate.unet_shapes(spec), settings.weights, _trained_rank(settings))
 
 
 def kept_bytes(spec: ModelSpec, settings: LearnSettings) -> int:
-    """Bytes of the difference that is kept, in float16, and of what the record says of each of its tensors."""
+    """Bytes of the stored difference in float16, including the record of each tensor."""
     shapes = memory_estimate.unet_shapes(spec)
     named = sum(map(reweighting.WEIGHT_SETS[settings.weights], shapes))
     return 2 * reweighting.count_values(shapes, settings.weights, settings.rank) + _RECORD * named
 
 
 def _trained_rank(settings: LearnSettings) -> int:
-    """LoRA trains the factors; elsewhere a rank says what is kept of a whole difference."""
+    """The rank in training: LoRA trains the factors; for other methods, a rank only compresses the full difference."""
     return settings.rank if settings.weights == "attention" else 0
 
 
@@ -162,7 +162,10 @@ def _trained_rank(settings: LearnSettings) -> int:
 def worn(
     base: Base, personas: Sequence[Persona], schedule: Callable[[Base, Persona], EmbeddingSchedule]
 ) -> Iterator[list[EmbeddingSchedule]]:
-    """While inside, the base has the sum of the personas' differences. Raises Incompatible for one of another base."""
+    """While inside, the sum of the personas' differences is applied to the base.
+
+    Raises Incompatible for a persona of another base.
+    """
     for each in personas:
         require_base(base, each)
     schedules = [schedule(base, each) for each in personas]
@@ -173,7 +176,7 @@ def worn(
 
 
 def phrase_of(base: Base, persona: Persona) -> EmbeddingSchedule:
-    """The persona's name before its class word, at every timestep. Raises Incompatible for tensors of another kind."""
+    """The persona's name before its class word, at every timestep. Raises Incompatible for another method's tensors."""
     name = persona.tensors.get(PHRASE)
     word = token_batch.word_embedding(base, persona.word).to(base.precision)
     if name is None or name.shape != tuple(word.shape):

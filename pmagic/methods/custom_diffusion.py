@@ -1,7 +1,7 @@
 """Custom Diffusion (Kumari et al., CVPR 2023): keys and values of cross-attention, and one new word before the class.
 
-Personas that were learned apart are merged in closed form where they meet in one prompt. Not done here: the authors'
-augmentation (photos shrunk onto black, or enlarged) and their class pictures.
+Personas that were learned separately are merged in closed form if one prompt names them. The authors' augmentation
+(photos shrunk onto black, or enlarged) and their class pictures are not implemented.
 """
 
 # m, N rows of text encodings . w text width . o features of a projection
@@ -37,7 +37,7 @@ OWN: Mapping[str, Any] = {
     "batch": 2,
     "iterations": 500,
 }
-PHRASES = ("{}", "photo of a {}")  # what a merge must answer as each persona did alone
+PHRASES = ("{}", "photo of a {}")  # a merge must keep each persona's own outputs for these
 
 
 TRAINED = "keys and values of cross-attention, and a word"
@@ -51,7 +51,7 @@ kept_bytes = _weights.kept_bytes
 
 
 def count_weights(spec: ModelSpec, settings: LearnSettings) -> int:
-    """The difference's and the word's. Raises Incompatible where the base's weights cannot be read."""
+    """The values of the difference and the word. Raises Incompatible if the base's weights cannot be read."""
     return _weights.count_weights(spec, settings) + memory_estimate.text_width(spec)
 
 
@@ -60,7 +60,7 @@ def settings_for(recipe: str, base_defaults: Mapping[str, Any], **overrides: Any
 
 
 def make_learner(base: Base, subject: Subject, settings: LearnSettings) -> _weights.WeightLearner:
-    """No difference yet, and the rare name before the class word."""
+    """A difference of zero, and the rare name before the class word."""
     phrase = _weights.rare_phrase(base, subject, settings, trained=True)
     return _weights.make_learner(base, settings, phrase)
 
@@ -72,7 +72,7 @@ def learn(
     on_step: Callable[[StepReport], None] = lambda report: None,
     checkpoint: Path | None = None,
 ) -> Persona:
-    """Train the new word and the projections on the subject. Raises as `training.train` does."""
+    """Train the new word and the projections on the subject. Raises the errors of `training.train`."""
     return _weights.learn(
         "custom_diffusion", base, subject, settings, make_learner(base, subject, settings), on_step, checkpoint
     )
@@ -80,9 +80,9 @@ def learn(
 
 @contextmanager
 def wear(base: Base, personas: Sequence[Persona]) -> Iterator[list[EmbeddingSchedule]]:
-    """One persona with its own weights, several with weights that answer each one's phrases as it did alone.
+    """Apply one persona with its own weights, or several with merged weights, which keep each one's outputs.
 
-    Raises Incompatible for a persona of another base, NumericFailure where two are too much alike to be merged.
+    Raises Incompatible for a persona of another base, NumericFailure if two are too similar to be merged.
     """
     with _weights.worn(base, personas, _weights.phrase_of) as schedules:
         if len(_distinct(personas)) < 2:
@@ -110,7 +110,7 @@ def merged_weights(
 
 
 def phrase_rows(base: Base, schedule: EmbeddingSchedule) -> Tensor:
-    """Encodings (m, w) of the persona's phrases in float64, from its name to the end of the text."""
+    """Encodings (m, w) of the persona's phrases in float64, from its name to the end token."""
     tokens = schedule([0.0])[0.0]
     assert isinstance(tokens, LearnedTokens)
     batch = token_batch.tokens_with_name(base, PHRASES, len(tokens.tokens))
@@ -119,12 +119,12 @@ def phrase_rows(base: Base, schedule: EmbeddingSchedule) -> Tensor:
     rows = []
     for encoded, slots, length in zip(keys, batch.slots, batch.lengths, strict=True):
         first = int((slots == 0).nonzero()[0])
-        rows.append(encoded[first : int(length) + 2])  # the start of the text, its tokens, its end
+        rows.append(encoded[first : int(length) + 2])  # length does not count the start and end tokens
     return torch.cat(rows).double()
 
 
 def caption_rows(base: Base) -> Tensor:
-    """Encodings (N, w) of usual sentences in float64, without the start of the text and what fills it up."""
+    """Encodings (N, w) of usual sentences in float64, without the start token and the padding."""
     words = [*prompts.COMMON_WORDS, *prompts.FACE_WORDS]
     frames = [*prompts.TEMPLATES["face"], *prompts.TEMPLATES["style"], *prompts.OPEN_PROMPTS]
     rows = []
@@ -137,7 +137,7 @@ def caption_rows(base: Base) -> Tensor:
 
 
 def _distinct(personas: Sequence[Persona]) -> list[Persona]:
-    """Personas whose weights differ: two that were learned together have one and the same."""
+    """The personas with different weights; those that were learned together share their weights."""
     return [
         each
         for number, each in enumerate(personas)

@@ -1,6 +1,6 @@
 """PersonaMagic's embeddings in Custom Diffusion (paper, Limitations): mapper and weights, trained together.
 
-The weights that are trained are Custom Diffusion's; where several personas meet, their differences are added.
+The trained weights are those of Custom Diffusion. If a prompt names several personas, their differences are added.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -20,7 +20,7 @@ from pmagic.methods import _weights, personamagic
 from pmagic.persona import Persona
 
 OWN: Mapping[str, Any] = {"weights": "cross-kv"}
-WEIGHTS_RATE = 2e-5  # of keys and values, as Custom Diffusion has it; the mapper keeps the recipe's rate
+WEIGHTS_RATE = 2e-5  # of keys and values, as in Custom Diffusion; the mapper keeps the recipe's rate
 
 
 TRAINED = "a mapper, and keys and values of cross-attention"
@@ -29,17 +29,20 @@ HAS_STAGES = True
 
 
 def count_weights(spec: ModelSpec, settings: LearnSettings) -> int:
-    """The mapper's and the difference's. Raises as both do."""
+    """The values of the mapper and the difference. Raises the errors of both counts."""
     return personamagic.count_weights(spec, settings) + _weights.count_weights(spec, settings)
 
 
 def kept_bytes(spec: ModelSpec, settings: LearnSettings) -> int:
-    """The mapper's numbers in float32 and the difference in float16."""
+    """Bytes of the mapper in float32 and the difference in float16."""
     return 4 * personamagic.count_weights(spec, settings) + _weights.kept_bytes(spec, settings)
 
 
 def settings_for(recipe: str, base_defaults: Mapping[str, Any], **overrides: Any) -> LearnSettings:
-    """PersonaMagic's settings; the recipe's rate is the mapper's, and [learn.custom_personamagic] of the base holds."""
+    """PersonaMagic's settings, with the recipe's rate for the mapper.
+
+    [learn.custom_personamagic] of the base's pmagic.toml overrides them.
+    """
     learn = base_defaults.get("learn", {})
     mine = recipes.settings_for(recipe, base_defaults, **overrides)
     own = {
@@ -52,7 +55,7 @@ def settings_for(recipe: str, base_defaults: Mapping[str, Any], **overrides: Any
 
 
 def make_learner(base: Base, subject: Subject, settings: LearnSettings) -> _weights.WeightLearner:
-    """An untrained mapper and no difference yet."""
+    """An untrained mapper and a difference of zero."""
     return _weights.make_learner(base, settings, personamagic.make_learner(base, subject, settings))
 
 
@@ -63,9 +66,9 @@ def learn(
     on_step: Callable[[StepReport], None] = lambda report: None,
     checkpoint: Path | None = None,
 ) -> Persona:
-    """Train a mapper and the projections on the subject, in the probe's stages where the settings leave them open.
+    """Train a mapper and the projections on the subject; if the settings have no bounds, the probe finds them.
 
-    Raises as `training.train` does.
+    Raises the errors of `training.train`.
     """
     if settings.bounds is None:
         found = probe.probe(base, subject, settings)
@@ -76,5 +79,8 @@ def learn(
 
 
 def wear(base: Base, personas: Sequence[Persona]) -> AbstractContextManager[list[EmbeddingSchedule]]:
-    """Each persona's embeddings, and the sum of their differences. Raises Incompatible for one of another base."""
+    """Apply each persona's embeddings and the sum of their differences.
+
+    Raises Incompatible for a persona of another base.
+    """
     return _weights.worn(base, personas, personamagic.schedule_of)

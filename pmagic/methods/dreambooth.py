@@ -1,7 +1,7 @@
 """DreamBooth (Ruiz et al., CVPR 2023; diffusers' example): the whole UNet, under a rare word before the class word.
 
-The text encoder is not trained, as in the example's default. What is kept is the difference to the base, in float16
-and of low rank: `--rank 0` keeps all of it, which is 1.7 GB on Stable Diffusion.
+The text encoder is not trained, as by default in the example. The difference to the base is stored in float16 and with
+low rank; `--rank 0` stores it in full, which is 1.7 GB for Stable Diffusion.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -50,7 +50,7 @@ def settings_for(recipe: str, base_defaults: Mapping[str, Any], **overrides: Any
 
 
 def make_learner(base: Base, subject: Subject, settings: LearnSettings) -> _weights.WeightLearner:
-    """No difference yet, and the rare name before the class word."""
+    """A difference of zero, and the rare name before the class word."""
     phrase = _weights.rare_phrase(base, subject, settings, trained=False)
     return _weights.make_learner(base, settings, phrase)
 
@@ -62,7 +62,7 @@ def learn(
     on_step: Callable[[StepReport], None] = lambda report: None,
     checkpoint: Path | None = None,
 ) -> Persona:
-    """Train every weight of the UNet on the subject. Raises as `training.train` does."""
+    """Train every weight of the UNet on the subject. Raises the errors of `training.train`."""
 
     def finish(whole: dict[str, Tensor]) -> tuple[dict[str, Tensor], Mapping[str, object]]:
         if not settings.rank:
@@ -76,5 +76,5 @@ def learn(
 
 
 def wear(base: Base, personas: Sequence[Persona]) -> AbstractContextManager[list[EmbeddingSchedule]]:
-    """The sum of the personas' differences. Raises Incompatible for a persona of another base."""
+    """Apply the sum of the personas' differences. Raises Incompatible for a persona of another base."""
     return _weights.worn(base, personas, _weights.phrase_of)

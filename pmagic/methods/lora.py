@@ -1,6 +1,6 @@
-"""LoRA of DreamBooth (Hu et al. 2022; diffusers' example): factors beside every attention's projections.
+"""LoRA of DreamBooth (Hu et al. 2022; diffusers' example): low-rank factors for the projections of every attention.
 
-The name is a rare word before the class word; nothing of the text encoder is trained.
+The name is a rare word before the class word; the text encoder is not trained.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -46,7 +46,7 @@ def settings_for(recipe: str, base_defaults: Mapping[str, Any], **overrides: Any
 
 
 def make_learner(base: Base, subject: Subject, settings: LearnSettings) -> _weights.WeightLearner:
-    """No difference yet, and the rare name before the class word."""
+    """A difference of zero, and the rare name before the class word."""
     phrase = _weights.rare_phrase(base, subject, settings, trained=False)
     return _weights.make_learner(base, settings, phrase)
 
@@ -58,10 +58,10 @@ def learn(
     on_step: Callable[[StepReport], None] = lambda report: None,
     checkpoint: Path | None = None,
 ) -> Persona:
-    """Train the factors on the subject. Raises as `training.train` does."""
+    """Train the factors on the subject. Raises the errors of `training.train`."""
     return _weights.learn("lora", base, subject, settings, make_learner(base, subject, settings), on_step, checkpoint)
 
 
 def wear(base: Base, personas: Sequence[Persona]) -> AbstractContextManager[list[EmbeddingSchedule]]:
-    """The sum of the personas' differences. Raises Incompatible for a persona of another base."""
+    """Apply the sum of the personas' differences. Raises Incompatible for a persona of another base."""
     return _weights.worn(base, personas, _weights.phrase_of)

@@ -35,7 +35,7 @@ make_learner = probe.make_mapper
 
 
 def count_weights(spec: ModelSpec, settings: LearnSettings) -> int:
-    """The mapper's. Raises WeightsMissing or Incompatible where the base's widths cannot be read."""
+    """The values of the mapper. Raises WeightsMissing or Incompatible if the base's widths cannot be read."""
     widths = memory_estimate.text_width(spec), memory_estimate.image_width(spec)
     return mapper.count_weights(MapperShape(settings.tokens, *widths))
 
@@ -47,9 +47,9 @@ def learn(
     on_step: Callable[[StepReport], None] = lambda report: None,
     checkpoint: Path | None = None,
 ) -> Persona:
-    """Train a mapper on the subject; where the settings have no bounds, the probe finds them.
+    """Train a mapper on the subject; if the settings have no bounds, the probe finds them.
 
-    Raises as `training.train` does.
+    Raises the errors of `training.train`.
     """
     if settings.bounds is None:
         found = probe.probe(base, subject, settings)
@@ -63,12 +63,12 @@ def learn(
 
 @contextmanager
 def wear(base: Base, personas: Sequence[Persona]) -> Iterator[list[EmbeddingSchedule]]:
-    """Each persona's embeddings. Raises Incompatible for a persona of another base."""
+    """Apply each persona's embeddings; no weight changes. Raises Incompatible for a persona of another base."""
     yield [schedule_of(base, each) for each in personas]
 
 
 def schedule_of(base: Base, persona: Persona) -> EmbeddingSchedule:
-    """The name's embedding at each timestep: the plain word, then dynamic tokens, then the last of those.
+    """The name's embedding at each timestep: the plain word, then the dynamic tokens, then the last of them.
 
     Raises Incompatible for a persona of another base.
     """
@@ -90,7 +90,10 @@ def schedule_of(base: Base, persona: Persona) -> EmbeddingSchedule:
 
 
 def mapper_of(base: Base, persona: Persona) -> tuple[Mapper, Tensor]:
-    """The trained mapper and the image embedding (1, e), on the base's device."""
+    """The trained mapper and the image embedding (1, e), on the base's device.
+
+    Raises Incompatible if the persona's tensors are not those of a mapper.
+    """
     weights = {
         name.removeprefix("learner."): torch.tensor(array, dtype=base.precision, device=base.device)
         for name, array in persona.tensors.items()

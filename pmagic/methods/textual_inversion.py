@@ -1,6 +1,6 @@
 """Textual inversion (Gal et al., ICLR 2023): one free token embedding for every timestep. The baseline.
 
-It shares the training loop, the budget and the renderer with personamagic, and has no stages, image or residual.
+It shares the training loop, the step budget and the renderer with personamagic, but has no stages, image or residual.
 """
 
 # B batch . n placeholder tokens . w text width
@@ -31,7 +31,7 @@ SOURCE = "Textual Inversion (Gal et al., ICLR 2023, arXiv 2208.01618); pmagic's 
 HAS_STAGES = False
 
 WHOLE = StageBounds(0, 1000)
-# The token itself is trained, not a network that makes it, so its learning rate is not the mapper's.
+# The token itself is trained rather than a network that computes it, so its learning rate differs from the mapper's.
 OWN: Mapping[str, Any] = {
     "tokens": 1,
     "bounds": (WHOLE.low, WHOLE.high),
@@ -41,30 +41,30 @@ OWN: Mapping[str, Any] = {
 
 
 def settings_for(recipe: str, base_defaults: Mapping[str, Any], **overrides: Any) -> LearnSettings:
-    """As recipes.settings_for, but the base's pmagic.toml does not change OWN: its values are meant for a mapper."""
+    """As recipes.settings_for, but the base's pmagic.toml does not override OWN: its values are meant for a mapper."""
     learn = {**recipes.of_base(recipe, base_defaults), **OWN}
     return recipes.settings_for(recipe, {**base_defaults, "learn": learn}, **overrides)
 
 
 class Tokens(nn.Module):
-    """n free vectors, each beginning as the super-category's embedding (w,)."""
+    """n free vectors, each initialized with the super-category's embedding (w,)."""
 
     def __init__(self, tokens: int, word: Tensor) -> None:
         super().__init__()
         self.vectors = nn.Parameter(word.detach().clone().expand(tokens, -1).clone())
 
     def forward(self, t: Tensor, image_embedding: Tensor) -> tuple[Tensor, None]:
-        """The same tokens (B, n, w) for every t and every photo; values are keys."""
+        """The same tokens (B, n, w) for every t and every photo; the values equal the keys."""
         return self.vectors.expand(len(t), -1, -1), None
 
 
 def count_weights(spec: ModelSpec, settings: LearnSettings) -> int:
-    """The tokens'. Raises Incompatible where the base's width cannot be read."""
+    """The values of the tokens. Raises Incompatible if the base's width cannot be read."""
     return settings.tokens * memory_estimate.text_width(spec)
 
 
 def make_learner(base: Base, subject: Subject, settings: LearnSettings) -> Tokens:
-    """The tokens before any step: the plain word, so many times."""
+    """The untrained tokens: n copies of the plain word's embedding."""
     return Tokens(settings.tokens, token_batch.word_embedding(base, subject.word).to(base.precision))
 
 
@@ -75,7 +75,7 @@ def learn(
     on_step: Callable[[StepReport], None] = lambda report: None,
     checkpoint: Path | None = None,
 ) -> Persona:
-    """Train the tokens on the subject. Raises as `training.train` does, and UsageError for bounds."""
+    """Train the tokens on the subject. Raises the errors of `training.train`, and UsageError for other bounds."""
     assert settings.bounds is not None  # this method's own settings have them
     if settings.bounds != WHOLE:
         raise UsageError(
@@ -90,7 +90,7 @@ def learn(
 
 @contextmanager
 def wear(base: Base, personas: Sequence[Persona]) -> Iterator[list[EmbeddingSchedule]]:
-    """The same tokens for all timesteps. Raises Incompatible for a persona of another base."""
+    """Apply the same tokens at all timesteps. Raises Incompatible for a persona of another base."""
     yield [_schedule(base, each) for each in personas]
 
 
