@@ -220,17 +220,17 @@ def test_weights_written_to_give_no_old_answer(unet: UNet2DConditionModel) -> No
 
 
 def test_weights_at_the_address_of_freed_ones_give_no_old_answer(unet: UNet2DConditionModel) -> None:
-    """Person after person has weights of its own, and an allocator gives the same memory away again."""
-    cache, addresses = step_cache.UNetCache(), set()
+    """Person after person has weights of its own, and each has them in the same memory."""
+    cache, addresses, memory = step_cache.UNetCache(), set(), bytearray(16)
     ask(unet, given())
     with step_cache.cached_first_steps(unet, cache, 800):
         ask(unet, given())
         for k in range(8):
-            weights = {"conv_out.bias": torch.full((4,), float(k))}
+            weights = {"conv_out.bias": torch.frombuffer(memory, dtype=torch.float32).fill_(k)}
             addresses.add(weights["conv_out.bias"].data_ptr())
             with exchanged_parameters(unet, weights):
                 bare = type(unet).forward(unet, **given(), return_dict=False)[0]
                 assert torch.equal(ask(unet, given()), bare)
             del weights
         assert len(cache) <= 2  # the base's own, and those of the last person until others come
-    assert len(addresses) < 8
+    assert len(addresses) == 1
