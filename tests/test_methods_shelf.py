@@ -248,6 +248,10 @@ def test_a_gradient_is_clipped(tiny_base: loading.Base) -> None:
 def test_rates_of_weights_and_of_what_stands_for_the_name(tiny_base: loading.Base) -> None:
     settings = custom_personamagic.settings_for("paper", {"learn": {"custom_personamagic": {"learning_rate": 1e-4}}})
     assert (settings.learning_rate, settings.token_rate) == (1e-4, 5e-5)
+    given = custom_personamagic.settings_for(
+        "paper", {"learn": {"custom_personamagic": {"iterations": 7}}}, iterations=3
+    )
+    assert (given.iterations, given.learning_rate, given.weights) == (3, 2e-5, "cross-kv")
     learner = method_learner(tiny_base, settings)
     learner.embedding = torch.nn.Linear(1, 1)
     groups = training.make_optimizer(learner, settings).param_groups

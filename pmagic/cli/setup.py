@@ -76,10 +76,6 @@ def setup(
     console.result([next_command], document)
 
 
-def missing_faces(spec: "ModelSpec") -> bool:
-    return isinstance(spec.faces, str)
-
-
 def _machine() -> list[str]:
     """GPU, free memory and free disk of this machine, each as a short text."""
     import torch

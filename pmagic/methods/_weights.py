@@ -23,9 +23,8 @@ from pmagic.engine.subject import Subject
 from pmagic.engine.training import StepReport
 from pmagic.errors import Incompatible
 from pmagic.methods import persona_of, report_persona, require_base
-from pmagic.persona import Persona, StageBounds
+from pmagic.persona import Persona
 
-WHOLE = StageBounds(0, 1000)
 RARE = "sks"  # the word before the class word; if it is not one token, a vector takes its place
 _RECORD = 150  # bytes per tensor in a persona's two files besides its values
 PHRASE = "phrase.name"  # key in a persona's tensors of the vector before the class word, (w,)
@@ -166,25 +165,21 @@ def worn(
 
     Raises Incompatible for a persona of another base.
     """
-    for each in personas:
-        require_base(base, each)
     schedules = [schedule(base, each) for each in personas]
-    strengths = [_strength(each) for each in personas]
-    weights = reweighting.worn_weights(base.pipeline.unet, [each.tensors for each in personas], strengths)
+    weights = reweighting.worn_weights(base.pipeline.unet, [each.tensors for each in personas])
     with exchanged_parameters(base.pipeline.unet, weights):
         yield schedules
 
 
 def phrase_of(base: Base, persona: Persona) -> EmbeddingSchedule:
-    """The persona's name before its class word, at every timestep. Raises Incompatible for another method's tensors."""
+    """The persona's name before its class word, at every timestep.
+
+    Raises Incompatible for a persona of another base or another method.
+    """
+    require_base(base, persona)
     name = persona.tensors.get(PHRASE)
     word = token_batch.word_embedding(base, persona.word).to(base.precision)
     if name is None or name.shape != tuple(word.shape):
         raise Incompatible(f"the persona's tensors are not those of {persona.method}", "learn it again")
     tokens = torch.stack([torch.tensor(name, dtype=base.precision, device=base.device), word])
     return composing.constant_schedule(LearnedTokens(tokens, residual=None))
-
-
-def _strength(persona: Persona) -> float:
-    value = persona.settings.get("strength", 1.0)
-    return float(value) if isinstance(value, int | float) else 1.0

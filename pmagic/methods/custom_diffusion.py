@@ -84,10 +84,11 @@ def wear(base: Base, personas: Sequence[Persona]) -> Iterator[list[EmbeddingSche
 
     Raises Incompatible for a persona of another base, NumericFailure if two are too similar to be merged.
     """
-    with _weights.worn(base, personas, _weights.phrase_of) as schedules:
-        if len(_distinct(personas)) < 2:
+    if len(_distinct(personas)) < 2:
+        with _weights.worn(base, personas, _weights.phrase_of) as schedules:
             yield schedules
-            return
+        return
+    schedules = [_weights.phrase_of(base, each) for each in personas]
     with exchanged_parameters(base.pipeline.unet, merged_weights(base, personas, schedules)):
         yield schedules
 

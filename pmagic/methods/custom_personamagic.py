@@ -19,9 +19,8 @@ from pmagic.engine.training import StepReport
 from pmagic.methods import _weights, personamagic
 from pmagic.persona import Persona
 
-OWN: Mapping[str, Any] = {"weights": "cross-kv"}
-WEIGHTS_RATE = 2e-5  # of keys and values, as in Custom Diffusion; the mapper keeps the recipe's rate
-
+# Keys and values have the rate of Custom Diffusion; the mapper keeps the recipe's.
+OWN: Mapping[str, Any] = {"weights": "cross-kv", "learning_rate": 2e-5}
 
 TRAINED = "a mapper, and keys and values of cross-attention"
 SOURCE = "PersonaMagic in Custom Diffusion (Li et al., AAAI 2025, arXiv 2412.15674); pmagic's own code, Apache-2.0"
@@ -39,19 +38,18 @@ def kept_bytes(spec: ModelSpec, settings: LearnSettings) -> int:
 
 
 def settings_for(recipe: str, base_defaults: Mapping[str, Any], **overrides: Any) -> LearnSettings:
-    """PersonaMagic's settings, with the recipe's rate for the mapper.
+    """PersonaMagic's settings, with the recipe's rate for the mapper and Custom Diffusion's for the weights.
 
-    [learn.custom_personamagic] of the base's pmagic.toml overrides them.
+    [learn.custom_personamagic] of the base's pmagic.toml stands above both, `overrides` above all.
     """
-    learn = base_defaults.get("learn", {})
-    mine = recipes.settings_for(recipe, base_defaults, **overrides)
-    own = {
-        "learning_rate": WEIGHTS_RATE,
-        "token_rate": mine.learning_rate,
+    mapper_rate = recipes.settings_for(recipe, base_defaults).learning_rate
+    learn = {
+        **recipes.of_base(recipe, base_defaults),
+        "token_rate": mapper_rate,
         **OWN,
-        **learn.get("custom_personamagic", {}),
+        **base_defaults.get("learn", {}).get("custom_personamagic", {}),
     }
-    return recipes.settings_for(recipe, base_defaults, **{**overrides, **own})
+    return recipes.settings_for(recipe, {**base_defaults, "learn": learn}, **overrides)
 
 
 def make_learner(base: Base, subject: Subject, settings: LearnSettings) -> _weights.WeightLearner:
