@@ -208,7 +208,7 @@ def test_each_text_is_encoded_once(eyes: Observers, case: Sample, eval_folder: P
     said: list[str] = []
     original = type(clip).text_embedding
     monkeypatch.setattr(type(clip), "text_embedding", lambda self, texts: said.extend(texts) or original(self, texts))
-    fresh = Observers(clip, eyes._judge)
+    fresh = Observers(clip, eyes._pack)
     for _ in range(3):
         metrics.measure(fresh, case)
     assert said == list(PROMPTS)

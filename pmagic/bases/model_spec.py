@@ -41,7 +41,8 @@ class Domain:
 class ModelSpec:
     """One base model. A pure value: creating one touches neither the network nor the weights.
 
-    clip, clipseg, faces, eval_recognizer: the observers' folders, or their hub ids and pack names while they are not here.
+    clip, clipseg, faces, eval_recognizer: the observers' folders, or their hub ids and pack names while they are not
+    here.
     defaults: <folder>/pmagic.toml parsed ([learn], [render], [observers], [knows]), empty without one.
     """
 

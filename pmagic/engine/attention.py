@@ -103,12 +103,12 @@ def average(maps: Sequence[AttentionMap], size: tuple[int, int]) -> Tensor:
     with at least 12 cells per side: coarser maps outline nothing, and the finest follow edges. If a UNet has no such
     layer, its finest layers are used.
     """
-    sides = {look.layer: min(look.weights.shape[-2:]) for look in maps}
+    sides = {each.layer: min(each.weights.shape[-2:]) for each in maps}
     whole = min(size)
     middle = {name for name, side in sides.items() if whole >= MIDDLE[0] * side and _is_fine(side, whole)}
     kept = middle or {name for name, side in sides.items() if side == max(sides.values())}
-    maps = [look.weights[:, None] for look in maps if look.layer in kept]
-    return torch.cat([F.interpolate(each, size=size, mode="bilinear") for each in maps], dim=1).mean(dim=1)
+    weights = [each.weights[:, None] for each in maps if each.layer in kept]
+    return torch.cat([F.interpolate(each, size=size, mode="bilinear") for each in weights], dim=1).mean(dim=1)
 
 
 def _is_fine(side: int, whole: int) -> bool:

@@ -111,8 +111,8 @@ def observers(spec: ModelSpec, device: str) -> Observers:
     pack = faces.load(_eval_pack(spec))
     if isinstance(spec.faces, Path) and _digest(faces.load(spec.faces)) == _digest(pack):
         raise Incompatible(
-            f"the face packs {spec.faces} and {spec.eval_recognizer} hold the same recogniser: learned against and judged by one "
-            "network, likeness would mean nothing",
+            f"the face packs {spec.faces} and {spec.eval_recognizer} hold the same recogniser: learned against and "
+            "judged by one network, likeness would mean nothing",
             "set another pack for `judge` in the base's pmagic.toml",
         )
     return Observers(eyes, pack)
