@@ -34,7 +34,7 @@ class Console:
         if self.talks:
             print(on_one_line(text), file=sys.stderr, flush=True)
 
-    def tell(self, text: str) -> None:
+    def say_always(self, text: str) -> None:
         """Like `say`, but also where stderr is no terminal."""
         if not self.quiet:
             print(clean(text), file=sys.stderr, flush=True)
@@ -97,7 +97,7 @@ class Console:
             if now - last >= LINE_SECONDS and done:
                 last = now
                 left = (now - start) / done * (total - done)
-                self.tell(f"{what}: {done} of {total}, about {duration(left)} to go")
+                self.say_always(f"{what}: {done} of {total}, about {duration(left)} to go")
 
         return advance
 

@@ -49,11 +49,11 @@ def demo(
     with _progress_lines():
         address = _find_persona(portrait)
         if address is None:
-            console.tell(f"$ pmagic learn {portrait} --name {NAME} --base {BASE}")
+            console.say_always(f"$ pmagic learn {portrait} --name {NAME} --base {BASE}")
             address = _run_command(learn.learn, photo=[portrait], name=NAME, base=BASE, quiet=quiet)["persona"]
         learn_seconds = time.monotonic() - start
         for prompt in PROMPTS:
-            console.tell(f'$ pmagic render {NAME} "{prompt}" -n {EACH} --out {out}')
+            console.say_always(f'$ pmagic render {NAME} "{prompt}" -n {EACH} --out {out}')
             answer = _run_command(render.render, name=address, prompt=prompt, count=EACH, out=out, quiet=quiet)
             columns.append([Image.open(picture["file"]) for picture in answer["pictures"]])
     render_seconds = time.monotonic() - start - learn_seconds
@@ -64,7 +64,7 @@ def demo(
     sheet.contact_sheet(
         target, rows, cell=CELL, heads=("the one photo", *(prompt.replace("{}", NAME) for prompt in PROMPTS))
     )
-    console.tell(
+    console.say_always(
         f"learned in {duration(learn_seconds)}, drew {EACH * len(PROMPTS)} pictures in {duration(render_seconds)}; "
         f"look at {target}, then try: pmagic list"
     )

@@ -246,7 +246,7 @@ def _own_folders() -> Iterator[tuple[str, str]]:
     """(folder, its replacement), the longest folder first: a configured base, PMAGIC_HOME, the home."""
     folders = []
     with contextlib.suppress(PmagicError):
-        base = settings.expanded(settings.config().base or "mini")
+        base = settings.expand_path(settings.config().base or "mini")
         if base.is_absolute():
             folders += [(each, f".../{base.name}") for each in (base, base.resolve())]
     if os.environ.get("PMAGIC_HOME"):

@@ -70,7 +70,7 @@ def _verify_weights(console: Console, name: str) -> None:
     from pmagic.bases import checksums, model_spec
 
     base = model_spec.require_weights(model_spec.resolve(name))
-    places = (base.folder, *(getattr(base, observer) for observer in model_spec.OBSERVERS))
+    places = (base.folder, *(getattr(base, name) for name in model_spec.OBSERVERS.values()))
     results: list[dict[str, object]] = []
     faulty_files: set[str] = set()
     lines: list[str] = []
