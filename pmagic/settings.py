@@ -73,7 +73,7 @@ def config_file() -> Path:
 
 def log_dir() -> Path:
     """Tracebacks of defects, written only when one happens."""
-    return _place("log") / "logs"
+    return _place("log") / "logs" if _home_override() is not None else _place("log")
 
 
 def config() -> Config:

@@ -61,7 +61,9 @@ def evaluate(
     recipe: Annotated[
         str,
         typer.Option(
-            "--recipe", help="paper, tuned, reference, or several: paper,reference.", autocompletion=names.recipes
+            "--recipe",
+            help="paper (as in the tables), tuned (as learn), reference, or several: paper,tuned.",
+            autocompletion=names.recipes,
         ),
     ] = "paper",
     iterations: Annotated[

@@ -58,6 +58,8 @@ def verify(
             results.append({"persona": text, "verified": False, **problem.as_dict()})
             lines.append(text if quiet else f"{text}  {problem.what}")
     console = Console(quiet=quiet, as_json=as_json)
+    if not results:
+        console.say("there is no persona yet: pmagic learn PHOTO --name NAME")
     console.result(lines, results)
     if not code and name is None:
         exit_if_unreadable(console, library)

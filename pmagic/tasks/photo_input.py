@@ -140,7 +140,7 @@ def warn_of_strange_photos(
     if photos.kind == "object":
         warn_of_faces(reporter, base.spec, photos)
     domain = base.spec.domain
-    if domain is None:
+    if domain is None or photos.kind == "style":  # a style is meant to differ from what the base draws by itself
         return
     from pmagic.bases import model_spec
     from pmagic.engine.domain_check import denoising_error
