@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 _MAX_QUESTIONS = 1000
+_SHOWN = 6  # names that a warning lists
 app = typer.Typer(
     help="Let people choose between pictures of an evaluation (the paper's Table 4).",
     no_args_is_help=True,
@@ -66,7 +67,8 @@ def make(
     console = Console(quiet=quiet, as_json=as_json)
     found = evaluated.read(evaluation, root, methods.split(",") if methods else ())
     if found.missing:
-        console.warn(f"the evaluation has no pictures yet of {len(found.missing)} people, who are left out")
+        more = f" and {len(found.missing) - _SHOWN} more" if len(found.missing) > _SHOWN else ""
+        console.warn(f"the evaluation has no pictures yet of {', '.join(found.missing[:_SHOWN])}{more}: left out")
     chosen = asking.choose(found, questions, checks, seed)
     study = folder.write(out, found, chosen, seed)
     place = folder.index(out)

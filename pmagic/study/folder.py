@@ -9,6 +9,7 @@ results.json  preference.png  report.html   what `pmagic study score` has writte
 
 import hashlib
 import json
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -67,12 +68,16 @@ def write(folder: Path, evaluation: Evaluation, questions: Sequence[Question], s
     with atomic_io.storing(f"the study {folder}"):
         if staging.exists():
             atomic_io.erase(staging)  # left by a killed process
-        if folder.exists():
-            folder.rmdir()
-        atomic_io.make_folder(staging / PAGE)
-        atomic_io.write_file(staging / PAGE / INDEX, html)
-        atomic_io.sync_folder(staging / PAGE)
-        atomic_io.publish_folder({KEY: _as_json(key)}, staging, folder.absolute())
+        try:
+            atomic_io.make_folder(staging / PAGE)
+            atomic_io.write_file(staging / PAGE / INDEX, html)
+            atomic_io.sync_folder(staging / PAGE)
+            if folder.exists():
+                folder.rmdir()
+            atomic_io.publish_folder({KEY: _as_json(key)}, staging, folder.absolute())
+        except OSError:
+            shutil.rmtree(staging, ignore_errors=True)  # a partial copy must not use up a full disk
+            raise
     return study
 
 
