@@ -13,7 +13,7 @@ from pmagic import pictures
 from pmagic.datasets import folder as photo_folder
 from pmagic.evaluation.eval_config import eval_subject
 from pmagic.evaluation.store import Result, Store, as_json, cell
-from pmagic.study import answers, evaluated, folder, questions
+from pmagic.study import answers, folder, questions, source
 from pmagic.study.folder import Study
 from pmagic.study.questions import Question
 
@@ -53,7 +53,8 @@ def build(root: Path) -> tuple[Path, Path]:
             for prompt in range(len(PROMPTS)):
                 shades = colour(number, prompt + 1, key)
                 files = {
-                    f"{k}.png": pictures.encoded(Image.new("RGB", (64, 64), shades), "png", {}) for k in range(PICTURES)
+                    f"{k}.png": pictures.encode_image(Image.new("RGB", (64, 64), shades), "png", {})
+                    for k in range(PICTURES)
                 }
                 scores = as_json({"seeds": [0, 1], "scores": {"obeyed": [1.0, 1.0]}})
                 store.keep(place, Result(cell(DRAWING[key], prompt), {**files, "cell.json": scores}, 0.0))
@@ -64,7 +65,7 @@ def build(root: Path) -> tuple[Path, Path]:
 
 def make(root: Path, count: int = 12, checks: int = 4, seed: int = 0) -> tuple[Path, Study]:
     """A study of a new evaluation in `root`."""
-    evaluation = evaluated.read(*build(root), [])
+    evaluation = source.read(*build(root), [])
     chosen = questions.choose(evaluation, count, checks, seed)
     return root / "study", folder.write(root / "study", evaluation, chosen, seed)
 

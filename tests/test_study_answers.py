@@ -97,9 +97,9 @@ def test_what_is_no_answer_is_refused_with_the_reason(
 def test_a_choice_is_checked_field_by_field(study: Study, change: dict[str, object]) -> None:
     ids = {each.id for each in study.questions}
     told = {"n": 1, "question": "q01", "chosen": "a", "left": "b", "seconds": 2}
-    assert answers.choices([told], ids)[0].question == "q01"
+    assert answers.check_choices([told], ids)[0].question == "q01"
     with pytest.raises(answers.Refused):
-        answers.choices([{**told, **change}], ids)
+        answers.check_choices([{**told, **change}], ids)
 
 
 def test_files_that_are_no_json_are_refused(study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -134,7 +134,7 @@ def participant(study: Study, wrong: int = 0, unanswered: int = 0, who: str = "p
 )  # fmt: skip
 def test_the_rule_of_the_attention_checks(study: Study, wrong: int, unanswered: int, reason: str) -> None:
     assert results.why_left_out(participant(study, wrong, unanswered), study) == reason
-    assert results.rule(study) == (
+    assert results.rule_text(study) == (
         "Left out is who answered fewer than 3 of the 8 attention checks, or fewer than 80% of the answered ones right."
     )
 
@@ -144,10 +144,10 @@ def test_results_of_known_answers(study: Study) -> None:
     everyone = []
     for who, key in (("p1", "lora"), ("p2", "lora"), ("p3", "textual_inversion")):
         told = document(study, who, prefer(key))["choices"]
-        made = answers.choices(told, {each.id for each in study.questions})
+        made = answers.check_choices(told, {each.id for each in study.questions})
         everyone.append(answers.Participant(who, choices={each.n: each for each in made}))
     everyone.append(participant(study, wrong=3, who="careless"))
-    found = results.results(study, everyone, [])
+    found = results.summarize(study, everyone, [])
     assert found.left_out == {"careless": "3 of 8 attention checks are wrong"}
     assert [each.id for each in found.participants] == ["p1", "p2", "p3"]
     for kind in found.kinds:
@@ -175,7 +175,7 @@ def test_machines_and_doubtful_checks_are_named(study: Study) -> None:
     machine = participant(study, who="machine-clip")
     machine.machine = "CLIP"
     bad = [participant(study, wrong=1, who=f"p{number}") for number in range(2)]
-    told = results.caveats(results.results(study, [machine, *bad], []))
+    told = results.caveats(results.summarize(study, [machine, *bad], []))
     assert told[0] == (
         "1 of 3 participants are machines: machine-clip (CLIP). What machines choose is not what people prefer"
     )
@@ -185,8 +185,8 @@ def test_machines_and_doubtful_checks_are_named(study: Study) -> None:
 def test_a_kind_that_nobody_answered_is_not_reported(study: Study) -> None:
     kinds = {each.id: each.kind for each in study.questions}
     told = document(study, "p1", lambda each: (each.answer or "a") if each.kind == "text" else "")["choices"]
-    made = answers.choices(told, set(kinds))
-    found = results.results(study, [answers.Participant("p1", choices={each.n: each for each in made})], [])
+    made = answers.check_choices(told, set(kinds))
+    found = results.summarize(study, [answers.Participant("p1", choices={each.n: each for each in made})], [])
     assert [each.kind for each in found.kinds] == ["text"]
     assert found.kinds[0].same is None and "no agreement to state" in report.agreement_text(found.kinds[0])
     assert all(each.share.low is None for each in found.kinds[0].compared)
@@ -195,7 +195,7 @@ def test_a_kind_that_nobody_answered_is_not_reported(study: Study) -> None:
 def test_the_page_of_results_is_text_alone(study: Study, tmp_path: Path) -> None:
     machine = participant(study, who="p1")
     machine.machine = studied.HOSTILE
-    found = results.results(study, [machine, participant(study, wrong=5, who="p2")], [studied.HOSTILE])
+    found = results.summarize(study, [machine, participant(study, wrong=5, who="p2")], [studied.HOSTILE])
     files = report.write(found, tmp_path)
     assert [each.name for each in files] == list(report.FILES)
     text = files[2].read_text()

@@ -98,7 +98,7 @@ def test_a_whole_session_by_click_and_key_with_undo_and_reload(
     open_page: Open, made: tuple[Path, Study], tmp_path: Path
 ) -> None:
     place, study = made
-    tab = open_page(folder.index(place).as_uri())
+    tab = open_page(folder.page_path(place).as_uri())
     tab.click("#start")
     wanted: dict[str, str] = {}
     pictures = tab.evaluate("study.pictures")
@@ -142,7 +142,7 @@ def test_a_whole_session_by_click_and_key_with_undo_and_reload(
 def test_two_participants_have_another_order(open_page: Open, made: tuple[Path, Study]) -> None:
     orders = []
     for _ in range(2):
-        tab = open_page(folder.index(made[0]).as_uri())
+        tab = open_page(folder.page_path(made[0]).as_uri())
         tab.click("#start")
         orders.append(tab.evaluate("[state.participant, state.order.join(), JSON.stringify(state.left)]"))
     assert all(one != other for one, other in zip(*orders, strict=True))
@@ -150,7 +150,7 @@ def test_two_participants_have_another_order(open_page: Open, made: tuple[Path, 
 
 def test_hostile_prompts_are_text(open_page: Open, made: tuple[Path, Study]) -> None:
     place, study = made
-    tab = open_page(folder.index(place).as_uri())
+    tab = open_page(folder.page_path(place).as_uri())
     tab.click("#start")
     seen = set()
     for _ in study.questions:
@@ -166,7 +166,10 @@ def test_everything_of_a_question_is_on_the_screen(
 ) -> None:
     place, study = made
     tab = open_page(
-        folder.index(place).as_uri(), viewport={"width": width, "height": height}, has_touch=True, is_mobile=width < 800
+        folder.page_path(place).as_uri(),
+        viewport={"width": width, "height": height},
+        has_touch=True,
+        is_mobile=width < 800,
     )
     tab.tap("#start")
     kinds = set()
@@ -190,7 +193,7 @@ def test_everything_of_a_question_is_on_the_screen(
 
 def test_dark_and_light(open_page: Open, made: tuple[Path, Study]) -> None:
     grounds = [
-        open_page(folder.index(made[0]).as_uri(), color_scheme=scheme).evaluate(
+        open_page(folder.page_path(made[0]).as_uri(), color_scheme=scheme).evaluate(
             "getComputedStyle(document.body).backgroundColor"
         )
         for scheme in ("light", "dark")
@@ -199,7 +202,7 @@ def test_dark_and_light(open_page: Open, made: tuple[Path, Study]) -> None:
 
 
 def test_what_a_screen_reader_says(open_page: Open, made: tuple[Path, Study]) -> None:
-    tab = open_page(folder.index(made[0]).as_uri())
+    tab = open_page(folder.page_path(made[0]).as_uri())
     tab.keyboard.press("Tab")
     assert tab.evaluate("document.activeElement.id") == "start"
     tab.keyboard.press("Enter")
@@ -227,7 +230,7 @@ def test_what_a_screen_reader_says(open_page: Open, made: tuple[Path, Study]) ->
 
 
 def test_one_press_is_one_answer(open_page: Open, made: tuple[Path, Study]) -> None:
-    tab = open_page(folder.index(made[0]).as_uri())
+    tab = open_page(folder.page_path(made[0]).as_uri())
     tab.click("#start")
     ready(tab)
     tab.dblclick("#left")
@@ -240,7 +243,7 @@ def test_one_press_is_one_answer(open_page: Open, made: tuple[Path, Study]) -> N
 
 
 def test_a_browser_that_keeps_nothing_says_so_and_goes_on(open_page: Open, made: tuple[Path, Study]) -> None:
-    tab = open_page(folder.index(made[0]).as_uri())
+    tab = open_page(folder.page_path(made[0]).as_uri())
     tab.evaluate("() => { Storage.prototype.setItem = () => { throw new Error('full'); }; }")
     tab.click("#start")
     ready(tab)
@@ -250,12 +253,12 @@ def test_a_browser_that_keeps_nothing_says_so_and_goes_on(open_page: Open, made:
 
 
 def test_a_second_tab_goes_on_where_the_first_is(open_page: Open, made: tuple[Path, Study]) -> None:
-    tab = open_page(folder.index(made[0]).as_uri())
+    tab = open_page(folder.page_path(made[0]).as_uri())
     tab.click("#start")
     ready(tab)
     tab.keyboard.press("ArrowLeft")
     second = tab.context.new_page()
-    second.goto(folder.index(made[0]).as_uri())
+    second.goto(folder.page_path(made[0]).as_uri())
     assert ready(second)["progress"] == 1
     second.keyboard.press("ArrowLeft")
     until(tab, "document.getElementById('progress').value === 2")
@@ -263,7 +266,7 @@ def test_a_second_tab_goes_on_where_the_first_is(open_page: Open, made: tuple[Pa
 
 
 def test_a_damaged_picture_is_told(open_page: Open, made: tuple[Path, Study], tmp_path: Path) -> None:
-    text = folder.index(made[0]).read_text()
+    text = folder.page_path(made[0]).read_text()
     broken = tmp_path / "broken.html"
     broken.write_text(text.replace("base64,/9j/4", "base64,AAAA"))
     tab = open_page(broken.as_uri(), quiet=False)  # the browser tells of the picture

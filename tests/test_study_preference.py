@@ -36,7 +36,7 @@ def test_wilson_is_that_of_the_textbook() -> None:
     assert preference.wilson(0, 20) == pytest.approx((0.0, 0.1611), abs=5e-5)
 
 
-def test_a_share_counts_what_was_answered() -> None:
+def test_a_share_counts_what_was_drop_empty() -> None:
     votes = np.array([[1, 0, np.nan], [1, np.nan, np.nan], [np.nan] * 3])
     share = preference.share(votes)
     assert (share.value, share.answers, share.participants, share.questions) == (2 / 3, 3, 2, 2)

@@ -13,8 +13,8 @@ import studied
 from studied import HOSTILE, METHODS, NAMES, PROMPTS, colour
 
 from pmagic.errors import Incompatible, NotFound, UsageError
-from pmagic.study import evaluated, folder, page, questions
-from pmagic.study.evaluated import Evaluation
+from pmagic.study import folder, page, questions, source
+from pmagic.study.source import Evaluation
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +24,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 @pytest.fixture(scope="module")
 def evaluation(built: tuple[Path, Path]) -> Evaluation:
-    return evaluated.read(*built, [])
+    return source.read(*built, [])
 
 
 def test_an_evaluation_is_read_whole(evaluation: Evaluation) -> None:
@@ -36,7 +36,7 @@ def test_an_evaluation_is_read_whole(evaluation: Evaluation) -> None:
 
 
 def test_methods_are_chosen_by_name_or_key(built: tuple[Path, Path]) -> None:
-    read = evaluated.read(*built, ["textual-inversion", "personamagic"])
+    read = source.read(*built, ["textual-inversion", "personamagic"])
     assert [each.key for each in read.methods] == ["textual_inversion", "paper"]
     for wanted, error, said in (
         (["lora"], UsageError, "there is one: lora"),
@@ -44,44 +44,44 @@ def test_methods_are_chosen_by_name_or_key(built: tuple[Path, Path]) -> None:
         (["lora", "neti"], NotFound, "choose from paper, lora, textual_inversion|no method 'neti'"),
     ):
         with pytest.raises(error, match=said):
-            evaluated.read(*built, wanted)
+            source.read(*built, wanted)
 
 
 def test_what_is_no_evaluation_is_refused(built: tuple[Path, Path], tmp_path: Path) -> None:
     with pytest.raises(NotFound, match="holds no evaluation"):
-        evaluated.read(tmp_path, None, [])
+        source.read(tmp_path, None, [])
     (tmp_path / "plan.json").write_text('{"pictures": "x"}')
     with pytest.raises(UsageError, match="another tool's pictures"):
-        evaluated.read(tmp_path, None, [])
+        source.read(tmp_path, None, [])
     (tmp_path / "plan.json").write_text("[" * 100_000)
     with pytest.raises(Incompatible, match="cannot be read"):
-        evaluated.read(tmp_path, None, [])
+        source.read(tmp_path, None, [])
     with pytest.raises(UsageError, match="--root"):
-        evaluated.read(built[0], None, [])
+        source.read(built[0], None, [])
 
 
 def test_other_photos_than_then_are_refused(built: tuple[Path, Path], tmp_path: Path) -> None:
     photos = shutil.copytree(built[1], tmp_path / "photos")
     shutil.copy(photos / "bruno.png", photos / "alice.png")
     with pytest.raises(Incompatible, match="the photos of alice are not those of the evaluation"):
-        evaluated.read(built[0], photos, [])
+        source.read(built[0], photos, [])
     (photos / "alice.png").unlink()
     with pytest.raises(Incompatible, match="the photos of alice"):
-        evaluated.read(built[0], photos, [])
+        source.read(built[0], photos, [])
 
 
 def test_a_place_outside_the_evaluation_is_refused(built: tuple[Path, Path], tmp_path: Path) -> None:
     out = shutil.copytree(built[0], tmp_path / "evaluation")
     next(out.glob("people/0001-*/variants/lora/variant.json")).write_text('{"drawing": "../../../photos"}')
     with pytest.raises(Incompatible, match="no place of pictures"):
-        evaluated.read(out, built[1], [])
+        source.read(out, built[1], [])
 
 
 def test_who_is_not_finished_is_left_out(built: tuple[Path, Path], tmp_path: Path) -> None:
     out = shutil.copytree(built[0], tmp_path / "evaluation")
     shutil.rmtree(next(out.glob("people/0002-*/variants")))
     shutil.rmtree(next(out.glob("people/0003-*/variants/lora")))
-    read = evaluated.read(out, built[1], [])
+    read = source.read(out, built[1], [])
     assert sorted(read.people) == [1, 3, 4] and read.missing == ["bruno"]
     chosen = questions.choose(read, 80, 0, 0)
     assert {each.person for each in chosen if "lora" in (each.a.method, each.b.method)} == {1, 4}
@@ -123,11 +123,11 @@ def test_pictures_that_two_methods_share_are_not_compared(built: tuple[Path, Pat
     out = shutil.copytree(built[0], tmp_path / "evaluation")
     for path in out.glob("people/*/variants/lora/variant.json"):
         path.write_text(json.dumps({"drawing": studied.DRAWING["paper"]}))
-    read = evaluated.read(out, built[1], [])
+    read = source.read(out, built[1], [])
     pairs = {frozenset((each.a.method, each.b.method)) for each in questions.choose(read, 40, 0, 0)}
     assert frozenset(("paper", "lora")) not in pairs and len(pairs) == 2
     with pytest.raises(UsageError, match="for 0 questions"):
-        questions.choose(evaluated.read(out, built[1], ["paper", "lora"]), 1, 0, 0)
+        questions.choose(source.read(out, built[1], ["paper", "lora"]), 1, 0, 0)
 
 
 def test_the_answers_of_the_checks_are_right(evaluation: Evaluation) -> None:
@@ -152,7 +152,7 @@ def test_a_picture_that_clip_takes_for_another_prompt_is_in_no_check(built: tupl
     assert len(doubtful) == len(NAMES) * len(METHODS)
     for path in doubtful:
         path.write_text(json.dumps({"seeds": [0, 1], "scores": {"obeyed": [0.0, 0.0]}}))
-    checks = [each for each in questions.choose(evaluated.read(out, built[1], []), 20, 20, 1) if each.answer]
+    checks = [each for each in questions.choose(source.read(out, built[1], []), 20, 20, 1) if each.answer]
     texts = [each for each in checks if each.kind == "text"]
     assert len(texts) == 10
     assert {Path(choice.path).parent.name[-2:] for each in texts for choice in (each.a, each.b)} == {"01", "03"}
@@ -184,7 +184,7 @@ class Tags(html.parser.HTMLParser):
 
 def test_the_page_loads_nothing_and_names_nobody(tmp_path: Path) -> None:
     place, _ = studied.make(tmp_path)
-    text = folder.index(place).read_text()
+    text = folder.page_path(place).read_text()
     tags = Tags(text).found
     assert [tag for tag, _ in tags].count("script") == 2  # the data and the program
     assert {tag for tag, _ in tags}.isdisjoint({"iframe", "object", "link", "a", "form", "base"})
@@ -198,9 +198,9 @@ def test_the_page_loads_nothing_and_names_nobody(tmp_path: Path) -> None:
 
 def test_hostile_prompts_are_data(tmp_path: Path) -> None:
     place, _ = studied.make(tmp_path)
-    text = folder.index(place).read_text()
+    text = folder.page_path(place).read_text()
     assert "document.title" not in text.partition('<script type="application/json"')[0]
-    shown = page.shown_in(folder.index(place))
+    shown = page.read_content(folder.page_path(place))
     told = {each["prompt"] for each in shown["questions"] if each["prompt"]}
     assert f"someone {HOSTILE}".replace("\u202e", "\ufffd") in told
     assert text.count("</script>") == 2
@@ -208,7 +208,7 @@ def test_hostile_prompts_are_data(tmp_path: Path) -> None:
 
 def test_the_key_says_what_the_page_shows(tmp_path: Path) -> None:
     place, study = studied.make(tmp_path, count=24, checks=8)
-    shown = page.shown_in(folder.index(place))
+    shown = page.read_content(folder.page_path(place))
     assert shown["id"] == study.id and [each["id"] for each in shown["questions"]] == [
         each.id for each in study.questions
     ]
@@ -233,13 +233,13 @@ def test_the_same_command_gives_the_same_bytes(tmp_path: Path) -> None:
     (one, _), (two, _) = studied.make(tmp_path / "one"), studied.make(tmp_path / "two")
     for file in (folder.KEY, "page/index.html"):
         assert (one / file).read_bytes() == (two / file).read_bytes()
-    assert (one.stat().st_mode & 0o777, folder.index(one).stat().st_mode & 0o777) == (0o700, 0o600)
+    assert (one.stat().st_mode & 0o777, folder.page_path(one).stat().st_mode & 0o777) == (0o700, 0o600)
 
 
 def test_a_study_is_read_again_and_never_written_over(tmp_path: Path) -> None:
     place, study = studied.make(tmp_path)
     assert folder.read(place) == study
-    evaluation = evaluated.read(tmp_path / "evaluation", tmp_path / "photos", [])
+    evaluation = source.read(tmp_path / "evaluation", tmp_path / "photos", [])
     with pytest.raises(UsageError, match="not empty"):
         folder.write(place, evaluation, study.questions, 0)
     with pytest.raises(NotFound, match="holds no study"):
@@ -257,7 +257,7 @@ def test_a_study_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.M
     def full(*rest: object) -> None:
         raise OSError(28, "No space left on device")
 
-    evaluation = evaluated.read(*studied.build(tmp_path), [])
+    evaluation = source.read(*studied.build(tmp_path), [])
     chosen = questions.choose(evaluation, 4, 0, 0)
     for step in ("write_file", "sync_folder", "rename_new"):
         with monkeypatch.context() as patched:

@@ -63,7 +63,7 @@ def choice(n: int, question: str = "q01", chosen: str | None = "a") -> dict[str,
 def running(tmp_path: Path) -> Iterator[Running]:
     place, study = studied.make(tmp_path)
     warnings: list[str] = []
-    with server.opened(place, "127.0.0.1", 0, warnings.append) as opened:
+    with server.open_server(place, "127.0.0.1", 0, warnings.append) as opened:
         thread = threading.Thread(target=opened.serve_forever, kwargs={"poll_interval": 0.02})
         thread.start()
         yield Running(place, study, opened, warnings)
@@ -81,7 +81,7 @@ def test_the_token_opens_the_page_and_the_cookie_keeps_it_open(running: Running)
     assert status == 200 and headers["Content-Type"] == "text/html; charset=utf-8"
     assert headers["Cache-Control"] == "no-store" and "Python" not in str(headers)
     assert b"connect-src 'self'" in body and b'data-answers="answers"' in body
-    assert len(body) == len(folder.index(running.place).read_bytes()) + len("answers")
+    assert len(body) == len(folder.page_path(running.place).read_bytes()) + len("answers")
 
 
 def test_without_the_token_there_is_nothing(running: Running) -> None:
@@ -230,22 +230,22 @@ def test_a_client_that_says_nothing_keeps_nobody_waiting(running: Running) -> No
 
 def test_a_folder_is_served_once_and_the_token_stays(tmp_path: Path) -> None:
     place, _ = studied.make(tmp_path)
-    with server.opened(place, "127.0.0.1", 0, print) as first:
+    with server.open_server(place, "127.0.0.1", 0, print) as first:
         token, session = first.token, first.session
-        with pytest.raises(Busy, match="another pmagic serves"), server.opened(place, "127.0.0.1", 0, print):
+        with pytest.raises(Busy, match="another pmagic serves"), server.open_server(place, "127.0.0.1", 0, print):
             pass
         (tmp_path / "other").mkdir()
         other, _ = studied.make(tmp_path / "other")
         taken = first.server_port
-        with pytest.raises(Busy, match="cannot be used"), server.opened(other, "127.0.0.1", taken, print):
+        with pytest.raises(Busy, match="cannot be used"), server.open_server(other, "127.0.0.1", taken, print):
             pass
-    with server.opened(place, "127.0.0.1", 0, print) as again:
+    with server.open_server(place, "127.0.0.1", 0, print) as again:
         assert (again.token, again.session) == (token, session)
     assert (place / folder.TOKEN).stat().st_mode & 0o777 == 0o600 and len(token) == 32
     (place / folder.TOKEN).write_text("")
-    with pytest.raises(StorageFailed, match="holds no access token"), server.opened(place, "127.0.0.1", 0, print):
+    with pytest.raises(StorageFailed, match="holds no access token"), server.open_server(place, "127.0.0.1", 0, print):
         pass
-    with pytest.raises(NotFound), server.opened(tmp_path, "127.0.0.1", 0, print):
+    with pytest.raises(NotFound), server.open_server(tmp_path, "127.0.0.1", 0, print):
         pass
 
 
@@ -255,7 +255,7 @@ def test_a_host_that_is_not_there_is_refused(tmp_path: Path, monkeypatch: pytest
 
     place, _ = studied.make(tmp_path)
     monkeypatch.setattr(server.Server, "server_bind", unknown)
-    with pytest.raises(UsageError, match="--host cannot be 'nowhere'"), server.opened(place, "nowhere", 0, print):
+    with pytest.raises(UsageError, match="--host cannot be 'nowhere'"), server.open_server(place, "nowhere", 0, print):
         pass
 
 
@@ -326,5 +326,5 @@ def test_it_stops_cleanly(tmp_path: Path, number: signal.Signals) -> None:
     out, err = process.communicate(timeout=30)
     assert process.returncode == 0 and out == "" and err == "", err
     assert time.monotonic() - begun < 10
-    with server.opened(place, "127.0.0.1", 0, print):  # the lock is free
+    with server.open_server(place, "127.0.0.1", 0, print):  # the lock is free
         pass

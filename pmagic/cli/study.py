@@ -61,17 +61,17 @@ def make(
     if not 0 <= checks <= questions:
         raise UsageError(f"--checks must be 0 to {questions}, not {checks}", "give for example --checks 8")
 
-    from pmagic.study import evaluated, folder, page
+    from pmagic.study import folder, page, source
     from pmagic.study import questions as asking
 
     console = Console(quiet=quiet, as_json=as_json)
-    found = evaluated.read(evaluation, root, methods.split(",") if methods else ())
+    found = source.read(evaluation, root, methods.split(",") if methods else ())
     if found.missing:
         more = f" and {len(found.missing) - _SHOWN} more" if len(found.missing) > _SHOWN else ""
         console.warn(f"the evaluation has no pictures yet of {', '.join(found.missing[:_SHOWN])}{more}: left out")
     chosen = asking.choose(found, questions, checks, seed)
     study = folder.write(out, found, chosen, seed)
-    place = folder.index(out)
+    place = folder.page_path(out)
     if page.is_large(place):
         console.warn(
             f"{place} has {place.stat().st_size / 1e6:.0f} MB, which phones load slowly: ask fewer --questions"
@@ -115,7 +115,7 @@ def serve(
     from pmagic.study import folder, server
 
     console = Console(quiet=quiet, as_json=as_json)
-    with server.opened(study, host, port, console.warn) as running:
+    with server.open_server(study, host, port, console.warn) as running:
         if host not in LOOPBACK:
             console.warn("everyone in this network who has the address sees the photos, and nothing is encrypted")
         address = f"http://{host}:{running.server_port}/?token={running.token}"
@@ -163,14 +163,15 @@ def score(
             f"give the files that participants sent back: pmagic study score {study} answers/*.json",
         )
     everyone, problems = reading.read(files, key)
-    found = results.results(key, everyone, problems)
+    found = results.summarize(key, everyone, problems)
     for each in problems:
         console.warn(each)
     for who, reason in found.left_out.items():
         console.warn(f"{who} is left out: {reason}")
     if not found.participants:
         raise NotFound(
-            f"of {len(files)} file{'s' * (len(files) != 1)} there is no participant left to count", results.rule(key)
+            f"of {len(files)} file{'s' * (len(files) != 1)} there is no participant left to count",
+            results.rule_text(key),
         )
     for each in results.caveats(found):
         console.warn(each)
@@ -188,10 +189,10 @@ def _lines(found: "Results") -> list[str]:
         lines += [f"{report.TITLES[kind.kind]}:", *table(report.rows(kind), report.HEADS)]
         if kind.strengths:
             titles = {each.key: each.title for each in found.study.methods}
-            told = [f"{titles[key]} {report.strength_text(each)}" for key, each in kind.strengths.items()]
-            lines.append(f"Bradley-Terry strengths: {'; '.join(told)}")
+            texts = [f"{titles[key]} {report.strength_text(each)}" for key, each in kind.strengths.items()]
+            lines.append(f"Bradley-Terry strengths: {'; '.join(texts)}")
         lines += [f"agreement: {report.agreement_text(kind)}", ""]
     if any(each.paper is not None for kind in found.kinds for each in kind.compared):
-        lines.append(f"the paper's: {published.PREFERENCES_TOLD}")
+        lines.append(f"the paper's: {published.PREFERENCES_SOURCE}")
     people = len(found.participants)
-    return [*lines, f"{people} participant{'s' * (people != 1)} counted. {results.rule(found.study)}"]
+    return [*lines, f"{people} participant{'s' * (people != 1)} counted. {results.rule_text(found.study)}"]

@@ -69,4 +69,4 @@ PREFERENCES: dict[str, dict[str, tuple[float, float]]] = {
     "perfusion": {"text": (59.63, 2.11), "identity": (79.71, 2.03)},
     "neti": {"text": (82.66, 1.33), "identity": (58.49, 1.90)},
 }
-PREFERENCES_TOLD = "Table 4, 50 participants, other people, Stable Diffusion 1.4 (textual inversion: another base)"
+PREFERENCES_SOURCE = "Table 4, 50 participants, other people, Stable Diffusion 1.4 (textual inversion: another base)"

@@ -56,23 +56,23 @@ class Refused(ValueError):
     """Why something is no answer of this study, in words."""
 
 
-def participant_id(told: object) -> str:
-    if not isinstance(told, str) or not _PARTICIPANT.fullmatch(told):
+def check_participant(data: object) -> str:
+    if not isinstance(data, str) or not _PARTICIPANT.fullmatch(data):
         raise Refused("it names no participant")
-    return told
+    return data
 
 
-def choices(told: object, questions: Collection[str]) -> list[Choice]:
+def check_choices(data: object, questions: Collection[str]) -> list[Choice]:
     """A list of choices, checked. questions: the ids of the study. Raises Refused."""
-    if not isinstance(told, list) or len(told) > MAX_CHOICES * len(questions):
+    if not isinstance(data, list) or len(data) > MAX_CHOICES * len(questions):
         raise Refused("it has no list of choices, or too long a list")
-    return [_choice(each, questions) for each in told]
+    return [_choice(each, questions) for each in data]
 
 
-def _choice(told: object, questions: Collection[str]) -> Choice:
-    if not isinstance(told, dict):
+def _choice(data: object, questions: Collection[str]) -> Choice:
+    if not isinstance(data, dict):
         raise Refused("a choice is no object")
-    n, question, chosen, left, seconds = (told.get(key) for key in ("n", "question", "chosen", "left", "seconds"))
+    n, question, chosen, left, seconds = (data.get(key) for key in ("n", "question", "chosen", "left", "seconds"))
     if not isinstance(question, str) or question not in questions:
         raise Refused("a choice is of a question that this study does not have")
     if isinstance(n, bool) or not isinstance(n, int) or not 1 <= n <= MAX_CHOICES * len(questions):
@@ -154,8 +154,8 @@ def _join(found: dict[str, Participant], part: Mapping[str, Any], study: Study, 
     machine = part.get("machine", "")
     if not isinstance(machine, str) or len(machine) > _MAX_MACHINE:
         raise Refused("its machine is no short text")
-    new = choices(part.get("choices"), questions)
-    who = found.setdefault(participant_id(part.get("participant")), Participant(str(part["participant"])))
+    new = check_choices(part.get("choices"), questions)
+    who = found.setdefault(check_participant(part.get("participant")), Participant(str(part["participant"])))
     who.machine = who.machine or machine
     for each in new:
         if who.choices.setdefault(each.n, each) != each:

@@ -19,8 +19,8 @@ import pmagic
 from pmagic import atomic_io
 from pmagic.errors import Incompatible, NotFound, UsageError
 from pmagic.study import page
-from pmagic.study.evaluated import Evaluation, Method
 from pmagic.study.questions import KINDS, Choice, Question
+from pmagic.study.source import Evaluation, Method
 
 FORMAT = 1
 KEY, PAGE, INDEX, ANSWERS, TOKEN = "study.json", "page", "index.html", "answers", "access-token"
@@ -42,7 +42,7 @@ class Study:
         return [each for each in self.questions if each.answer]
 
 
-def index(folder: Path) -> Path:
+def page_path(folder: Path) -> Path:
     """The page of the study in this folder."""
     return folder / PAGE / INDEX
 
@@ -54,7 +54,7 @@ def write(folder: Path, evaluation: Evaluation, questions: Sequence[Question], s
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UsageError(f"{folder} is there already and not empty", "give --out an empty or a new folder")
-    content = page.content(evaluation, questions)
+    content = page.collect(evaluation, questions)
     study = Study(
         id=hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16],
         about={**evaluation.about, "seed": seed},
@@ -84,7 +84,7 @@ def write(folder: Path, evaluation: Evaluation, questions: Sequence[Question], s
 def read(folder: Path) -> Study:
     """Read the key in `folder`. Raises NotFound or Incompatible."""
     path = folder / KEY
-    if not path.is_file() or not index(folder).is_file():
+    if not path.is_file() or not page_path(folder).is_file():
         raise NotFound(f"{folder} holds no study", "make one with `pmagic study make EVALUATION --out FOLDER`")
     try:
         with path.open("rb") as file:
@@ -105,10 +105,10 @@ def read(folder: Path) -> Study:
         raise Incompatible(f"{path} cannot be read: {error!r}", "make the study again") from error
 
 
-def _question(told: Mapping[str, Any]) -> Question:
-    found = Question(**{**told, "a": Choice(**told["a"]), "b": Choice(**told["b"])})
+def _question(data: Mapping[str, Any]) -> Question:
+    found = Question(**{**data, "a": Choice(**data["a"]), "b": Choice(**data["b"])})
     if found.kind not in KINDS or found.answer not in ("", "a", "b"):
-        raise ValueError(f"no question: {told!r}")
+        raise ValueError(f"no question: {data!r}")
     return found
 
 

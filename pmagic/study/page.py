@@ -1,6 +1,6 @@
 """The page of a study: one HTML file with all pictures in it, which loads nothing and sends nothing.
 
-It names no method and no person. `served` lets it send its answers back to the server that it came from.
+It names no method and no person. `allow_sending` lets it send its answers back to the server that it came from.
 """
 
 import base64
@@ -18,8 +18,8 @@ from pmagic import pictures
 from pmagic.engine.prompts import substitute_names
 from pmagic.evaluation.plots import printable
 from pmagic.pictures import MARK
-from pmagic.study.evaluated import Evaluation
 from pmagic.study.questions import IDENTITY, TEXT, Choice, Question
+from pmagic.study.source import Evaluation
 
 SIDE, QUALITY = 512, 90  # pixels of a picture, at most; of its JPEG
 _LARGE = 30_000_000  # bytes
@@ -28,7 +28,7 @@ _SENDS_NOTHING, _SENDS_TO_ITS_SERVER = b"connect-src 'none'", b"connect-src 'sel
 _NO_ADDRESS, _ADDRESS = b'data-answers=""', b'data-answers="answers"'
 
 
-def content(evaluation: Evaluation, questions: Sequence[Question]) -> dict[str, Any]:
+def collect(evaluation: Evaluation, questions: Sequence[Question]) -> dict[str, Any]:
     """What the page shows, as plain values: the pictures as data URLs, and the questions that name them.
 
     Raises PhotoRefused for a damaged picture, NotFound for a missing one.
@@ -90,15 +90,15 @@ def render(study: str, shown: dict[str, Any]) -> bytes:
     return text.encode()
 
 
-def served(html: bytes) -> bytes:
+def allow_sending(html: bytes) -> bytes:
     """The page as `pmagic study serve` gives it: it may send answers to this server, and to no other."""
     for old, new in ((_SENDS_NOTHING, _SENDS_TO_ITS_SERVER), (_NO_ADDRESS, _ADDRESS)):
         html = html.replace(old, new, 1)  # both stand in the head, before any text from outside
     return html
 
 
-def shown_in(path: Path) -> dict[str, Any]:
-    """What the page in this file shows, as `content` gave it, with the `id` of the study."""
+def read_content(path: Path) -> dict[str, Any]:
+    """What the page in this file shows, as `collect` gave it, with the `id` of the study."""
     text = path.read_text()
     start = text.index('<script type="application/json" id="study">')
     return json.loads(text[text.index(">", start) + 1 : text.index("</script>", start)])

@@ -42,7 +42,7 @@ class Strength:
 
 def share(votes: np.ndarray) -> Share | None:
     """The share of ones in votes (P, I) with its intervals; None without an answer. Deterministic."""
-    votes = _answered(votes)
+    votes = _drop_empty(votes)
     count = int(np.isfinite(votes).sum())
     if not count:
         return None
@@ -82,7 +82,7 @@ def strengths(votes: np.ndarray, pairs: Sequence[tuple[int, int]], methods: int)
         compared[first, second] = compared[second, first] = 1
     if not _connected(compared):
         return None
-    some = _answered(votes)
+    some = _drop_empty(votes)
     once = np.ones((1, some.shape[0])), np.ones((1, some.shape[1]))
     value = bradley_terry(_wins(some, chosen, methods, *once) + PRIOR * compared)[0]
     if min(some.shape) < 2:
@@ -134,7 +134,7 @@ def agreement(codes: np.ndarray) -> tuple[float | None, float | None]:
     return same, None if expected == 1 else 1 - (1 - observed) / (1 - expected)
 
 
-def _answered(votes: np.ndarray) -> np.ndarray:
+def _drop_empty(votes: np.ndarray) -> np.ndarray:
     """The votes without participants and questions that have no answer."""
     answered = np.isfinite(votes)
     return votes[np.flatnonzero(answered.any(axis=1))][:, np.flatnonzero(answered.any(axis=0))]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pmagic.errors import UsageError
-from pmagic.study.evaluated import Evaluation, Method, Place
+from pmagic.study.source import Evaluation, Method, Place
 
 IDENTITY, TEXT = "identity", "text"  # which picture is the person; which picture fits the prompt
 KINDS = (IDENTITY, TEXT)

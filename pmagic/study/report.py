@@ -13,7 +13,7 @@ from pmagic.evaluation.plots import FAINT, OTHER, printable
 from pmagic.study import preference
 from pmagic.study.preference import Strength
 from pmagic.study.questions import IDENTITY, TEXT
-from pmagic.study.results import Compared, Kind, Results, caveats, document, rule
+from pmagic.study.results import Compared, Kind, Results, caveats, document, rule_text
 
 FILES = ("results.json", "preference.png", "report.html")
 TITLES = {IDENTITY: "Which picture is the person", TEXT: "Which picture fits the prompt"}
@@ -134,11 +134,11 @@ def render(found: Results, drawn: bytes) -> str:
         plot=f"data:image/png;base64,{base64.b64encode(drawn).decode()}",
         participants=[(each.id, each.machine, len(each.answers)) for each in found.participants],
         left_out=list(found.left_out.items()),
-        rule=rule(found.study),
+        rule=rule_text(found.study),
         caveats=caveats(found),
         problems=found.problems,
         checks=[(question, right, of) for question, (right, of) in found.checks.items()],
-        paper=published.PREFERENCES_TOLD if paper else "",
+        paper=published.PREFERENCES_SOURCE if paper else "",
         confidence=f"{preference.CONFIDENCE:.0%}",
         prior=preference.PRIOR,
     )

@@ -10,10 +10,10 @@ from pmagic import methods as shelf_of_methods
 from pmagic.evaluation import published
 from pmagic.study import preference
 from pmagic.study.answers import Participant
-from pmagic.study.evaluated import Method
 from pmagic.study.folder import Study
 from pmagic.study.preference import Share, Strength
 from pmagic.study.questions import KINDS, Question
+from pmagic.study.source import Method
 
 MIN_RIGHT, MIN_CHECKS = 0.8, 3  # the share of checks answered right, and how many must be answered
 FEW_RIGHT = 0.75  # a check that fewer participants get right is doubtful itself
@@ -57,7 +57,7 @@ class Results:
         return [each for each in self.participants if each.machine]
 
 
-def results(study: Study, everyone: Sequence[Participant], problems: Sequence[str]) -> Results:
+def summarize(study: Study, everyone: Sequence[Participant], problems: Sequence[str]) -> Results:
     """Apply the rule to the participants, and count the answers of those who remain."""
     left_out = {each.id: reason for each in everyone if (reason := why_left_out(each, study))}
     counted = [each for each in everyone if each.id not in left_out]
@@ -71,7 +71,7 @@ def results(study: Study, everyone: Sequence[Participant], problems: Sequence[st
     )
 
 
-def rule(study: Study) -> str:
+def rule_text(study: Study) -> str:
     """Who is left out, in one sentence."""
     if not study.checks:
         return "The study has no attention checks, so everyone with an answer counts."
@@ -101,9 +101,9 @@ def caveats(found: Results) -> list[str]:
     """The limitations of the results, one sentence each."""
     lines = []
     if found.machines:
-        told = ", ".join(f"{each.id} ({each.machine})" for each in found.machines)
+        names = ", ".join(f"{each.id} ({each.machine})" for each in found.machines)
         lines.append(
-            f"{len(found.machines)} of {len(found.participants)} participants are machines: {told}. "
+            f"{len(found.machines)} of {len(found.participants)} participants are machines: {names}. "
             "What machines choose is not what people prefer"
         )
     unfinished = [each.id for each in found.participants if len(each.answers) < len(found.study.questions)]
@@ -126,7 +126,7 @@ def document(found: Results) -> dict[str, object]:
             {"id": each.id, "machine": each.machine, "answers": len(each.answers)} for each in found.participants
         ],
         "left_out": dict(found.left_out),
-        "rule": rule(found.study),
+        "rule": rule_text(found.study),
         "preferences": [
             {
                 "kind": each.kind,
@@ -144,7 +144,7 @@ def document(found: Results) -> dict[str, object]:
         },
         "agreement": {kind.kind: {"same": kind.same, "alpha": kind.alpha} for kind in found.kinds},
         "checks": {question: {"right": right, "of": of} for question, (right, of) in found.checks.items()},
-        "paper": published.PREFERENCES_TOLD,
+        "paper": published.PREFERENCES_SOURCE,
         "caveats": caveats(found),
         "problems": list(found.problems),
     }

@@ -49,15 +49,15 @@ class Answers:
         self._entered: set[str] = set()  # participants whose file's entry in the folder is on the disk
         self._guard = threading.Lock()
 
-    def append(self, told: object) -> int:
+    def append(self, request: object) -> int:
         """Keep the choices of a request on the disk. Returns the highest number among them.
 
         Raises answers.Refused for anything else than choices in this study, and OSError.
         """
-        if not isinstance(told, dict) or told.get("study") != self._study.id:
+        if not isinstance(request, dict) or request.get("study") != self._study.id:
             raise answers.Refused("it is of another study")
-        participant = answers.participant_id(told.get("participant"))
-        made = answers.choices(told.get("choices"), self._questions)
+        participant = answers.check_participant(request.get("participant"))
+        made = answers.check_choices(request.get("choices"), self._questions)
         if not made:
             raise answers.Refused("it has no choice")
         lines = b""
@@ -141,7 +141,7 @@ class Server(ThreadingHTTPServer):
 
 
 @contextmanager
-def opened(root: Path, host: str, port: int, warn: Warn) -> Iterator[Server]:
+def open_server(root: Path, host: str, port: int, warn: Warn) -> Iterator[Server]:
     """A server of the study in `root`, ready to `serve_forever`. The folder is locked; port 0 takes a free one.
 
     warn: called, from any thread, with what went wrong in a request. Raises NotFound, Incompatible, Busy (the folder or
@@ -150,7 +150,7 @@ def opened(root: Path, host: str, port: int, warn: Warn) -> Iterator[Server]:
     import filelock
 
     study = folder.read(root)
-    html = page.served(folder.index(root).read_bytes())
+    html = page.allow_sending(folder.page_path(root).read_bytes())
     token = access_token(root)
     with atomic_io.storing(f"the answers in {root}"):
         atomic_io.make_folder(root / folder.ANSWERS)

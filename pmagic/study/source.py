@@ -109,7 +109,7 @@ def _methods(plan: Mapping[str, Any], wanted: Sequence[str]) -> list[Method]:
     if len(chosen) < 2:
         raise UsageError(
             f"a study compares two methods or more, and there is one: {', '.join(each.key for each in chosen)}",
-            f"choose from {_listed(known)}" if len(known) > 1 else "evaluate several: pmagic eval --method a,b",
+            f"choose from {_list_keys(known)}" if len(known) > 1 else "evaluate several: pmagic eval --method a,b",
         )
     return chosen
 
@@ -121,13 +121,13 @@ def _method(known: Sequence[Method], name: str) -> Method:
             return each
     of = [each for each in known if each.name == name.replace("-", "_")]
     if len(of) > 1:
-        raise UsageError(f"the evaluation has {len(of)} rows of {name}", f"name one of them: {_listed(of)}")
+        raise UsageError(f"the evaluation has {len(of)} rows of {name}", f"name one of them: {_list_keys(of)}")
     if not of:
-        raise NotFound(f"the evaluation has no method {name!r}", f"choose from {_listed(known)}")
+        raise NotFound(f"the evaluation has no method {name!r}", f"choose from {_list_keys(known)}")
     return of[0]
 
 
-def _listed(some: Sequence[Method]) -> str:
+def _list_keys(some: Sequence[Method]) -> str:
     return ", ".join(each.key for each in some)
 
 
@@ -164,7 +164,7 @@ def _population(plan: Mapping[str, Any], root: Path | None) -> list[Individual]:
 def _pictures(store: Store, who: EvalSubject, keys: Sequence[str], prompts: int) -> dict[Place, dict[str, Drawn]]:
     """The pictures of one person by each complete variant. Raises Incompatible for a damaged store."""
     found: dict[Place, dict[str, Drawn]] = {}
-    kept = store.kept(who.place, weights=False)
+    kept = store.read(who.place, weights=False)
     for key in keys:
         about = kept.get(f"variants/{key}")
         if about is None:
