@@ -16,12 +16,12 @@ from pmagic.study.questions import Question
 
 
 class Eyes:
-    """Takes the grey level for the face, and the blue for what a picture shows of every text."""
+    """Takes the grey level for the face, and blue for what every text describes. Some pictures have no face."""
 
     def face(self, picture: Image.Image) -> np.ndarray | None:
         red, green, blue = picture.getpixel((5, 5))
         angle = (red + green + blue) / 500
-        return None if red > 150 else np.array([np.cos(angle), np.sin(angle)])
+        return None if abs(red - 160) < 4 else np.array([np.cos(angle), np.sin(angle)])
 
     def clip_similarity(self, pictures: list[Image.Image], texts: list[str]) -> torch.Tensor:
         assert all("face" in text and "someone" not in text for text in texts)
@@ -43,12 +43,12 @@ def test_machines_answer_the_page_and_are_named(tmp_path: Path, monkeypatch: pyt
     for each in study.questions:
         if each.kind == "text" and not each.answer:  # the later method has more blue
             assert clip.answers[each.id] == bluer(each)
-        if (
-            each.kind == "identity" and each.answer and each.person != 4
-        ):  # the photo is the photo; the fourth shows no face
+        if each.kind == "identity" and each.answer:  # nothing is more like the photo than itself
             assert recogniser.answers[each.id] == each.answer
-    found = results.summarize(study, everyone, [])
-    assert "machines: machine-" in results.caveats(found)[0] or found.left_out
+    found = results.summarize(study, [recogniser], [])
+    assert results.caveats(found)[0].startswith(
+        "1 of 1 participants are machines: machine-recogniser (the recogniser faces_b 2)."
+    )
     assert json.loads(files[0].read_text())["machine"] == "the recogniser faces_b 2"
 
 

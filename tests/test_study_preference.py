@@ -3,31 +3,15 @@
 import numpy as np
 import pytest
 
+from pmagic.experiments import study_coverage
 from pmagic.study import preference
 
 
-def panel(participants: int, questions: int, random: np.random.Generator) -> np.ndarray:
-    """Votes of a panel in which participants and questions differ: the log odds are 0.8 + N(0, 0.5) + N(0, 0.8)."""
-    odds = 0.8 + random.normal(0, 0.5, participants)[:, None] + random.normal(0, 0.8, questions)[None]
-    return (random.random(odds.shape) < 1 / (1 + np.exp(-odds))).astype(float)
-
-
-def preferred() -> float:
-    """The share that the panel would give with endlessly many participants and questions, by Gauss-Hermite."""
-    at, weight = np.polynomial.hermite_e.hermegauss(80)
-    return float((weight / weight.sum() / (1 + np.exp(-(0.8 + np.hypot(0.5, 0.8) * at)))).sum())
-
-
 def test_the_interval_covers_a_known_preference_and_is_not_needlessly_wide() -> None:
-    random = np.random.default_rng(4)
-    truth, runs = preferred(), 200
-    shares = [preference.share(panel(12, 10, random)) for _ in range(runs)]
-    covered = sum(each.low <= truth <= each.high for each in shares)
-    assert covered >= 183  # of 200 at 95 %: 190, and 183 is the first percentile of the binomial
-    by_wilson = sum(each.wilson[0] <= truth <= each.wilson[1] for each in shares)
-    assert by_wilson < 170  # it takes every answer for itself, which they are not
-    spread = np.std([each.value for each in shares])
-    assert np.mean([each.high - each.low for each in shares]) < 1.4 * 2 * 1.96 * spread
+    found = study_coverage.cover(12, 10, runs=200, seed=4)
+    assert found.covered >= 183  # of 200 at 95 %: 190, and 183 is the first percentile of the binomial
+    assert found.by_wilson < 170  # it takes every answer for itself, which they are not
+    assert found.wide < 1.4
 
 
 def test_wilson_is_that_of_the_textbook() -> None:
