@@ -89,10 +89,10 @@ def test_score_prints_the_preferences_beside_the_paper_s(made: tuple[Path, dict[
     assert "warning: careless is left out: " in done.stderr and "attention checks are wrong" in done.stderr
     text = done.stdout
     (against,) = [line for line in text.splitlines() if line.startswith("paper ") and " lora" in line][:1]
-    assert " 6 on 3" in against
+    assert against.split()[-3:] == ["18", "6", "3"]
     assert text.count("70.0% ± 2.0%") == 1 and text.count("73.5% ± 1.4%") == 1
     assert "the paper's: Table 4, 50 participants, other people" in text
-    assert "6 participants counted. Left out is who answered fewer than 3 of the 6" in text
+    assert "6 participants counted. Participants are left out if they answered fewer than 3 of the 6" in text
     assert text.splitlines()[-2 if text.splitlines()[-1].startswith("6 ") else -1] == str(out / "report.html")
     again = run("score", out, *files, "--json")
     told = json.loads(again.stdout)

@@ -135,7 +135,8 @@ def participant(study: Study, wrong: int = 0, unanswered: int = 0, who: str = "p
 def test_the_rule_of_the_attention_checks(study: Study, wrong: int, unanswered: int, reason: str) -> None:
     assert results.why_left_out(participant(study, wrong, unanswered), study) == reason
     assert results.rule_text(study) == (
-        "Left out is who answered fewer than 3 of the 8 attention checks, or fewer than 80% of the answered ones right."
+        "Participants are left out if they answered fewer than 3 of the 8 attention checks, "
+        "or fewer than 80% of these right."
     )
 
 

@@ -38,7 +38,7 @@ def write(found: Results, folder: Path) -> list[Path]:
 
 
 def rows(kind: Kind) -> list[list[str]]:
-    """One line for each pair of methods: the methods, the share, both intervals, the answers, and the paper's share."""
+    """One line for each pair of methods: the methods, the share, both intervals, the counts, and the paper's share."""
     return [
         [
             each.first.title,
@@ -46,14 +46,26 @@ def rows(kind: Kind) -> list[list[str]]:
             f"{each.share.value:.1%}",
             interval_text(each),
             "{:.1%} to {:.1%}".format(*each.share.wilson),
-            f"{each.share.answers} of {each.share.participants} on {each.share.questions}",
+            str(each.share.answers),
+            str(each.share.participants),
+            str(each.share.questions),
             "" if each.paper is None else "{:.1%} ± {:.1%}".format(*each.paper),
         ]
         for each in kind.compared
     ]
 
 
-HEADS = ("preferred", "over", "share", "over people and questions", "Wilson", "answers", "the paper's")
+HEADS = (
+    "preferred",
+    "over",
+    "share",
+    "over people and questions",
+    "Wilson",
+    "answers",
+    "people",
+    "questions",
+    "the paper's",
+)
 
 
 def interval_text(each: Compared) -> str:

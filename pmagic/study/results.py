@@ -16,6 +16,7 @@ from pmagic.study.questions import KINDS, Question
 from pmagic.study.source import Method
 
 MIN_RIGHT, MIN_CHECKS = 0.8, 3  # the share of checks answered right, and how many must be answered
+_SHOWN = 6  # participants whom a sentence lists
 FEW_RIGHT = 0.75  # a check that fewer participants get right is doubtful itself
 
 
@@ -76,8 +77,8 @@ def rule_text(study: Study) -> str:
     if not study.checks:
         return "The study has no attention checks, so everyone with an answer counts."
     return (
-        f"Left out is who answered fewer than {_needed(study)} of the {len(study.checks)} attention checks, or fewer "
-        f"than {MIN_RIGHT:.0%} of the answered ones right."
+        f"Participants are left out if they answered fewer than {_needed(study)} of the {len(study.checks)} attention "
+        f"checks, or fewer than {MIN_RIGHT:.0%} of these right."
     )
 
 
@@ -101,14 +102,14 @@ def caveats(found: Results) -> list[str]:
     """The limitations of the results, one sentence each."""
     lines = []
     if found.machines:
-        names = ", ".join(f"{each.id} ({each.machine})" for each in found.machines)
+        names = _listed([f"{each.id} ({each.machine})" for each in found.machines])
         lines.append(
             f"{len(found.machines)} of {len(found.participants)} participants are machines: {names}. "
             "What machines choose is not what people prefer"
         )
     unfinished = [each.id for each in found.participants if len(each.answers) < len(found.study.questions)]
     if unfinished:
-        lines.append(f"not all questions were answered by {', '.join(unfinished)}; the answers count")
+        lines.append(f"not all questions were answered by {_listed(unfinished)}; the answers given count")
     for question, (right, of) in found.checks.items():
         if of and right < FEW_RIGHT * of:
             lines.append(f"the attention check {question} was answered right by {right} of {of}: look at it yourself")
@@ -148,6 +149,11 @@ def document(found: Results) -> dict[str, object]:
         "caveats": caveats(found),
         "problems": list(found.problems),
     }
+
+
+def _listed(texts: Sequence[str]) -> str:
+    more = f" and {len(texts) - _SHOWN} more" if len(texts) > _SHOWN else ""
+    return ", ".join(texts[:_SHOWN]) + more
 
 
 def _needed(study: Study) -> int:
