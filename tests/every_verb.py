@@ -1,4 +1,4 @@
-"""Runs every command but `models pull` in one process with all native libraries, to be observed from outside.
+"""Runs every command but those in WITHOUT in one process with all native libraries, to be observed from outside.
 
 python -m tests.every_verb BASE PHOTO PEOPLE PROMPTS        (in an empty folder, with PMAGIC_HOME)
 """
@@ -24,7 +24,8 @@ NATIVE = (
     "torch",
 )
 # `models pull` may use the network. `demo` is `sample`, `learn` and `render` one after the other, for minutes.
-WITHOUT = {("models", "pull"), ("demo",)}
+# `study serve` listens until it is stopped (test_study_server.py).
+WITHOUT = {("models", "pull"), ("demo",), ("study", "serve")}
 
 
 def commands(base: str, photo: str, people: str, prompts: str) -> list[list[str]]:
@@ -41,7 +42,9 @@ def commands(base: str, photo: str, people: str, prompts: str) -> list[list[str]
         ["render", "alice", "as a cowboy", *drawn, "--out", "out"],
         ["compose", "{alice} at sea", "--background", photo, "--box", "0,0,32,32", *drawn, "--out", "c.png"],
         ["eval", "--dataset", "folder", "--root", people, "--base", base, "--people", "2", "-n", "1",
-         "--prompts", prompts, "--recipe", "paper", "--out", "eval", "--workers", "2"],
+         "--prompts", prompts, "--recipe", "paper,reference", "--out", "eval", "--workers", "2"],
+        ["study", "make", "eval", "--root", people, "--questions", "2", "--checks", "0"],
+        ["study", "score", "study"],
         ["list"], ["show", "alice"], ["verify", "--all"], ["path"], ["info", "c.png"], ["gallery"],
         ["export", "alice"], ["cp", "alice", "carl"], ["mv", "carl", "dora"], ["rm", "dora"],
         ["import", "alice.pmagic", "--as", "emil"], ["doctor"],

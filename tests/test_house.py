@@ -28,6 +28,7 @@ FLOORS = [
     {"tasks"},
     {"api"},
     {"evaluation"},
+    {"study"},
     {"mini", "cli"},
     {"experiments", "__main__"},
 ]

@@ -37,6 +37,7 @@ from pmagic.cli import (
     setup,
     show,
     stopping,
+    study,
     verify,
 )
 from pmagic.cli import list as listing
@@ -94,6 +95,7 @@ app.command("info")(info.info)
 app.command("gallery")(gallery.gallery)
 app.command("doctor")(doctor.doctor)
 app.command("methods")(methods.list_methods)
+app.add_typer(study.app, name="study")
 app.add_typer(models.app, name="models")
 app.add_typer(config.app, name="config")
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from pmagic.engine.plots import figure, png
+from pmagic.engine.figures import figure, png
 from pmagic.evaluation.statistics import Mean, front
 
 INK, FAINT, OTHER = "#22577a", "#9aa5ad", "#c8553d"

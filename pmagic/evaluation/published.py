@@ -58,3 +58,15 @@ def find_row(table: int, label: str, dataset: str, base: str) -> Row | None:
     """The published row closest to a run, first by data set, then by base; else the first row, CelebA-HQ's."""
     known = [each for each in ROWS if each.table in _BASES.get(table, (table,)) and each.label == label]
     return max(known, key=lambda each: (each.dataset == dataset, each.base == base), default=None)
+
+
+# Table 4: the share of answers in percent that preferred PersonaMagic over each method on our shelf, for text and for
+# identity, each with the ± that the paper prints without saying what it is.
+PREFERENCES: dict[str, dict[str, tuple[float, float]]] = {
+    "textual_inversion": {"text": (70.02, 2.03), "identity": (73.54, 1.36)},
+    "dreambooth": {"text": (78.11, 1.73), "identity": (51.47, 1.67)},
+    "custom_diffusion": {"text": (52.18, 2.07), "identity": (65.44, 1.82)},
+    "perfusion": {"text": (59.63, 2.11), "identity": (79.71, 2.03)},
+    "neti": {"text": (82.66, 1.33), "identity": (58.49, 1.90)},
+}
+PREFERENCES_SOURCE = "Table 4, 50 participants, other people, Stable Diffusion 1.4 (textual inversion: another base)"

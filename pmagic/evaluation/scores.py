@@ -7,8 +7,7 @@ from typing import Any
 from pmagic.evaluation import metrics
 from pmagic.evaluation.eval_config import EvalSubject
 from pmagic.evaluation.statistics import Score
-from pmagic.evaluation.store import CELL, Store
-from pmagic.evaluation.subject_run import VARIANT, cell
+from pmagic.evaluation.store import CELL, VARIANT, Store, cell
 
 Stages = dict[str, list[dict[str, Any]]]  # the outcome of each variant for each person, as JSON values
 

@@ -24,7 +24,7 @@ from typing import Any
 from pmagic import atomic_io
 from pmagic.errors import Busy, Incompatible, UsageError
 
-PLAN, TIMES, CELL, PERSONA = "plan.json", "times.csv", "cell.json", "persona"
+PLAN, TIMES, CELL, PERSONA, VARIANT = "plan.json", "times.csv", "cell.json", "persona", "variant.json"
 _CELL_NAME = re.compile(r"[0-9a-f]{8}-\d{2,}")
 
 Files = Mapping[str, bytes]
@@ -96,6 +96,11 @@ class Store:
             staging.replace(path)
             atomic_io.sync_folder(path.parent)
         return path
+
+
+def cell(drawing: str, prompt: int) -> str:
+    """The place of a prompt's pictures. prompt: counted from 0; the number in the name is counted from 01."""
+    return f"{drawing}-{prompt + 1:02d}"
 
 
 def picture_name(k: int) -> str:

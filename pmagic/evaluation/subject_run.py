@@ -24,12 +24,12 @@ from pmagic.evaluation.eval_config import FACE, EvalSubject
 from pmagic.evaluation.eval_context import EvalContext
 from pmagic.evaluation.metrics import Sample
 from pmagic.evaluation.observers import Known
-from pmagic.evaluation.store import CELL, PERSONA, Files, Result, as_json, picture_name
+from pmagic.evaluation.store import CELL, PERSONA, VARIANT, Files, Result, as_json, cell, picture_name
 from pmagic.evaluation.variants import Variant
 from pmagic.library import bundle
 from pmagic.persona import Persona
 
-VARIANT, PROBE = "variant.json", "probe.json"
+PROBE = "probe.json"
 OF_THE_READING = ("iou_low", "iou_high", "narrowest", "fallback")  # settings that only affect how a probe curve is read
 OF_THE_PROBE = (*OF_THE_READING, "probe_iterations")  # and those that only affect how the bounds are found
 KIND = "picture of an evaluation"  # the kind of a picture whose persona is in no library
@@ -183,11 +183,6 @@ class SubjectRun:
     @cached_property
     def known(self) -> Known:
         return self.context.observers.known(self.who)
-
-
-def cell(drawing: str, prompt: int) -> str:
-    """The place of a prompt's pictures. prompt: counted from 0; the number in the name is counted from 01."""
-    return f"{drawing}-{prompt + 1:02d}"
 
 
 def persona_place(method: str, settings: LearnSettings) -> str:

@@ -7,7 +7,7 @@ import argparse
 import json
 from pathlib import Path
 
-from pmagic.engine.plots import INK, figure, png
+from pmagic.engine.figures import INK, figure, png
 
 COLUMNS = 3
 
