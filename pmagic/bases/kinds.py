@@ -6,7 +6,8 @@ The same rules apply to a local folder and, before a download, to a repository's
 import json
 import os
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,29 @@ from pmagic.errors import Incompatible
 INDEX = "model_index.json"
 PARTS = ("unet", "vae", "text_encoder")  # each must hold weights; the tokenizer and the scheduler hold only texts
 HALF = "fp16"  # the one variant that is read
-_PIPELINES = ("StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline")  # the second has the same parts
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A family of bases: the parts of its folders that hold weights, and the folders of its tokenizers."""
+
+    title: str
+    parts: tuple[str, ...]
+    tokenizers: tuple[str, ...]
+
+
+SD = Architecture("Stable Diffusion", PARTS, ("tokenizer",))
+SDXL = Architecture("Stable Diffusion XL", (*PARTS, "text_encoder_2"), ("tokenizer", "tokenizer_2"))
+_ARCHITECTURES = {
+    "StableDiffusionPipeline": SD,
+    "StableDiffusionImg2ImgPipeline": SD,  # it has the same parts
+    "StableDiffusionXLPipeline": SDXL,
+}
 # Common names of other pipelines, by the beginning of their class name; the first match counts.
 _OTHERS = (
-    ("StableDiffusionXL", "Stable Diffusion XL"),
+    ("StableDiffusionXLInpaint", "a Stable Diffusion XL for inpainting"),
+    ("StableDiffusionXLImg2Img", "the refiner of Stable Diffusion XL, or another model that only changes pictures"),
+    ("StableDiffusionXL", "a special Stable Diffusion XL"),
     ("StableDiffusion3", "Stable Diffusion 3"),
     ("StableDiffusionInpaint", "a Stable Diffusion for inpainting"),
     ("StableCascade", "Stable Cascade"),
@@ -56,10 +76,10 @@ _KEYS = (
 )
 
 
-def require_stable_diffusion(index: bytes, place: str) -> None:
-    """Incompatible unless a model_index.json describes a Stable Diffusion 1.x or 2.x with parts of known libraries.
+def require_stable_diffusion(index: bytes, place: str) -> Architecture:
+    """The architecture of a Stable Diffusion 1.x, 2.x or XL by its model_index.json, with parts of known libraries.
 
-    place: the folder or repository, as messages call it.
+    place: the folder or repository, as messages call it. Raises Incompatible for any other model.
     """
     table = _parse_index(index, place)
     kind = table.get("_class_name")
@@ -68,10 +88,10 @@ def require_stable_diffusion(index: bytes, place: str) -> None:
             f"{place} does not say which pipeline it is: its {INDEX} has no _class_name",
             "restore the file, or use another base: `pmagic models list` shows those with a short name",
         )
-    if kind not in _PIPELINES:
+    if kind not in _ARCHITECTURES:
         name = next((name for beginning, name in _OTHERS if kind.startswith(beginning)), "another kind of model")
         raise Incompatible(
-            f"{place} is {name} ({kind}); pmagic learns on Stable Diffusion 1.x and 2.x",
+            f"{place} is {name} ({kind}); pmagic learns on Stable Diffusion 1.x, 2.x and XL",
             "use another base: `pmagic models list` shows those with a short name",
         )
     for part, source in table.items():
@@ -80,6 +100,17 @@ def require_stable_diffusion(index: bytes, place: str) -> None:
                 f"{place} takes its {part} from {str(source[0])[:80]!r}, which is none of {', '.join(_LIBRARIES)}",
                 "use another base: `pmagic models list` shows those with a short name",
             )
+    return _ARCHITECTURES[kind]
+
+
+def architecture_of(folder: Path) -> Architecture:
+    """The architecture of a base's folder. Raises Incompatible for another kind of model."""
+    return require_stable_diffusion(read_index(folder), str(folder))
+
+
+def zeros_for_empty(folder: Path) -> bool:
+    """Whether a base of two text encoders reads zeros in place of an empty negative prompt, by its model_index.json."""
+    return bool(_parse_index(read_index(folder), str(folder)).get("force_zeros_for_empty_prompt", True))
 
 
 def read_index(folder: Path) -> bytes:
@@ -93,7 +124,7 @@ def read_index(folder: Path) -> bytes:
 
 def stem_of(part: str) -> str:
     """The name of a part's weight file, without ending."""
-    return "model" if part == "text_encoder" else "diffusion_pytorch_model"
+    return "model" if part.startswith("text_encoder") else "diffusion_pytorch_model"
 
 
 def variant_of(names: Collection[str], part: str) -> str | None:
@@ -104,9 +135,13 @@ def variant_of(names: Collection[str], part: str) -> str | None:
     return None if _is_complete(names, stem_of(part), None) else HALF
 
 
-def weight_files(names: Collection[str], part: str) -> list[str]:
-    """The files that hold a part's weights, with their index. Call it only where `lack` returns ""."""
-    stem, variant = stem_of(part), variant_of(names, part)
+def weight_files(names: Collection[str], part: str, *, half: bool = False) -> list[str]:
+    """The files that hold a part's weights, with their index. Call it only where `lack` returns "".
+
+    half: prefer the variant `HALF` to the plain files.
+    """
+    stem = stem_of(part)
+    variant = HALF if half and _is_complete(names, stem, HALF) else variant_of(names, part)
     full_stem, index = _full_stem(stem, variant), _index(stem, variant)
     if f"{full_stem}.safetensors" in names:
         return [f"{full_stem}.safetensors"]
@@ -137,9 +172,9 @@ def lack(names: Collection[str], part: str) -> str:
     return f"{stem}.safetensors is missing"
 
 
-def lacks_of(folder: Path) -> str:
+def lacks_of(folder: Path, parts: Sequence[str] = PARTS) -> str:
     """`lacks` of a local folder; broken links and files that cannot be read count as missing."""
-    return lacks({part: _lack_in(folder / part, part) for part in PARTS})
+    return lacks({part: _lack_in(folder / part, part) for part in parts})
 
 
 def lacks(reasons: Mapping[str, str]) -> str:

@@ -14,15 +14,19 @@ from torch import nn
 
 from pmagic import settings
 from pmagic.bases import kinds, model_config
+from pmagic.bases.kinds import SDXL, Architecture
 from pmagic.bases.model_spec import ModelSpec, require_weights, restoring
 from pmagic.bases.offline import import_http_client, offline
 from pmagic.errors import Incompatible, UsageError
 
 if TYPE_CHECKING:
-    from diffusers import StableDiffusionPipeline
+    from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
+    from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+
+    StockPipeline = StableDiffusionPipeline | StableDiffusionXLPipeline
 
 DTYPES = {name: getattr(torch, name) for name in settings.NUMBER_TYPES}
-MODELS = ("text_encoder", "unet", "vae")
+MODELS = ("text_encoder", "unet", "vae")  # of every base; see `models_of`
 TIMESTEPS = 1000
 
 
@@ -31,7 +35,7 @@ class Base:
     """A base model in memory: an unmodified, frozen pipeline and its origin."""
 
     name: str
-    pipeline: "StableDiffusionPipeline"
+    pipeline: "StockPipeline"
     spec: ModelSpec
     fingerprint: str
     weights: torch.dtype  # of the base; also the type of the UNet's inputs and outputs
@@ -74,6 +78,39 @@ class Base:
         return torch.promote_types(torch.float32, self.weights)
 
     @property
+    def text_encoders(self) -> "tuple[CLIPTextModel | CLIPTextModelWithProjection, ...]":
+        """One, or the two of Stable Diffusion XL; cross-attention reads their features side by side."""
+        second = getattr(self.pipeline, "text_encoder_2", None)
+        return (self.pipeline.text_encoder,) if second is None else (self.pipeline.text_encoder, second)
+
+    @property
+    def tokenizers(self) -> "tuple[CLIPTokenizer, ...]":
+        """One for each text encoder. They have one vocabulary, and pad with different tokens."""
+        second = getattr(self.pipeline, "tokenizer_2", None)
+        return (self.pipeline.tokenizer,) if second is None else (self.pipeline.tokenizer, second)
+
+    @property
+    def text_widths(self) -> tuple[int, ...]:
+        """The width of each text encoder's embeddings."""
+        return tuple(each.config.hidden_size for each in self.text_encoders)
+
+    @property
+    def reads_pooled(self) -> bool:
+        """Whether it is a Stable Diffusion XL: its UNet also reads a pooled sentence and the picture's size.
+
+        Its text encoders are read before their last layer.
+        """
+        return len(self.text_encoders) == 2
+
+    @property
+    def decoder_dtype(self) -> torch.dtype | None:
+        """The type in which a copy of the decoder computes faces; None: in the autoencoder's own.
+
+        The autoencoder of Stable Diffusion XL overflows in float16.
+        """
+        return None if self.reads_pooled and self.fast is torch.float16 else self.fast
+
+    @property
     def size(self) -> int:
         """The side in pixels of the square pictures that the base was trained on."""
         return self.pipeline.unet.config.sample_size * self.pipeline.vae_scale_factor
@@ -83,7 +120,7 @@ def load(spec: ModelSpec, *, device: str = "auto", dtype: str = "auto") -> Base:
     """Open a base from its folder; its weights require no gradient.
 
     dtype: "auto" keeps weights in float32, but the UNet's in bfloat16 where the hardware multiplies it (a GPU without
-    it gets float16); on a CPU its norms stay in float32.
+    it gets float16); on a CPU its norms stay in float32. An autoencoder that overflows in float16 stays in float32.
     Raises WeightsMissing, or Incompatible for a folder that holds code, lacks weights or a tokenizer, or is not a
     Stable Diffusion that predicts noise or velocity.
     """
@@ -92,21 +129,19 @@ def load(spec: ModelSpec, *, device: str = "auto", dtype: str = "auto") -> Base:
     if weights is None:
         raise UsageError(f"there is no number type {dtype!r}", f"choose one of: auto, {', '.join(DTYPES)}")
     place = device_named(device)
+    fast, mixed = fast_type(place) if dtype == "auto" else None, place.type == "cpu"
     with quiet_libraries():
-        pipeline = _pipeline(folder, weights)
+        pipeline = _pipeline(folder, weights, fast, mixed=mixed)
     _check(pipeline, folder)
-    for name in MODELS:
+    for name in models_of(pipeline):
         getattr(pipeline, name).requires_grad_(False).eval().to(place)
     if weights is not torch.float64:
         pipeline.unet.to(memory_format=torch.channels_last)
     pipeline.set_progress_bar_config(disable=True)
-    fast, mixed = fast_type(place) if dtype == "auto" else None, place.type == "cpu"
-    if fast is not None:
-        cast_network(pipeline.unet, fast, mixed=mixed)
-        if mixed:
-            from pmagic.bases.processors import CheapBackward
+    if fast is not None and mixed:
+        from pmagic.bases.processors import CheapBackward
 
-            pipeline.unet.set_attn_processor(CheapBackward())
+        pipeline.unet.set_attn_processor(CheapBackward())
     return Base(
         name=spec.title,
         pipeline=pipeline,
@@ -128,10 +163,16 @@ def fingerprint(folder: Path) -> str:
     return total.hexdigest()
 
 
-def weights_hash(pipeline: "StableDiffusionPipeline") -> str:
+def models_of(pipeline: "StockPipeline") -> tuple[str, ...]:
+    """The names of the pipeline's networks."""
+    second = ("text_encoder_2",) if getattr(pipeline, "text_encoder_2", None) is not None else ()
+    return (*MODELS, *second)
+
+
+def weights_hash(pipeline: "StockPipeline") -> str:
     """SHA-256 over every parameter and buffer in memory: if it changes, something wrote to the base."""
     total = hashlib.sha256()
-    for name in MODELS:
+    for name in models_of(pipeline):
         for key, tensor in sorted(getattr(pipeline, name).state_dict().items()):
             total.update(f"{name}.{key}".encode())
             total.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
@@ -140,7 +181,8 @@ def weights_hash(pipeline: "StableDiffusionPipeline") -> str:
 
 def _identity_files(folder: Path) -> list[Path]:
     names = [folder / "scheduler" / "scheduler_config.json"]
-    for part in (*MODELS, "tokenizer"):
+    architecture = kinds.architecture_of(folder)
+    for part in (*architecture.parts, *architecture.tokenizers):
         names += [p for p in (folder / part).iterdir() if p.suffix in {".safetensors", ".json", ".txt"}]
     return sorted(path for path in names if path.is_file())
 
@@ -216,27 +258,46 @@ def quiet_libraries() -> Iterator[None]:
             library.enable_progress_bar()
 
 
-def _pipeline(folder: Path, dtype: torch.dtype) -> "StableDiffusionPipeline":
-    from diffusers import StableDiffusionPipeline
+def _pipeline(folder: Path, dtype: torch.dtype, fast: torch.dtype | None, *, mixed: bool) -> "StockPipeline":
+    """The pipeline, with its UNet in `fast` (see `cast_network`)."""
+    from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
     from transformers import CLIPTokenizer
 
     # Each part is opened by a class that is named here. Opening the pipeline as a whole would import the classes that
     # model_index.json names, and would not report missing weights.
-    models = {name: _open(folder, name, dtype) for name in MODELS}
-    # diffusers states its parts as required, and takes None for each of the last three.
-    make = cast(Callable[..., StableDiffusionPipeline], StableDiffusionPipeline)
+    architecture = kinds.architecture_of(folder)
+    models: dict[str, Any] = {}
+    for part in architecture.parts:
+        models[part] = _open(folder, part, _dtype_of(folder, part, architecture, dtype))
+        if part == "unet" and fast is not None:  # before the next part is opened, which takes memory, too
+            cast_network(models[part], fast, mixed=mixed)
+    if architecture is SDXL:
+        make = cast("Callable[..., StockPipeline]", StableDiffusionXLPipeline)
+        own = {"force_zeros_for_empty_prompt": kinds.zeros_for_empty(folder), "add_watermarker": False}
+    else:
+        # diffusers states its parts as required, and takes None for each of these three.
+        make = cast("Callable[..., StockPipeline]", StableDiffusionPipeline)
+        own = {"safety_checker": None, "requires_safety_checker": False}
     try:
-        return make(
-            **models,
-            tokenizer=CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True),
-            scheduler=_scheduler(folder),
-            safety_checker=None,
-            feature_extractor=None,
-            image_encoder=None,
-            requires_safety_checker=False,
-        )
+        tokenizers = {
+            each: CLIPTokenizer.from_pretrained(folder / each, local_files_only=True)
+            for each in architecture.tokenizers
+        }
+        scheduler = _scheduler(folder)
+        return make(**models, **tokenizers, scheduler=scheduler, feature_extractor=None, image_encoder=None, **own)
     except (OSError, ValueError, RuntimeError, TypeError, LookupError, ArithmeticError, AttributeError) as error:
         raise Incompatible(f"the base in {folder} cannot be opened: {error}", restoring(folder)) from error
+
+
+def _dtype_of(folder: Path, part: str, architecture: Architecture, dtype: torch.dtype) -> torch.dtype:
+    """The type of a part's weights: `dtype`, save for an autoencoder whose configuration says that float16 overflows.
+
+    In Stable Diffusion XL alone: the older autoencoders do not overflow, and have the same entry by diffusers' default.
+    """
+    if part != "vae" or architecture is not SDXL or dtype is not torch.float16:
+        return dtype
+    config = model_config.read_json(folder / part / "config.json")
+    return torch.float32 if config.get("force_upcast", True) else dtype
 
 
 def _scheduler(folder: Path) -> Any:
@@ -262,9 +323,13 @@ def _open(folder: Path, part: str, dtype: torch.dtype) -> Any:
     import diffusers
     import transformers
 
-    classes = {"text_encoder": transformers.CLIPTextModel, "unet": diffusers.UNet2DConditionModel}
+    classes = {
+        "text_encoder": transformers.CLIPTextModel,
+        "text_encoder_2": transformers.CLIPTextModelWithProjection,
+        "unet": diffusers.UNet2DConditionModel,
+    }
     kind = cast(Any, classes.get(part, diffusers.AutoencoderKL))
-    if part == "text_encoder":
+    if part.startswith("text_encoder"):
         config = model_config.read_config(folder / part, transformers.CLIPTextConfig)
         own = {"config": config, "attn_implementation": model_config.ATTENTION}
     else:
@@ -293,18 +358,47 @@ def _open(folder: Path, part: str, dtype: torch.dtype) -> Any:
     return model
 
 
-def _check(pipeline: "StableDiffusionPipeline", folder: Path) -> None:
-    tokenizer, text_encoder = pipeline.tokenizer, pipeline.text_encoder
-    if len(tokenizer) < text_encoder.config.vocab_size:
-        raise Incompatible(
-            f"the tokenizer in {folder} has {len(tokenizer)} tokens, its text encoder {text_encoder.config.vocab_size}",
-            "restore the folder's tokenizer (vocab.json and merges.txt, or tokenizer.json)",
-        )
-    width, wanted = text_encoder.config.hidden_size, pipeline.unet.config.cross_attention_dim
+def _check(pipeline: "StockPipeline", folder: Path) -> None:
+    encoders = [getattr(pipeline, name) for name in models_of(pipeline) if name.startswith("text_encoder")]
+    tokenizers = [pipeline.tokenizer, *([cast(Any, pipeline).tokenizer_2] if len(encoders) == 2 else [])]
+    for tokenizer, text_encoder in zip(tokenizers, encoders, strict=True):
+        if len(tokenizer) < text_encoder.config.vocab_size:
+            raise Incompatible(
+                f"the tokenizer in {folder} has {len(tokenizer)} tokens, its text encoder "
+                f"{text_encoder.config.vocab_size}",
+                "restore the folder's tokenizer (vocab.json and merges.txt, or tokenizer.json)",
+            )
+    width, wanted = sum(each.config.hidden_size for each in encoders), pipeline.unet.config.cross_attention_dim
     if width != wanted:
-        raise Incompatible(f"the text encoder in {folder} is {width} wide, its UNet reads {wanted}", "use another base")
+        which = "text encoder" if len(encoders) == 1 else "pair of text encoders"
+        raise Incompatible(f"the {which} in {folder} is {width} wide, its UNet reads {wanted}", "use another base")
+    if len(encoders) == 2:
+        _check_pair(pipeline, folder)
     kind = pipeline.scheduler.config.get("prediction_type", "epsilon")
     if kind not in ("epsilon", "v_prediction"):
         raise Incompatible(f"the base in {folder} predicts {kind!r}, neither noise nor velocity", "use another base")
     if pipeline.unet.config.in_channels != pipeline.vae.config.latent_channels:
         raise Incompatible(f"the UNet in {folder} reads more than latents (an inpainting model?)", "use another base")
+
+
+def _check_pair(pipeline: "StockPipeline", folder: Path) -> None:
+    """What the UNet of a Stable Diffusion XL reads besides the sentence; and that both tokenizers have the same words.
+
+    The places of a persona's tokens are found once, for both.
+    """
+    first, second = pipeline.tokenizer, cast(Any, pipeline).tokenizer_2
+    if first.get_vocab() != second.get_vocab():
+        raise Incompatible(f"the two tokenizers in {folder} have different words", "restore the folder's tokenizers")
+    config, pooled = pipeline.unet.config, cast(Any, pipeline).text_encoder_2.config.projection_dim
+    if config.addition_embed_type != "text_time":
+        raise Incompatible(f"the UNet in {folder} does not read a pooled sentence and sizes", "use another base")
+    reads = config.projection_class_embeddings_input_dim
+    sizes = 6 * config.addition_time_embed_dim
+    if reads != pooled + sizes:
+        raise Incompatible(
+            f"the UNet in {folder} reads {reads} numbers besides the sentence, and not the {pooled} of a pooled "
+            f"sentence and {sizes} of six sizes (a refiner?)",
+            "use another base",
+        )
+    if type(pipeline.scheduler).__name__.startswith("EDM"):
+        raise Incompatible(f"the base in {folder} was trained with EDM's noise, which pmagic lacks", "use another base")

@@ -4,7 +4,7 @@ import json
 import math
 from pathlib import Path
 
-from pmagic.bases.kinds import PARTS
+from pmagic.bases import kinds
 from pmagic.bases.model_spec import ModelSpec, clip_folder, restoring
 from pmagic.errors import Incompatible
 
@@ -43,14 +43,23 @@ def memory_to_learn(
         face = (side * 2 ** (levels - 1)) ** 2
         together = max(face, min(batch * face, DECODED_AT_ONCE))
         kept += _FACE[half, low] * together / _FACE_AREA * width / _FACE_CHANNELS
-    size = {**dict.fromkeys(PARTS, _FLOAT32), "unet": _HALF if half else _FLOAT32}
-    return sum(_parameters_of(spec.folder / part) * size[part] for part in PARTS) + int(kept) + _TRAINED * trained
+    weights = sum(
+        _parameters_of(spec.folder / part) * (_HALF if half and part == "unet" else _FLOAT32)
+        for part in kinds.architecture_of(spec.folder).parts
+    )
+    return weights + int(kept) + _TRAINED * trained
+
+
+def text_widths(spec: ModelSpec) -> tuple[int, ...]:
+    """How many numbers a token embedding of each of the base's text encoders has. Raises Incompatible."""
+    assert spec.folder is not None  # as above
+    encoders = [part for part in kinds.architecture_of(spec.folder).parts if part.startswith("text_encoder")]
+    return tuple(_width(spec.folder / part / "config.json", "hidden_size") for part in encoders)
 
 
 def text_width(spec: ModelSpec) -> int:
-    """How many numbers a token embedding of the base has. Raises Incompatible."""
-    assert spec.folder is not None  # as above
-    return _width(spec.folder / "text_encoder" / "config.json", "hidden_size")
+    """How many numbers the token embeddings of the base have together. Raises Incompatible."""
+    return sum(text_widths(spec))
 
 
 def image_width(spec: ModelSpec) -> int:
@@ -91,7 +100,7 @@ def memory_free() -> int | None:
 
 def parameters(folder: Path) -> int:
     """How many numbers the base's weight files hold; a part kept in two precisions counts once."""
-    return sum(_parameters_of(folder / part) for part in PARTS)
+    return sum(_parameters_of(folder / part) for part in kinds.architecture_of(folder).parts)
 
 
 def _parameters_of(part: Path) -> int:

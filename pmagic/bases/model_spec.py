@@ -203,8 +203,8 @@ def _lacks(spec: ModelSpec) -> str:
     code = next(spec.folder.rglob("*.py"), None)
     if code is not None:
         raise Incompatible(f"the base folder {spec.folder} holds Python code ({code.name})", "remove it first")
-    kinds.require_stable_diffusion(kinds.read_index(spec.folder), f"the base {spec.name!r}")
-    return kinds.lacks_of(spec.folder)
+    architecture = kinds.require_stable_diffusion(kinds.read_index(spec.folder), f"the base {spec.name!r}")
+    return kinds.lacks_of(spec.folder, architecture.parts)
 
 
 def _holds_weights(folder: Path) -> bool:

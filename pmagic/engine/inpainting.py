@@ -49,9 +49,13 @@ class InpaintRegion:
         marked = torch.from_numpy(np.array(self._framed(self.mask, "constant"))).float()[None, None]
         cells = F.adaptive_max_pool2d(marked / 255, latents.shape[-2:])  # every cell that the mask touches
         return {
-            "image": latents,  # the pipeline uses it unchanged, because it has the number of channels of latents
+            "image": latents.to(
+                base.weights
+            ),  # the pipeline uses it unchanged, because it has the number of channels of latents
             "mask_image": cells.repeat_interleave(scale, dim=2).repeat_interleave(scale, dim=3),
-            "masked_image_latents": torch.zeros_like(latents),  # for UNets with more channels; unused here
+            "masked_image_latents": torch.zeros_like(
+                latents, dtype=base.weights
+            ),  # for UNets with more channels; unused here
             "strength": 1.0,
         }
 
