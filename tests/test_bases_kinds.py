@@ -92,7 +92,14 @@ def configures(part: str, **changed: object) -> Callable[[Path], None]:
 KINDS: list[tuple[str, Callable[[Path], None], type[PmagicError], str]] = [
     ("flux", index(_class_name="FluxPipeline"), Incompatible, r"is FLUX \(FluxPipeline\); pmagic learns on Stable"),
     ("sd3", index(_class_name="StableDiffusion3Pipeline"), Incompatible, r"is Stable Diffusion 3 \("),
-    ("sdxl", index(_class_name="StableDiffusionXLPipeline"), Incompatible, r"is Stable Diffusion XL \("),
+    ("refiner", index(_class_name="StableDiffusionXLImg2ImgPipeline"), Incompatible, "is the refiner of Stable Diff"),
+    ("xl inpaint", index(_class_name="StableDiffusionXLInpaintPipeline"), Incompatible, "Diffusion XL for inpainting"),
+    (
+        "half of sdxl",
+        index(_class_name="StableDiffusionXLPipeline"),
+        WeightsMissing,
+        "text_encoder_2: model.safetensors is missing",
+    ),
     ("other", index(_class_name="NobodysPipeline"), Incompatible, r"is another kind of model \(NobodysPipeline\)"),
     ("onnx class", index(_class_name="OnnxStableDiffusionPipeline"), Incompatible, "is Stable Diffusion as ONNX"),
     ("foreign part", index(scheduler=["os", "system"]), Incompatible, "takes its scheduler from 'os'"),
@@ -266,7 +273,10 @@ def test_a_folder_without_an_index_says_what_is_in_it(folder: Path) -> None:
     ("files", "said"),
     [
         ({kinds.INDEX: b'{"_class_name": "FluxPipeline"}'}, "owner/repo is FLUX (FluxPipeline)"),
-        ({kinds.INDEX: b'{"_class_name": "StableDiffusionXLPipeline"}'}, "owner/repo is Stable Diffusion XL"),
+        (
+            {kinds.INDEX: b'{"_class_name": "StableDiffusionXLInpaintPipeline"}'},
+            "owner/repo is a Stable Diffusion XL for inpainting",
+        ),
         ({"v1-5.safetensors": b"x" * 1000}, "it holds v1-5.safetensors, and no model_index.json"),
         ({"README.md": b"x"}, "it has no model_index.json"),
         (

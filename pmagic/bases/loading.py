@@ -309,6 +309,8 @@ def _scheduler(folder: Path) -> Any:
     if config.get("num_train_timesteps") != TIMESTEPS:  # checked before tables of that length are made
         raise Incompatible(f"the base in {folder} was not trained on {TIMESTEPS} timesteps", "use another base")
     name = config.get("_class_name")
+    if str(name).startswith("EDM"):  # noise of another scale, which the samplers cannot be made from
+        raise Incompatible(f"the base in {folder} was trained with EDM's noise, which pmagic lacks", "use another base")
     kind = getattr(diffusers, name, None) if isinstance(name, str) and name.endswith("Scheduler") else None
     if kind is None:
         raise Incompatible(f"{path} names no scheduler of diffusers: {str(name)[:80]!r}", "use another base")
@@ -400,5 +402,3 @@ def _check_pair(pipeline: "StockPipeline", folder: Path) -> None:
             f"sentence and {sizes} of six sizes (a refiner?)",
             "use another base",
         )
-    if type(pipeline.scheduler).__name__.startswith("EDM"):
-        raise Incompatible(f"the base in {folder} was trained with EDM's noise, which pmagic lacks", "use another base")
