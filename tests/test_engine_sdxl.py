@@ -328,7 +328,7 @@ def test_memory_counts_both_encoders(xl_base: loading.Base) -> None:
         sum(each.numel() for each in getattr(xl_base.pipeline, name).parameters())
         for name in loading.models_of(xl_base.pipeline)
     )
-    assert memory_estimate.parameters(xl_base.spec.local_folder) == numbers
+    assert sum(memory_estimate.parameters_by_part(xl_base.spec).values()) == numbers
     assert memory_estimate.text_width(xl_base.spec) == sum(tiny_xl.WIDTHS)
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pmagic import atomic_io, network
-from pmagic.bases import checksums, kinds
+from pmagic.bases import checksums, file_kinds, kinds
 from pmagic.bases import model_spec as specs
 from pmagic.bases.kinds import SD, SDXL, Architecture
 from pmagic.bases.model_spec import CLIP_REPO, CLIPSEG_REPO, HUB_OBSERVERS, PACKS, place_of, resolve
@@ -245,7 +245,7 @@ def _architecture_of(repo: str, info: "ModelInfo") -> Architecture:
 
     names = [file.rfilename for file in info.siblings or ()]
     if kinds.INDEX not in names:
-        single = next((name for name in names if "/" not in name and name.endswith(kinds.WEIGHT_ENDINGS)), "")
+        single = next((name for name in names if "/" not in name and name.endswith(file_kinds.WEIGHT_ENDINGS)), "")
         why = f"it holds {single}, and no {kinds.INDEX}" if single else f"it has no {kinds.INDEX}"
         raise Incompatible(f"{repo} is not a base in diffusers' layout: {why}", "choose another base")
     with tempfile.TemporaryDirectory() as folder:

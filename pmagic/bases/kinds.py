@@ -1,4 +1,4 @@
-"""Recognises folders, repositories and files of models by their file names, index and headers. It opens no weights.
+"""Recognises folders and repositories of models by their file names and index. It opens no weights.
 
 The same rules apply to a local folder and, before a download, to a repository's list of files.
 """
@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pmagic.bases.file_kinds import UNREAD, WEIGHT_ENDINGS, file_kind
 from pmagic.errors import Incompatible
 
 INDEX = "model_index.json"
@@ -22,13 +23,12 @@ HALF = "fp16"  # the one variant that is read
 class Architecture:
     """A family of bases: the parts of its folders that hold weights, and the folders of its tokenizers."""
 
-    title: str
     parts: tuple[str, ...]
     tokenizers: tuple[str, ...]
 
 
-SD = Architecture("Stable Diffusion", PARTS, ("tokenizer",))
-SDXL = Architecture("Stable Diffusion XL", (*PARTS, "text_encoder_2"), ("tokenizer", "tokenizer_2"))
+SD = Architecture(PARTS, ("tokenizer",))
+SDXL = Architecture((*PARTS, "text_encoder_2"), ("tokenizer", "tokenizer_2"))
 _ARCHITECTURES = {
     "StableDiffusionPipeline": SD,
     "StableDiffusionImg2ImgPipeline": SD,  # it has the same parts
@@ -53,27 +53,7 @@ _OTHERS = (
     ("Flax", "Stable Diffusion for Flax"),
 )
 _LIBRARIES = ("diffusers", "transformers", "stable_diffusion")  # that a component may come from
-_UNREAD = {
-    "pickles, which can hold code": (".bin", ".ckpt", ".pt", ".pth"),
-    "ONNX": (".onnx", ".onnx_data", ".pb"),
-    "Flax": (".msgpack",),
-    "TensorFlow": (".h5",),
-    "OpenVINO": (".xml",),
-    "GGUF": (".gguf",),
-}
-WEIGHT_ENDINGS = (".safetensors", *(ending for endings in _UNREAD.values() for ending in endings))
 _MAX_INDEX = 1024**2
-_MAX_HEADER = 16 * 1024**2
-# What a single file is, by a key in its header; the first match counts.
-_KEYS = (
-    (re.compile(r"lora_|\.lora[._]"), "a LoRA"),
-    (re.compile(r"^conditioner\.embedders\.1\."), "a single file of Stable Diffusion XL"),
-    (re.compile(r"joint_blocks\."), "a single file of Stable Diffusion 3"),
-    (re.compile(r"double_blocks\."), "a single file of FLUX"),
-    (re.compile(r"^model\.diffusion_model\."), "a single file of Stable Diffusion"),
-    (re.compile(r"^first_stage_model\.|^(?:encoder|decoder)\.(?:down|up|conv_in)"), "an autoencoder alone"),
-    (re.compile(r"^emb_params$|^<.*>$"), "a textual inversion"),
-)
 
 
 def require_stable_diffusion(index: bytes, place: str) -> Architecture:
@@ -111,6 +91,20 @@ def architecture_of(folder: Path) -> Architecture:
 def zeros_for_empty(folder: Path) -> bool:
     """Whether a base of two text encoders reads zeros in place of an empty negative prompt, by its model_index.json."""
     return bool(_parse_index(read_index(folder), str(folder)).get("force_zeros_for_empty_prompt", True))
+
+
+def require_four_channels(folder: Path, place: str) -> None:
+    """Incompatible for a UNet of inpainting; a configuration that cannot be read is reported when it is opened."""
+    try:
+        with (folder / "unet" / "config.json").open("rb") as file:
+            table = json.loads(file.read(_MAX_INDEX))
+    except (OSError, ValueError, RecursionError):
+        return
+    if isinstance(table, dict) and table.get("in_channels") == 9:
+        raise Incompatible(
+            f"{place} is a Stable Diffusion for inpainting: its UNet reads 9 channels instead of 4",
+            "use another base; pmagic edits backgrounds with any base that is not for inpainting",
+        )
 
 
 def read_index(folder: Path) -> bytes:
@@ -165,7 +159,7 @@ def lack(names: Collection[str], part: str) -> str:
         return f"{len(shards)} shards without their index"
     if weights:
         return f"{weights[0]}, but no {stem}.safetensors"
-    for kind, endings in _UNREAD.items():
+    for kind, endings in UNREAD.items():
         others = sorted(name for name in names if name.endswith(endings))
         if others:
             return f"only weights as {kind} ({others[0]}); pmagic reads safetensors"
@@ -217,20 +211,6 @@ def folder_kind(folder: Path) -> str:
     return f"it has no {INDEX}"
 
 
-def file_kind(path: Path) -> str:
-    """What a single file is, by its header alone: "a LoRA", "a single file of FLUX", "a file of pickles, ..."."""
-    if not path.exists():
-        return "a link to a file that is not there"
-    if path.suffix.lower() == ".safetensors":
-        keys = _header_keys(path)
-        matches = (name for pattern, name in _KEYS if any(pattern.search(key) for key in keys))
-        return next(matches, "a file of weights" if keys else "not a safetensors file")
-    for kind, endings in _UNREAD.items():
-        if path.suffix.lower() in endings:
-            return f"a file of {kind}"
-    return "a file"
-
-
 def _is_complete(names: Collection[str], stem: str, variant: str | None) -> bool:
     """Whether the weights are complete: in one file, or in shards with their index."""
     full_stem = _full_stem(stem, variant)
@@ -271,14 +251,3 @@ def _parse_index(index: bytes, place: str) -> Mapping[str, Any]:
     except (ValueError, RecursionError) as error:
         raise Incompatible(f"{place}: its {INDEX} cannot be used: {str(error)[:200]}", "restore the file") from error
     return table
-
-
-def _header_keys(path: Path) -> list[str]:
-    """The names of the tensors in a safetensors file; [] for any other file."""
-    try:
-        with path.open("rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            table = json.loads(file.read(length)) if 2 <= length <= _MAX_HEADER else {}
-    except (OSError, ValueError, RecursionError):
-        return []
-    return list(table) if isinstance(table, dict) else []

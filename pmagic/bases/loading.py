@@ -3,7 +3,7 @@
 import hashlib
 import inspect
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from pmagic import settings
-from pmagic.bases import kinds, model_config
+from pmagic.bases import kinds, model_config, single_file
 from pmagic.bases.kinds import SDXL, Architecture
 from pmagic.bases.model_spec import ModelSpec, require_weights, restoring
 from pmagic.bases.offline import import_http_client, offline
@@ -131,8 +131,8 @@ def load(spec: ModelSpec, *, device: str = "auto", dtype: str = "auto") -> Base:
     place = device_named(device)
     fast, mixed = fast_type(place) if dtype == "auto" else None, place.type == "cpu"
     with quiet_libraries():
-        pipeline = _pipeline(folder, weights, fast, mixed=mixed)
-    _check(pipeline, folder)
+        pipeline = _pipeline(spec, weights, fast, mixed=mixed)
+    _check(pipeline, spec.file or folder)
     for name in models_of(pipeline):
         getattr(pipeline, name).requires_grad_(False).eval().to(place)
     if weights is not torch.float64:
@@ -146,11 +146,23 @@ def load(spec: ModelSpec, *, device: str = "auto", dtype: str = "auto") -> Base:
         name=spec.title,
         pipeline=pipeline,
         spec=spec,
-        fingerprint=fingerprint(folder),
+        fingerprint=fingerprint_of(spec),
         weights=weights,
         fast=fast,
         mixed=mixed,
     )
+
+
+def fingerprint_of(spec: ModelSpec) -> str:
+    """The fingerprint of a base whose weights are here: see `fingerprint`.
+
+    Of a single file: SHA-256 over its content and that of its configurations.
+    """
+    if spec.file is None:
+        return fingerprint(spec.local_folder)
+    with spec.file.open("rb") as file:
+        content = hashlib.file_digest(file, "sha256").hexdigest()
+    return hashlib.sha256(f"single file\n{content}\n{fingerprint(spec.local_folder)}\n".encode()).hexdigest()
 
 
 def fingerprint(folder: Path) -> str:
@@ -183,7 +195,8 @@ def _identity_files(folder: Path) -> list[Path]:
     names = [folder / "scheduler" / "scheduler_config.json"]
     architecture = kinds.architecture_of(folder)
     for part in (*architecture.parts, *architecture.tokenizers):
-        names += [p for p in (folder / part).iterdir() if p.suffix in {".safetensors", ".json", ".txt"}]
+        if (folder / part).is_dir():  # the configurations of a single file have no tokenizers
+            names += [p for p in (folder / part).iterdir() if p.suffix in {".safetensors", ".json", ".txt"}]
     return sorted(path for path in names if path.is_file())
 
 
@@ -258,17 +271,18 @@ def quiet_libraries() -> Iterator[None]:
             library.enable_progress_bar()
 
 
-def _pipeline(folder: Path, dtype: torch.dtype, fast: torch.dtype | None, *, mixed: bool) -> "StockPipeline":
+def _pipeline(spec: ModelSpec, dtype: torch.dtype, fast: torch.dtype | None, *, mixed: bool) -> "StockPipeline":
     """The pipeline, with its UNet in `fast` (see `cast_network`)."""
     from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
-    from transformers import CLIPTokenizer
 
     # Each part is opened by a class that is named here. Opening the pipeline as a whole would import the classes that
     # model_index.json names, and would not report missing weights.
+    folder = spec.local_folder
     architecture = kinds.architecture_of(folder)
+    open_part = _open if spec.file is None else single_file.opener(spec.file)
     models: dict[str, Any] = {}
     for part in architecture.parts:
-        models[part] = _open(folder, part, _dtype_of(folder, part, architecture, dtype))
+        models[part] = open_part(folder, part, _dtype_of(folder, part, architecture, dtype))
         if part == "unet" and fast is not None:  # before the next part is opened, which takes memory, too
             cast_network(models[part], fast, mixed=mixed)
     if architecture is SDXL:
@@ -279,14 +293,23 @@ def _pipeline(folder: Path, dtype: torch.dtype, fast: torch.dtype | None, *, mix
         make = cast("Callable[..., StockPipeline]", StableDiffusionPipeline)
         own = {"safety_checker": None, "requires_safety_checker": False}
     try:
-        tokenizers = {
-            each: CLIPTokenizer.from_pretrained(folder / each, local_files_only=True)
-            for each in architecture.tokenizers
-        }
-        scheduler = _scheduler(folder)
+        tokenizers = {each: _tokenizer(spec, each) for each in architecture.tokenizers}
+        scheduler = _scheduler(folder, {} if spec.file is None else single_file.noise_of(spec.file))
         return make(**models, **tokenizers, scheduler=scheduler, feature_extractor=None, image_encoder=None, **own)
     except (OSError, ValueError, RuntimeError, TypeError, LookupError, ArithmeticError, AttributeError) as error:
-        raise Incompatible(f"the base in {folder} cannot be opened: {error}", restoring(folder)) from error
+        raise Incompatible(f"the base in {spec.place} cannot be opened: {error}", restoring(folder)) from error
+
+
+def _tokenizer(spec: ModelSpec, part: str) -> Any:
+    """The tokenizer in a part of the base's folder; for most single files CLIP's, with the base's own padding."""
+    from transformers import CLIPTokenizer
+
+    folder = spec.local_folder
+    if (folder / part).is_dir() or spec.file is None:
+        return CLIPTokenizer.from_pretrained(folder / part, local_files_only=True)
+    tokenizer = CLIPTokenizer.from_pretrained(spec.tokenizer_folder, local_files_only=True)
+    tokenizer.pad_token = single_file.padding_of(spec.file, part) or tokenizer.eos_token
+    return tokenizer
 
 
 def _dtype_of(folder: Path, part: str, architecture: Architecture, dtype: torch.dtype) -> torch.dtype:
@@ -300,12 +323,15 @@ def _dtype_of(folder: Path, part: str, architecture: Architecture, dtype: torch.
     return torch.float32 if config.get("force_upcast", True) else dtype
 
 
-def _scheduler(folder: Path) -> Any:
-    """The base's own scheduler: a class of diffusers, with the number of timesteps of Stable Diffusion."""
+def _scheduler(folder: Path, changed: Mapping[str, Any]) -> Any:
+    """The base's own scheduler: a class of diffusers, with the number of timesteps of Stable Diffusion.
+
+    changed: settings that replace those of its configuration.
+    """
     import diffusers
 
     path = folder / "scheduler" / "scheduler_config.json"
-    config = model_config.read_json(path)
+    config = {**model_config.read_json(path), **changed}
     if config.get("num_train_timesteps") != TIMESTEPS:  # checked before tables of that length are made
         raise Incompatible(f"the base in {folder} was not trained on {TIMESTEPS} timesteps", "use another base")
     name = config.get("_class_name")

@@ -4,7 +4,7 @@ import json
 import math
 from pathlib import Path
 
-from pmagic.bases import kinds
+from pmagic.bases import file_kinds, kinds
 from pmagic.bases.model_spec import ModelSpec, clip_folder, restoring
 from pmagic.errors import Incompatible
 
@@ -44,8 +44,7 @@ def memory_to_learn(
         together = max(face, min(batch * face, DECODED_AT_ONCE))
         kept += _FACE[half, low] * together / _FACE_AREA * width / _FACE_CHANNELS
     weights = sum(
-        _parameters_of(spec.folder / part) * (_HALF if half and part == "unet" else _FLOAT32)
-        for part in kinds.architecture_of(spec.folder).parts
+        count * (_HALF if half and part == "unet" else _FLOAT32) for part, count in parameters_by_part(spec).items()
     )
     return weights + int(kept) + _TRAINED * trained
 
@@ -98,9 +97,12 @@ def memory_free() -> int | None:
     return int(values[0]) * 1024 if values else None
 
 
-def parameters(folder: Path) -> int:
-    """How many numbers the base's weight files hold; a part kept in two precisions counts once."""
-    return sum(_parameters_of(folder / part) for part in kinds.architecture_of(folder).parts)
+def parameters_by_part(spec: ModelSpec) -> dict[str, int]:
+    """How many numbers the base's weight files hold, by part; a part kept in two precisions counts once."""
+    assert spec.folder is not None  # asked only of a base whose weights are here
+    if spec.file is not None:
+        return file_kinds.parameters_of(spec.file)
+    return {part: _parameters_of(spec.folder / part) for part in kinds.architecture_of(spec.folder).parts}
 
 
 def _parameters_of(part: Path) -> int:
@@ -122,7 +124,10 @@ def unet_shapes(spec: "ModelSpec") -> dict[str, tuple[int, ...]]:
 
     Raises Incompatible for a file that is not safetensors.
     """
-    assert spec.folder is not None  # asked only of a base whose weights are here
+    assert spec.folder is not None  # as above
+    if spec.file is not None:  # the names of attention are the same in single files
+        names = file_kinds.shapes_of(spec.file).items()
+        return {name.removeprefix(file_kinds.UNET): shape for name, shape in names if name.startswith(file_kinds.UNET)}
     files = sorted(path for path in (spec.folder / "unet").glob("*.safetensors") if path.is_file())
     whole = [path for path in files if ".fp16" not in path.name]
     return {name: shape for path in whole or files for name, shape in _shapes(path).items()}

@@ -13,7 +13,7 @@ from typing import Any
 
 from pmagic import settings, shelf
 from pmagic.base_names import HUB_ID, base_name
-from pmagic.bases import kinds
+from pmagic.bases import file_kinds, kinds
 from pmagic.errors import Incompatible, NotFound, WeightsMissing
 
 CLIP_REPO = "openai/clip-vit-base-patch32"  # image embedding, and text scores
@@ -22,6 +22,8 @@ CLIPSEG_REPO = "CIDAS/clipseg-rd64-refined"  # masks for a word
 FACES_PACK, JUDGE_PACK = "buffalo_l", "antelopev2"
 FOR_PHOTOGRAPHS = "sd14"  # the base that the paper uses
 OBSERVERS = ("clip", "clipseg", "faces", "judge")
+# The configurations of single files, by file_kinds.ARCHITECTURES; tokenizers come from the base's CLIP.
+SINGLE_FILES = Path(__file__).with_name("single_files")
 # Downloads besides bases, in bytes: the hub's observers, and the contents of the archives of insightface's packs.
 HUB_OBSERVERS = {CLIP_REPO: 605_000_000, CLIPSEG_REPO: 603_000_000}
 PACKS = {FACES_PACK: 326_000_000, JUDGE_PACK: 407_000_000}
@@ -44,8 +46,8 @@ class ModelSpec:
     defaults: <folder>/pmagic.toml parsed ([learn], [render], [observers], [knows]), empty without one.
     """
 
-    name: str  # "mini", "sd14", "owner/repo" or an absolute folder
-    folder: Path | None  # its diffusers folder, None when it is not on this machine
+    name: str  # "mini", "sd14", "owner/repo" or an absolute path
+    folder: Path | None  # its diffusers folder, None when it is not on this machine; of a file, its configurations
     repo: str | None  # hub id, None for folders
     clip: str | Path
     size_gb: float | None  # of the download; None when only the hub knows
@@ -54,12 +56,27 @@ class ModelSpec:
     clipseg: str | Path = CLIPSEG_REPO  # finds the mask of a word
     faces: str | Path = FACES_PACK  # finds faces, and embeds them for the identity loss
     judge: str | Path = JUDGE_PACK  # embeds faces, for evaluation only
+    file: Path | None = None  # a single file with all weights, in place of those in a folder
 
     @property
     def local_folder(self) -> Path:
         """Its diffusers folder, of a base that `require_weights` has let through."""
         assert self.folder is not None
         return self.folder
+
+    @property
+    def place(self) -> Path | None:
+        """Where its weights are: a diffusers folder or a single file; None when they are not on this machine."""
+        return self.file or self.folder
+
+    @property
+    def tokenizer_folder(self) -> Path:
+        """Where its tokenizer lies: in its folder, or for most single files in that of its CLIP, with the same words.
+
+        Raises WeightsMissing without that CLIP.
+        """
+        folder = self.local_folder
+        return folder if self.file is None or (folder / "tokenizer").is_dir() else clip_folder(self)
 
     @property
     def domain(self) -> Domain | None:
@@ -92,19 +109,16 @@ def known() -> list[ModelSpec]:
 
 
 def resolve(name: str) -> ModelSpec:
-    """The spec of a short name, a hub id (owner/repo) or a local diffusers folder; it never uses the network.
+    """The spec of a short name, a hub id, a local diffusers folder or a single file; it never uses the network.
 
-    Raises NotFound, with a suggestion where a known name is similar, and Incompatible for a file.
+    Raises NotFound, with a suggestion where a known name is similar, and Incompatible for a file that is no base.
     """
     if name and name not in shelf.names("bases.known"):
         path = settings.expanded(name)
         if _is_folder(path):
             return _spec_of_folder(path.resolve())
         if os.path.lexists(path):
-            raise Incompatible(
-                f"{name} is {kinds.file_kind(path)}, and a base is a diffusers folder",
-                f"give the folder that holds {kinds.INDEX}; `pmagic models list` shows bases with a short name",
-            )
+            return _spec_of_file(path, name)
         if "/" in name and not HUB_ID.fullmatch(name):
             raise NotFound(f"there is no base {name!r}: there is no such folder", _nearby(path))
     return resolve_name(name)
@@ -203,8 +217,9 @@ def _lacks(spec: ModelSpec) -> str:
     code = next(spec.folder.rglob("*.py"), None)
     if code is not None:
         raise Incompatible(f"the base folder {spec.folder} holds Python code ({code.name})", "remove it first")
+    kinds.require_four_channels(spec.folder, f"the base {spec.name!r}")
     architecture = kinds.require_stable_diffusion(kinds.read_index(spec.folder), f"the base {spec.name!r}")
-    return kinds.lacks_of(spec.folder, architecture.parts)
+    return kinds.lacks_of(spec.folder, architecture.parts) if spec.file is None else ""
 
 
 def _holds_weights(folder: Path) -> bool:
@@ -284,6 +299,34 @@ def _spec_of_folder(folder: Path) -> ModelSpec:
     defaults = _read_defaults(folder)
     plain = ModelSpec(
         name=str(folder), folder=folder, repo=None, clip=CLIP_REPO, size_gb=None, licence="the folder's own"
+    )
+    return replace(plain, defaults=defaults, **_observers(plain, folder, defaults))
+
+
+def _spec_of_file(path: Path, name: str) -> ModelSpec:
+    """A single file's spec. Its configurations are pmagic's own, or those in a folder of the same name beside it.
+
+    name: the file as the user calls it. Raises Incompatible for a file that is no base.
+    """
+    architecture = file_kinds.architecture_of(path)
+    if not architecture:
+        raise Incompatible(
+            f"{name} is {file_kinds.file_kind(path)}, and a base is a diffusers folder or a single file of Stable "
+            "Diffusion 1.x, 2.x or XL",
+            f"give the folder that holds {kinds.INDEX}; `pmagic models list` shows bases with a short name",
+        )
+    file = path.resolve()
+    beside = path.with_suffix("")
+    folder = beside.resolve() if (beside / kinds.INDEX).is_file() else SINGLE_FILES / architecture
+    parts = kinds.architecture_of(folder).parts
+    if set(parts) != set(file_kinds.ARCHITECTURES[architecture]):
+        raise Incompatible(
+            f"{name} has other parts than the folder of the same name beside it, {folder.name}",
+            "move that folder away, or put the configurations of this file there",
+        )
+    defaults = _read_defaults(folder)
+    plain = ModelSpec(
+        name=str(file), folder=folder, repo=None, clip=CLIP_REPO, size_gb=None, licence="the file's own", file=file
     )
     return replace(plain, defaults=defaults, **_observers(plain, folder, defaults))
 

@@ -87,7 +87,9 @@ def list_models(quiet: Quiet = False, as_json: AsJson = False) -> None:
 def pull(
     name: Annotated[
         str,
-        typer.Argument(help="sd14, sd15, dreamlike, a hub id, buffalo_l or antelopev2", autocompletion=names.pullable),
+        typer.Argument(
+            help="sd14, sd15, sdxl, dreamlike, a hub id, buffalo_l, antelopev2", autocompletion=names.pullable
+        ),
     ],
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only list what would be downloaded, with size and licence.")
