@@ -66,7 +66,7 @@ def test_from_a_photo_to_pictures(library: Library, faced_xl: Path, tmp_path: Pa
     inside = np.zeros((50, 70), dtype=bool)
     inside[10:40, 30:50] = True
     assert changed[inside].mean() > 0.9 and not changed[~inside].any()
-    assert pictures.read_story(Path(edited))["base"] == "faced-xl"
+    assert pictures.read_metadata(Path(edited))["base"] == "faced-xl"
 
 
 def test_learning_that_was_stopped_resumes_with_the_same_bytes(

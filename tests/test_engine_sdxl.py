@@ -111,7 +111,7 @@ def test_a_residual_changes_the_values_of_both_encoders_at_the_name_and_keeps_th
 ) -> None:
     word = token_batch.word_embedding(xl_base, "dog").expand(2, 3, -1)
     found = text_encoding.encode(xl_base, pair, word, torch.randn(word.shape)).condition
-    at_name = pair.slots >= 0
+    at_name = pair.placeholder_index >= 0
     assert torch.equal(found.keys[~at_name], found.values[~at_name])
     for keys, values in zip(*(each.split(tiny_xl.WIDTHS, dim=-1) for each in (found.keys, found.values)), strict=True):
         assert (keys[at_name] - values[at_name]).abs().min() > 0
@@ -123,7 +123,7 @@ def test_attention_is_that_of_the_layers_that_are_read(xl_base: loading.Base, pa
     word = token_batch.word_embedding(xl_base, "dog").expand(2, 3, -1)
     found = text_encoding.encode(xl_base, pair, word, None, with_attention=True).attention
     assert found is not None and found.shape == (2, 4, tiny.LENGTH, tiny.LENGTH)
-    ids = pair.ids.masked_fill(pair.slots >= 0, int(xl_base.pipeline.tokenizer("dog").input_ids[1]))
+    ids = pair.ids.masked_fill(pair.placeholder_index >= 0, int(xl_base.pipeline.tokenizer("dog").input_ids[1]))
     encoder = xl_base.pipeline.text_encoder
     kept = encoder.config._attn_implementation
     encoder.set_attn_implementation("eager")
@@ -306,11 +306,11 @@ def test_the_autoencoder_stays_out_of_float16(xl_folder: Path, xl_base: loading.
 
 def test_an_old_gpu_decodes_faces_in_float32(xl_base: loading.Base, tiny_base: loading.Base) -> None:
     """It has no bfloat16, so the UNet computes in float16."""
-    half = replace(xl_base, fast=torch.float16)
+    half = replace(xl_base, compute_dtype=torch.float16)
     decoder = face_embedding._decoder(half)
     assert half.decoder_dtype is None and {each.dtype for each in decoder.parameters()} == {torch.float32}
-    assert replace(xl_base, fast=torch.bfloat16).decoder_dtype == torch.bfloat16
-    assert replace(tiny_base, fast=torch.float16).decoder_dtype == torch.float16
+    assert replace(xl_base, compute_dtype=torch.bfloat16).decoder_dtype == torch.bfloat16
+    assert replace(tiny_base, compute_dtype=torch.float16).decoder_dtype == torch.float16
 
 
 def test_the_fingerprint_covers_the_second_encoder(xl_folder: Path) -> None:

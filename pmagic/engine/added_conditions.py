@@ -44,14 +44,16 @@ def of_training(base: Base, subject: Subject, templates: Sequence[str]) -> Added
     texts = [prompts.substitute_names(each, {"": subject.word}) for each in templates]
     sides = subject.sides or (base.size,) * len(subject.mean)
     sizes = torch.tensor([[side, side, 0, 0, base.size, base.size] for side in sides])
-    return AddedConditions(pooled_vectors(base, texts), sizes.to(base.device, base.weights))
+    return AddedConditions(pooled_vectors(base, texts), sizes.to(base.device, base.weights_dtype))
 
 
 def of_picture(base: Base, text: str, count: int) -> dict[str, Tensor] | None:
     """The UNet's `added_cond_kwargs` for `count` rows of a whole picture at the base's own size, with one text."""
     if not base.reads_pooled:
         return None
-    sizes = torch.tensor([[base.size, base.size, 0, 0, base.size, base.size]], device=base.device, dtype=base.weights)
+    sizes = torch.tensor(
+        [[base.size, base.size, 0, 0, base.size, base.size]], device=base.device, dtype=base.weights_dtype
+    )
     return {"text_embeds": pooled_vectors(base, [text]).expand(count, -1), "time_ids": sizes.expand(count, -1)}
 
 

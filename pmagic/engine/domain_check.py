@@ -33,11 +33,11 @@ def denoising_error(base: Base, photo: Image.Image, word: str) -> float:
     velocity = schedule.config.prediction_type == "v_prediction"
     target = schedule.get_velocity(latents, noise, t) if velocity else noise
     text = f"a photo of a {word}"
-    said = token_batch.encode_plain(base, text).keys.expand(NOISES, -1, -1).to(base.weights)
+    said = token_batch.encode_plain(base, text).keys.expand(NOISES, -1, -1).to(base.weights_dtype)
     noisy = schedule.add_noise(latents, noise, t)
     with packed_kv(pipeline.unet), unet_in_compute_dtype(base):
         (found,) = pipeline.unet(
-            noisy.to(base.weights),
+            noisy.to(base.weights_dtype),
             t,
             encoder_hidden_states=said,
             added_cond_kwargs=added_conditions.of_picture(base, text, NOISES),

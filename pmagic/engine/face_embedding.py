@@ -62,7 +62,7 @@ class FaceEmbedder:
         aligned = recogniser.align(pixels.to(clean.dtype), landmarks)
         return self.network(aligned)
 
-    def apart(self, clean: Tensor, photo: Tensor) -> Tensor:
+    def identity_distance(self, clean: Tensor, photo: Tensor) -> Tensor:
         """1 - cosine of each face in `clean` and its photo's face, range [0, 2]: (B,). Arguments as for `__call__`.
 
         Faces are decoded in chunks of as many as DECODED_AT_ONCE allows.
@@ -114,7 +114,7 @@ def open_face_embedder(base: Base, subject: Subject, *, margin: float = MARGIN) 
     return FaceEmbedder(
         base=base,
         decoder=_decoder(base),
-        network=recogniser.load(folder, device=base.device, dtype=base.precision),
+        network=recogniser.load(folder, device=base.device, dtype=base.learner_dtype),
         landmarks=subject.landmarks,
         likeness=subject.likeness,
         corners=corners,
@@ -147,8 +147,8 @@ def _decoder(base: Base) -> nn.Module:
     if base.decoder_dtype is None:
         return parts
     parts = copy.deepcopy(parts)
-    cast_network(parts, base.decoder_dtype, mixed=base.mixed)
-    if not base.mixed:  # its one head spans all channels, for which fused attention on a GPU has a slow backward pass
+    cast_network(parts, base.decoder_dtype, fp32_norms=base.fp32_norms)
+    if not base.fp32_norms:  # one head spans all channels; fused attention on a GPU has a slow backward pass for that
         for part in parts.modules():
             if isinstance(part, Attention):
                 part.set_processor(AttnProcessor())

@@ -12,14 +12,14 @@ from pmagic.engine.hooks import exchanged_attributes
 from pmagic.errors import OutOfMemory
 
 if TYPE_CHECKING:
-    from diffusers import StableDiffusionPipeline
+    from pmagic.bases.loading import StockPipeline
 
 # The GPU's allocator says "Tried to allocate 20.00 MiB", the CPU's "you tried to allocate 8589934592 bytes".
 _WANTED = re.compile(r"tried to allocate ([\d.]+) ?(\w+)", re.IGNORECASE)
 
 
 @contextmanager
-def gradient_checkpointing(pipeline: "StableDiffusionPipeline") -> Iterator[None]:
+def gradient_checkpointing(pipeline: "StockPipeline") -> Iterator[None]:
     """While inside, the backward pass recomputes blocks of UNet and autoencoder instead of keeping their activations.
 
     It saves memory for a third more work (`python -m tests.bench memory`), with the same bits. Only blocks in training
@@ -41,14 +41,14 @@ def oom_as_problem(what: str, next_step: str) -> Iterator[None]:
     try:
         yield
     except torch.OutOfMemoryError as error:
-        raise OutOfMemory(f"there is not enough memory to {what}{_wanted(error)}", next_step) from error
+        raise OutOfMemory(f"there is not enough memory to {what}{_requested_size(error)}", next_step) from error
     except RuntimeError as error:
         if "DefaultCPUAllocator" not in str(error):  # the CPU's error has no class of its own
             raise
-        raise OutOfMemory(f"there is not enough memory to {what}{_wanted(error)}", next_step) from error
+        raise OutOfMemory(f"there is not enough memory to {what}{_requested_size(error)}", next_step) from error
 
 
-def _wanted(error: RuntimeError) -> str:
+def _requested_size(error: RuntimeError) -> str:
     found = _WANTED.search(str(error))
     if found is None:
         return ""

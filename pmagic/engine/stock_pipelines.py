@@ -9,7 +9,7 @@ def make(base: Base, scheduler: Any, *, inpaints: bool) -> Any:
     """The pipeline of the base's architecture with another scheduler. inpaints: the one that redraws a marked part."""
     import diffusers
 
-    stock = base.pipeline
+    stock: Any = base.pipeline
     if base.reads_pooled:
         kind: Any = diffusers.StableDiffusionXLInpaintPipeline if inpaints else diffusers.StableDiffusionXLPipeline
         own = {"force_zeros_for_empty_prompt": stock.config.force_zeros_for_empty_prompt, "add_watermarker": False}

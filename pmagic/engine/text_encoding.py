@@ -6,6 +6,8 @@ mixed into the values of both, each at the length of its own hidden state. Cross
 
 # B batch . S text positions . n placeholder tokens . w width of all text encoders together . H heads
 
+from typing import cast
+
 import torch
 from torch import Tensor
 
@@ -28,8 +30,8 @@ def encode(
     parts = [
         conditioning.encode(
             text_encoder,
-            batch.padded_with(tokenizer.pad_token_id),
-            batch.slots,
+            batch.padded_with(cast(int, tokenizer.pad_token_id)),
+            batch.placeholder_index,
             tokens,
             rest,
             with_attention=with_attention,

@@ -4,7 +4,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
@@ -13,22 +13,29 @@ from pmagic.bases.loading import Base
 from pmagic.engine import prompts
 from pmagic.engine.conditioning import Condition
 
+if TYPE_CHECKING:
+    from pmagic.engine.conditioning import TextEncoder
+
 
 @dataclass(frozen=True)
 class TokenBatch:
     """Tokenized prompts; see prompts.TokenizedPrompt."""
 
     ids: Tensor  # (N, S) long
-    slots: Tensor  # (N, S) long, k where placeholder k stands, -1 elsewhere
+    placeholder_index: Tensor  # (N, S) long, k where placeholder k stands, -1 elsewhere
     lengths: Tensor  # (N,) long, tokens without start and end
 
-    def chosen(self, which: Tensor) -> "TokenBatch":
+    def select(self, which: Tensor) -> "TokenBatch":
         """The rows at the indices `which`, (B,) long."""
-        return TokenBatch(self.ids[which], self.slots[which], self.lengths[which])
+        return TokenBatch(self.ids[which], self.placeholder_index[which], self.lengths[which])
 
     def followed_by(self, other: "TokenBatch") -> "TokenBatch":
         """These rows, and those of `other` after them."""
-        pairs = ((self.ids, other.ids), (self.slots, other.slots), (self.lengths, other.lengths))
+        pairs = (
+            (self.ids, other.ids),
+            (self.placeholder_index, other.placeholder_index),
+            (self.lengths, other.lengths),
+        )
         return TokenBatch(*(torch.cat(pair) for pair in pairs))
 
     def padded_with(self, pad: int) -> Tensor:
@@ -47,7 +54,7 @@ def tokens_with_names(base: Base, texts: Sequence[str], tokens: Mapping[str, int
     placed = [prompts.check_names(base.pipeline.tokenizer, text, tokens) for text in texts]
     return TokenBatch(
         ids=torch.tensor([each.ids for each in placed], device=base.device),
-        slots=torch.tensor([each.slots for each in placed], device=base.device),
+        placeholder_index=torch.tensor([each.placeholder_index for each in placed], device=base.device),
         lengths=torch.tensor([each.length for each in placed], device=base.device),
     )
 
@@ -66,7 +73,7 @@ def encode_negative(base: Base, text: str) -> Condition:
     The stock pipeline reads zeros where no negative prompt is given; pmagic's default is the empty one.
     """
     found = encode_plain(base, text)
-    if text or found.pooled is None or not base.pipeline.config.force_zeros_for_empty_prompt:
+    if text or found.pooled is None or not cast(Any, base.pipeline).config.force_zeros_for_empty_prompt:
         return found
     zeros = torch.zeros_like(found.keys)
     return Condition(zeros, zeros, torch.zeros_like(found.pooled))
@@ -95,4 +102,9 @@ def word_embedding(base: Base, word: str) -> Tensor:
     Raises UsageError for a word of several tokens.
     """
     token = prompts.check_word(base.pipeline.tokenizer, word)
-    return torch.cat([each.get_input_embeddings().weight[token].detach() for each in base.text_encoders])
+    return torch.cat([embedding_table(each)[token] for each in base.text_encoders])
+
+
+def embedding_table(text_encoder: "TextEncoder") -> Tensor:
+    """The frozen embeddings of all tokens: (tokens, w)."""
+    return cast(Tensor, text_encoder.get_input_embeddings().weight).detach()
