@@ -22,7 +22,7 @@ from pmagic import atomic_io, network
 from pmagic.bases import checksums, file_kinds, kinds
 from pmagic.bases import model_spec as specs
 from pmagic.bases.kinds import SD, SDXL, Architecture
-from pmagic.bases.model_spec import CLIP_REPO, CLIPSEG_REPO, HUB_OBSERVERS, PACKS, place_of, resolve
+from pmagic.bases.model_spec import CLIP_REPO, CLIPSEG_REPO, HUB_OBSERVERS, PACKS, find_observer, place_of, resolve
 from pmagic.errors import Incompatible, NotFound, PmagicError, StorageFailed, UsageError, WeightsMissing
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def plan_downloads(name: str) -> list[DownloadPlan]:
     if name in PACKS:
         return _pack(name)
     if name in HUB_OBSERVERS:
-        return [] if place_of(name).is_dir() else [_plan(name, _observer_files, LICENCES[name])]
+        return [] if find_observer(name) is not None else [_plan(name, _observer_files, LICENCES[name])]
     spec = resolve(name)
     if spec.repo is None:
         raise UsageError(

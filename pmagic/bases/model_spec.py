@@ -13,7 +13,7 @@ from typing import Any
 
 from pmagic import settings, shelf
 from pmagic.base_names import HUB_ID, base_name
-from pmagic.bases import file_kinds, kinds
+from pmagic.bases import file_kinds, hub_cache, kinds
 from pmagic.errors import Incompatible, NotFound, WeightsMissing
 
 CLIP_REPO = "openai/clip-vit-base-patch32"  # image embedding, and text scores
@@ -213,6 +213,12 @@ def place_of(repo: str) -> Path:
     return settings.models_dir() / repo.replace("/", "--")
 
 
+def find_observer(repo: str) -> Path | None:
+    """Where a pulled observer or face pack lies, or a copy of the observer in the hub's own cache; None without one."""
+    place = place_of(repo)
+    return place if place.is_dir() else hub_cache.find_observer(repo)
+
+
 def _lacks(spec: ModelSpec) -> str:
     """kinds.lacks_of the base's folder. Raises Incompatible for another kind of model, and for code."""
     assert spec.folder is not None  # only called for a base that is here
@@ -287,7 +293,7 @@ def _locate(spec: ModelSpec) -> ModelSpec:
     """The spec with this machine's folder, observers and defaults filled in."""
     folder = spec.folder if spec.repo is None else place_of(spec.repo)
     if folder is None or not (folder / kinds.INDEX).is_file():
-        folder = None
+        folder = None if spec.repo is None else hub_cache.find_base(spec.repo)
     defaults = _read_defaults(folder)
     return replace(spec, folder=folder, defaults=defaults, **_observers(spec, folder, defaults))
 
@@ -334,15 +340,18 @@ def _spec_of_file(path: Path, name: str) -> ModelSpec:
 
 
 def _observers(spec: ModelSpec, folder: Path | None, defaults: Mapping[str, Any]) -> dict[str, str | Path]:
-    """Each observer's folder where there is one: from pmagic.toml, the spec itself, or a pull. Otherwise its name."""
+    """Each observer's folder where there is one: from pmagic.toml, the spec itself, a pull or the hub's own cache.
+
+    Otherwise its name.
+    """
     own = defaults.get("observers", {}) if folder is not None else {}
     places: dict[str, str | Path] = {}
     for observer, name in OBSERVERS.items():
         place = getattr(spec, name)
         if observer in own:
             place = (folder / own[observer]).resolve()
-        elif isinstance(place, str) and place_of(place).is_dir():
-            place = place_of(place)
+        elif isinstance(place, str):
+            place = find_observer(place) or place
         places[name] = place
     return places
 
