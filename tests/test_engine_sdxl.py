@@ -330,6 +330,10 @@ def test_memory_counts_both_encoders(xl_base: loading.Base) -> None:
     )
     assert sum(memory_estimate.parameters_by_part(xl_base.spec).values()) == numbers
     assert memory_estimate.text_width(xl_base.spec) == sum(tiny_xl.WIDTHS)
+    for half, low, sample in ((True, True, 2.2e9), (False, False, 12.4e9)):  # of 128 x 128 latents and 320 channels
+        unet = sum(each.numel() for each in xl_base.pipeline.unet.parameters())
+        expected = 4 * numbers - 2 * unet * half + int(2 * sample * (8 * 8) / (128 * 128) * 16 / 320)
+        assert abs(memory_estimate.memory_to_learn(xl_base.spec, 2, half=half, low=low) - expected) <= 1
 
 
 def changes(part: str, **values: object) -> Callable[[Path], None]:

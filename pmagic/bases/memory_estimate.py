@@ -14,6 +14,10 @@ _FLOAT32, _HALF = 4, 2  # bytes
 # `peak --dtype float32`); other shapes are scaled by area and width.
 _SAMPLE = {(True, False): 1.2e9, (True, True): 0.6e9, (False, False): 2.0e9, (False, True): 1.2e9}
 _SAMPLE_AREA, _SAMPLE_CHANNELS = 64 * 64, 320
+# The same in Stable Diffusion XL's shape, 128 x 128 latents. Not measured: what autograd keeps is counted on shapes
+# (`python -m tests.bench.kept`), and the rest is SD 1.4's (measured less counted), scaled by the area.
+_SAMPLE_XL = {(True, False): 7.0e9, (True, True): 2.2e9, (False, False): 12.4e9, (False, True): 4.4e9}
+_SAMPLE_AREA_XL = 128 * 128
 # The same for a face that is decoded for the identity loss: a picture of 512 x 512 pixels that is nearly all face, with
 # 128 channels at the last level.
 _FACE = {(True, False): 2.4e9, (True, True): 1.3e9, (False, False): 3.9e9, (False, True): 1.8e9}
@@ -37,7 +41,9 @@ def memory_to_learn(
     """
     assert spec.folder is not None  # only called for a base whose weights are here
     side, channels, _ = _shape(spec.folder / "unet" / "config.json")
-    kept = batch * _SAMPLE[half, low] * side**2 / _SAMPLE_AREA * channels / _SAMPLE_CHANNELS
+    large = kinds.architecture_of(spec.folder) is kinds.SDXL
+    sample, area = (_SAMPLE_XL, _SAMPLE_AREA_XL) if large else (_SAMPLE, _SAMPLE_AREA)
+    kept = batch * sample[half, low] * side**2 / area * channels / _SAMPLE_CHANNELS
     if decodes:
         _, width, levels = _shape(spec.folder / "vae" / "config.json")
         face = (side * 2 ** (levels - 1)) ** 2
