@@ -92,7 +92,14 @@ def configures(part: str, **changed: object) -> Callable[[Path], None]:
 KINDS: list[tuple[str, Callable[[Path], None], type[PmagicError], str]] = [
     ("flux", index(_class_name="FluxPipeline"), Incompatible, r"is FLUX \(FluxPipeline\); pmagic learns on Stable"),
     ("sd3", index(_class_name="StableDiffusion3Pipeline"), Incompatible, r"is Stable Diffusion 3 \("),
-    ("sdxl", index(_class_name="StableDiffusionXLPipeline"), Incompatible, r"is Stable Diffusion XL \("),
+    ("refiner", index(_class_name="StableDiffusionXLImg2ImgPipeline"), Incompatible, "is the refiner of Stable Diff"),
+    ("xl inpaint", index(_class_name="StableDiffusionXLInpaintPipeline"), Incompatible, "Diffusion XL for inpainting"),
+    (
+        "half of sdxl",
+        index(_class_name="StableDiffusionXLPipeline"),
+        WeightsMissing,
+        "text_encoder_2: model.safetensors is missing",
+    ),
     ("other", index(_class_name="NobodysPipeline"), Incompatible, r"is another kind of model \(NobodysPipeline\)"),
     ("onnx class", index(_class_name="OnnxStableDiffusionPipeline"), Incompatible, "is Stable Diffusion as ONNX"),
     ("foreign part", index(scheduler=["os", "system"]), Incompatible, "takes its scheduler from 'os'"),
@@ -143,7 +150,7 @@ def test_a_folder_is_named_by_what_it_is(
 def test_weights_in_half_precision_and_in_shards_are_read(folder: Path, change: Callable[[Path], object]) -> None:
     change(folder)
     found = model_spec.resolve(str(folder))
-    assert memory_estimate.parameters(folder) > 0
+    assert memory_estimate.parameters_by_part(found)["unet"] > 0
     assert loading.load(found, device="cpu", dtype="float32").size == 32
 
 
@@ -169,7 +176,7 @@ def test_a_damaged_folder_is_no_defect(folder: Path, change: Callable[[Path], No
     found = model_spec.resolve(str(folder))
     with pytest.raises(Incompatible) as caught:
         prompts.load_tokenizer(folder)
-        memory_estimate.parameters(folder)
+        memory_estimate.parameters_by_part(model_spec.resolve(str(folder)))
         loading.load(found, device="cpu", dtype="float32")
     assert caught.value.next_step
 
@@ -177,7 +184,7 @@ def test_a_damaged_folder_is_no_defect(folder: Path, change: Callable[[Path], No
 def test_a_repository_cloned_without_its_large_files_is_told(folder: Path) -> None:
     DAMAGES["pointer"](folder)
     with pytest.raises(Incompatible, match="a Git LFS pointer, fetch its content with `git lfs pull`"):
-        memory_estimate.parameters(folder)
+        memory_estimate.parameters_by_part(model_spec.resolve(str(folder)))
 
 
 def single_file(path: Path, *keys: str) -> None:
@@ -188,11 +195,15 @@ def single_file(path: Path, *keys: str) -> None:
 @pytest.mark.parametrize(
     ("name", "keys", "said"),
     [
-        ("x.safetensors", ["model.diffusion_model.input_blocks.0.0.weight"], "a single file of Stable Diffusion,"),
         (
             "x.safetensors",
-            ["model.diffusion_model.a", "conditioner.embedders.1.model.a"],
-            "a single file of Stable Diffusion XL,",
+            ["model.diffusion_model.out.2.bias"],
+            "a single file of Stable Diffusion without its autoencoder,",
+        ),
+        (
+            "x.safetensors",
+            ["model.diffusion_model.a", "first_stage_model.a", "conditioner.embedders.1.model.a"],
+            "a single file of Stable Diffusion without a text encoder that pmagic knows,",
         ),
         ("x.safetensors", ["model.diffusion_model.double_blocks.0.a"], "a single file of FLUX,"),
         ("x.safetensors", ["model.diffusion_model.joint_blocks.0.a"], "a single file of Stable Diffusion 3,"),
@@ -220,7 +231,7 @@ def test_a_file_is_named_and_never_looked_for_on_the_hub(
     single_file(path, *keys) if keys else path.write_bytes(b"junk")
     done = runner.invoke(app, [*command, f"checkpoints/{name}"])
     assert done.exit_code == 6, done.stderr
-    assert f"checkpoints/{name} is {said} and a base is a diffusers folder" in done.stderr
+    assert f"checkpoints/{name} is {said} and a base is a diffusers folder or a single file" in done.stderr
     assert "models pull" not in done.stderr
 
 
@@ -266,7 +277,10 @@ def test_a_folder_without_an_index_says_what_is_in_it(folder: Path) -> None:
     ("files", "said"),
     [
         ({kinds.INDEX: b'{"_class_name": "FluxPipeline"}'}, "owner/repo is FLUX (FluxPipeline)"),
-        ({kinds.INDEX: b'{"_class_name": "StableDiffusionXLPipeline"}'}, "owner/repo is Stable Diffusion XL"),
+        (
+            {kinds.INDEX: b'{"_class_name": "StableDiffusionXLInpaintPipeline"}'},
+            "owner/repo is a Stable Diffusion XL for inpainting",
+        ),
         ({"v1-5.safetensors": b"x" * 1000}, "it holds v1-5.safetensors, and no model_index.json"),
         ({"README.md": b"x"}, "it has no model_index.json"),
         (

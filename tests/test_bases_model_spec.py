@@ -64,6 +64,7 @@ def test_the_short_names_are_those_of_the_readme() -> None:
         "sd14": "CompVis/stable-diffusion-v1-4",
         "sd15": "stable-diffusion-v1-5/stable-diffusion-v1-5",
         "dreamlike": "dreamlike-art/dreamlike-photoreal-2.0",
+        "sdxl": "stabilityai/stable-diffusion-xl-base-1.0",
     }
 
 
@@ -203,7 +204,7 @@ def test_missing_weights_say_what_how_big_and_what_works_at_once() -> None:
 
 def test_memory_is_counted_from_the_headers(tmp_path: Path) -> None:
     found = model_spec.resolve(str(base_folder(tmp_path / "base")))
-    assert memory_estimate.parameters(found.folder) == 30
+    assert sum(memory_estimate.parameters_by_part(found).values()) == 30
     assert memory_estimate.memory_to_learn(found, 2) == 30 * 4 + 2 * 2_000_000_000  # SD 1.4's own shape
     assert memory_estimate.memory_to_learn(found, 2, half=True) == 20 * 4 + 10 * 2 + 2 * 1_200_000_000
     for low, more in ((False, 2.4e9), (True, 1.3e9)):  # large faces are decoded one after the other, whatever the batch
@@ -217,7 +218,7 @@ def test_memory_is_counted_from_the_headers(tmp_path: Path) -> None:
         alone = memory_estimate.memory_to_learn(found, batch)
         assert memory_estimate.memory_to_learn(found, batch, decodes=True) == alone + at_once * 3.9e9 / 4
     (found.folder / "unet" / "diffusion_pytorch_model.fp16.safetensors").write_bytes(safetensors_of(10))
-    assert memory_estimate.parameters(found.folder) == 30  # the same part in two precisions
+    assert sum(memory_estimate.parameters_by_part(found).values()) == 30  # the same part in two precisions
 
 
 @pytest.mark.parametrize("header", [b"[]", b'{"a":1}', b'{"a":{"shape":["x"]}}', b"[" * 5000, b"{"])
@@ -225,7 +226,7 @@ def test_weights_that_are_no_safetensors_file_are_named(tmp_path: Path, header: 
     found = model_spec.resolve(str(base_folder(tmp_path / "base")))
     (found.folder / "vae" / "diffusion_pytorch_model.safetensors").write_bytes(struct.pack("<Q", len(header)) + header)
     with pytest.raises(Incompatible, match=r"diffusion_pytorch_model\.safetensors is not a safetensors file"):
-        memory_estimate.parameters(found.folder)
+        sum(memory_estimate.parameters_by_part(found).values())
 
 
 INDEX = b'{"_class_name": "StableDiffusionPipeline"}'

@@ -69,7 +69,7 @@ def test_commands_and_personas_are_completed(library: Library, persona: Callable
     assert complete("pmagic show al") == ["alan", "alice"]
     assert complete("pmagic learn p.png --base mi") == ["mini"]
     assert complete("pmagic render alice x --base mi") == ["mini"]
-    assert complete("pmagic models pull ") == ["dreamlike", "sd14", "sd15", "buffalo_l", "antelopev2"]
+    assert complete("pmagic models pull ") == ["dreamlike", "sd14", "sd15", "sdxl", "buffalo_l", "antelopev2"]
     assert complete("pmagic learn p.png --recipe ref") == ["reference"]
     assert "--scheduler" in complete("pmagic render alice x --s")
 

@@ -65,7 +65,7 @@ def build_base(folder: Path, *, prediction: str = "epsilon", variant: str | None
     return folder
 
 
-def build_tokenizer(folder: Path, size: int = 0) -> Any:
+def build_tokenizer(folder: Path, size: int = 0, pad: str = "<|endoftext|>") -> Any:
     """A CLIP tokenizer: every byte, and `WORDS` whole; filled up to `size` tokens that no text contains."""
     from transformers import CLIPTokenizer
 
@@ -91,7 +91,7 @@ def build_tokenizer(folder: Path, size: int = 0) -> Any:
             {
                 "bos_token": "<|startoftext|>",
                 "eos_token": "<|endoftext|>",
-                "pad_token": "<|endoftext|>",
+                "pad_token": pad,
                 "unk_token": "<|endoftext|>",
                 "model_max_length": LENGTH,
                 "tokenizer_class": "CLIPTokenizer",
@@ -159,7 +159,7 @@ def open_fast(folder: Path, *, fp32_norms: bool) -> loading.Base:
 
 def hooks_of(base: loading.Base) -> list[str]:
     """Names of this package's hooks that are left on the base; the libraries have some of their own."""
-    modules = [module for name in loading.MODELS for module in getattr(base.pipeline, name).modules()]
+    modules = [module for name in loading.models_of(base.pipeline) for module in getattr(base.pipeline, name).modules()]
     hooks = [hook for each in modules for hook in (*each._forward_pre_hooks.values(), *each._forward_hooks.values())]
     return [hook.__qualname__ for hook in hooks if getattr(hook, "__module__", "").startswith("pmagic")]
 

@@ -14,20 +14,22 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pmagic import atomic_io, network
-from pmagic.bases import checksums, kinds
+from pmagic.bases import checksums, file_kinds, kinds
 from pmagic.bases import model_spec as specs
-from pmagic.bases.kinds import PARTS
-from pmagic.bases.model_spec import CLIP_REPO, CLIPSEG_REPO, HUB_OBSERVERS, PACKS, place_of, resolve
+from pmagic.bases.kinds import SD, SDXL, Architecture
+from pmagic.bases.model_spec import CLIP_REPO, CLIPSEG_REPO, HUB_OBSERVERS, PACKS, find_observer, place_of, resolve
 from pmagic.errors import Incompatible, NotFound, PmagicError, StorageFailed, UsageError, WeightsMissing
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
     from huggingface_hub.hf_api import ModelInfo
 
+ChooseFiles = Callable[[Sequence[str]], list[str]]
 _TEXTS = (".json", ".txt")
 HUB, PACKS_HOST = "the hub", "insightface's server"  # the servers' names in messages
 PACK_LICENCE = "non-commercial research only (insightface's packs of pretrained models)"
@@ -58,7 +60,7 @@ def plan_downloads(name: str) -> list[DownloadPlan]:
     if name in PACKS:
         return _pack(name)
     if name in HUB_OBSERVERS:
-        return [] if place_of(name).is_dir() else [_plan(name, _observer_files, LICENCES[name])]
+        return [] if find_observer(name) is not None else [_plan(name, _observer_files, LICENCES[name])]
     spec = resolve(name)
     if spec.repo is None:
         raise UsageError(
@@ -66,7 +68,7 @@ def plan_downloads(name: str) -> list[DownloadPlan]:
         )
     plans = []
     if spec.folder is None:
-        plans.append(_plan(spec.repo, _base_files, spec.licence))
+        plans.append(_plan(spec.repo, None, spec.licence))
     for observer in (spec.clip, spec.clipseg):
         if not isinstance(observer, Path):
             plans.append(_plan(observer, _observer_files, LICENCES.get(observer, "see its page")))
@@ -199,15 +201,18 @@ def _pack(name: str) -> list[DownloadPlan]:
     )
 
 
-def _plan(repo: str, choose: Callable[[Sequence[str]], list[str]], licence: str) -> DownloadPlan:
-    """choose: picks the files to fetch from all names. Raises Incompatible where it picks none."""
+def _plan(repo: str, choose: ChooseFiles | None, licence: str) -> DownloadPlan:
+    """choose: picks the files to fetch from all names; None for those of a base.
+
+    Raises Incompatible where there are none, or for a base of an unknown architecture.
+    """
     import huggingface_hub
 
     with _hub_errors(HUB, repo):
         hub = huggingface_hub.HfApi()  # imported only now: a value of HF_ENDPOINT that is no address fails here
         info = hub.model_info(repo, files_metadata=True)
-    if choose is _base_files:
-        _require_stable_diffusion(repo, info)
+    architecture = _architecture_of(repo, info) if choose is None else SD
+    choose = choose or partial(_base_files, architecture)
     names = [file.rfilename for file in info.siblings or ()]
     files = choose(names)
     if not files:
@@ -215,8 +220,8 @@ def _plan(repo: str, choose: Callable[[Sequence[str]], list[str]], licence: str)
             info = hub.model_info(repo, files_metadata=True, revision=_converted_revision(hub, repo))
         files = choose([file.rfilename for file in info.siblings or ()])
     if not files:
-        lacks = kinds.lacks({part: kinds.lack(_inside(names, part), part) for part in PARTS})
-        why = lacks if choose is _base_files else "it has no model.safetensors"
+        lacks = kinds.lacks({part: kinds.lack(_inside(names, part), part) for part in architecture.parts})
+        why = "it has no model.safetensors" if choose is _observer_files else lacks
         raise Incompatible(f"{repo} offers no weights that can be read: {why}", "choose another base")
     sizes = {file.rfilename: file.size or 0 for file in info.siblings or ()}
     licence = getattr(info.card_data, "license", None) or licence
@@ -234,19 +239,19 @@ def _plan(repo: str, choose: Callable[[Sequence[str]], list[str]], licence: str)
     )
 
 
-def _require_stable_diffusion(repo: str, info: "ModelInfo") -> None:
-    """Raises Incompatible for a repository that is not one, before gigabytes are fetched."""
+def _architecture_of(repo: str, info: "ModelInfo") -> Architecture:
+    """The architecture of a repository; Incompatible, before gigabytes are fetched, where it has none."""
     import huggingface_hub
 
     names = [file.rfilename for file in info.siblings or ()]
     if kinds.INDEX not in names:
-        single = next((name for name in names if "/" not in name and name.endswith(kinds.WEIGHT_ENDINGS)), "")
+        single = next((name for name in names if "/" not in name and name.endswith(file_kinds.WEIGHT_ENDINGS)), "")
         why = f"it holds {single}, and no {kinds.INDEX}" if single else f"it has no {kinds.INDEX}"
         raise Incompatible(f"{repo} is not a base in diffusers' layout: {why}", "choose another base")
     with tempfile.TemporaryDirectory() as folder:
         with _hub_errors(HUB, repo):
             huggingface_hub.hf_hub_download(repo, kinds.INDEX, revision=info.sha or "main", local_dir=folder)
-        kinds.require_stable_diffusion(kinds.read_index(Path(folder)), repo)
+        return kinds.require_stable_diffusion(kinds.read_index(Path(folder)), repo)
 
 
 def _converted_revision(hub: "HfApi", repo: str) -> str:
@@ -256,15 +261,18 @@ def _converted_revision(hub: "HfApi", repo: str) -> str:
     return "main"
 
 
-def _base_files(names: Sequence[str]) -> list[str]:
-    """One set of weights for each part (full precision before fp16) and the texts; [] where a part has none."""
+def _base_files(architecture: Architecture, names: Sequence[str]) -> list[str]:
+    """One set of weights for each part and the texts; [] where a part has none.
+
+    Full precision comes before fp16; of Stable Diffusion XL, whose full precision is 14 GB, fp16 comes first.
+    """
     weights: list[str] = []
-    for part in PARTS:
+    for part in architecture.parts:
         inside = _inside(names, part)
         if kinds.lack(inside, part):
             return []
-        weights += [f"{part}/{name}" for name in kinds.weight_files(inside, part)]
-    folders = (*PARTS, "tokenizer", "scheduler", "feature_extractor")
+        weights += [f"{part}/{name}" for name in kinds.weight_files(inside, part, half=architecture is SDXL)]
+    folders = (*architecture.parts, *architecture.tokenizers, "scheduler", "feature_extractor")
     texts = [
         name
         for name in names

@@ -1,4 +1,4 @@
-"""Recognises folders, repositories and files of models by their file names, index and headers. It opens no weights.
+"""Recognises folders and repositories of models by their file names and index. It opens no weights.
 
 The same rules apply to a local folder and, before a download, to a repository's list of files.
 """
@@ -6,19 +6,39 @@ The same rules apply to a local folder and, before a download, to a repository's
 import json
 import os
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pmagic.bases.file_kinds import UNREAD, WEIGHT_ENDINGS, file_kind
 from pmagic.errors import Incompatible
 
 INDEX = "model_index.json"
 PARTS = ("unet", "vae", "text_encoder")  # each must hold weights; the tokenizer and the scheduler hold only texts
 HALF = "fp16"  # the one variant that is read
-_PIPELINES = ("StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline")  # the second has the same parts
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A family of bases: the parts of its folders that hold weights, and the folders of its tokenizers."""
+
+    parts: tuple[str, ...]
+    tokenizers: tuple[str, ...]
+
+
+SD = Architecture(PARTS, ("tokenizer",))
+SDXL = Architecture((*PARTS, "text_encoder_2"), ("tokenizer", "tokenizer_2"))
+_ARCHITECTURES = {
+    "StableDiffusionPipeline": SD,
+    "StableDiffusionImg2ImgPipeline": SD,  # it has the same parts
+    "StableDiffusionXLPipeline": SDXL,
+}
 # Common names of other pipelines, by the beginning of their class name; the first match counts.
 _OTHERS = (
-    ("StableDiffusionXL", "Stable Diffusion XL"),
+    ("StableDiffusionXLInpaint", "a Stable Diffusion XL for inpainting"),
+    ("StableDiffusionXLImg2Img", "the refiner of Stable Diffusion XL, or another model that only changes pictures"),
+    ("StableDiffusionXL", "a special Stable Diffusion XL"),
     ("StableDiffusion3", "Stable Diffusion 3"),
     ("StableDiffusionInpaint", "a Stable Diffusion for inpainting"),
     ("StableCascade", "Stable Cascade"),
@@ -33,33 +53,13 @@ _OTHERS = (
     ("Flax", "Stable Diffusion for Flax"),
 )
 _LIBRARIES = ("diffusers", "transformers", "stable_diffusion")  # that a component may come from
-_UNREAD = {
-    "pickles, which can hold code": (".bin", ".ckpt", ".pt", ".pth"),
-    "ONNX": (".onnx", ".onnx_data", ".pb"),
-    "Flax": (".msgpack",),
-    "TensorFlow": (".h5",),
-    "OpenVINO": (".xml",),
-    "GGUF": (".gguf",),
-}
-WEIGHT_ENDINGS = (".safetensors", *(ending for endings in _UNREAD.values() for ending in endings))
 _MAX_INDEX = 1024**2
-_MAX_HEADER = 16 * 1024**2
-# What a single file is, by a key in its header; the first match counts.
-_KEYS = (
-    (re.compile(r"lora_|\.lora[._]"), "a LoRA"),
-    (re.compile(r"^conditioner\.embedders\.1\."), "a single file of Stable Diffusion XL"),
-    (re.compile(r"joint_blocks\."), "a single file of Stable Diffusion 3"),
-    (re.compile(r"double_blocks\."), "a single file of FLUX"),
-    (re.compile(r"^model\.diffusion_model\."), "a single file of Stable Diffusion"),
-    (re.compile(r"^first_stage_model\.|^(?:encoder|decoder)\.(?:down|up|conv_in)"), "an autoencoder alone"),
-    (re.compile(r"^emb_params$|^<.*>$"), "a textual inversion"),
-)
 
 
-def require_stable_diffusion(index: bytes, place: str) -> None:
-    """Incompatible unless a model_index.json describes a Stable Diffusion 1.x or 2.x with parts of known libraries.
+def require_stable_diffusion(index: bytes, place: str) -> Architecture:
+    """The architecture of a Stable Diffusion 1.x, 2.x or XL by its model_index.json, with parts of known libraries.
 
-    place: the folder or repository, as messages call it.
+    place: the folder or repository, as messages call it. Raises Incompatible for any other model.
     """
     table = _parse_index(index, place)
     kind = table.get("_class_name")
@@ -68,10 +68,10 @@ def require_stable_diffusion(index: bytes, place: str) -> None:
             f"{place} does not say which pipeline it is: its {INDEX} has no _class_name",
             "restore the file, or use another base: `pmagic models list` shows those with a short name",
         )
-    if kind not in _PIPELINES:
+    if kind not in _ARCHITECTURES:
         name = next((name for beginning, name in _OTHERS if kind.startswith(beginning)), "another kind of model")
         raise Incompatible(
-            f"{place} is {name} ({kind}); pmagic learns on Stable Diffusion 1.x and 2.x",
+            f"{place} is {name} ({kind}); pmagic learns on Stable Diffusion 1.x, 2.x and XL",
             "use another base: `pmagic models list` shows those with a short name",
         )
     for part, source in table.items():
@@ -80,6 +80,31 @@ def require_stable_diffusion(index: bytes, place: str) -> None:
                 f"{place} takes its {part} from {str(source[0])[:80]!r}, which is none of {', '.join(_LIBRARIES)}",
                 "use another base: `pmagic models list` shows those with a short name",
             )
+    return _ARCHITECTURES[kind]
+
+
+def architecture_of(folder: Path) -> Architecture:
+    """The architecture of a base's folder. Raises Incompatible for another kind of model."""
+    return require_stable_diffusion(read_index(folder), str(folder))
+
+
+def zeros_for_empty(folder: Path) -> bool:
+    """Whether a base of two text encoders reads zeros in place of an empty negative prompt, by its model_index.json."""
+    return bool(_parse_index(read_index(folder), str(folder)).get("force_zeros_for_empty_prompt", True))
+
+
+def require_four_channels(folder: Path, place: str) -> None:
+    """Incompatible for a UNet of inpainting; a configuration that cannot be read is reported when it is opened."""
+    try:
+        with (folder / "unet" / "config.json").open("rb") as file:
+            table = json.loads(file.read(_MAX_INDEX))
+    except (OSError, ValueError, RecursionError):
+        return
+    if isinstance(table, dict) and table.get("in_channels") == 9:
+        raise Incompatible(
+            f"{place} is a Stable Diffusion for inpainting: its UNet reads 9 channels instead of 4",
+            "use another base; pmagic edits backgrounds with any base that is not for inpainting",
+        )
 
 
 def read_index(folder: Path) -> bytes:
@@ -93,7 +118,7 @@ def read_index(folder: Path) -> bytes:
 
 def stem_of(part: str) -> str:
     """The name of a part's weight file, without ending."""
-    return "model" if part == "text_encoder" else "diffusion_pytorch_model"
+    return "model" if part.startswith("text_encoder") else "diffusion_pytorch_model"
 
 
 def variant_of(names: Collection[str], part: str) -> str | None:
@@ -104,9 +129,13 @@ def variant_of(names: Collection[str], part: str) -> str | None:
     return None if _is_complete(names, stem_of(part), None) else HALF
 
 
-def weight_files(names: Collection[str], part: str) -> list[str]:
-    """The files that hold a part's weights, with their index. Call it only where `lack` returns ""."""
-    stem, variant = stem_of(part), variant_of(names, part)
+def weight_files(names: Collection[str], part: str, *, half: bool = False) -> list[str]:
+    """The files that hold a part's weights, with their index. Call it only where `lack` returns "".
+
+    half: prefer the variant `HALF` to the plain files.
+    """
+    stem = stem_of(part)
+    variant = HALF if half and _is_complete(names, stem, HALF) else variant_of(names, part)
     full_stem, index = _full_stem(stem, variant), _index(stem, variant)
     if f"{full_stem}.safetensors" in names:
         return [f"{full_stem}.safetensors"]
@@ -130,16 +159,16 @@ def lack(names: Collection[str], part: str) -> str:
         return f"{len(shards)} shards without their index"
     if weights:
         return f"{weights[0]}, but no {stem}.safetensors"
-    for kind, endings in _UNREAD.items():
+    for kind, endings in UNREAD.items():
         others = sorted(name for name in names if name.endswith(endings))
         if others:
             return f"only weights as {kind} ({others[0]}); pmagic reads safetensors"
     return f"{stem}.safetensors is missing"
 
 
-def lacks_of(folder: Path) -> str:
+def lacks_of(folder: Path, parts: Sequence[str] = PARTS) -> str:
     """`lacks` of a local folder; broken links and files that cannot be read count as missing."""
-    return lacks({part: _lack_in(folder / part, part) for part in PARTS})
+    return lacks({part: _lack_in(folder / part, part) for part in parts})
 
 
 def lacks(reasons: Mapping[str, str]) -> str:
@@ -182,20 +211,6 @@ def folder_kind(folder: Path) -> str:
     return f"it has no {INDEX}"
 
 
-def file_kind(path: Path) -> str:
-    """What a single file is, by its header alone: "a LoRA", "a single file of FLUX", "a file of pickles, ..."."""
-    if not path.exists():
-        return "a link to a file that is not there"
-    if path.suffix.lower() == ".safetensors":
-        keys = _header_keys(path)
-        matches = (name for pattern, name in _KEYS if any(pattern.search(key) for key in keys))
-        return next(matches, "a file of weights" if keys else "not a safetensors file")
-    for kind, endings in _UNREAD.items():
-        if path.suffix.lower() in endings:
-            return f"a file of {kind}"
-    return "a file"
-
-
 def _is_complete(names: Collection[str], stem: str, variant: str | None) -> bool:
     """Whether the weights are complete: in one file, or in shards with their index."""
     full_stem = _full_stem(stem, variant)
@@ -236,14 +251,3 @@ def _parse_index(index: bytes, place: str) -> Mapping[str, Any]:
     except (ValueError, RecursionError) as error:
         raise Incompatible(f"{place}: its {INDEX} cannot be used: {str(error)[:200]}", "restore the file") from error
     return table
-
-
-def _header_keys(path: Path) -> list[str]:
-    """The names of the tensors in a safetensors file; [] for any other file."""
-    try:
-        with path.open("rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            table = json.loads(file.read(length)) if 2 <= length <= _MAX_HEADER else {}
-    except (OSError, ValueError, RecursionError):
-        return []
-    return list(table) if isinstance(table, dict) else []

@@ -3,7 +3,7 @@
 import hashlib
 import inspect
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,16 +13,20 @@ import torch
 from torch import nn
 
 from pmagic import settings
-from pmagic.bases import kinds, model_config
+from pmagic.bases import kinds, model_config, single_file
+from pmagic.bases.kinds import SDXL, Architecture
 from pmagic.bases.model_spec import ModelSpec, require_weights, suggest_restore
 from pmagic.bases.offline import import_http_client, offline
 from pmagic.errors import Incompatible, UsageError
 
 if TYPE_CHECKING:
-    from diffusers import StableDiffusionPipeline
+    from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
+    from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+
+    StockPipeline = StableDiffusionPipeline | StableDiffusionXLPipeline
 
 DTYPES = {name: getattr(torch, name) for name in settings.NUMBER_TYPES}
-MODELS = ("text_encoder", "unet", "vae")
+MODELS = ("text_encoder", "unet", "vae")  # of every base; see `models_of`
 TIMESTEPS = 1000
 
 
@@ -31,7 +35,7 @@ class Base:
     """A base model in memory: an unmodified, frozen pipeline and its origin."""
 
     name: str
-    pipeline: "StableDiffusionPipeline"
+    pipeline: "StockPipeline"
     spec: ModelSpec
     fingerprint: str
     weights_dtype: torch.dtype  # of the base; also the type of the UNet's inputs and outputs
@@ -78,6 +82,39 @@ class Base:
         return torch.promote_types(torch.float32, self.weights_dtype)
 
     @property
+    def text_encoders(self) -> "tuple[CLIPTextModel | CLIPTextModelWithProjection, ...]":
+        """One, or the two of Stable Diffusion XL; cross-attention reads their features side by side."""
+        second = getattr(self.pipeline, "text_encoder_2", None)
+        return (self.pipeline.text_encoder,) if second is None else (self.pipeline.text_encoder, second)
+
+    @property
+    def tokenizers(self) -> "tuple[CLIPTokenizer, ...]":
+        """One for each text encoder. They have one vocabulary, and pad with different tokens."""
+        second = getattr(self.pipeline, "tokenizer_2", None)
+        return (self.pipeline.tokenizer,) if second is None else (self.pipeline.tokenizer, second)
+
+    @property
+    def text_widths(self) -> tuple[int, ...]:
+        """The width of each text encoder's embeddings."""
+        return tuple(each.config.hidden_size for each in self.text_encoders)
+
+    @property
+    def reads_pooled(self) -> bool:
+        """Whether it is a Stable Diffusion XL: its UNet also reads a pooled sentence and the picture's size.
+
+        Its text encoders are read before their last layer.
+        """
+        return len(self.text_encoders) == 2
+
+    @property
+    def decoder_dtype(self) -> torch.dtype | None:
+        """The type in which a copy of the decoder computes faces; None: in the autoencoder's own.
+
+        The autoencoder of Stable Diffusion XL overflows in float16.
+        """
+        return None if self.reads_pooled and self.compute_dtype is torch.float16 else self.compute_dtype
+
+    @property
     def size(self) -> int:
         """The side in pixels of the square pictures that the base was trained on."""
         return self.pipeline.unet.config.sample_size * self.pipeline.vae_scale_factor
@@ -87,7 +124,7 @@ def load(spec: ModelSpec, *, device: str = "auto", dtype: str = "auto") -> Base:
     """Open a base from its folder; its weights require no gradient.
 
     dtype: "auto" keeps weights in float32, but the UNet's in bfloat16 where the hardware multiplies it (a GPU without
-    it gets float16); on a CPU its norms stay in float32.
+    it gets float16); on a CPU its norms stay in float32. An autoencoder that overflows in float16 stays in float32.
     Raises WeightsMissing, or Incompatible for a folder that holds code, lacks weights or a tokenizer, or is not a
     Stable Diffusion that predicts noise or velocity.
     """
@@ -96,30 +133,40 @@ def load(spec: ModelSpec, *, device: str = "auto", dtype: str = "auto") -> Base:
     if weights is None:
         raise UsageError(f"there is no number type {dtype!r}", f"choose one of: auto, {', '.join(DTYPES)}")
     place = find_device(device)
+    compute, fp32_norms = find_compute_dtype(place) if dtype == "auto" else None, place.type == "cpu"
     with quiet_libraries():
-        pipeline = _pipeline(folder, weights)
-    _check(pipeline, folder)
-    for name in MODELS:
+        pipeline = _pipeline(spec, weights, compute, fp32_norms=fp32_norms)
+    _check(pipeline, spec.file or folder)
+    for name in models_of(pipeline):
         getattr(pipeline, name).requires_grad_(False).eval().to(place)
     if weights is not torch.float64:
         pipeline.unet.to(memory_format=torch.channels_last)
     pipeline.set_progress_bar_config(disable=True)
-    compute, fp32_norms = find_compute_dtype(place) if dtype == "auto" else None, place.type == "cpu"
-    if compute is not None:
-        cast_network(pipeline.unet, compute, fp32_norms=fp32_norms)
-        if fp32_norms:
-            from pmagic.bases.processors import CheapBackward
+    if compute is not None and fp32_norms:
+        from pmagic.bases.processors import CheapBackward
 
-            pipeline.unet.set_attn_processor(CheapBackward())
+        pipeline.unet.set_attn_processor(CheapBackward())
     return Base(
         name=spec.title,
         pipeline=pipeline,
         spec=spec,
-        fingerprint=fingerprint(folder),
+        fingerprint=fingerprint_of(spec),
         weights_dtype=weights,
         compute_dtype=compute,
         fp32_norms=fp32_norms,
     )
+
+
+def fingerprint_of(spec: ModelSpec) -> str:
+    """The fingerprint of a base whose weights are here: see `fingerprint`.
+
+    Of a single file: SHA-256 over its content and that of its configurations.
+    """
+    if spec.file is None:
+        return fingerprint(spec.local_folder)
+    with spec.file.open("rb") as file:
+        content = hashlib.file_digest(file, "sha256").hexdigest()
+    return hashlib.sha256(f"single file\n{content}\n{fingerprint(spec.local_folder)}\n".encode()).hexdigest()
 
 
 def fingerprint(folder: Path) -> str:
@@ -132,10 +179,16 @@ def fingerprint(folder: Path) -> str:
     return total.hexdigest()
 
 
-def weights_hash(pipeline: "StableDiffusionPipeline") -> str:
+def models_of(pipeline: "StockPipeline") -> tuple[str, ...]:
+    """The names of the pipeline's networks."""
+    second = ("text_encoder_2",) if getattr(pipeline, "text_encoder_2", None) is not None else ()
+    return (*MODELS, *second)
+
+
+def weights_hash(pipeline: "StockPipeline") -> str:
     """SHA-256 over every parameter and buffer in memory: if it changes, something wrote to the base."""
     total = hashlib.sha256()
-    for name in MODELS:
+    for name in models_of(pipeline):
         for key, tensor in sorted(getattr(pipeline, name).state_dict().items()):
             total.update(f"{name}.{key}".encode())
             total.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
@@ -144,8 +197,10 @@ def weights_hash(pipeline: "StableDiffusionPipeline") -> str:
 
 def _identity_files(folder: Path) -> list[Path]:
     names = [folder / "scheduler" / "scheduler_config.json"]
-    for part in (*MODELS, "tokenizer"):
-        names += [p for p in (folder / part).iterdir() if p.suffix in {".safetensors", ".json", ".txt"}]
+    architecture = kinds.architecture_of(folder)
+    for part in (*architecture.parts, *architecture.tokenizers):
+        if (folder / part).is_dir():  # the configurations of a single file have no tokenizers
+            names += [p for p in (folder / part).iterdir() if p.suffix in {".safetensors", ".json", ".txt"}]
     return sorted(path for path in names if path.is_file())
 
 
@@ -220,38 +275,72 @@ def quiet_libraries() -> Iterator[None]:
             library.enable_progress_bar()
 
 
-def _pipeline(folder: Path, dtype: torch.dtype) -> "StableDiffusionPipeline":
-    from diffusers import StableDiffusionPipeline
-    from transformers import CLIPTokenizer
+def _pipeline(spec: ModelSpec, dtype: torch.dtype, compute: torch.dtype | None, *, fp32_norms: bool) -> "StockPipeline":
+    """The pipeline, with its UNet in `compute` (see `cast_network`)."""
+    from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 
     # Each part is opened by a class that is named here. Opening the pipeline as a whole would import the classes that
     # model_index.json names, and would not report missing weights.
-    models = {name: _open(folder, name, dtype) for name in MODELS}
-    # diffusers states its parts as required, and takes None for each of the last three.
-    make = cast(Callable[..., StableDiffusionPipeline], StableDiffusionPipeline)
+    folder = spec.local_folder
+    architecture = kinds.architecture_of(folder)
+    open_part = _open if spec.file is None else single_file.opener(spec.file)
+    models: dict[str, Any] = {}
+    for part in architecture.parts:
+        models[part] = open_part(folder, part, _dtype_of(folder, part, architecture, dtype))
+        if part == "unet" and compute is not None:  # before the next part is opened, which takes memory, too
+            cast_network(models[part], compute, fp32_norms=fp32_norms)
+    if architecture is SDXL:
+        make = cast("Callable[..., StockPipeline]", StableDiffusionXLPipeline)
+        own = {"force_zeros_for_empty_prompt": kinds.zeros_for_empty(folder), "add_watermarker": False}
+    else:
+        # diffusers states its parts as required, and takes None for each of these three.
+        make = cast("Callable[..., StockPipeline]", StableDiffusionPipeline)
+        own = {"safety_checker": None, "requires_safety_checker": False}
     try:
-        return make(
-            **models,
-            tokenizer=CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True),
-            scheduler=_scheduler(folder),
-            safety_checker=None,
-            feature_extractor=None,
-            image_encoder=None,
-            requires_safety_checker=False,
-        )
+        tokenizers = {each: _tokenizer(spec, each) for each in architecture.tokenizers}
+        scheduler = _scheduler(folder, {} if spec.file is None else single_file.noise_of(spec.file))
+        return make(**models, **tokenizers, scheduler=scheduler, feature_extractor=None, image_encoder=None, **own)
     except (OSError, ValueError, RuntimeError, TypeError, LookupError, ArithmeticError, AttributeError) as error:
-        raise Incompatible(f"the base in {folder} cannot be opened: {error}", suggest_restore(folder)) from error
+        raise Incompatible(f"the base in {spec.place} cannot be opened: {error}", suggest_restore(folder)) from error
 
 
-def _scheduler(folder: Path) -> Any:
-    """The base's own scheduler: a class of diffusers, with the number of timesteps of Stable Diffusion."""
+def _tokenizer(spec: ModelSpec, part: str) -> Any:
+    """The tokenizer in a part of the base's folder; for most single files CLIP's, with the base's own padding."""
+    from transformers import CLIPTokenizer
+
+    folder = spec.local_folder
+    if (folder / part).is_dir() or spec.file is None:
+        return CLIPTokenizer.from_pretrained(folder / part, local_files_only=True)
+    tokenizer = CLIPTokenizer.from_pretrained(spec.tokenizer_folder, local_files_only=True)
+    tokenizer.pad_token = single_file.padding_of(spec.file, part) or tokenizer.eos_token
+    return tokenizer
+
+
+def _dtype_of(folder: Path, part: str, architecture: Architecture, dtype: torch.dtype) -> torch.dtype:
+    """The type of a part's weights: `dtype`, save for an autoencoder whose configuration says that float16 overflows.
+
+    In Stable Diffusion XL alone: the older autoencoders do not overflow, and have the same entry by diffusers' default.
+    """
+    if part != "vae" or architecture is not SDXL or dtype is not torch.float16:
+        return dtype
+    config = model_config.read_json(folder / part / "config.json")
+    return torch.float32 if config.get("force_upcast", True) else dtype
+
+
+def _scheduler(folder: Path, changed: Mapping[str, Any]) -> Any:
+    """The base's own scheduler: a class of diffusers, with the number of timesteps of Stable Diffusion.
+
+    changed: settings that replace those of its configuration.
+    """
     import diffusers
 
     path = folder / "scheduler" / "scheduler_config.json"
-    config = model_config.read_json(path)
+    config = {**model_config.read_json(path), **changed}
     if config.get("num_train_timesteps") != TIMESTEPS:  # checked before tables of that length are made
         raise Incompatible(f"the base in {folder} was not trained on {TIMESTEPS} timesteps", "use another base")
     name = config.get("_class_name")
+    if str(name).startswith("EDM"):  # noise of another scale, which the samplers cannot be made from
+        raise Incompatible(f"the base in {folder} was trained with EDM's noise, which pmagic lacks", "use another base")
     kind = getattr(diffusers, name, None) if isinstance(name, str) and name.endswith("Scheduler") else None
     if kind is None:
         raise Incompatible(f"{path} names no scheduler of diffusers: {str(name)[:80]!r}", "use another base")
@@ -266,9 +355,13 @@ def _open(folder: Path, part: str, dtype: torch.dtype) -> Any:
     import diffusers
     import transformers
 
-    classes = {"text_encoder": transformers.CLIPTextModel, "unet": diffusers.UNet2DConditionModel}
+    classes = {
+        "text_encoder": transformers.CLIPTextModel,
+        "text_encoder_2": transformers.CLIPTextModelWithProjection,
+        "unet": diffusers.UNet2DConditionModel,
+    }
     kind = cast(Any, classes.get(part, diffusers.AutoencoderKL))
-    if part == "text_encoder":
+    if part.startswith("text_encoder"):
         config = model_config.read_config(folder / part, transformers.CLIPTextConfig)
         own = {"config": config, "attn_implementation": model_config.ATTENTION}
     else:
@@ -297,18 +390,45 @@ def _open(folder: Path, part: str, dtype: torch.dtype) -> Any:
     return model
 
 
-def _check(pipeline: "StableDiffusionPipeline", folder: Path) -> None:
-    tokenizer, text_encoder = pipeline.tokenizer, pipeline.text_encoder
-    if len(tokenizer) < text_encoder.config.vocab_size:
-        raise Incompatible(
-            f"the tokenizer in {folder} has {len(tokenizer)} tokens, its text encoder {text_encoder.config.vocab_size}",
-            "restore the folder's tokenizer (vocab.json and merges.txt, or tokenizer.json)",
-        )
-    width, wanted = text_encoder.config.hidden_size, pipeline.unet.config.cross_attention_dim
+def _check(pipeline: "StockPipeline", folder: Path) -> None:
+    encoders = [getattr(pipeline, name) for name in models_of(pipeline) if name.startswith("text_encoder")]
+    tokenizers = [pipeline.tokenizer, *([cast(Any, pipeline).tokenizer_2] if len(encoders) == 2 else [])]
+    for tokenizer, text_encoder in zip(tokenizers, encoders, strict=True):
+        if len(tokenizer) < text_encoder.config.vocab_size:
+            raise Incompatible(
+                f"the tokenizer in {folder} has {len(tokenizer)} tokens, its text encoder "
+                f"{text_encoder.config.vocab_size}",
+                "restore the folder's tokenizer (vocab.json and merges.txt, or tokenizer.json)",
+            )
+    width, wanted = sum(each.config.hidden_size for each in encoders), pipeline.unet.config.cross_attention_dim
     if width != wanted:
-        raise Incompatible(f"the text encoder in {folder} is {width} wide, its UNet reads {wanted}", "use another base")
+        which = "text encoder" if len(encoders) == 1 else "pair of text encoders"
+        raise Incompatible(f"the {which} in {folder} is {width} wide, its UNet reads {wanted}", "use another base")
+    if len(encoders) == 2:
+        _check_pair(pipeline, folder)
     kind = pipeline.scheduler.config.get("prediction_type", "epsilon")
     if kind not in ("epsilon", "v_prediction"):
         raise Incompatible(f"the base in {folder} predicts {kind!r}, neither noise nor velocity", "use another base")
     if pipeline.unet.config.in_channels != pipeline.vae.config.latent_channels:
         raise Incompatible(f"the UNet in {folder} reads more than latents (an inpainting model?)", "use another base")
+
+
+def _check_pair(pipeline: "StockPipeline", folder: Path) -> None:
+    """What the UNet of a Stable Diffusion XL reads besides the sentence; and that both tokenizers have the same words.
+
+    The places of a persona's tokens are found once, for both.
+    """
+    first, second = pipeline.tokenizer, cast(Any, pipeline).tokenizer_2
+    if first.get_vocab() != second.get_vocab():
+        raise Incompatible(f"the two tokenizers in {folder} have different words", "restore the folder's tokenizers")
+    config, pooled = pipeline.unet.config, cast(Any, pipeline).text_encoder_2.config.projection_dim
+    if config.addition_embed_type != "text_time":
+        raise Incompatible(f"the UNet in {folder} does not read a pooled sentence and sizes", "use another base")
+    reads = config.projection_class_embeddings_input_dim
+    sizes = 6 * config.addition_time_embed_dim
+    if reads != pooled + sizes:
+        raise Incompatible(
+            f"the UNet in {folder} reads {reads} numbers besides the sentence, and not the {pooled} of a pooled "
+            f"sentence and {sizes} of six sizes (a refiner?)",
+            "use another base",
+        )

@@ -1,4 +1,4 @@
-"""Remembers, on this machine only, the local base folders on which personas were learned, by the bases' fingerprints.
+"""Remembers, on this machine only, where the bases lie on which personas were learned, by the bases' fingerprints.
 
 A persona may be passed on and may come from a stranger: it holds no path, and its base's name is never opened as one.
 """
@@ -12,11 +12,11 @@ from pmagic.errors import UsageError
 
 
 def remember(base: ModelSpec, fingerprint: str) -> None:
-    """Records a local folder for `base_of`; every other base is found by its name.
+    """Records a local folder or file for `base_of`; every other base is found by its name.
 
     Raises StorageFailed, and UsageError for a path that is not text.
     """
-    if base.name != str(base.folder) or _places().get(fingerprint) == base.name:
+    if base.name != str(base.place) or _places().get(fingerprint) == base.name:
         return
     import filelock
     import tomli_w
@@ -24,21 +24,21 @@ def remember(base: ModelSpec, fingerprint: str) -> None:
     try:
         base.name.encode()
     except UnicodeEncodeError as error:
-        raise UsageError(f"the path {base.name!r} is not valid text", "rename the folder") from error
+        raise UsageError(f"the path {base.name!r} is not valid text", "rename it") from error
     path = settings.places_file()
-    with atomic_io.storing(f"the place of {base.folder}"):
+    with atomic_io.storing(f"the place of {base.place}"):
         atomic_io.make_folder(path.parent)
         with filelock.FileLock(path.with_name(f".{path.name}.lock"), mode=atomic_io.FILE_MODE):
             atomic_io.replace_file(path, tomli_w.dumps({**_places(), fingerprint: base.name}).encode())
 
 
 def base_of(name: str, fingerprint: str) -> ModelSpec:
-    """The base that a persona was learned on: the recorded folder if it still exists, otherwise the base of that name.
+    """The base that a persona was learned on: in the recorded place if it still exists, else the base of that name.
 
     Raises NotFound.
     """
     place = _places().get(fingerprint)
-    if place is not None and (Path(place) / "model_index.json").is_file():
+    if place is not None and (Path(place).is_file() or (Path(place) / "model_index.json").is_file()):
         return model_spec.resolve(place)
     return model_spec.resolve_name(name)
 

@@ -4,7 +4,7 @@ import json
 import math
 from pathlib import Path
 
-from pmagic.bases.kinds import PARTS
+from pmagic.bases import file_kinds, kinds
 from pmagic.bases.model_spec import ModelSpec, clip_folder, suggest_restore
 from pmagic.errors import Incompatible
 
@@ -14,6 +14,10 @@ _FLOAT32, _HALF = 4, 2  # bytes
 # `peak --dtype float32`); other shapes are scaled by area and width.
 _SAMPLE = {(True, False): 1.2e9, (True, True): 0.6e9, (False, False): 2.0e9, (False, True): 1.2e9}
 _SAMPLE_AREA, _SAMPLE_CHANNELS = 64 * 64, 320
+# The same in Stable Diffusion XL's shape, 128 x 128 latents. Not measured: what autograd keeps is counted on shapes
+# (`python -m tests.bench.kept`), and the rest is SD 1.4's (measured less counted), scaled by the area.
+_SAMPLE_XL = {(True, False): 7.0e9, (True, True): 2.2e9, (False, False): 12.4e9, (False, True): 4.4e9}
+_SAMPLE_AREA_XL = 128 * 128
 # The same for a face that is decoded for the identity loss: a picture of 512 x 512 pixels that is nearly all face, with
 # 128 channels at the last level.
 _FACE = {(True, False): 2.4e9, (True, True): 1.3e9, (False, False): 3.9e9, (False, True): 1.8e9}
@@ -37,20 +41,30 @@ def memory_to_learn(
     """
     assert spec.folder is not None  # only called for a base whose weights are here
     side, channels, _ = _shape(spec.folder / "unet" / "config.json")
-    kept = batch * _SAMPLE[half, low] * side**2 / _SAMPLE_AREA * channels / _SAMPLE_CHANNELS
+    large = kinds.architecture_of(spec.folder) is kinds.SDXL
+    sample, area = (_SAMPLE_XL, _SAMPLE_AREA_XL) if large else (_SAMPLE, _SAMPLE_AREA)
+    kept = batch * sample[half, low] * side**2 / area * channels / _SAMPLE_CHANNELS
     if decodes:
         _, width, levels = _shape(spec.folder / "vae" / "config.json")
         face = (side * 2 ** (levels - 1)) ** 2
         together = max(face, min(batch * face, DECODED_AT_ONCE))
         kept += _FACE[half, low] * together / _FACE_AREA * width / _FACE_CHANNELS
-    size = {**dict.fromkeys(PARTS, _FLOAT32), "unet": _HALF if half else _FLOAT32}
-    return sum(_parameters_of(spec.folder / part) * size[part] for part in PARTS) + int(kept) + _TRAINED * trained
+    weights = sum(
+        count * (_HALF if half and part == "unet" else _FLOAT32) for part, count in parameters_by_part(spec).items()
+    )
+    return weights + int(kept) + _TRAINED * trained
+
+
+def text_widths(spec: ModelSpec) -> tuple[int, ...]:
+    """How many numbers a token embedding of each of the base's text encoders has. Raises Incompatible."""
+    assert spec.folder is not None  # as above
+    encoders = [part for part in kinds.architecture_of(spec.folder).parts if part.startswith("text_encoder")]
+    return tuple(_width(spec.folder / part / "config.json", "hidden_size") for part in encoders)
 
 
 def text_width(spec: ModelSpec) -> int:
-    """How many numbers a token embedding of the base has. Raises Incompatible."""
-    assert spec.folder is not None  # as above
-    return _width(spec.folder / "text_encoder" / "config.json", "hidden_size")
+    """How many numbers the token embeddings of the base have together. Raises Incompatible."""
+    return sum(text_widths(spec))
 
 
 def image_width(spec: ModelSpec) -> int:
@@ -89,9 +103,12 @@ def memory_free() -> int | None:
     return int(values[0]) * 1024 if values else None
 
 
-def parameters(folder: Path) -> int:
-    """How many numbers the base's weight files hold; a part kept in two precisions counts once."""
-    return sum(_parameters_of(folder / part) for part in PARTS)
+def parameters_by_part(spec: ModelSpec) -> dict[str, int]:
+    """How many numbers the base's weight files hold, by part; a part kept in two precisions counts once."""
+    assert spec.folder is not None  # asked only of a base whose weights are here
+    if spec.file is not None:
+        return file_kinds.parameters_of(spec.file)
+    return {part: _parameters_of(spec.folder / part) for part in kinds.architecture_of(spec.folder).parts}
 
 
 def _parameters_of(part: Path) -> int:
@@ -113,7 +130,10 @@ def unet_shapes(spec: "ModelSpec") -> dict[str, tuple[int, ...]]:
 
     Raises Incompatible for a file that is not safetensors.
     """
-    assert spec.folder is not None  # asked only of a base whose weights are here
+    assert spec.folder is not None  # as above
+    if spec.file is not None:  # the names of attention are the same in single files
+        names = file_kinds.shapes_of(spec.file).items()
+        return {name.removeprefix(file_kinds.UNET): shape for name, shape in names if name.startswith(file_kinds.UNET)}
     files = sorted(path for path in (spec.folder / "unet").glob("*.safetensors") if path.is_file())
     whole = [path for path in files if ".fp16" not in path.name]
     return {name: shape for path in whole or files for name, shape in _shapes(path).items()}

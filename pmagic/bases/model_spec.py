@@ -13,7 +13,7 @@ from typing import Any
 
 from pmagic import settings, shelf
 from pmagic.base_names import HUB_ID, base_name
-from pmagic.bases import kinds
+from pmagic.bases import file_kinds, hub_cache, kinds
 from pmagic.errors import Incompatible, NotFound, WeightsMissing
 
 CLIP_REPO = "openai/clip-vit-base-patch32"  # image embedding, and text scores
@@ -23,6 +23,8 @@ FACES_PACK, EVAL_PACK = "buffalo_l", "antelopev2"
 FOR_PHOTOGRAPHS = "sd14"  # the base that the paper uses
 # Keys of [observers] in pmagic.toml, and the field of ModelSpec that each sets.
 OBSERVERS = {"clip": "clip", "clipseg": "clipseg", "faces": "faces", "judge": "eval_recognizer"}
+# The configurations of single files, by file_kinds.ARCHITECTURES; tokenizers come from the base's CLIP.
+SINGLE_FILES = Path(__file__).with_name("single_files")
 # Downloads besides bases, in bytes: the hub's observers, and the contents of the archives of insightface's packs.
 HUB_OBSERVERS = {CLIP_REPO: 605_000_000, CLIPSEG_REPO: 603_000_000}
 PACKS = {FACES_PACK: 326_000_000, EVAL_PACK: 407_000_000}
@@ -46,8 +48,8 @@ class ModelSpec:
     defaults: <folder>/pmagic.toml parsed ([learn], [render], [observers], [knows]), empty without one.
     """
 
-    name: str  # "mini", "sd14", "owner/repo" or an absolute folder
-    folder: Path | None  # its diffusers folder, None when it is not on this machine
+    name: str  # "mini", "sd14", "owner/repo" or an absolute path
+    folder: Path | None  # its diffusers folder, None when it is not on this machine; of a file, its configurations
     repo: str | None  # hub id, None for folders
     clip: str | Path
     size_gb: float | None  # of the download; None when only the hub knows
@@ -56,12 +58,27 @@ class ModelSpec:
     clipseg: str | Path = CLIPSEG_REPO  # finds the mask of a word
     faces: str | Path = FACES_PACK  # finds faces, and embeds them for the identity loss
     eval_recognizer: str | Path = EVAL_PACK  # embeds faces, for evaluation only
+    file: Path | None = None  # a single file with all weights, in place of those in a folder
 
     @property
     def local_folder(self) -> Path:
         """Its diffusers folder, of a base that `require_weights` has let through."""
         assert self.folder is not None
         return self.folder
+
+    @property
+    def place(self) -> Path | None:
+        """Where its weights are: a diffusers folder or a single file; None when they are not on this machine."""
+        return self.file or self.folder
+
+    @property
+    def tokenizer_folder(self) -> Path:
+        """Where its tokenizer lies: in its folder, or for most single files in that of its CLIP, with the same words.
+
+        Raises WeightsMissing without that CLIP.
+        """
+        folder = self.local_folder
+        return folder if self.file is None or (folder / "tokenizer").is_dir() else clip_folder(self)
 
     @property
     def domain(self) -> Domain | None:
@@ -94,19 +111,16 @@ def known_bases() -> list[ModelSpec]:
 
 
 def resolve(name: str) -> ModelSpec:
-    """The spec of a short name, a hub id (owner/repo) or a local diffusers folder; it never uses the network.
+    """The spec of a short name, a hub id, a local diffusers folder or a single file; it never uses the network.
 
-    Raises NotFound, with a suggestion where a known name is similar, and Incompatible for a file.
+    Raises NotFound, with a suggestion where a known name is similar, and Incompatible for a file that is no base.
     """
     if name and name not in shelf.names("bases.known"):
         path = settings.expand_path(name)
         if _is_folder(path):
             return _spec_of_folder(path.resolve())
         if os.path.lexists(path):
-            raise Incompatible(
-                f"{name} is {kinds.file_kind(path)}, and a base is a diffusers folder",
-                f"give the folder that holds {kinds.INDEX}; `pmagic models list` shows bases with a short name",
-            )
+            return _spec_of_file(path, name)
         if "/" in name and not HUB_ID.fullmatch(name):
             raise NotFound(f"there is no base {name!r}: there is no such folder", _nearby(path))
     return resolve_name(name)
@@ -199,14 +213,21 @@ def place_of(repo: str) -> Path:
     return settings.models_dir() / repo.replace("/", "--")
 
 
+def find_observer(repo: str) -> Path | None:
+    """Where a pulled observer or face pack lies, or a copy of the observer in the hub's own cache; None without one."""
+    place = place_of(repo)
+    return place if place.is_dir() else hub_cache.find_observer(repo)
+
+
 def _lacks(spec: ModelSpec) -> str:
     """kinds.lacks_of the base's folder. Raises Incompatible for another kind of model, and for code."""
     assert spec.folder is not None  # only called for a base that is here
     code = next(spec.folder.rglob("*.py"), None)
     if code is not None:
         raise Incompatible(f"the base folder {spec.folder} holds Python code ({code.name})", "remove it first")
-    kinds.require_stable_diffusion(kinds.read_index(spec.folder), f"the base {spec.name!r}")
-    return kinds.lacks_of(spec.folder)
+    kinds.require_four_channels(spec.folder, f"the base {spec.name!r}")
+    architecture = kinds.require_stable_diffusion(kinds.read_index(spec.folder), f"the base {spec.name!r}")
+    return kinds.lacks_of(spec.folder, architecture.parts) if spec.file is None else ""
 
 
 def _holds_weights(folder: Path) -> bool:
@@ -272,7 +293,7 @@ def _locate(spec: ModelSpec) -> ModelSpec:
     """The spec with this machine's folder, observers and defaults filled in."""
     folder = spec.folder if spec.repo is None else place_of(spec.repo)
     if folder is None or not (folder / kinds.INDEX).is_file():
-        folder = None
+        folder = None if spec.repo is None else hub_cache.find_base(spec.repo)
     defaults = _read_defaults(folder)
     return replace(spec, folder=folder, defaults=defaults, **_observers(spec, folder, defaults))
 
@@ -290,16 +311,47 @@ def _spec_of_folder(folder: Path) -> ModelSpec:
     return replace(plain, defaults=defaults, **_observers(plain, folder, defaults))
 
 
+def _spec_of_file(path: Path, name: str) -> ModelSpec:
+    """A single file's spec. Its configurations are pmagic's own, or those in a folder of the same name beside it.
+
+    name: the file as the user calls it. Raises Incompatible for a file that is no base.
+    """
+    architecture = file_kinds.architecture_of(path)
+    if not architecture:
+        raise Incompatible(
+            f"{name} is {file_kinds.file_kind(path)}, and a base is a diffusers folder or a single file of Stable "
+            "Diffusion 1.x, 2.x or XL",
+            f"give the folder that holds {kinds.INDEX}; `pmagic models list` shows bases with a short name",
+        )
+    file = path.resolve()
+    beside = path.with_suffix("")
+    folder = beside.resolve() if (beside / kinds.INDEX).is_file() else SINGLE_FILES / architecture
+    parts = kinds.architecture_of(folder).parts
+    if set(parts) != set(file_kinds.ARCHITECTURES[architecture]):
+        raise Incompatible(
+            f"{name} has other parts than the folder of the same name beside it, {folder.name}",
+            "move that folder away, or put the configurations of this file there",
+        )
+    defaults = _read_defaults(folder)
+    plain = ModelSpec(
+        name=str(file), folder=folder, repo=None, clip=CLIP_REPO, size_gb=None, licence="the file's own", file=file
+    )
+    return replace(plain, defaults=defaults, **_observers(plain, folder, defaults))
+
+
 def _observers(spec: ModelSpec, folder: Path | None, defaults: Mapping[str, Any]) -> dict[str, str | Path]:
-    """Each observer's folder where there is one: from pmagic.toml, the spec itself, or a pull. Otherwise its name."""
+    """Each observer's folder where there is one: from pmagic.toml, the spec itself, a pull or the hub's own cache.
+
+    Otherwise its name.
+    """
     own = defaults.get("observers", {}) if folder is not None else {}
     places: dict[str, str | Path] = {}
     for observer, name in OBSERVERS.items():
         place = getattr(spec, name)
         if observer in own:
             place = (folder / own[observer]).resolve()
-        elif isinstance(place, str) and place_of(place).is_dir():
-            place = place_of(place)
+        elif isinstance(place, str):
+            place = find_observer(place) or place
         places[name] = place
     return places
 

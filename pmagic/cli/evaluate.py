@@ -98,7 +98,9 @@ def evaluate(
     base: Annotated[
         str | None,
         typer.Option(
-            "--base", help="mini, sd14, sd15, dreamlike, a hub id or a diffusers folder.", autocompletion=names.bases
+            "--base",
+            help="mini, sd14, sd15, sdxl, dreamlike, a hub id, folder or file.",
+            autocompletion=names.bases,
         ),
     ] = None,
     device: Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda or mps.")] = None,
@@ -161,7 +163,7 @@ def evaluate(
     )
     variants = eval_context.variants_of(config, spec)
     eval_context.require_observers(spec, variants)
-    _check_prompts(console, spec.local_folder, config.prompts, max(each.learn.tokens for each in variants))
+    _check_prompts(console, spec.tokenizer_folder, config.prompts, max(each.learn.tokens for each in variants))
     fetches = source.fetches() if root is None else ""
     if fetches and dry_run:
         raise UsageError(
@@ -176,7 +178,7 @@ def evaluate(
     individuals = [who for each in samples for who in each]
     subjects, unreadable = harness.people(individuals)
     identity = {
-        "fingerprint": loading.fingerprint(spec.local_folder),
+        "fingerprint": loading.fingerprint_of(spec),
         "device": loading.find_device(config.device).type,
         "observers": observers.identity(spec),
     }

@@ -57,13 +57,12 @@ def list_models(quiet: Quiet = False, as_json: AsJson = False) -> None:
             )
         )
     for name, size in (fetching.HUB_OBSERVERS | fetching.PACKS).items():
-        place = model_spec.place_of(name)
-        here = place.is_dir()
+        place = model_spec.find_observer(name)
         documents.append(
             _model_entry(
                 name,
-                missing=[] if here else ["the weights"],
-                folder=place if here else None,
+                missing=[] if place is not None else ["the weights"],
+                folder=place,
                 repo=name,
                 size_gb=size / 1e9,
                 licence=fetching.LICENCES[name],
@@ -87,7 +86,9 @@ def list_models(quiet: Quiet = False, as_json: AsJson = False) -> None:
 def pull(
     name: Annotated[
         str,
-        typer.Argument(help="sd14, sd15, dreamlike, a hub id, buffalo_l or antelopev2", autocompletion=names.pullable),
+        typer.Argument(
+            help="sd14, sd15, sdxl, dreamlike, a hub id, buffalo_l, antelopev2", autocompletion=names.pullable
+        ),
     ],
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only list what would be downloaded, with size and licence.")

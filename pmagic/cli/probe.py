@@ -29,7 +29,9 @@ def probe(
     base: Annotated[
         str | None,
         typer.Option(
-            "--base", help="mini, sd14, sd15, dreamlike, a hub id or a diffusers folder.", autocompletion=names.bases
+            "--base",
+            help="mini, sd14, sd15, sdxl, dreamlike, a hub id, folder or file.",
+            autocompletion=names.bases,
         ),
     ] = None,
     word: Annotated[

@@ -39,7 +39,7 @@ class Item:
 def setup(
     purpose: Annotated[str | None, typer.Option("--for", help="photos or drawings; asks if it is missing.")] = None,
     base: Annotated[
-        str | None, typer.Option("--base", help="sd14, sd15, dreamlike or a hub id.", autocompletion=names.bases)
+        str | None, typer.Option("--base", help="sd14, sd15, sdxl, dreamlike or a hub id.", autocompletion=names.bases)
     ] = None,
     commercial: Annotated[
         bool, typer.Option("--commercial", help="Leave out the face pack, which forbids commercial use.")

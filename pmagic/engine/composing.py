@@ -16,7 +16,8 @@ from torch import Tensor
 from pmagic import shelf
 from pmagic.bases.loading import Base
 from pmagic.engine import prompts, token_batch
-from pmagic.engine.conditioning import Condition, encode
+from pmagic.engine.conditioning import Condition
+from pmagic.engine.text_encoding import encode
 from pmagic.persona import Persona
 
 
@@ -109,7 +110,7 @@ def _encode(base: Base, prompt: str, names: Sequence[str], many: Sequence[tuple[
         residual = torch.stack([torch.cat([_residual(said) for said in row]) for row in rows])
     which = torch.zeros(len(many), dtype=torch.long, device=base.device)
     placed = token_batch.tokens_with_names(base, [text], tokens).select(which)
-    return encode(base.pipeline.text_encoder, placed.ids, placed.placeholder_index, dynamic, residual).condition
+    return encode(base, placed, dynamic, residual).condition
 
 
 def _residual(said: LearnedTokens) -> Tensor:

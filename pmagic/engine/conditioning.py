@@ -20,16 +20,22 @@ from pmagic.engine.hooks import installed_hooks
 from pmagic.engine.mapper import keep_length
 
 if TYPE_CHECKING:
-    from transformers import CLIPTextModel
+    from transformers import CLIPTextModel, CLIPTextModelWithProjection
     from transformers.models.clip.modeling_clip import CLIPAttention, CLIPEncoderLayer
+
+    TextEncoder = CLIPTextModel | CLIPTextModelWithProjection
 
 
 @dataclass(frozen=True)
 class Condition:
-    """What cross-attention reads: keys and values, each (B, S, w)."""
+    """What cross-attention reads: keys and values, each (B, S, w).
+
+    pooled: (B, p), the vector of the whole sentence that the UNet of Stable Diffusion XL reads as well, where known.
+    """
 
     keys: Tensor
     values: Tensor
+    pooled: Tensor | None = None
 
     def pack(self) -> Tensor:
         """[K|V] on the feature axis: (B, S, 2w)."""
@@ -38,44 +44,47 @@ class Condition:
 
 @dataclass(frozen=True)
 class Encoded:
-    """A condition, and the last layer's self-attention probabilities (B, H, S, S) if they were requested."""
+    """A condition, and the last read layer's self-attention probabilities (B, H, S, S) if they were requested."""
 
     condition: Condition
     attention: Tensor | None
 
 
 def encode(
-    text_encoder: "CLIPTextModel",
+    text_encoder: "TextEncoder",
     ids: Tensor,
     placeholder_index: Tensor,
     dynamic: Tensor,
     residual: Tensor | None,
     *,
     with_attention: bool = False,
+    penultimate: bool = False,
 ) -> Encoded:
     """Encode prompts in which dynamic tokens stand for the name (paper, Fig. 3).
 
     ids: (B, S) token ids; any id may stand at the placeholders. placeholder_index: (B, S), k where dynamic token k
     stands and -1 elsewhere. dynamic: (B, n, w). residual: (B, n, w), mixed into the values alone and *before* the final
-    layer norm, at the length of the hidden state there; None means that the values are the keys.
+    layer norm, at the length of the hidden state there; None means that the values are the keys. penultimate: read the
+    hidden state before the last layer, without the final layer norm, as Stable Diffusion XL does.
     """
+    layer = -2 if penultimate else -1
     with ExitStack() as hooks:
         hooks.enter_context(dynamic_tokens(text_encoder, placeholder_index, dynamic))
-        projections = hooks.enter_context(_last_projections(text_encoder)) if with_attention else None
+        projections = hooks.enter_context(_projections(text_encoder, layer)) if with_attention else None
         # No attention mask: the stock pipeline passes none, and padding is part of what cross-attention reads.
-        output = text_encoder(ids, output_hidden_states=residual is not None)
-    keys = values = output.last_hidden_state
+        output = text_encoder(ids, output_hidden_states=penultimate or residual is not None)
+    keys = values = output.hidden_states[layer] if penultimate else output.last_hidden_state
     if residual is not None:
-        hidden = output.hidden_states[-1]  # (B, S, w), before the final layer norm
+        hidden = output.hidden_states[layer]  # (B, S, w), before the final layer norm
         mixed = keep_length(hidden + _at_placeholders(residual.to(hidden.dtype), placeholder_index), hidden)
         mixed = torch.where((placeholder_index >= 0).unsqueeze(-1), mixed, hidden)
-        values = clip_text_model(text_encoder).final_layer_norm(mixed)
-    attention = _probabilities(text_encoder, projections) if projections is not None else None
+        values = mixed if penultimate else clip_text_model(text_encoder).final_layer_norm(mixed)
+    attention = _probabilities(text_encoder, layer, projections) if projections is not None else None
     return Encoded(Condition(keys, values), attention)
 
 
 @contextmanager
-def dynamic_tokens(text_encoder: "CLIPTextModel", placeholder_index: Tensor, dynamic: Tensor) -> Iterator[None]:
+def dynamic_tokens(text_encoder: "TextEncoder", placeholder_index: Tensor, dynamic: Tensor) -> Iterator[None]:
     """While inside, the token embedding returns `dynamic` (B, n, w) wherever `placeholder_index` (B, S) is not -1."""
 
     def put_in(module: nn.Module, args: tuple[Any, ...], embedded: Tensor) -> Tensor:
@@ -143,9 +152,9 @@ def unet_in_compute_dtype(base: Base) -> Iterator[None]:
         yield
 
 
-def clip_text_model(text_encoder: "CLIPTextModel") -> "CLIPTextModel":
+def clip_text_model(text_encoder: "TextEncoder") -> "CLIPTextModel":
     """The module that holds `encoder` and `final_layer_norm`; some transformers classes wrap it in `text_model`."""
-    return getattr(text_encoder, "text_model", text_encoder)
+    return cast("CLIPTextModel", getattr(text_encoder, "text_model", text_encoder))
 
 
 def _at_placeholders(vectors: Tensor, placeholder_index: Tensor) -> Tensor:
@@ -161,14 +170,14 @@ def _last_features(module: nn.Linear, args: tuple[Any, ...], kwargs: dict[str, A
     return (args[0][..., -module.in_features :].to(module.weight.dtype), *args[1:]), kwargs
 
 
-def _last_attention(text_encoder: "CLIPTextModel") -> "CLIPAttention":
-    return cast("CLIPEncoderLayer", clip_text_model(text_encoder).encoder.layers[-1]).self_attn
+def _attention_of(text_encoder: "TextEncoder", layer: int) -> "CLIPAttention":
+    return cast("CLIPEncoderLayer", clip_text_model(text_encoder).encoder.layers[layer]).self_attn
 
 
 @contextmanager
-def _last_projections(text_encoder: "CLIPTextModel") -> Iterator[dict[str, Tensor]]:
-    """Capture queries and keys of the last self-attention, each (B, S, w), as the forward pass computes them."""
-    attention = _last_attention(text_encoder)
+def _projections(text_encoder: "TextEncoder", layer: int) -> Iterator[dict[str, Tensor]]:
+    """Capture queries and keys of a layer's self-attention, each (B, S, w), as the forward pass computes them."""
+    attention = _attention_of(text_encoder, layer)
     seen: dict[str, Tensor] = {}
 
     def see_queries(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
@@ -185,13 +194,13 @@ def _last_projections(text_encoder: "CLIPTextModel") -> Iterator[dict[str, Tenso
         yield seen
 
 
-def _probabilities(text_encoder: "CLIPTextModel", projections: Mapping[str, Tensor]) -> Tensor:
-    """Causal softmax(q k^T / sqrt(d)) of the last layer: (B, H, S, S), rows are queries.
+def _probabilities(text_encoder: "TextEncoder", layer: int, projections: Mapping[str, Tensor]) -> Tensor:
+    """Causal softmax(q k^T / sqrt(d)) of a layer: (B, H, S, S), rows are queries.
 
     They are computed here from the projections, because fused attention never forms them, and requesting them of one
     layer alone makes transformers drop the causal mask silently.
     """
-    attention = _last_attention(text_encoder)
+    attention = _attention_of(text_encoder, layer)
     heads = (attention.num_heads, attention.head_dim)
     queries, keys = (projections[name].unflatten(-1, heads).transpose(1, 2) for name in ("queries", "keys"))
     scores = queries @ keys.transpose(-1, -2) * attention.scale

@@ -9,7 +9,7 @@ from PIL import Image
 from torch.nn import functional as F
 
 from pmagic.bases.loading import Base
-from pmagic.engine import randomness, schedulers, token_batch
+from pmagic.engine import added_conditions, randomness, schedulers, token_batch
 from pmagic.engine.conditioning import packed_kv, unet_in_compute_dtype
 from pmagic.engine.subject import photo_pixels
 
@@ -32,8 +32,15 @@ def denoising_error(base: Base, photo: Image.Image, word: str) -> float:
     t = torch.full((NOISES,), T, device=base.device)
     velocity = schedule.config.prediction_type == "v_prediction"
     target = schedule.get_velocity(latents, noise, t) if velocity else noise
-    said = token_batch.encode_plain(base, f"a photo of a {word}").keys.expand(NOISES, -1, -1)
+    text = f"a photo of a {word}"
+    said = token_batch.encode_plain(base, text).keys.expand(NOISES, -1, -1).to(base.weights_dtype)
     noisy = schedule.add_noise(latents, noise, t)
     with packed_kv(pipeline.unet), unet_in_compute_dtype(base):
-        (found,) = pipeline.unet(noisy, t, encoder_hidden_states=said.to(latents.dtype), return_dict=False)
+        (found,) = pipeline.unet(
+            noisy.to(base.weights_dtype),
+            t,
+            encoder_hidden_states=said,
+            added_cond_kwargs=added_conditions.of_picture(base, text, NOISES),
+            return_dict=False,
+        )
     return float(F.mse_loss(found.double(), target.double()))

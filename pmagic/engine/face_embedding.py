@@ -38,7 +38,7 @@ class FaceEmbedder:
     """The recogniser, and the crop of each photo's face in the latents. All crops are squares of one size."""
 
     base: Base
-    decoder: nn.Module  # (B, C, side, side), not scaled -> (B, 3, H, W), range [-1, 1]; in `base.compute_dtype`
+    decoder: nn.Module  # (B, C, side, side), not scaled -> (B, 3, H, W), range [-1, 1]; in `base.decoder_dtype`
     network: nn.Module  # (B, 3, 112, 112), range [-1, 1] -> (B, E)
     landmarks: Tensor  # (P, 5, 2), x and y in pixels of the base's square picture
     likeness: Tensor  # (P, E), the photos' own embeddings
@@ -58,7 +58,7 @@ class FaceEmbedder:
         landmarks = self.landmarks[photo] - corners[:, None] * pixel
         crops = crops.contiguous().to(vae.dtype) / vae.config.scaling_factor
         with self.base.autocast():
-            pixels = self.decoder(crops.to(self.base.compute_dtype or vae.dtype))
+            pixels = self.decoder(crops.to(self.base.decoder_dtype or vae.dtype))
         aligned = recogniser.align(pixels.to(clean.dtype), landmarks)
         return self.network(aligned)
 
@@ -135,7 +135,7 @@ def crops(base: Base, landmarks: Tensor, *, margin: float = MARGIN) -> tuple[Ten
 
 
 def _decoder(base: Base) -> nn.Module:
-    """The base's decoder, or a copy of it in `base.compute_dtype`; everything else decodes in the base's own type.
+    """The base's decoder, or a copy of it in `base.decoder_dtype`; everything else decodes in the base's own type.
 
     It keeps the contiguous memory format, unlike the UNet: its activations are large, and group norms on a GPU would
     convert each of them.
@@ -144,10 +144,10 @@ def _decoder(base: Base) -> nn.Module:
 
     vae = base.pipeline.vae
     parts = nn.Sequential(*(part for part in (vae.post_quant_conv, vae.decoder) if part is not None))
-    if base.compute_dtype is None:
+    if base.decoder_dtype is None:
         return parts
     parts = copy.deepcopy(parts)
-    cast_network(parts, base.compute_dtype, fp32_norms=base.fp32_norms)
+    cast_network(parts, base.decoder_dtype, fp32_norms=base.fp32_norms)
     if not base.fp32_norms:  # one head spans all channels; fused attention on a GPU has a slow backward pass for that
         for part in parts.modules():
             if isinstance(part, Attention):

@@ -49,9 +49,11 @@ class InpaintRegion:
         marked = torch.from_numpy(np.array(self._crop_to_frame(self.mask, "constant"))).float()[None, None]
         cells = F.adaptive_max_pool2d(marked / 255, latents.shape[-2:])  # every cell that the mask touches
         return {
-            "image": latents,  # the pipeline uses it unchanged, because it has the number of channels of latents
+            # The pipeline uses it unchanged, because it has the number of channels of latents.
+            "image": latents.to(base.weights_dtype),
             "mask_image": cells.repeat_interleave(scale, dim=2).repeat_interleave(scale, dim=3),
-            "masked_image_latents": torch.zeros_like(latents),  # for UNets with more channels; unused here
+            # For UNets with more channels; unused here.
+            "masked_image_latents": torch.zeros_like(latents, dtype=base.weights_dtype),
             "strength": 1.0,
         }
 

@@ -22,11 +22,15 @@ HIDDEN = 128
 
 @dataclass(frozen=True)
 class MapperShape:
-    """tokens n >= 1, text_width w (768 for SD 1.x), image_width e (512 for CLIP ViT-B/32)."""
+    """tokens n >= 1, text_width w (768 for SD 1.x), image_width e (512 for CLIP ViT-B/32).
+
+    encoder_widths: of several text encoders, whose embeddings stand side by side and are w wide together.
+    """
 
     tokens: int
     text_width: int
     image_width: int
+    encoder_widths: tuple[int, ...] = ()
 
 
 def time_features(t: Tensor) -> Tensor:
@@ -72,23 +76,28 @@ class Mapper(nn.Module):
     def forward(self, t: Tensor, image_embedding: Tensor) -> tuple[Tensor, Tensor]:
         """t: (B,) in training timesteps; image_embedding: (B, e). Returns dynamic and residual, each (B, n, w).
 
-        Every dynamic token has the norm of the word's embedding.
+        Every dynamic token has the norm of the word's embedding; for several text encoders, each part has its own.
         """
         tokens, width = self.shape.tokens, self.shape.text_width
         hidden = self.time_hidden(self.time_input(time_features(t.to(self.word.dtype))))  # (B, 128)
-        dynamic = keep_length(self.dynamic_out(hidden).unflatten(-1, (tokens, width)) + self.word, self.word)
+        shifted = self.dynamic_out(hidden).unflatten(-1, (tokens, width)) + self.word
+        parts = self.shape.encoder_widths or (width,)
+        pairs = zip(shifted.split(parts, dim=-1), self.word.split(parts), strict=True)
+        dynamic = torch.cat([keep_length(*pair) for pair in pairs], dim=-1)
         seen = self.image_hidden(torch.cat([hidden, image_embedding.to(hidden.dtype)], dim=-1))  # (B, 128)
         residual = self.residual_out(seen).unflatten(-1, (tokens, width))
         return dynamic, residual
 
 
-def fresh(word: Tensor, image_embedding: Tensor, settings: LearnSettings) -> Mapper:
+def fresh(
+    word: Tensor, image_embedding: Tensor, settings: LearnSettings, encoder_widths: tuple[int, ...] = ()
+) -> Mapper:
     """An untrained mapper, initialized from the settings' seed.
 
-    word: (w,). image_embedding: (P, e), which gives the width, type and device.
+    word: (w,). image_embedding: (P, e), which gives the width, type and device. encoder_widths: see MapperShape.
     """
     assert settings.bounds is not None  # the probe has set them
-    shape = MapperShape(settings.tokens, len(word), image_embedding.shape[-1])
+    shape = MapperShape(settings.tokens, len(word), image_embedding.shape[-1], encoder_widths)
     word = word.to(image_embedding.dtype)
     with randomness.seeded_weights(settings.seed):
         return Mapper(shape, word.cpu(), settings.bounds).to(image_embedding.device, image_embedding.dtype)

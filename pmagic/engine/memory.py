@@ -12,14 +12,14 @@ from pmagic.engine.hooks import exchanged_attributes
 from pmagic.errors import OutOfMemory
 
 if TYPE_CHECKING:
-    from diffusers import StableDiffusionPipeline
+    from pmagic.bases.loading import StockPipeline
 
 # The GPU's allocator says "Tried to allocate 20.00 MiB", the CPU's "you tried to allocate 8589934592 bytes".
 _WANTED = re.compile(r"tried to allocate ([\d.]+) ?(\w+)", re.IGNORECASE)
 
 
 @contextmanager
-def gradient_checkpointing(pipeline: "StableDiffusionPipeline") -> Iterator[None]:
+def gradient_checkpointing(pipeline: "StockPipeline") -> Iterator[None]:
     """While inside, the backward pass recomputes blocks of UNet and autoencoder instead of keeping their activations.
 
     It saves memory for a third more work (`python -m tests.bench memory`), with the same bits. Only blocks in training

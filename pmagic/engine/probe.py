@@ -21,9 +21,10 @@ from torch import Tensor, nn
 
 from pmagic.bases.loading import Base
 from pmagic.engine import attention, mapper, memory, randomness, token_batch, training
-from pmagic.engine.conditioning import encode, packed_kv, unet_in_compute_dtype
+from pmagic.engine.conditioning import packed_kv, unet_in_compute_dtype
 from pmagic.engine.recipes import LearnSettings
 from pmagic.engine.subject import Subject
+from pmagic.engine.text_encoding import encode
 from pmagic.persona import Persona, StageBounds
 
 WHOLE = StageBounds(0, 1000)
@@ -88,7 +89,8 @@ def train_briefly(
 
 def make_mapper(base: Base, subject: Subject, settings: LearnSettings) -> mapper.Mapper:
     """The untrained mapper of a subject, for settings with bounds."""
-    return mapper.fresh(token_batch.word_embedding(base, subject.word), subject.image_embedding, settings)
+    word = token_batch.word_embedding(base, subject.word)
+    return mapper.fresh(word, subject.image_embedding, settings, base.text_widths)
 
 
 def probe_settings(settings: LearnSettings) -> LearnSettings:
@@ -121,9 +123,11 @@ def attention_maps(
     latents = base.pipeline.vae.config.scaling_factor * subject.mean[photo]
     timesteps = torch.full((rows,), t, device=base.device)
     noisy = context.schedule.add_noise(latents, noise, timesteps)
-    said = context.templates.select(torch.zeros(rows, dtype=torch.long, device=base.device))
+    template = torch.zeros(rows, dtype=torch.long, device=base.device)
+    said = context.templates.select(template)
     dynamic, residual = learner(timesteps, subject.image_embedding[photo])
-    condition = encode(base.pipeline.text_encoder, said.ids, said.placeholder_index, dynamic, residual).condition
+    condition = encode(base, said, dynamic, residual).condition
+    added = None if context.added is None else context.added.rows(template, photo)
     unet = base.pipeline.unet
     places = torch.arange(said.placeholder_index.shape[1], device=base.device)
     competing = (
@@ -138,7 +142,8 @@ def attention_maps(
         attention.capture_attention(unet, said.placeholder_index >= 0, competing) as seen,
     ):
         packed = condition.pack().to(base.weights_dtype)
-        unet(noisy.to(base.weights_dtype), timesteps, encoder_hidden_states=packed, return_dict=False)
+        noisy = noisy.to(base.weights_dtype)
+        unet(noisy, timesteps, encoder_hidden_states=packed, added_cond_kwargs=added, return_dict=False)
     return seen
 
 

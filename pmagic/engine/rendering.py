@@ -4,7 +4,8 @@ Every picture has its own noise from its seed, so it is the same alone or among 
 and up to the rounding of some pixels with larger batches.
 """
 
-# K texts, one without regions . S text positions . w text width . C latent channels . h, w of the latents
+# K texts, one without regions . S text positions . w text width . p width of a pooled vector . C latent channels .
+# h, w of the latents
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from pmagic.bases.loading import Base
-from pmagic.engine import composing, memory, prompts, schedulers, token_batch
+from pmagic.engine import added_conditions, composing, memory, prompts, schedulers, stock_pipelines, token_batch
 from pmagic.engine.composing import EmbeddingSchedule
 from pmagic.engine.conditioning import packed_kv, timestep_switch, unet_in_compute_dtype
 from pmagic.engine.inpainting import InpaintRegion
@@ -38,6 +39,8 @@ class PromptSchedule:
     rows: Mapping[float, Tensor]  # (K * S, 2w)
     negative: Tensor  # (1, K * S, 2w)
     boxes: tuple[Box, ...] = ()  # regions of all texts but the last, which is for the rest; empty for K = 1
+    pooled: Tensor | None = None  # (1, p), of the plain sentence at every timestep; None for a base that reads none
+    negative_pooled: Tensor | None = None  # (1, p)
 
 
 def render(
@@ -100,7 +103,8 @@ def encode_prompt(
 ) -> PromptSchedule:
     """The prompt and the negative prompt, encoded for every timestep of the settings' scheduler.
 
-    words: the super-category of each name that has a region, which stands for the name outside the regions.
+    words: the super-category of each name. It stands for a name with a region outside the regions, and for every name
+    in the pooled vector, which only Stable Diffusion XL reads.
     Raises UsageError for a name in the prompt without a schedule.
     """
     for name in prompts.names(prompt):
@@ -110,9 +114,14 @@ def encode_prompt(
     texts = composing.regional_prompts(wordings, words, list(regions)) if regions else [wordings]
     with torch.no_grad():
         read = [composing.encode_schedule(base, prompt, each, steps) for each in texts]
-        negative = token_batch.encode_plain(base, settings.negative).pack()
+        negative = token_batch.encode_negative(base, settings.negative)
     rows = {t: torch.cat([each[t].pack()[0] for each in read]) for t in steps}
-    return PromptSchedule(rows, negative.repeat(1, len(texts), 1), tuple(regions.values()))
+    pooled = None
+    if base.reads_pooled:
+        spoken = prompts.substitute_names(prompt, {name: words[name] for name in wordings})
+        pooled = added_conditions.pooled_vectors(base, [spoken])
+    packed = negative.pack().repeat(1, len(texts), 1)
+    return PromptSchedule(rows, packed, tuple(regions.values()), pooled, negative.pooled)
 
 
 def timesteps(base: Base, settings: RenderSettings) -> list[float]:
@@ -139,13 +148,9 @@ def sample(
     edit: InpaintRegion | None = None,
 ) -> Tensor:
     """Run the stock pipeline's sampling loop from `noise` (N, C, h, w) to clean latents of the same shape."""
-    from diffusers import StableDiffusionInpaintPipeline, StableDiffusionPipeline
-
     stock = base.pipeline
     scheduler = schedulers.make(settings.scheduler, stock.scheduler.config)
-    kind = StableDiffusionPipeline if edit is None else StableDiffusionInpaintPipeline
-    pipeline = kind(**{**stock.components, "scheduler": scheduler}, requires_safety_checker=False)
-    pipeline.set_progress_bar_config(disable=True)
+    pipeline = stock_pipelines.make(base, scheduler, inpaints=edit is not None)
     cells = (noise.shape[-2], noise.shape[-1])
     height, width = (side * pipeline.vae_scale_factor for side in cells)
     # The pipeline's annotations allow neither latents as images nor its own callback.
@@ -156,6 +161,7 @@ def sample(
         return {}
 
     pictures = len(noise)
+    pooled = {"pooled_prompt_embeds": script.pooled, "negative_pooled_prompt_embeds": script.negative_pooled}
     first = next(iter(script.rows.values()))
     with (
         packed_kv(stock.unet),
@@ -173,6 +179,7 @@ def sample(
             guidance_scale=settings.guidance,
             callback_on_step_end=after_step,
             output_type="latent",
+            **{name: rows.expand(pictures, -1) for name, rows in pooled.items() if rows is not None},
             **(edit.inputs(base, width, height) if edit is not None else {}),
         ).images
 
@@ -211,7 +218,7 @@ def _decode(base: Base, latents: Tensor) -> list[Image.Image]:
     pictures: list[Image.Image] = []
     for row in latents.split(1):
         with torch.no_grad():
-            pixels = vae.decode(row / vae.config.scaling_factor, return_dict=False)[0]
+            pixels = vae.decode(row.to(vae.dtype) / vae.config.scaling_factor, return_dict=False)[0]
         if not (row.isfinite().all() and pixels.isfinite().all()):
             raise NumericFailure(
                 f"the picture holds NaN or infinity (drawn in {vae.dtype})",

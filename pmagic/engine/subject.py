@@ -40,6 +40,7 @@ class Subject:
     hashes: tuple[str, ...]  # SHA-256 of each photo's file
     landmarks: Tensor | None = None  # (P, 5, 2), x and y in pixels of the base's square picture; None without faces
     likeness: Tensor | None = None  # (P, E), unit rows: the recogniser's face embedding of that picture
+    sides: tuple[int, ...] = ()  # of each photo's square crop in pixels, before it was resized; () where not known
 
 
 def encode_photos(
@@ -93,6 +94,7 @@ def encode_photos(
         mask=masks.to(vae.device, base.learner_dtype),
         image_embedding=observer(base).image_embedding(photos).to(base.learner_dtype),
         hashes=tuple(hashes),
+        sides=tuple(square.width for square in squares),
     )
     return _add_faces(base, found, squares, frames, known) if known else found
 

@@ -24,11 +24,23 @@ from torch import Tensor, nn
 
 from pmagic import shelf
 from pmagic.bases.loading import Base
-from pmagic.engine import checkpoint, compiling, face_embedding, graphs, memory, randomness, schedulers, token_batch
-from pmagic.engine.conditioning import Encoded, encode, packed_kv, unet_in_compute_dtype
+from pmagic.engine import (
+    added_conditions,
+    checkpoint,
+    compiling,
+    face_embedding,
+    graphs,
+    memory,
+    randomness,
+    schedulers,
+    token_batch,
+)
+from pmagic.engine.added_conditions import AddedConditions
+from pmagic.engine.conditioning import Encoded, packed_kv, unet_in_compute_dtype
 from pmagic.engine.face_embedding import FaceEmbedder
 from pmagic.engine.recipes import LearnSettings
 from pmagic.engine.subject import Subject
+from pmagic.engine.text_encoding import encode
 from pmagic.engine.token_batch import TokenBatch
 from pmagic.errors import NumericFailure, UsageError
 from pmagic.losses import StepOutput
@@ -62,6 +74,7 @@ class TrainingContext:
     losses: Mapping[str, ModuleType]
     face_embedder: FaceEmbedder | None  # None if no loss reads the face
     unet: Callable[..., tuple[Tensor]]  # the base's UNet, or its compiled form
+    added: AddedConditions | None = None  # of the templates and photos, for a base that reads them
 
     @property
     def reads_open_prompt(self) -> bool:
@@ -89,6 +102,7 @@ def prepare_training(base: Base, subject: Subject, settings: LearnSettings) -> T
         if any(loss.READS_FACE for loss in losses.values())
         else None,
         unet=compiling.compile_unet(base.pipeline.unet) if base.compiled else base.pipeline.unet,
+        added=added_conditions.of_training(base, subject, settings.templates),
     )
 
 
@@ -113,7 +127,11 @@ def forward_step(context: TrainingContext, learner: nn.Module, draw: randomness.
     with packed_kv(unet), unet_in_compute_dtype(base):
         packed = encoded.condition.pack()[:batch].to(base.weights_dtype)
         (prediction,) = context.unet(
-            noisy.to(base.weights_dtype), draw.t, encoder_hidden_states=packed, return_dict=False
+            noisy.to(base.weights_dtype),
+            draw.t,
+            encoder_hidden_states=packed,
+            added_cond_kwargs=None if context.added is None else context.added.rows(draw.template, draw.photo),
+            return_dict=False,
         )
     return StepOutput(
         t=draw.t,
@@ -141,20 +159,16 @@ def _encode_prompts(
     """Encode the training prompts and, in the rows after them, the open prompts, in one pass of the text encoder."""
     said = context.templates.select(draw.template)
     dynamic, residual = learner(draw.t, context.subject.image_embedding[draw.photo])
-    ids, placeholder_index, keep = said.ids, said.placeholder_index, draw.keep
+    keep = draw.keep
     if open_prompts is not None:  # the same timesteps and photos, another prompt with its own dropout
-        ids, placeholder_index = (
-            torch.cat([ids, open_prompts.ids]),
-            torch.cat([placeholder_index, open_prompts.placeholder_index]),
-        )
+        said = said.followed_by(open_prompts)
         dynamic, keep = torch.cat([dynamic, dynamic]), torch.cat([keep, draw.keep_open])
         residual = None if residual is None else torch.cat([residual, residual])
     if residual is not None:
         # A dropped residual stays in the graph as zeros: its gradients are 0 rather than None, so the optimizer still
         # updates with its momentum.
         residual = residual * keep[:, None, None]
-    text_encoder = context.base.pipeline.text_encoder
-    return encode(text_encoder, ids, placeholder_index, dynamic, residual, with_attention=open_prompts is not None)
+    return encode(context.base, said, dynamic, residual, with_attention=open_prompts is not None)
 
 
 def loss_terms(context: TrainingContext, output: StepOutput) -> dict[str, Tensor]:

@@ -24,10 +24,10 @@ from PIL import Image
 
 from pmagic.bases import loading
 from pmagic.engine import probe, token_batch
-from pmagic.engine.conditioning import encode
 from pmagic.engine.recipes import LearnSettings, render_settings_for, settings_for
 from pmagic.engine.rendering import render
 from pmagic.engine.subject import Subject, encode_photos
+from pmagic.engine.text_encoding import encode
 from pmagic.experiments.measuring import FIRST, WORD, eyes, open_base, portrait
 from pmagic.losses import tandem_equilibrium
 from pmagic.methods import personamagic
@@ -77,9 +77,7 @@ def _attention(
     learner = personamagic.mapper_of(base, persona)[0]
     middle = torch.full((len(PROMPTS),), (persona.bounds.low + persona.bounds.high) // 2)
     dynamic, _ = learner(middle, subject.image_embedding.expand(len(PROMPTS), -1))
-    found = encode(
-        base.pipeline.text_encoder, said.ids, said.placeholder_index, dynamic, None, with_attention=True
-    ).attention
+    found = encode(base, said, dynamic, None, with_attention=True).attention
     assert found is not None  # attention was requested
     received = found.mean(dim=(1, 2))  # (B, S)
     inside = torch.arange(received.shape[1]) <= said.lengths[:, None]

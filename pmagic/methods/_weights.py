@@ -87,15 +87,22 @@ def settings_for(
 
 
 def rare_name(base: Base, seed: int) -> Tensor:
-    """The embedding before the class word: (w,). It is the rare word's, or a random vector of the median norm."""
-    table = base.pipeline.text_encoder.get_input_embeddings().weight.detach()
+    """The embedding before the class word: (w,). It is the rare word's, or a random vector of the median norm.
+
+    Two text encoders have one each, side by side.
+    """
     ids = base.pipeline.tokenizer(RARE, add_special_tokens=False).input_ids
-    if len(ids) == 1:
-        return table[ids[0]].to(base.learner_dtype)
-    vector = torch.randn(table.shape[1], generator=randomness.generator(seed, "rare name"))
-    return (vector / vector.norm()).to(table.device, base.learner_dtype) * table.norm(dim=1).median().to(
-        base.learner_dtype
-    )
+    source = randomness.generator(seed, "rare name")
+    parts = []
+    for text_encoder in base.text_encoders:
+        table = token_batch.embedding_table(text_encoder)
+        if len(ids) == 1:
+            parts.append(table[ids[0]].to(base.learner_dtype))
+            continue
+        vector = torch.randn(table.shape[1], generator=source)
+        length = table.norm(dim=1).median().to(base.learner_dtype)
+        parts.append((vector / vector.norm()).to(table.device, base.learner_dtype) * length)
+    return torch.cat(parts)
 
 
 def learn(

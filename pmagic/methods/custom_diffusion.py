@@ -17,7 +17,7 @@ from torch import Tensor
 from pmagic.bases import memory_estimate
 from pmagic.bases.loading import Base
 from pmagic.bases.model_spec import ModelSpec
-from pmagic.engine import concept_merge, conditioning, prompts, reweighting, token_batch
+from pmagic.engine import concept_merge, prompts, reweighting, text_encoding, token_batch
 from pmagic.engine.composing import EmbeddingSchedule, LearnedTokens
 from pmagic.engine.hooks import exchanged_parameters
 from pmagic.engine.recipes import LearnSettings
@@ -114,9 +114,7 @@ def phrase_rows(base: Base, schedule: EmbeddingSchedule) -> Tensor:
     assert isinstance(tokens, LearnedTokens)
     batch = token_batch.tokens_with_name(base, PHRASES, len(tokens.tokens))
     dynamic = tokens.tokens.expand(len(PHRASES), -1, -1)
-    keys = conditioning.encode(
-        base.pipeline.text_encoder, batch.ids, batch.placeholder_index, dynamic, None
-    ).condition.keys
+    keys = text_encoding.encode(base, batch, dynamic, None).condition.keys
     rows = []
     for encoded, placeholder_index, length in zip(keys, batch.placeholder_index, batch.lengths, strict=True):
         first = int((placeholder_index == 0).nonzero()[0])

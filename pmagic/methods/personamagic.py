@@ -103,7 +103,7 @@ def mapper_of(base: Base, persona: Persona) -> tuple[Mapper, Tensor]:
     try:
         image_embedding = weights.pop("image_embedding")
         outputs, inputs = len(weights["dynamic_out.bias"]), weights["image_hidden.0.weight"].shape[-1]
-        shape = MapperShape(outputs // len(word), len(word), inputs - HIDDEN)
+        shape = MapperShape(outputs // len(word), len(word), inputs - HIDDEN, base.text_widths)
         learner = Mapper(shape, word, persona.bounds).to(base.device, base.learner_dtype)
         learner.load_state_dict(weights)
         image_embedding = image_embedding.reshape(1, inputs - HIDDEN)

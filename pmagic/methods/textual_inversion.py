@@ -97,7 +97,7 @@ def apply(base: Base, personas: Sequence[Persona]) -> Iterator[list[EmbeddingSch
 def _schedule(base: Base, persona: Persona) -> EmbeddingSchedule:
     require_base(base, persona)
     vectors = persona.tensors.get("learner.vectors")
-    width = base.pipeline.text_encoder.config.hidden_size
+    width = sum(base.text_widths)
     if vectors is None or vectors.ndim != 2 or vectors.shape[-1] != width:
         raise Incompatible("the persona's tensors are not those of textual inversion", "learn it again")
     return composing.constant_schedule(

@@ -216,7 +216,7 @@ def prepare(
             f"these are {options.count * len(scenes)} pictures, more than {MAX_PICTURES}", "draw fewer at once"
         )
     base_options.quiet_libraries()
-    tokenizer = prompts.load_tokenizer(spec.local_folder)
+    tokenizer = prompts.load_tokenizer(spec.tokenizer_folder)
     tokens = {name: _token_count(*each) for name, each in personas.items()}
     cut = [prompts.check_names(tokenizer, each.prompt, tokens).cut for each in scenes]
     for text in filter(None, cut):
@@ -235,7 +235,7 @@ def prepare(
     for address, persona in personas.values():
         if base.fingerprint != persona.fingerprint:
             raise Incompatible(
-                f"{address} was learned on {persona.base}, and the base in {spec.folder} has other weights",
+                f"{address} was learned on {persona.base}, and the base in {spec.place} has other weights",
                 "restore that base, or learn the persona again",
             )
     return Drawing(

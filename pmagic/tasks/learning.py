@@ -239,7 +239,7 @@ def prepare(
         bounds=bounds,
         kind=given.kind,
     )
-    prompts.check_word(prompts.load_tokenizer(spec.local_folder), given.word)
+    prompts.check_word(prompts.load_tokenizer(spec.tokenizer_folder), given.word)
     faces = given.select_faces(spec, settings, face)
     place = base_options.device(device)
     needed = partial(base_options.memory_to_learn, chosen, spec, settings, place, dtype)

@@ -65,7 +65,7 @@ def prepare(
     from pmagic.engine import prompts, recipes
 
     settings = recipes.settings_for(recipes.DEFAULT, spec.defaults, seed=seed, kind=given.kind)
-    prompts.check_word(prompts.load_tokenizer(spec.local_folder), given.word)
+    prompts.check_word(prompts.load_tokenizer(spec.tokenizer_folder), given.word)
     faces = given.select_faces(spec, settings, face)
     before_opening()
     opened = base_options.open_base(base, spec, base_options.device(device), dtype)
