@@ -4,7 +4,8 @@ Every picture has its own noise from its seed, so it is the same alone or among 
 and up to the rounding of some pixels with larger batches.
 """
 
-# K texts, one without regions . S text positions . w text width . C latent channels . h, w of the latents
+# K texts, one without regions . S text positions . w text width . L cross-attentions, or 1 . C latent channels
+# h, w of the latents
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -35,8 +36,8 @@ MAX_SEED = 2**32 - 1  # torch's CPU generator, which makes the noise, uses only 
 class PromptSchedule:
     """The packed [K|V] condition of the UNet at each of the sampler's timesteps."""
 
-    rows: Mapping[float, Tensor]  # (K * S, 2w)
-    negative: Tensor  # (1, K * S, 2w)
+    rows: Mapping[float, Tensor]  # (K * S, 2 L w)
+    negative: Tensor  # (1, K * S, 2 L w)
     boxes: tuple[Box, ...] = ()  # regions of all texts but the last, which is for the rest; empty for K = 1
 
 
@@ -110,8 +111,9 @@ def encode_prompt(
     texts = composing.regional_prompts(wordings, words, list(regions)) if regions else [wordings]
     with torch.no_grad():
         read = [composing.encode_schedule(base, prompt, each, steps) for each in texts]
-        negative = token_batch.encode_plain(base, settings.negative).packed()
-    rows = {t: torch.cat([each[t].packed()[0] for each in read]) for t in steps}
+        layers = max(each.layers for conditions in read for each in conditions.values())
+        negative = token_batch.encode_plain(base, settings.negative).for_layers(layers).packed()
+    rows = {t: torch.cat([each[t].for_layers(layers).packed()[0] for each in read]) for t in steps}
     return PromptSchedule(rows, negative.repeat(1, len(texts), 1), tuple(regions.values()))
 
 

@@ -40,8 +40,8 @@ class Phrase(nn.Module):
         if trained:
             self.name = nn.Parameter(name.detach().clone())
         else:
-            self.register_buffer("name", name.detach())
-        self.register_buffer("word", word.detach())
+            self.register_buffer("name", name.detach(), persistent=False)
+        self.register_buffer("word", word.detach(), persistent=False)
 
     def forward(self, t: Tensor, image_embedding: Tensor) -> tuple[Tensor, None]:
         return torch.stack([self.name, self.word]).expand(len(t), -1, -1), None
