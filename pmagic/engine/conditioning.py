@@ -7,7 +7,7 @@ A condition may differ between the UNet's cross-attentions, which are counted in
 
 # B batch . S text positions . n placeholder tokens . w text width . H heads . L cross-attentions, or 1 for all alike
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from pmagic.bases.loading import Base
 from pmagic.engine.attention import cross_attentions
-from pmagic.engine.hooks import installed_hooks
+from pmagic.engine.hooks import Hooks, installed_hooks
 from pmagic.engine.mapper import keep_length
 
 if TYPE_CHECKING:
@@ -80,9 +80,9 @@ def encode(
     """
     if dynamic.ndim == 4:
         batch, layers = dynamic.shape[:2]
-        rows = [each.repeat_interleave(layers, dim=0) for each in (ids, slots)]
-        flat = [None if each is None else each.flatten(0, 1) for each in (residual, bypass)]
-        both = encode(text_encoder, *rows, dynamic.flatten(0, 1), *flat).condition
+        ids, slots = (each.repeat_interleave(layers, dim=0) for each in (ids, slots))
+        residual, bypass = (None if each is None else each.flatten(0, 1) for each in (residual, bypass))
+        both = encode(text_encoder, ids, slots, dynamic.flatten(0, 1), residual, bypass).condition
         keys, values = (
             each.unflatten(0, (batch, layers)).transpose(1, 2).flatten(2) for each in (both.keys, both.values)
         )
@@ -129,7 +129,7 @@ def packed_kv(unet: nn.Module) -> Iterator[None]:
         yield
 
 
-def _unpacking(unet: nn.Module) -> list[tuple[nn.Module, Callable[..., Any]]]:
+def _unpacking(unet: nn.Module) -> Hooks:
     """The hooks of `packed_kv`. They are always the same objects, for which torch.compile would compile anew."""
     if unet not in _unpacking_hooks:
         layers = list(cross_attentions(unet).values())
@@ -139,7 +139,7 @@ def _unpacking(unet: nn.Module) -> list[tuple[nn.Module, Callable[..., Any]]]:
     return _unpacking_hooks[unet]
 
 
-_unpacking_hooks: WeakKeyDictionary[nn.Module, list[tuple[nn.Module, Callable[..., Any]]]] = WeakKeyDictionary()
+_unpacking_hooks: WeakKeyDictionary[nn.Module, Hooks] = WeakKeyDictionary()
 
 
 def keys_in(condition: Tensor, width: int, layer: int, layers: int) -> Tensor:

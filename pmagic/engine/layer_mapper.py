@@ -49,11 +49,8 @@ class LayerMapper(nn.Module):
     def __init__(self, word: Tensor, layers: int, frequencies: Tensor, batch: int = 1) -> None:
         super().__init__()
         self.layers = layers
-        self.net = nn.Sequential(
-            nn.Linear(2 * FREQUENCIES, ANCHORS * layers),
-            *_layer(ANCHORS * layers),
-            *_layer(HIDDEN),
-        )
+        time_input = nn.Linear(2 * FREQUENCIES, ANCHORS * layers)
+        self.net = nn.Sequential(time_input, *_layer(ANCHORS * layers), *_layer(HIDDEN))
         self.output_layer = nn.Linear(HIDDEN, 2 * len(word))
         self.register_buffer("word", word.detach().clone(), persistent=False)
         self.register_buffer("frequencies", frequencies.to(word), persistent=False)
@@ -62,7 +59,7 @@ class LayerMapper(nn.Module):
         t = torch.arange(0, TIMESTEPS, TIMESTEPS // ANCHORS).to(word).repeat_interleave(layers)
         with torch.no_grad():
             anchors = position_features(t, torch.arange(layers).to(word).repeat(ANCHORS), self.frequencies)
-            self.net[0].weight.copy_(anchors)  # (10 L, 2048), t outside and l inside
+            time_input.weight.copy_(anchors)  # (10 L, 2048), t outside and l inside
 
     def forward(self, t: Tensor, image_embedding: Tensor) -> tuple[Tensor, None, Tensor]:
         """t: (B,) in training timesteps. Returns tokens (B, L, 1, w), no residual, and bypass vectors (B, L, 1, w)."""
@@ -81,7 +78,8 @@ class LayerMapper(nn.Module):
         if kept is not None:
             hidden = hidden * (torch.arange(HIDDEN, device=hidden.device) < kept[:, None])
         both = nn.functional.normalize(self.output_layer(hidden), dim=-1) * self.word.norm()
-        return both.chunk(2, dim=-1)
+        token, bypass = both.chunk(2, dim=-1)
+        return token, bypass
 
     def before_step(self, context: "TrainingContext", sample: randomness.StepSample, step: int) -> None:
         """Draw which hidden values optimizer step `step` keeps; its random values follow from (seed, step) alone.
