@@ -83,9 +83,9 @@ def encoded(
     golden: dict[str, Tensor], encoder: CLIPTextModel, vectors: tuple[Tensor, Tensor], *, bypass: bool = True
 ) -> Condition:
     ids = golden["ids"].long()
-    slots = torch.where(ids == PLACEHOLDER, 0, -1)
+    index = torch.where(ids == PLACEHOLDER, 0, -1)
     u, v = (each.expand(len(ids), -1)[:, None] for each in vectors)
-    return encode(encoder, ids, slots, u, None, v if bypass else None).condition
+    return encode(encoder, ids, index, u, None, v if bypass else None).condition
 
 
 def test_keys_and_values_are_the_authors(
@@ -142,7 +142,7 @@ def test_each_cross_attention_reads_its_own_condition(tiny_base: loading.Base) -
         unet(
             torch.ones(1, 4, 8, 8),
             torch.tensor(5),
-            encoder_hidden_states=Condition(keys, values, count).packed(),
+            encoder_hidden_states=Condition(keys, values, count).pack(),
         )
     assert len(seen) == 2 * count
     for number, each in enumerate(layers):
@@ -159,7 +159,7 @@ def test_equal_conditions_of_all_layers_are_one_condition(tiny_base: loading.Bas
     one = Condition(keys, values)
     with torch.no_grad(), packed_kv(unet):
         plain, layered = (
-            unet(torch.ones(1, 4, 8, 8), torch.tensor(7), encoder_hidden_states=each.packed()).sample
+            unet(torch.ones(1, 4, 8, 8), torch.tensor(7), encoder_hidden_states=each.pack()).sample
             for each in (one, one.for_layers(count))
         )
     assert torch.equal(plain, layered)

@@ -192,8 +192,8 @@ def test_every_layer_is_edited_in_its_own_keys_and_values(tiny_base: loading.Bas
     keys[:, 2], values[:, 3] = (learner.encoding.repeat(len(layers)) for _ in range(2))
     edit = Concepts(learner.encoding[None], learner.dual[None], learner.gate)
     for packed in (
-        Condition(keys, values, len(layers)).packed(),
-        Condition(keys[..., :w], values[..., :w]).packed(),
+        Condition(keys, values, len(layers)).pack(),
+        Condition(keys[..., :w], values[..., :w]).pack(),
         keys[..., :w],
     ):
         plain, changed = ([], [])
@@ -234,7 +234,7 @@ def test_keys_stay_locked_and_the_encoding_is_a_moving_average(tiny_base: loadin
     step, optimizer = training.make_train_step(context, learner), training.make_optimizer(learner, how)
     for number in range(3):
         sample = training.sample_of_step(context.subject, how, number)
-        batch = context.templates.chosen(sample.template)
+        batch = context.templates.select(sample.template)
         with torch.no_grad():
             seen = perfusion.placeholder_encodings(tiny_base, batch, learner.token)
         i = 0.99 * i + 0.01 * seen.mean(dim=0)
@@ -273,7 +273,7 @@ def test_resume_and_less_memory_give_the_same_bytes(tiny_base: loading.Base, tmp
 
 def test_less_memory_is_the_same_in_half_precision(tiny_folders: dict[str, Path]) -> None:
     """The gate reads the condition before it is rounded, however many hooks are around the UNet."""
-    base = tiny.open_fast(tiny_folders["sd1"], mixed=True)
+    base = tiny.open_fast(tiny_folders["sd1"], fp32_norms=True)
     known, how = tiny.known(base), settings(iterations=2)
     whole = perfusion.learn(base, known, how)
     with memory.gradient_checkpointing(base.pipeline):

@@ -44,24 +44,24 @@ EmbeddingSchedule = Callable[[Sequence[float]], Mapping[float, NameEmbedding]]
 
 
 @contextmanager
-def apply_personas(base: Base, cast: Mapping[str, Persona | str]) -> Iterator[Mapping[str, EmbeddingSchedule]]:
-    """While inside, all personas of `cast` are applied to `base`; yields the schedule of each name.
+def apply_personas(base: Base, personas: Mapping[str, Persona | str]) -> Iterator[Mapping[str, EmbeddingSchedule]]:
+    """While inside, the personas are applied to the base; yields the schedule of each name.
 
-    cast: by name, a persona or the plain word that stands for the name at every timestep. All personas of one method
+    personas: by name, a persona or the plain word that stands for the name at every timestep. All personas of a method
     are applied together, because a method may have to merge them. Methods and personas are taken in the order of their
-    names, so the result does not depend on the order of `cast`.
+    names, so the result does not depend on the order of `personas`.
     Raises Incompatible for a persona of another base; the base is restored in every case.
     """
-    schedules = {name: constant_schedule(each) for name, each in cast.items() if isinstance(each, str)}
+    schedules = {name: constant_schedule(each) for name, each in personas.items() if isinstance(each, str)}
     by_method: dict[str, dict[str, Persona]] = {}
-    for name, each in sorted(cast.items()):
+    for name, each in sorted(personas.items()):
         if not isinstance(each, str):
             by_method.setdefault(each.method, {})[name] = each
     with ExitStack() as stack:
-        for method, personas in sorted(by_method.items()):
-            worn = stack.enter_context(shelf.take("methods", method).wear(base, list(personas.values())))
-            schedules.update(zip(personas, worn, strict=True))
-        yield {name: schedules[name] for name in cast}
+        for method, own in sorted(by_method.items()):
+            applied = stack.enter_context(shelf.take("methods", method).apply(base, list(own.values())))
+            schedules.update(zip(own, applied, strict=True))
+        yield {name: schedules[name] for name in personas}
 
 
 def constant_schedule(said: NameEmbedding) -> EmbeddingSchedule:
@@ -101,7 +101,7 @@ def encode_schedule(
     for many in alike.values():
         # A row with tokens for each cross-attention is a batch of its own; more of them would take gigabytes.
         for some in [[each] for each in many] if _layers(many[0]) > 1 else [many]:
-            both = _encoded(base, prompt, list(wordings), some)
+            both = _encode(base, prompt, list(wordings), some)
             pairs = zip(both.keys.split(1), both.values.split(1), strict=True)
             found.update({each: Condition(*pair, both.layers) for each, pair in zip(some, pairs, strict=True)})
     return {t: found[at[t]] for t in timesteps}
@@ -112,7 +112,7 @@ def _layers(row: Sequence[NameEmbedding]) -> int:
     return max((said.layers for said in row if isinstance(said, LearnedTokens)), default=1)
 
 
-def _encoded(base: Base, prompt: str, names: Sequence[str], many: Sequence[tuple[NameEmbedding, ...]]) -> Condition:
+def _encode(base: Base, prompt: str, names: Sequence[str], many: Sequence[tuple[NameEmbedding, ...]]) -> Condition:
     """The prompt encoded once per row of `many`, B = len(many); all rows have the same words at the same names."""
     first = dict(zip(names, many[0], strict=True))
     text = prompts.substitute_names(prompt, {name: said for name, said in first.items() if isinstance(said, str)})
@@ -133,8 +133,8 @@ def _encoded(base: Base, prompt: str, names: Sequence[str], many: Sequence[tuple
     dynamic = torch.stack([torch.cat([_for_layers(said.tokens, said, layers) for said in row], dim=-2) for row in rows])
     residual, bypass = joined(lambda said: said.residual), joined(lambda said: said.bypass)
     which = torch.zeros(len(many), dtype=torch.long, device=base.device)
-    placed = token_batch.tokens_with_names(base, [text], tokens).chosen(which)
-    return encode(base.pipeline.text_encoder, placed.ids, placed.slots, dynamic, residual, bypass).condition
+    placed = token_batch.tokens_with_names(base, [text], tokens).select(which)
+    return encode(base.pipeline.text_encoder, placed.ids, placed.placeholder_index, dynamic, residual, bypass).condition
 
 
 def _for_layers(vectors: Tensor | None, said: LearnedTokens, layers: int) -> Tensor:

@@ -38,7 +38,7 @@ class Condition:
     values: Tensor
     layers: int = 1  # L
 
-    def packed(self) -> Tensor:
+    def pack(self) -> Tensor:
         """[K|V] on the feature axis: (B, S, 2 L w)."""
         return torch.cat([self.keys, self.values], dim=-1)
 
@@ -62,7 +62,7 @@ class Encoded:
 def encode(
     text_encoder: "CLIPTextModel",
     ids: Tensor,
-    slots: Tensor,
+    placeholder_index: Tensor,
     dynamic: Tensor,
     residual: Tensor | None,
     bypass: Tensor | None = None,
@@ -71,24 +71,24 @@ def encode(
 ) -> Encoded:
     """Encode prompts in which dynamic tokens stand for the name (paper, Fig. 3).
 
-    ids: (B, S) token ids; any id may stand at the placeholders. slots: (B, S), k where dynamic token k stands and -1
-    elsewhere. dynamic: (B, n, w). residual: (B, n, w), mixed into the values alone and *before* the final layer norm,
-    at the length of the hidden state there. bypass: (B, n, w), whose direction is added to the hidden state h there as
-    BYPASS |h|; zero adds nothing. If both are None, the values are the keys.
+    ids: (B, S) token ids; any id may stand at the placeholders. placeholder_index: (B, S), k where dynamic token k
+    stands and -1 elsewhere. dynamic: (B, n, w). residual: (B, n, w), mixed into the values alone and *before* the final
+    layer norm, at the length of the hidden state there. bypass: (B, n, w), whose direction is added to the hidden state
+    h there as BYPASS |h|; zero adds nothing. If both are None, the values are the keys.
     With tokens for each cross-attention, dynamic, residual and bypass are (B, L, n, w). Each prompt is then encoded L
     times, and no attention is returned.
     """
     if dynamic.ndim == 4:
         batch, layers = dynamic.shape[:2]
-        ids, slots = (each.repeat_interleave(layers, dim=0) for each in (ids, slots))
+        ids, placeholder_index = (each.repeat_interleave(layers, dim=0) for each in (ids, placeholder_index))
         residual, bypass = (None if each is None else each.flatten(0, 1) for each in (residual, bypass))
-        both = encode(text_encoder, ids, slots, dynamic.flatten(0, 1), residual, bypass).condition
+        both = encode(text_encoder, ids, placeholder_index, dynamic.flatten(0, 1), residual, bypass).condition
         keys, values = (
             each.unflatten(0, (batch, layers)).transpose(1, 2).flatten(2) for each in (both.keys, both.values)
         )
         return Encoded(Condition(keys, values, layers), None)
     with ExitStack() as hooks:
-        hooks.enter_context(dynamic_tokens(text_encoder, slots, dynamic))
+        hooks.enter_context(dynamic_tokens(text_encoder, placeholder_index, dynamic))
         projections = hooks.enter_context(_last_projections(text_encoder)) if with_attention else None
         # No attention mask: the stock pipeline passes none, and padding is part of what cross-attention reads.
         output = text_encoder(ids, output_hidden_states=residual is not None or bypass is not None)
@@ -96,22 +96,26 @@ def encode(
     if residual is not None or bypass is not None:
         mixed = hidden = output.hidden_states[-1]  # (B, S, w), before the final layer norm
         if residual is not None:
-            mixed = keep_length(hidden + _at_slots(residual.to(hidden.dtype), slots), hidden)
+            mixed = keep_length(hidden + _at_placeholders(residual.to(hidden.dtype), placeholder_index), hidden)
         if bypass is not None:
-            added = F.normalize(_at_slots(bypass.to(hidden.dtype), slots), dim=-1)
+            added = F.normalize(_at_placeholders(bypass.to(hidden.dtype), placeholder_index), dim=-1)
             mixed = mixed + BYPASS * hidden.norm(dim=-1, keepdim=True) * added
-        mixed = torch.where((slots >= 0).unsqueeze(-1), mixed, hidden)
+        mixed = torch.where((placeholder_index >= 0).unsqueeze(-1), mixed, hidden)
         values = clip_text_model(text_encoder).final_layer_norm(mixed)
     attention = _probabilities(text_encoder, projections) if projections is not None else None
     return Encoded(Condition(keys, values), attention)
 
 
 @contextmanager
-def dynamic_tokens(text_encoder: "CLIPTextModel", slots: Tensor, dynamic: Tensor) -> Iterator[None]:
-    """While inside, the token embedding returns `dynamic` (B, n, w) wherever `slots` (B, S) is not -1."""
+def dynamic_tokens(text_encoder: "CLIPTextModel", placeholder_index: Tensor, dynamic: Tensor) -> Iterator[None]:
+    """While inside, the token embedding returns `dynamic` (B, n, w) wherever `placeholder_index` (B, S) is not -1."""
 
     def put_in(module: nn.Module, args: tuple[Any, ...], embedded: Tensor) -> Tensor:
-        return torch.where((slots >= 0).unsqueeze(-1), _at_slots(dynamic.to(embedded.dtype), slots), embedded)
+        return torch.where(
+            (placeholder_index >= 0).unsqueeze(-1),
+            _at_placeholders(dynamic.to(embedded.dtype), placeholder_index),
+            embedded,
+        )
 
     with installed_hooks(after=[(text_encoder.get_input_embeddings(), put_in)]):
         yield
@@ -174,23 +178,24 @@ def timestep_switch(unet: nn.Module, rows: Mapping[float, Tensor], pictures: int
 
 @contextmanager
 def unet_in_compute_dtype(base: Base) -> Iterator[None]:
-    """While inside, the base's UNet computes in `base.fast` (None: its own type) and returns the type `base.weights`.
+    """While inside, the base's UNet computes in `base.compute_dtype` and returns `base.weights_dtype`.
 
-    Its condition goes through `packed_kv`, or must have the type of the weights that project it. The output is not left
-    in half precision, because guidance multiplies the difference of two close numbers, which would lose its digits.
+    A compute_dtype of None changes nothing. The condition goes through `packed_kv`, or must have the type of the
+    weights that project it. The output is not left in half precision, because guidance multiplies the difference of two
+    close numbers, which would lose its digits.
     """
 
-    def as_kept(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-        return (args[0].to(base.fast), *args[1:]), kwargs
+    def cast_inputs(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        return (args[0].to(base.compute_dtype), *args[1:]), kwargs
 
-    def as_asked(module: nn.Module, args: tuple[Any, ...], output: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        return tuple(each.to(base.weights) for each in output)
+    def cast_outputs(module: nn.Module, args: tuple[Any, ...], output: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return tuple(each.to(base.weights_dtype) for each in output)
 
-    if base.fast is None:
+    if base.compute_dtype is None:
         yield
         return
     unet = base.pipeline.unet
-    with installed_hooks(before=[(unet, as_kept)], after=[(unet, as_asked)]), base.autocast():
+    with installed_hooks(before=[(unet, cast_inputs)], after=[(unet, cast_outputs)]), base.autocast():
         yield
 
 
@@ -199,9 +204,9 @@ def clip_text_model(text_encoder: "CLIPTextModel") -> "CLIPTextModel":
     return getattr(text_encoder, "text_model", text_encoder)
 
 
-def _at_slots(vectors: Tensor, slots: Tensor) -> Tensor:
-    """vectors (B, n, w) laid out along text positions: (B, S, w); meaningless where slots is -1."""
-    return torch.take_along_dim(vectors, slots.clamp(min=0).unsqueeze(-1), dim=1)
+def _at_placeholders(vectors: Tensor, placeholder_index: Tensor) -> Tensor:
+    """vectors (B, n, w) laid out along text positions: (B, S, w); meaningless where placeholder_index is -1."""
+    return torch.take_along_dim(vectors, placeholder_index.clamp(min=0).unsqueeze(-1), dim=1)
 
 
 def _keys_alone(

@@ -72,7 +72,7 @@ def texts_per_sample(spec: ModelSpec) -> int:
 def make_learner(base: Base, subject: Subject, settings: LearnSettings) -> LayerMapper:
     """The untrained mapper. Raises UsageError for settings that this method does not have."""
     _require_usable(settings)
-    word = token_batch.word_embedding(base, subject.word).to(base.precision)
+    word = token_batch.word_embedding(base, subject.word).to(base.learner_dtype)
     layers, frequencies = len(cross_attentions(base.pipeline.unet)), layer_mapper.draw_frequencies(settings.seed)
     with randomness.seeded_weights(settings.seed):
         return LayerMapper(word.cpu(), layers, frequencies, settings.batch).to(base.device)
@@ -110,7 +110,7 @@ def _schedule(base: Base, persona: Persona) -> EmbeddingSchedule:
     @torch.no_grad()
     def schedule(timesteps: Sequence[float]) -> Mapping[float, NameEmbedding]:
         distinct = list(dict.fromkeys(timesteps))
-        t = torch.tensor(distinct, device=base.device, dtype=base.precision)
+        t = torch.tensor(distinct, device=base.device, dtype=base.learner_dtype)
         tokens, _, bypass = learner(t, t)
         pairs = zip(tokens, bypass, strict=True)
         return {t: LearnedTokens(own, None, beside) for t, (own, beside) in zip(distinct, pairs, strict=True)}
@@ -121,11 +121,11 @@ def _schedule(base: Base, persona: Persona) -> EmbeddingSchedule:
 def _learner_of(base: Base, persona: Persona) -> LayerMapper:
     """The trained mapper on the base's device. Raises Incompatible if the persona's tensors are not those of one."""
     weights = {
-        name.removeprefix("learner."): torch.tensor(array, dtype=base.precision, device=base.device)
+        name.removeprefix("learner."): torch.tensor(array, dtype=base.learner_dtype, device=base.device)
         for name, array in persona.tensors.items()
         if name == FREQUENCIES or name.startswith("learner.")
     }
-    word = token_batch.word_embedding(base, persona.word).to(base.precision)
+    word = token_batch.word_embedding(base, persona.word).to(base.learner_dtype)
     try:
         frequencies = weights.pop(FREQUENCIES).reshape(layer_mapper.FREQUENCIES, 2)
         learner = LayerMapper(word, len(cross_attentions(base.pipeline.unet)), frequencies)

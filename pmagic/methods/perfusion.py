@@ -99,7 +99,7 @@ class ConceptLearner(nn.Module):
         """The same token (B, 1, w) for every t and every photo."""
         return self.token.expand(len(t), -1, -1), None
 
-    def worn_by(self, unet: nn.Module) -> AbstractContextManager[None]:
+    def apply_to(self, unet: nn.Module) -> AbstractContextManager[None]:
         """While inside, the UNet's cross-attention is edited."""
         concepts = Concepts(self.encoding[None], self.dual[None], self.gate)
         return rank_one_edits(
@@ -114,7 +114,7 @@ class ConceptLearner(nn.Module):
     @torch.no_grad()
     def before_step(self, context: TrainingContext, sample: randomness.StepSample, step: int) -> None:
         """Move i towards the token's encodings in this step's prompts; no gradient passes through it."""
-        batch = context.templates.chosen(sample.to(context.base.device).template)
+        batch = context.templates.select(sample.to(context.base.device).template)
         self.encoding.copy_(moving_average(self.encoding, placeholder_encodings(context.base, batch, self.token)))
         self.dual.copy_(self.dual_of(self.encoding))
 
@@ -131,8 +131,8 @@ def moving_average(encoding: Tensor, seen: Tensor) -> Tensor:
 def placeholder_encodings(base: Base, batch: TokenBatch, token: Tensor) -> Tensor:
     """What the text encoder makes of the token (1, w) in each prompt of the batch: (B, w)."""
     dynamic = token.expand(len(batch.ids), -1, -1)
-    keys = encode(base.pipeline.text_encoder, batch.ids, batch.slots, dynamic, None).condition.keys
-    return keys[batch.slots == 0]
+    keys = encode(base.pipeline.text_encoder, batch.ids, batch.placeholder_index, dynamic, None).condition.keys
+    return keys[batch.placeholder_index == 0]
 
 
 @torch.no_grad()
@@ -150,9 +150,9 @@ def targets_of(unet: nn.Module, class_encoding: Tensor) -> tuple[list[Tensor], l
 def make_learner(base: Base, subject: Subject, settings: LearnSettings) -> ConceptLearner:
     """An untrained concept, equal to the class word. Raises UsageError for settings that this method does not have."""
     _require_usable(settings)
-    word = token_batch.word_embedding(base, subject.word).to(base.precision)
+    word = token_batch.word_embedding(base, subject.word).to(base.learner_dtype)
     templates = token_batch.tokens_with_name(base, settings.templates, 1)
-    class_encoding = placeholder_encodings(base, templates, word[None]).mean(dim=0).to(base.precision)
+    class_encoding = placeholder_encodings(base, templates, word[None]).mean(dim=0).to(base.learner_dtype)
     text_encoder = base.pipeline.text_encoder
     inverse = rank_one_edit.cached_inverse(text_encoder, lambda: custom_diffusion.caption_rows(base))
     return ConceptLearner(base.pipeline.unet, word, class_encoding, inverse)
@@ -206,7 +206,7 @@ def wear(base: Base, personas: Sequence[Persona]) -> Iterator[list[EmbeddingSche
         _stacked(base, different, f"learner.values.{number}", layer.to_v.out_features)
         for number, layer in enumerate(layers)
     ]
-    gates = torch.tensor([_gate(each) for each in different], dtype=base.precision, device=base.device)
+    gates = torch.tensor([_gate(each) for each in different], dtype=base.learner_dtype, device=base.device)
     keys = [torch.stack(each) for each in zip(*(targets_of(unet, word)[0] for word in words), strict=True)]
     concepts = Concepts(encodings, duals, gates)
     with rank_one_edits(unet, concepts, keys, values):
@@ -234,7 +234,7 @@ def _stacked(base: Base, personas: Sequence[Persona], name: str, *shape: int) ->
     arrays = [each.tensors.get(name) for each in personas]
     if any(each is None or each.shape != shape for each in arrays):
         raise _not_perfusion(f"{name} is missing or has another shape")
-    return torch.stack([torch.tensor(each, dtype=base.precision, device=base.device) for each in arrays])
+    return torch.stack([torch.tensor(each, dtype=base.learner_dtype, device=base.device) for each in arrays])
 
 
 def _gate(persona: Persona) -> tuple[float, float]:
