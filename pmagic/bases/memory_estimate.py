@@ -31,13 +31,20 @@ _LEVELS = 16  # of a network, at most
 
 
 def memory_to_learn(
-    spec: ModelSpec, batch: int, *, trained: int = 0, half: bool = False, low: bool = False, decodes: bool = False
+    spec: ModelSpec,
+    batch: int,
+    *,
+    trained: int = 0,
+    half: bool = False,
+    low: bool = False,
+    decodes: bool = False,
+    texts: int = 1,
 ) -> int:
     """Bytes, roughly: the weights, what `batch` samples keep for the backward pass, and what training itself keeps.
 
     trained: how many numbers the method trains (its `count_weights`).
     half: with the UNet and the decoded faces in two bytes a number instead of four. low: with each block computed again
-    (engine.memory). decodes: with a loss that looks at the face, here a large one.
+    (engine.memory). decodes: with a loss that looks at the face, here a large one. texts: encoded for each sample.
     """
     assert spec.folder is not None  # only called for a base whose weights are here
     side, channels, _ = _shape(spec.folder / "unet" / "config.json")
@@ -49,6 +56,8 @@ def memory_to_learn(
         face = (side * 2 ** (levels - 1)) ** 2
         together = max(face, min(batch * face, DECODED_AT_ONCE))
         kept += _FACE[half, low] * together / _FACE_AREA * width / _FACE_CHANNELS
+    if texts > 1:
+        kept += batch * (texts - 1) * _text_bytes(spec)
     weights = sum(
         count * (_HALF if half and part == "unet" else _FLOAT32) for part, count in parameters_by_part(spec).items()
     )
@@ -62,6 +71,18 @@ def text_widths(spec: ModelSpec) -> tuple[int, ...]:
     return tuple(_width(spec.folder / part / "config.json", "hidden_size") for part in encoders)
 
 
+def _text_bytes(spec: ModelSpec) -> int:
+    """Bytes that the text encoder keeps for the backward pass of one text, in float32.
+
+    For each position, a layer keeps 6.5 times its width and twice its inner width (counted in what torch saves).
+    """
+    assert spec.folder is not None  # as above
+    configuration = spec.folder / "text_encoder" / "config.json"
+    keys = ("max_position_embeddings", "num_hidden_layers", "hidden_size", "intermediate_size")
+    positions, layers, width, inner = (_width(configuration, key) for key in keys)
+    return int(_FLOAT32 * positions * layers * (6.5 * width + 2 * inner))
+
+
 def text_width(spec: ModelSpec) -> int:
     """How many numbers the token embeddings of the base have together. Raises Incompatible."""
     return sum(text_widths(spec))
@@ -70,6 +91,11 @@ def text_width(spec: ModelSpec) -> int:
 def image_width(spec: ModelSpec) -> int:
     """How many numbers the base's CLIP makes of a photo. Raises WeightsMissing or Incompatible."""
     return _width(clip_folder(spec) / "config.json", "projection_dim")
+
+
+def count_cross_attentions(spec: ModelSpec) -> int:
+    """How many cross-attentions the base's UNet has. Raises Incompatible for a file that is not safetensors."""
+    return sum(name.endswith("attn2.to_k.weight") for name in unet_shapes(spec))
 
 
 def _width(configuration: Path, key: str) -> int:

@@ -1,7 +1,7 @@
 """Checkpoint: the state of an unfinished training run in one safetensors file, from which it resumes bit for bit.
 
-It holds the learner's weights, both moments of AdamW, the running losses and the step. It needs no random state: all
-random values follow from the seed and the step (see randomness).
+It holds the learner's weights and persistent buffers, both moments of AdamW, the running losses and the step. It needs
+no random state: all random values follow from the seed and the step (see randomness).
 """
 
 import hashlib
@@ -47,6 +47,7 @@ class Checkpoint:
             tensors[f"learner.{name}"] = weight.detach()
             for moment in MOMENTS:
                 tensors[f"{moment}.{name}"] = optimizer.state[weight][moment]
+        tensors |= {f"buffer.{name}": buffer.clone() for name, buffer in persistent_buffers(learner).items()}
         tensors = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
         spoilt = next((name for name, tensor in tensors.items() if not tensor.isfinite().all()), None)
         if spoilt is not None:
@@ -72,6 +73,8 @@ class Checkpoint:
                 weight.copy_(tensors[f"learner.{name}"])
                 moments = {moment: tensors[f"{moment}.{name}"].to(weight.device) for moment in MOMENTS}
                 optimizer.state[weight] = {"step": torch.tensor(float(step)), **moments}
+            for name, buffer in persistent_buffers(learner).items():
+                buffer.copy_(tensors[f"buffer.{name}"])
         prefix = "running."
         return step, {name.removeprefix(prefix): tensors[name].item() for name in tensors if name.startswith(prefix)}
 
@@ -94,6 +97,12 @@ class Checkpoint:
                 f"repeat the command it was started with, or {remove}",
             )
         return tensors, int(stated["step"])
+
+
+def persistent_buffers(learner: nn.Module) -> dict[str, Tensor]:
+    """What training changes besides the weights: the buffers that the learner's state has, by name."""
+    state = learner.state_dict()
+    return {name: buffer for name, buffer in learner.named_buffers() if name in state}
 
 
 def _like(kept: Tensor | None, seen: Tensor) -> bool:

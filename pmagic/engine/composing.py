@@ -4,7 +4,7 @@ At one timestep, one persona may still be a plain word while another is dynamic 
 with which it was learned. Personas that were learned separately are combined here.
 """
 
-# S text positions . n placeholder tokens . w text width
+# S text positions . n placeholder tokens . w text width . L cross-attentions of the UNet
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -23,10 +23,18 @@ from pmagic.persona import Persona
 
 @dataclass(frozen=True, eq=False)
 class LearnedTokens:
-    """Learned tokens that stand for a name, and the residual mixed into their values: (n, w) each; it may be None."""
+    """Learned tokens that stand for a name, and the residual or bypass of their values (see conditioning.encode).
+
+    Each is (n, w), or (L, n, w) with tokens for each cross-attention.
+    """
 
     tokens: Tensor
     residual: Tensor | None
+    bypass: Tensor | None = None
+
+    @property
+    def layers(self) -> int:
+        return len(self.tokens) if self.tokens.ndim == 3 else 1
 
 
 # What stands for a name: a plain word or learned tokens. Words are compared by value, LearnedTokens by identity.
@@ -85,33 +93,52 @@ def encode_schedule(
     """
     said = {name: wording(timesteps) for name, wording in wordings.items()}
     at = {t: tuple(said[name][t] for name in wordings) for t in timesteps}
-    alike: dict[tuple[str | int, ...], list[tuple[NameEmbedding, ...]]] = {}
+    alike: dict[tuple[str | tuple[int, ...], ...], list[tuple[NameEmbedding, ...]]] = {}
     for each in dict.fromkeys(at.values()):
-        alike.setdefault(tuple(one if isinstance(one, str) else len(one.tokens) for one in each), []).append(each)
+        alike.setdefault(tuple(one if isinstance(one, str) else tuple(one.tokens.shape) for one in each), []).append(
+            each
+        )
     found: dict[tuple[NameEmbedding, ...], Condition] = {}
     for many in alike.values():
-        both = _encode(base, prompt, list(wordings), many)
-        pairs = zip(both.keys.split(1), both.values.split(1), strict=True)
-        found.update({each: Condition(*pair) for each, pair in zip(many, pairs, strict=True)})
+        # A row with tokens for each cross-attention is a batch of its own; more of them would take gigabytes.
+        for some in [[each] for each in many] if _layers(many[0]) > 1 else [many]:
+            both = _encode(base, prompt, list(wordings), some)
+            pairs = zip(both.keys.split(1), both.values.split(1), strict=True)
+            found.update({each: Condition(*pair, layers=both.layers) for each, pair in zip(some, pairs, strict=True)})
     return {t: found[at[t]] for t in timesteps}
+
+
+def _layers(row: Sequence[NameEmbedding]) -> int:
+    """For how many cross-attentions the row has tokens of their own; 1 if it has the same for all."""
+    return max((said.layers for said in row if isinstance(said, LearnedTokens)), default=1)
 
 
 def _encode(base: Base, prompt: str, names: Sequence[str], many: Sequence[tuple[NameEmbedding, ...]]) -> Condition:
     """The prompt encoded once per row of `many`, B = len(many); all rows have the same words at the same names."""
     first = dict(zip(names, many[0], strict=True))
     text = prompts.substitute_names(prompt, {name: said for name, said in first.items() if isinstance(said, str)})
-    tokens = {name: len(said.tokens) for name, said in first.items() if isinstance(said, LearnedTokens)}
+    tokens = {name: said.tokens.shape[-2] for name, said in first.items() if isinstance(said, LearnedTokens)}
     if not tokens:
         return token_batch.encode_plain(base, text)
     rows = [[said for said in each if isinstance(said, LearnedTokens)] for each in many]
-    dynamic = torch.stack([torch.cat([said.tokens for said in row]) for row in rows])  # (B, all n, w)
-    residual = None
-    if any(said.residual is not None for row in rows for said in row):  # a residual of zero does not change the values
-        residual = torch.stack([torch.cat([_residual(said) for said in row]) for row in rows])
+    layers = _layers(many[0])
+
+    def joined(vectors: Callable[[LearnedTokens], Tensor | None]) -> Tensor | None:
+        """The vectors of all names, (B, all n, w) or (B, L, all n, w), or None if none has any; 0 changes nothing."""
+        if all(vectors(said) is None for row in rows for said in row):
+            return None
+        return torch.stack(
+            [torch.cat([_for_layers(vectors(said), said, layers) for said in row], dim=-2) for row in rows]
+        )
+
+    dynamic = torch.stack([torch.cat([_for_layers(said.tokens, said, layers) for said in row], dim=-2) for row in rows])
+    residual, bypass = joined(lambda said: said.residual), joined(lambda said: said.bypass)
     which = torch.zeros(len(many), dtype=torch.long, device=base.device)
     placed = token_batch.tokens_with_names(base, [text], tokens).select(which)
-    return encode(base, placed, dynamic, residual).condition
+    return encode(base, placed, dynamic, residual, bypass).condition
 
 
-def _residual(said: LearnedTokens) -> Tensor:
-    return torch.zeros_like(said.tokens) if said.residual is None else said.residual
+def _for_layers(vectors: Tensor | None, said: LearnedTokens, layers: int) -> Tensor:
+    """The vectors of a name, zeros for None: (n, w), or (L, n, w) if any name of the prompt has tokens by layer."""
+    found = torch.zeros_like(said.tokens) if vectors is None else vectors
+    return found.expand(layers, -1, -1) if layers > 1 else found

@@ -2,21 +2,25 @@
 
 They are dynamic tokens (a hook on the text encoder's token embedding), separate keys and values (packed `[K|V]` on the
 feature axis and split before each cross-attention's `to_k` and `to_v`), and the timestep switch (a hook on the UNet).
+A condition may differ between the UNet's cross-attentions, which are counted in the order of a forward pass.
 """
 
-# B batch . S text positions . n placeholder tokens . w text width . H heads
+# B batch . S text positions . n placeholder tokens . w text width . H heads . L cross-attentions, or 1 for all alike
 
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from pmagic.bases.loading import Base
 from pmagic.engine.attention import cross_attentions
-from pmagic.engine.hooks import installed_hooks
+from pmagic.engine.hooks import Hooks, installed_hooks
 from pmagic.engine.mapper import keep_length
 
 if TYPE_CHECKING:
@@ -25,10 +29,12 @@ if TYPE_CHECKING:
 
     TextEncoder = CLIPTextModel | CLIPTextModelWithProjection
 
+BYPASS = 0.2  # of NeTI's paper: the length of the bypass vector, as a share of the hidden state's
+
 
 @dataclass(frozen=True)
 class Condition:
-    """What cross-attention reads: keys and values, each (B, S, w).
+    """What cross-attention reads: keys and values, each (B, S, L w), those of cross-attention 0 first.
 
     pooled: (B, p), the vector of the whole sentence that the UNet of Stable Diffusion XL reads as well, where known.
     """
@@ -36,10 +42,20 @@ class Condition:
     keys: Tensor
     values: Tensor
     pooled: Tensor | None = None
+    layers: int = 1  # L
 
     def pack(self) -> Tensor:
-        """[K|V] on the feature axis: (B, S, 2w)."""
+        """[K|V] on the feature axis: (B, S, 2 L w)."""
         return torch.cat([self.keys, self.values], dim=-1)
+
+    def for_layers(self, layers: int) -> "Condition":
+        """The same condition, written out for each of `layers` cross-attentions if it is one for all of them."""
+        if self.layers == layers:
+            return self
+        if self.layers != 1:
+            raise ValueError(f"a condition for {self.layers} cross-attentions is none for {layers}")
+        keys, values = (each.repeat(1, 1, layers) for each in (self.keys, self.values))
+        return Condition(keys, values, self.pooled, layers)
 
 
 @dataclass(frozen=True)
@@ -56,6 +72,7 @@ def encode(
     placeholder_index: Tensor,
     dynamic: Tensor,
     residual: Tensor | None,
+    bypass: Tensor | None = None,
     *,
     with_attention: bool = False,
     penultimate: bool = False,
@@ -64,19 +81,37 @@ def encode(
 
     ids: (B, S) token ids; any id may stand at the placeholders. placeholder_index: (B, S), k where dynamic token k
     stands and -1 elsewhere. dynamic: (B, n, w). residual: (B, n, w), mixed into the values alone and *before* the final
-    layer norm, at the length of the hidden state there; None means that the values are the keys. penultimate: read the
-    hidden state before the last layer, without the final layer norm, as Stable Diffusion XL does.
+    layer norm, at the length of the hidden state there. bypass: (B, n, w), whose direction is added to the hidden state
+    h there as BYPASS |h|; zero adds nothing. If both are None, the values are the keys. penultimate: read the hidden
+    state before the last layer, without the final layer norm, as Stable Diffusion XL does.
+    With tokens for each cross-attention, dynamic, residual and bypass are (B, L, n, w). Each prompt is then encoded L
+    times, and no attention is returned.
     """
+    if dynamic.ndim == 4:
+        batch, layers = dynamic.shape[:2]
+        ids, placeholder_index = (each.repeat_interleave(layers, dim=0) for each in (ids, placeholder_index))
+        residual, bypass = (None if each is None else each.flatten(0, 1) for each in (residual, bypass))
+        both = encode(
+            text_encoder, ids, placeholder_index, dynamic.flatten(0, 1), residual, bypass, penultimate=penultimate
+        ).condition
+        keys, values = (
+            each.unflatten(0, (batch, layers)).transpose(1, 2).flatten(2) for each in (both.keys, both.values)
+        )
+        return Encoded(Condition(keys, values, layers=layers), None)
     layer = -2 if penultimate else -1
     with ExitStack() as hooks:
         hooks.enter_context(dynamic_tokens(text_encoder, placeholder_index, dynamic))
         projections = hooks.enter_context(_projections(text_encoder, layer)) if with_attention else None
         # No attention mask: the stock pipeline passes none, and padding is part of what cross-attention reads.
-        output = text_encoder(ids, output_hidden_states=penultimate or residual is not None)
+        output = text_encoder(ids, output_hidden_states=penultimate or residual is not None or bypass is not None)
     keys = values = output.hidden_states[layer] if penultimate else output.last_hidden_state
-    if residual is not None:
-        hidden = output.hidden_states[layer]  # (B, S, w), before the final layer norm
-        mixed = keep_length(hidden + _at_placeholders(residual.to(hidden.dtype), placeholder_index), hidden)
+    if residual is not None or bypass is not None:
+        mixed = hidden = output.hidden_states[layer]  # (B, S, w), before the final layer norm
+        if residual is not None:
+            mixed = keep_length(hidden + _at_placeholders(residual.to(hidden.dtype), placeholder_index), hidden)
+        if bypass is not None:
+            added = F.normalize(_at_placeholders(bypass.to(hidden.dtype), placeholder_index), dim=-1)
+            mixed = mixed + BYPASS * hidden.norm(dim=-1, keepdim=True) * added
         mixed = torch.where((placeholder_index >= 0).unsqueeze(-1), mixed, hidden)
         values = mixed if penultimate else clip_text_model(text_encoder).final_layer_norm(mixed)
     attention = _probabilities(text_encoder, layer, projections) if projections is not None else None
@@ -100,23 +135,47 @@ def dynamic_tokens(text_encoder: "TextEncoder", placeholder_index: Tensor, dynam
 
 @contextmanager
 def packed_kv(unet: nn.Module) -> Iterator[None]:
-    """While inside, every cross-attention of `unet` takes keys from the first w features and values from the last w.
+    """While inside, every cross-attention of `unet` takes its own keys and values from a packed condition.
 
-    An unpacked condition has the width that `to_k` expects, so it passes through unchanged. Each projection casts the
-    condition to the type of its weights, so that their gradients are summed in the condition's own type.
+    In a condition for all cross-attentions, these are the first and the last w features. An unpacked condition has the
+    width that `to_k` expects, so it passes through unchanged. Each projection casts the condition to the type of its
+    weights, so that their gradients are summed in the condition's own type.
     """
-    keys = [(module.to_k, _first_features) for module in cross_attentions(unet).values()]
-    values = [(module.to_v, _last_features) for module in cross_attentions(unet).values()]
-    with installed_hooks(before=keys + values):
+    with installed_hooks(before=_unpacking(unet)):
         yield
+
+
+def _unpacking(unet: nn.Module) -> Hooks:
+    """The hooks of `packed_kv`. They are always the same objects, for which torch.compile would compile anew."""
+    if unet not in _unpacking_hooks:
+        layers = list(cross_attentions(unet).values())
+        keys = [(each.to_k, partial(_keys_alone, layer, len(layers))) for layer, each in enumerate(layers)]
+        values = [(each.to_v, partial(_values_alone, layer, len(layers))) for layer, each in enumerate(layers)]
+        _unpacking_hooks[unet] = keys + values
+    return _unpacking_hooks[unet]
+
+
+_unpacking_hooks: WeakKeyDictionary[nn.Module, Hooks] = WeakKeyDictionary()
+
+
+def keys_in(condition: Tensor, width: int, layer: int, layers: int) -> Tensor:
+    """What cross-attention `layer` of `layers` takes its keys from: (B, S, width). condition: packed or not."""
+    own = layer * width if condition.shape[-1] == 2 * layers * width else 0
+    return condition[..., own : own + width]
+
+
+def values_in(condition: Tensor, width: int, layer: int, layers: int) -> Tensor:
+    """What cross-attention `layer` of `layers` takes its values from: (B, S, width). condition: packed or not."""
+    own = (layers + layer) * width if condition.shape[-1] == 2 * layers * width else condition.shape[-1] - width
+    return condition[..., own : own + width]
 
 
 @contextmanager
 def timestep_switch(unet: nn.Module, rows: Mapping[float, Tensor], pictures: int) -> Iterator[None]:
     """While inside, the conditional half of every UNet call uses the condition of that call's t.
 
-    rows: packed condition (S, 2w) by timestep. pictures: the number of pictures in a batch; with guidance, the UNet is
-    called with twice as many rows, the unconditional first.
+    rows: packed condition (S, 2 L w) by timestep. pictures: the number of pictures in a batch; with guidance, the UNet
+    is called with twice as many rows, the unconditional first.
     """
 
     def put_in(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
@@ -162,12 +221,16 @@ def _at_placeholders(vectors: Tensor, placeholder_index: Tensor) -> Tensor:
     return torch.take_along_dim(vectors, placeholder_index.clamp(min=0).unsqueeze(-1), dim=1)
 
 
-def _first_features(module: nn.Linear, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-    return (args[0][..., : module.in_features].to(module.weight.dtype), *args[1:]), kwargs
+def _keys_alone(
+    layer: int, layers: int, module: nn.Linear, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[Any, dict[str, Any]]:
+    return (keys_in(args[0], module.in_features, layer, layers).to(module.weight.dtype), *args[1:]), kwargs
 
 
-def _last_features(module: nn.Linear, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-    return (args[0][..., -module.in_features :].to(module.weight.dtype), *args[1:]), kwargs
+def _values_alone(
+    layer: int, layers: int, module: nn.Linear, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[Any, dict[str, Any]]:
+    return (values_in(args[0], module.in_features, layer, layers).to(module.weight.dtype), *args[1:]), kwargs
 
 
 def _attention_of(text_encoder: "TextEncoder", layer: int) -> "CLIPAttention":

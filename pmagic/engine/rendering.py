@@ -4,8 +4,8 @@ Every picture has its own noise from its seed, so it is the same alone or among 
 and up to the rounding of some pixels with larger batches.
 """
 
-# K texts, one without regions . S text positions . w text width . p width of a pooled vector . C latent channels .
-# h, w of the latents
+# K texts, one without regions . S text positions . w text width . L cross-attentions, or 1
+# p width of a pooled vector . C latent channels . h, w of the latents
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -36,8 +36,8 @@ MAX_SEED = 2**32 - 1  # torch's CPU generator, which makes the noise, uses only 
 class PromptSchedule:
     """The packed [K|V] condition of the UNet at each of the sampler's timesteps."""
 
-    rows: Mapping[float, Tensor]  # (K * S, 2w)
-    negative: Tensor  # (1, K * S, 2w)
+    rows: Mapping[float, Tensor]  # (K * S, 2 L w)
+    negative: Tensor  # (1, K * S, 2 L w)
     boxes: tuple[Box, ...] = ()  # regions of all texts but the last, which is for the rest; empty for K = 1
     pooled: Tensor | None = None  # (1, p), of the plain sentence at every timestep; None for a base that reads none
     negative_pooled: Tensor | None = None  # (1, p)
@@ -114,13 +114,14 @@ def encode_prompt(
     texts = composing.regional_prompts(wordings, words, list(regions)) if regions else [wordings]
     with torch.no_grad():
         read = [composing.encode_schedule(base, prompt, each, steps) for each in texts]
+        layers = max(each.layers for conditions in read for each in conditions.values())
         negative = token_batch.encode_negative(base, settings.negative)
-    rows = {t: torch.cat([each[t].pack()[0] for each in read]) for t in steps}
+    rows = {t: torch.cat([each[t].for_layers(layers).pack()[0] for each in read]) for t in steps}
     pooled = None
     if base.reads_pooled:
         spoken = prompts.substitute_names(prompt, {name: words[name] for name in wordings})
         pooled = added_conditions.pooled_vectors(base, [spoken])
-    packed = negative.pack().repeat(1, len(texts), 1)
+    packed = negative.for_layers(layers).pack().repeat(1, len(texts), 1)
     return PromptSchedule(rows, packed, tuple(regions.values()), pooled, negative.pooled)
 
 

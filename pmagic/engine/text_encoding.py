@@ -18,15 +18,24 @@ from pmagic.engine.token_batch import TokenBatch
 
 
 def encode(
-    base: Base, batch: TokenBatch, dynamic: Tensor, residual: Tensor | None, *, with_attention: bool = False
+    base: Base,
+    batch: TokenBatch,
+    dynamic: Tensor,
+    residual: Tensor | None,
+    bypass: Tensor | None = None,
+    *,
+    with_attention: bool = False,
 ) -> Encoded:
     """Encode prompts in which dynamic tokens stand for the name; see `conditioning.encode`.
 
-    dynamic, residual: (B, n, w). The attention of two encoders is that of all their heads. The result has no pooled
-    vector: a base that reads one gets the plain sentence's.
+    dynamic, residual, bypass: (B, n, w), or (B, L, n, w) with tokens for each cross-attention. The attention of two
+    encoders is that of all their heads. The result has no pooled vector: a base that reads one gets the plain
+    sentence's.
     """
     count, widths = len(base.text_encoders), base.text_widths
-    residuals = [None] * count if residual is None else residual.split(widths, dim=-1)
+    residuals, bypasses = (
+        [None] * count if each is None else each.split(widths, dim=-1) for each in (residual, bypass)
+    )
     parts = [
         conditioning.encode(
             text_encoder,
@@ -34,15 +43,20 @@ def encode(
             batch.placeholder_index,
             tokens,
             rest,
+            added,
             with_attention=with_attention,
             penultimate=base.reads_pooled,
         )
-        for text_encoder, tokenizer, tokens, rest in zip(
-            base.text_encoders, base.tokenizers, dynamic.split(widths, dim=-1), residuals, strict=True
+        for text_encoder, tokenizer, tokens, rest, added in zip(
+            base.text_encoders, base.tokenizers, dynamic.split(widths, dim=-1), residuals, bypasses, strict=True
         )
     ]
     if count == 1:
         return parts[0]
-    keys, values = (torch.cat([getattr(each.condition, name) for each in parts], dim=-1) for name in ("keys", "values"))
+    layers = parts[0].condition.layers
+    keys, values = (
+        torch.cat([getattr(each.condition, name).unflatten(-1, (layers, -1)) for each in parts], dim=-1).flatten(-2)
+        for name in ("keys", "values")
+    )  # (B, S, L w): for each cross-attention the widths of all encoders side by side
     heads = [each.attention for each in parts if each.attention is not None]
-    return Encoded(Condition(keys, values), torch.cat(heads, dim=1) if heads else None)
+    return Encoded(Condition(keys, values, layers=layers), torch.cat(heads, dim=1) if heads else None)

@@ -2,8 +2,11 @@
 
 A learner is an nn.Module called with timesteps (B,) and image embeddings (B, e). It returns the dynamic tokens
 (B, n, w) that stand for the name, and the residual (B, n, w) of their values, or None if the values equal the keys. It
-may also have `apply_to(unet)`, a context manager in which the UNet uses the weights being trained, and
-`groups(settings)`, the optimizer's parameter groups, each with its learning rate.
+may return a third value, the bypass of their values, and each with an axis of layers: (B, L, n, w); see
+`conditioning.encode`. It may also have `apply_to(unet)`, a context manager in which the UNet is changed by what is
+being trained, `groups(settings)`, the optimizer's parameter groups, each with its learning rate, and
+`before_step(context, sample, step)`, which is called before each step and may change the learner's buffers. Persistent
+buffers are part of a checkpoint.
 """
 
 # B batch . S text positions . n placeholder tokens . w text width . e image embedding width . C, h, w of the latents
@@ -111,6 +114,16 @@ def sample_of_step(subject: Subject, settings: LearnSettings, step: int) -> rand
     return randomness.sample_step(settings, step, len(subject.mean), subject.mean.shape[1:], subject.mean.dtype)
 
 
+def prepare_step(context: TrainingContext, learner: nn.Module, step: int) -> randomness.StepSample:
+    """The random values of optimizer step `step`, for which the learner has prepared itself."""
+    sample = sample_of_step(context.subject, context.settings, step)
+    before_step: Callable[[TrainingContext, randomness.StepSample, int], None] | None
+    before_step = getattr(learner, "before_step", None)
+    if before_step is not None:
+        before_step(context, sample, step)
+    return sample
+
+
 def forward_step(context: TrainingContext, learner: nn.Module, draw: randomness.StepSample) -> StepOutput:
     """One forward pass: noise the latents, encode the prompts, call the UNet. Differentiable in the learner."""
     base, subject = context.base, context.subject
@@ -158,17 +171,18 @@ def _encode_prompts(
 ) -> Encoded:
     """Encode the training prompts and, in the rows after them, the open prompts, in one pass of the text encoder."""
     said = context.templates.select(draw.template)
-    dynamic, residual = learner(draw.t, context.subject.image_embedding[draw.photo])
+    dynamic, residual, *more = learner(draw.t, context.subject.image_embedding[draw.photo])
+    bypass = more[0] if more else None
     keep = draw.keep
     if open_prompts is not None:  # the same timesteps and photos, another prompt with its own dropout
         said = said.followed_by(open_prompts)
         dynamic, keep = torch.cat([dynamic, dynamic]), torch.cat([keep, draw.keep_open])
-        residual = None if residual is None else torch.cat([residual, residual])
+        residual, bypass = (None if each is None else torch.cat([each, each]) for each in (residual, bypass))
     if residual is not None:
         # A dropped residual stays in the graph as zeros: its gradients are 0 rather than None, so the optimizer still
         # updates with its momentum.
         residual = residual * keep[:, None, None]
-    return encode(context.base, said, dynamic, residual, with_attention=open_prompts is not None)
+    return encode(context.base, said, dynamic, residual, bypass, with_attention=open_prompts is not None)
 
 
 def loss_terms(context: TrainingContext, output: StepOutput) -> dict[str, Tensor]:
@@ -217,7 +231,8 @@ def make_train_step(context: TrainingContext, learner: nn.Module) -> TrainStep:
     losses, base = make_losses(context, learner), context.base
     if base.compiled and hasattr(learner, "apply_to"):
         raise UsageError(
-            "a compiled UNet is compiled anew for each set of weights, so --compile does not go with this method",
+            "this method changes the UNet in each step, for which it would be compiled anew, so --compile does not go "
+            "with it",
             "leave out --compile",
         )
     if base.device.type == "cuda" and not base.pipeline.unet.is_gradient_checkpointing:
@@ -272,12 +287,13 @@ def seconds_per_step(
 
     measured: seconds of steps to measure after the warm-up; at least one step is measured.
     """
-    taught = make_train_step(prepare_training(base, subject, settings), make_learner(base, subject, settings))
+    context, learner = prepare_training(base, subject, settings), make_learner(base, subject, settings)
+    taught = make_train_step(context, learner)
     times: list[float] = []
     with memory.oom_as_problem("learn", "learn with a smaller --batch"):
         while len(times) < 2 or sum(times[1:]) < measured:
-            draw = sample_of_step(subject, settings, len(times))
             start = time.monotonic()
+            draw = prepare_step(context, learner, len(times))
             taught.losses(draw)[0].item()  # waits for the GPU
             times.append(time.monotonic() - start)
     return statistics.median(times[1:])
@@ -285,8 +301,8 @@ def seconds_per_step(
 
 def first_step_gradient(base: Base, subject: Subject, settings: LearnSettings, make_learner: MakeLearner) -> Tensor:
     """The gradient of the first step's loss, flattened over all weights of a learner that is discarded: (N,)."""
-    learner = make_learner(base, subject, settings)
-    make_losses(prepare_training(base, subject, settings), learner)(sample_of_step(subject, settings, 0))
+    context, learner = prepare_training(base, subject, settings), make_learner(base, subject, settings)
+    make_losses(context, learner)(prepare_step(context, learner, 0))
     return torch.cat([each.flatten() for each in _gradients(learner)])
 
 
@@ -314,7 +330,7 @@ def train(
     done, running = keeper.restore(learner, optimizer) if keeper is not None else (0, {})
     with memory.oom_as_problem("learn", "learn with a smaller --batch"):
         for step in range(done, settings.iterations):
-            loss, values = optimizer_step(taught, optimizer, sample_of_step(context.subject, settings, step))
+            loss, values = optimizer_step(taught, optimizer, prepare_step(context, learner, step))
             done = step + 1
             running = _update_mean(running, values, done)
             if keeper is not None and (done % SAVE_EVERY == 0 or done == settings.iterations):

@@ -99,6 +99,7 @@ def most_memory(config: EvalConfig) -> int:
             each.learn.batch,
             trained=methods.take(each.method).count_weights(base, each.learn),
             decodes=each.learn.looks_at_faces,
+            texts=methods.texts_per_sample(methods.take(each.method), base),
         )
         for each in eval_context.variants_of(config, base)
     )

@@ -11,6 +11,8 @@ count_weights(spec, settings) -> int
                     the number of trained values, known before the base is opened; used to estimate memory
 kept_bytes(spec, settings) -> int
                     optional: the stored bytes, if that is not every trained value in float32
+texts_per_sample(spec) -> int
+                    optional: the number of texts that are encoded for a sample, if it is not one
 make_learner(base, subject, settings) -> nn.Module
                     an untrained learner for settings with bounds, as engine.training calls it; used to estimate time
 learn(base, subject, settings, on_step=..., checkpoint=None) -> Persona
@@ -95,6 +97,12 @@ def persona_bytes(method: Method, spec: ModelSpec, settings: LearnSettings) -> i
     if kept_bytes is not None:
         return PERSONA_FIXED + kept_bytes(spec, settings)
     return PERSONA_FIXED + 4 * method.count_weights(spec, settings)
+
+
+def texts_per_sample(method: Method, spec: ModelSpec) -> int:
+    """The number of texts that are encoded for one sample of a training step."""
+    texts: Callable[[ModelSpec], int] | None = getattr(method, "texts_per_sample", None)
+    return 1 if texts is None else texts(spec)
 
 
 def persona_of(

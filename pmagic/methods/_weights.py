@@ -26,7 +26,7 @@ from pmagic.methods import persona_of, report_persona, require_base
 from pmagic.persona import Persona
 
 RARE = "sks"  # the word before the class word; if it is not one token, a vector takes its place
-_RECORD = 150  # bytes per tensor in a persona's two files besides its values
+RECORD = 150  # bytes per tensor in a persona's two files besides its values
 PHRASE = "phrase.name"  # key in a persona's tensors of the vector before the class word, (w,)
 
 
@@ -40,8 +40,8 @@ class Phrase(nn.Module):
         if trained:
             self.name = nn.Parameter(name.detach().clone())
         else:
-            self.register_buffer("name", name.detach())
-        self.register_buffer("word", word.detach())
+            self.register_buffer("name", name.detach(), persistent=False)
+        self.register_buffer("word", word.detach(), persistent=False)
 
     def forward(self, t: Tensor, image_embedding: Tensor) -> tuple[Tensor, None]:
         return torch.stack([self.name, self.word]).expand(len(t), -1, -1), None
@@ -158,7 +158,7 @@ def kept_bytes(spec: ModelSpec, settings: LearnSettings) -> int:
     """Bytes of the stored difference in float16, including the record of each tensor."""
     shapes = memory_estimate.unet_shapes(spec)
     named = sum(map(reweighting.WEIGHT_SETS[settings.weights], shapes))
-    return 2 * reweighting.count_values(shapes, settings.weights, settings.rank) + _RECORD * named
+    return 2 * reweighting.count_values(shapes, settings.weights, settings.rank) + RECORD * named
 
 
 def _trained_rank(settings: LearnSettings) -> int:

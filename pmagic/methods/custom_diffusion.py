@@ -124,15 +124,18 @@ def phrase_rows(base: Base, schedule: EmbeddingSchedule) -> Tensor:
 
 def caption_rows(base: Base) -> Tensor:
     """Encodings (N, w) of usual sentences in float64, without the start token and the padding."""
+    rows = []
+    for text in captions():
+        length = len(base.pipeline.tokenizer(text, truncation=True).input_ids)
+        rows.append(token_batch.encode_plain(base, text).keys[0, 1:length])
+    return torch.cat(rows).double()
+
+
+def captions() -> list[str]:
+    """Usual sentences of people, things and styles."""
     words = [*prompts.COMMON_WORDS, *prompts.FACE_WORDS]
     frames = [*prompts.TEMPLATES["face"], *prompts.TEMPLATES["style"], *prompts.OPEN_PROMPTS]
-    rows = []
-    for number, frame in enumerate(frames):
-        for word in words[number % 4 :: 4]:
-            text = frame.replace(prompts.NAME, word)
-            length = len(base.pipeline.tokenizer(text, truncation=True).input_ids)
-            rows.append(token_batch.encode_plain(base, text).keys[0, 1:length])
-    return torch.cat(rows).double()
+    return [frame.replace(prompts.NAME, word) for number, frame in enumerate(frames) for word in words[number % 4 :: 4]]
 
 
 def _distinct(personas: Sequence[Persona]) -> list[Persona]:

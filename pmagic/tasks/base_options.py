@@ -147,13 +147,19 @@ def memory_to_learn(
     method: "Method", spec: "ModelSpec", settings: "LearnSettings", place: str, dtype: str, *, low: bool = False
 ) -> int:
     """Roughly the bytes that learning takes, with the base opened on that device in that number type."""
+    from pmagic import methods
     from pmagic.bases import loading, memory_estimate
 
     fast = loading.find_compute_dtype(loading.find_device(place)) if dtype == "auto" else loading.DTYPES.get(dtype)
     half = fast is not None and fast.itemsize == 2
-    trained = method.count_weights(spec, settings)
     return memory_estimate.memory_to_learn(
-        spec, settings.batch, trained=trained, half=half, low=low, decodes=settings.looks_at_faces
+        spec,
+        settings.batch,
+        trained=method.count_weights(spec, settings),
+        half=half,
+        low=low,
+        decodes=settings.looks_at_faces,
+        texts=methods.texts_per_sample(method, spec),
     )
 
 
