@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import typer
 
@@ -67,7 +68,8 @@ def shell(context: typer.Context) -> None:
 class Program:
     """The commands of pmagic, called in this process."""
 
-    def __init__(self, command: "typer.core.TyperCommand | typer.core.TyperGroup") -> None:
+    def __init__(self, command: Any) -> None:
+        """command: the group of all commands, as typer has made it."""
         self._command = command
 
     def run(self, words: Sequence[str]) -> int:

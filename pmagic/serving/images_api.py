@@ -96,8 +96,7 @@ class ImagesApi:
         gone = asyncio.ensure_future(replies.client_gone(request))
         data: list[dict[str, object]] = []
         try:
-            async for event in job.events(gone):
-                kind, value = event or ("", None)
+            async for kind, value in job.events(gone):
                 if kind == jobs.PROBLEM:
                     return replies.from_problem(value)
                 if kind == "picture":

@@ -12,7 +12,7 @@ from pmagic.errors import Busy, PmagicError
 from pmagic.tasks.reporting import Advance
 
 Event = tuple[str, Any]  # what happened, and its value; the last one of a job is END or PROBLEM
-END, PROBLEM, WARNING = "end", "problem", "warning"
+END, PROBLEM, WARNING, TICK = "end", "problem", "warning", "tick"
 Work = Callable[["Job", str], None]  # draws for the job on the device of that name
 
 STALLED = 60.0  # seconds after which a client that reads nothing loses its drawing: others wait for the device
@@ -81,8 +81,8 @@ class Job:
 
         yield advance
 
-    async def events(self, gone: "asyncio.Future[Any]", tick: float = 1.0) -> AsyncIterator[Event | None]:
-        """The job's events up to its end, and None after each `tick` seconds without one.
+    async def events(self, gone: "asyncio.Future[Any]", tick: float = 1.0) -> AsyncIterator[Event]:
+        """The job's events up to its end, and TICK after each `tick` seconds without one.
 
         gone: done when the client has gone; then the job is cancelled, as it is when the caller leaves early.
         """
@@ -92,7 +92,7 @@ class Job:
                 reading = reading or asyncio.ensure_future(self._events.get())
                 await asyncio.wait({reading, gone}, timeout=tick, return_when=asyncio.FIRST_COMPLETED)
                 if not reading.done():
-                    yield None
+                    yield (TICK, None)
                     continue
                 event, reading = reading.result(), None
                 yield event

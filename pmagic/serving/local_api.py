@@ -60,11 +60,10 @@ class LocalApi:
                 Job(body["persona"], body["count"], partial(self._draw, body=body, options=options))
             )
             yield _line("accepted", {"ahead": self.queue.ahead_of(job)})
-            async for event in job.events(gone, tick=HEARTBEAT):
-                kind, value = event or ("", None)
+            async for kind, value in job.events(gone, tick=HEARTBEAT):
                 if kind == jobs.PROBLEM:
                     yield _line(kind, value.as_dict())
-                elif kind:
+                elif kind != jobs.TICK:
                     yield _line(kind, value)
                 if kind not in (jobs.PROBLEM, jobs.END):
                     steps = {"done": job.done, "total": job.steps, "remark": job.remark}

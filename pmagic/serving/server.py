@@ -1,6 +1,7 @@
 """Starts the server: its two listening sockets, the queue's workers, and a clean stop."""
 
 import asyncio
+import os
 import signal
 import socket
 from collections.abc import Callable, Iterator, Sequence
@@ -12,7 +13,7 @@ import uvicorn
 
 from pmagic import settings
 from pmagic.bases.offline import offline
-from pmagic.errors import Busy, PmagicError, UsageError
+from pmagic.errors import STOPPED_BY_PERSON, Busy, PmagicError, UsageError
 from pmagic.serving import access, sameness, socket_file
 from pmagic.serving.images_api import ImagesApi
 from pmagic.serving.jobs import JobQueue
@@ -108,8 +109,14 @@ async def _run(config: ServeSettings, token: str, voice: Voice, listener: socket
         environment=sameness.environment(),
     )
     servers = [_server(access.TokenRequired(images.app(), token), config), _server(commands.app(), config)]
+
+    def on_signal() -> None:
+        if stop.is_set():
+            os._exit(STOPPED_BY_PERSON)  # the second one does not wait for the end of a step
+        stop.set()
+
     for each in SIGNALS:
-        loop.add_signal_handler(each, stop.set)
+        loop.add_signal_handler(each, on_signal)
     running = [
         asyncio.ensure_future(server.serve(sockets=[each]))
         for server, each in zip(servers, (listener, local), strict=True)
@@ -117,7 +124,7 @@ async def _run(config: ServeSettings, token: str, voice: Voice, listener: socket
     queue.start(config.devices, warm)
     voice.on_listening(f"http://{LOOPBACK}:{listener.getsockname()[1]}/v1")
     await asyncio.wait([asyncio.ensure_future(stop.wait()), *running], return_when=asyncio.FIRST_COMPLETED)
-    voice.log("stopping")
+    voice.log("stopping at the end of this step; a second signal stops at once")
     queue.close()
     await asyncio.to_thread(queue.join)  # answers to their clients go out meanwhile
     for server in servers:
