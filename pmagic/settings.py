@@ -83,9 +83,13 @@ def state_dir() -> Path:
 
 def runtime_dir() -> Path:
     """Sockets of running servers. It is the user's own, so that a path in it is short enough for a socket."""
+    import warnings
+
     import platformdirs
 
-    return platformdirs.user_runtime_path("pmagic", appauthor=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # without XDG_RUNTIME_DIR it is below /tmp; whoever uses it checks whose it is
+        return platformdirs.user_runtime_path("pmagic", appauthor=False)
 
 
 def config() -> Config:

@@ -24,7 +24,8 @@ NATIVE = (
     "torch",
 )
 # `models pull` may use the network. `demo` is `sample`, `learn` and `render` one after the other, for minutes.
-WITHOUT = {("models", "pull"), ("demo",)}
+# `serve` listens on loopback until it is stopped: test_packets watches it with its clients.
+WITHOUT = {("models", "pull"), ("demo",), ("serve",)}
 
 
 def commands(base: str, photo: str, people: str, prompts: str) -> list[list[str]]:
@@ -44,7 +45,7 @@ def commands(base: str, photo: str, people: str, prompts: str) -> list[list[str]
          "--prompts", prompts, "--recipe", "paper", "--out", "eval", "--workers", "2"],
         ["list"], ["show", "alice"], ["verify", "--all"], ["path"], ["info", "c.png"], ["gallery"],
         ["export", "alice"], ["cp", "alice", "carl"], ["mv", "carl", "dora"], ["rm", "dora"],
-        ["import", "alice.pmagic", "--as", "emil"], ["doctor"],
+        ["import", "alice.pmagic", "--as", "emil"], ["doctor"], ["shell"],
     ]  # fmt: skip
 
 
