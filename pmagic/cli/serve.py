@@ -71,12 +71,12 @@ def serve(
 
     def on_listening(url: str) -> None:
         if is_new and sys.stderr.isatty():
-            console.tell(f"the token, which is shown only now: {token}")
+            console.say_always(f"the token, which is shown only now: {token}")
         document = {"url": url, "socket": socket_file.path(), "token_file": place, "pid": os.getpid()}
         console.result([url], {**document, "base": config.spec and config.spec.name})
         console.say(f"the token is in {place}; Ctrl-C stops the server")
 
-    voice = server.Voice(on_listening=on_listening, log=console.tell, on_defect=defects.describe)
+    voice = server.Voice(on_listening=on_listening, log=console.say_always, on_defect=defects.describe)
     server.serve(config, token, voice)
 
 

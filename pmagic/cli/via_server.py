@@ -32,7 +32,7 @@ def prepare(
         try:
             remote = client.prepare(console, address, persona, scenes, options, spec, before_opening)
         except Unlike as reason:
-            console.tell(f"drawing here and not in the server that is running: {reason}")
+            console.say_always(f"drawing here and not in the server that is running: {reason}")
         else:
             if remote is not None:
                 return remote

@@ -71,17 +71,23 @@ class RemoteDrawing:
         from PIL import Image
 
         last: object = None
+        made = 0
         with contextlib.closing(self.lines), reporter.progress(f"drawing {self.who}") as advance:
-            for kind, value in self.lines:
+            while made < self.total:
+                kind, value = next(self.lines)
                 if kind == "progress" and value != last:
                     last = value
                     advance(value["done"], value["total"], value["remark"])
                 elif kind == "warning":
                     reporter.warn(value)
                 elif kind == "picture":
+                    made += 1
                     pixels = base64.b64decode(value["pixels"])
                     image = Image.frombytes(value["mode"], tuple(value["size"]), pixels)
                     yield Picture(value["number"], value["seed"], image, value["metadata"], None)
+            with contextlib.suppress(ServerLost):  # nothing is missing any more
+                for _ in self.lines:
+                    pass
 
 
 def prepare(
@@ -91,12 +97,11 @@ def prepare(
     scenes: Sequence[Scene],
     options: RenderOptions,
     spec: "ModelSpec",
-    before_asking: Callable[[], None],
+    before_drawing: Callable[[], None],
 ) -> RemoteDrawing | None:
     """The drawing, prepared by the server of this library; None where no server runs.
 
-    before_asking: called once a server is there, before it draws.
-
+    before_drawing: called when the server has checked everything.
     Raises Unlike where the server would not draw the same bytes, ServerLost, and what preparing raises.
     """
     if not hasattr(socket, "AF_UNIX"):
@@ -108,7 +113,6 @@ def prepare(
         return None
     except OSError as error:
         raise Unlike(f"the server does not answer ({error.strerror or error})") from error
-    before_asking()
     options = replace(options, device=options.device or settings.config().device)
     request = {
         "environment": sameness.environment(),
@@ -130,6 +134,11 @@ def prepare(
         elif kind == "accepted" and value["ahead"]:
             reporter.say(f"waiting for the server, which has {value['ahead']} other drawings to make first")
         elif kind == "prepared":
+            try:
+                before_drawing()
+            except BaseException:
+                lines.close()
+                raise
             return RemoteDrawing(who=str(address), options=options, scenes=scenes, lines=lines, **value)
     raise _lost()
 

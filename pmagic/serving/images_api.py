@@ -153,7 +153,7 @@ class ImagesApi:
             job, {"": (address, persona)}, [scene], options, base=spec, settings=options.settings([persona], spec)
         )
         for picture in task.pictures(job):
-            file = pictures.encoded(picture.image, asked.kind, picture.metadata)
+            file = pictures.encode_image(picture.image, asked.kind, picture.metadata)
             text = base64.b64encode(file).decode()
             job.emit("picture", {"b64_json": text, "revised_prompt": scene.title, "seed": picture.seed})
 

@@ -56,7 +56,7 @@ def open_base(spec: "ModelSpec", *, device: str, dtype: str) -> "Base":
     if _kept is None:
         return loading.load(spec, device=device, dtype=dtype)
     folder = model_spec.require_weights(spec).local_folder
-    place = str(loading.device_named(device))
+    place = str(loading.find_device(device))
     identity = (folder, dtype, loading.file_stamps(folder))
     with _lock:
         kept = _kept.get(place)
