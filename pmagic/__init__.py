@@ -8,8 +8,8 @@
 To read the source, begin with `persona` (the value that all parts exchange), then `engine` (the paper, one idea per
 file), `methods` (how a persona is learned and applied), `losses` (one equation per file), `bases` (how a diffusion
 model is found and loaded), `vision` (frozen observers), `library` (what is kept on disk), `tasks` (what each verb
-does), `api` (the functions above), `cli` (the commands), `world` (drawn people), `mini` (the miniature: a complete
-small model trained on them), `experiments` (what measures it).
+does), `api` (the functions above), `serving` (a server that keeps a base open), `cli` (the commands), `world` (drawn
+people), `mini` (the miniature: a complete small model trained on them), `experiments` (what measures it).
 """
 
 import os

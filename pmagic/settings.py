@@ -76,6 +76,22 @@ def log_dir() -> Path:
     return _place("log") / "logs" if _home_override() is not None else _place("log")
 
 
+def state_dir() -> Path:
+    """What the program keeps for itself between runs: the server's token, the shell's history. Private."""
+    return _place("state") / "state"
+
+
+def runtime_dir() -> Path:
+    """Sockets of running servers. It is the user's own, so that a path in it is short enough for a socket."""
+    import warnings
+
+    import platformdirs
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # without XDG_RUNTIME_DIR it is below /tmp; whoever uses it checks whose it is
+        return platformdirs.user_runtime_path("pmagic", appauthor=False)
+
+
 def config() -> Config:
     """config.toml, overridden by environment variables; UsageError names the file or variable with a bad value."""
     values = config_table()

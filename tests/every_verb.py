@@ -25,7 +25,8 @@ NATIVE = (
 )
 # `models pull` may use the network. `demo` is `sample`, `learn` and `render` one after the other, for minutes.
 # `study serve` listens until it is stopped (test_study_server.py).
-WITHOUT = {("models", "pull"), ("demo",), ("study", "serve")}
+# `serve` listens on loopback until it is stopped: test_packets watches it with its clients.
+WITHOUT = {("models", "pull"), ("demo",), ("study", "serve"), ("serve",)}
 
 
 def commands(base: str, photo: str, people: str, prompts: str) -> list[list[str]]:
@@ -47,7 +48,7 @@ def commands(base: str, photo: str, people: str, prompts: str) -> list[list[str]
         ["study", "score", "study"],
         ["list"], ["show", "alice"], ["verify", "--all"], ["path"], ["info", "c.png"], ["gallery"],
         ["export", "alice"], ["cp", "alice", "carl"], ["mv", "carl", "dora"], ["rm", "dora"],
-        ["import", "alice.pmagic", "--as", "emil"], ["doctor"],
+        ["import", "alice.pmagic", "--as", "emil"], ["doctor"], ["shell"],
     ]  # fmt: skip
 
 

@@ -77,6 +77,6 @@ def test_commands_and_personas_are_completed(library: Library, persona: Callable
 def test_help_names_every_command_and_no_other() -> None:
     text = run("--help").stdout
     commands = [line.split()[0] for line in text.partition("Commands:")[2].splitlines() if line.strip()]
-    more = ["info", "gallery", "doctor", "methods", "study", "models", "config"]
+    more = ["info", "gallery", "doctor", "serve", "shell", "methods", "study", "models", "config"]
     library = ["list", "show", "mv", "cp", "rm", "export", "import", "verify", "path"]
     assert commands == ["demo", "setup", "sample", "learn", "probe", "render", "compose", "eval", *library, *more]

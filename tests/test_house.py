@@ -26,7 +26,7 @@ FLOORS = [
     {"engine"},
     {"methods"},
     {"tasks"},
-    {"api"},
+    {"api", "serving"},
     {"evaluation"},
     {"study"},
     {"mini", "cli"},
@@ -41,6 +41,7 @@ EXTRAS = {
     "pmagic.experiments": "world",
     "pmagic.datasets.lfw": "lfw",
     "pmagic.evaluation.cluster": "cluster",
+    "pmagic.serving": "serve",
 }
 NOT_NEEDED = {"urllib3"}  # imported only where another library has brought it
 NOT_INSTALLED = {"sklearn": "scikit-learn", "ray": "ray"}  # the distribution, where the tests run without the extra

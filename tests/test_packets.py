@@ -10,6 +10,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -94,6 +95,26 @@ assert ray.get(ray.remote(lambda: 3).remote()) == 3
 time.sleep(8)
 ray.shutdown()
 """
+# A server with an HTTP client and a `render` that finds the server, all on this machine.
+USES_A_SERVER = """
+import base64, json, os, signal, subprocess, sys, time, urllib.request
+options = ["--port", "0", "--json"]
+server = subprocess.Popen([sys.executable, "-m", "pmagic", "serve", *options], stdout=subprocess.PIPE, text=True)
+text = ""
+while not text.endswith("}\n"):
+    text += server.stdout.readline()
+about = json.loads(text)
+head = {"authorization": "Bearer " + open(about["token_file"]).read(), "content-type": "application/json"}
+body = json.dumps({"model": "alice", "prompt": "at sea", "steps": 1}).encode()
+answer = urllib.request.urlopen(urllib.request.Request(about["url"] + "/images/generations", body, head))
+assert base64.b64decode(json.load(answer)["data"][0]["b64_json"])[1:4] == b"PNG"
+render = [sys.executable, "-m", "pmagic", "render", "alice", "at sea", "--steps", "1"]
+told = subprocess.run(render, check=True, capture_output=True, text=True).stderr
+assert told == "", told  # not a word of drawing it by itself
+time.sleep(6)
+server.send_signal(signal.SIGTERM)
+assert server.wait() == 0
+"""
 _SENDS = re.compile(r"\bconnect\(\d+<TCP|\bsend(?:to|msg|mmsg)\(\d+<(?:UDP|TCP)")
 _TO = re.compile(r"->\[?(?:::ffff:)?([\d.]+)\]?:|inet_addr\(\"([\d.]+)\"\)|AF_INET6, \"(?:::ffff:)?([^\"]+)\"")
 
@@ -144,6 +165,17 @@ def test_a_cluster_on_this_machine_sends_nothing_away(tmp_path: Path) -> None:
     if shutil.which("strace") is None:
         pytest.skip("strace is not here: apt-get install strace")
     assert sent_away([sys.executable, "-c", USES_A_CLUSTER], tmp_path) == []
+
+
+def test_a_server_and_its_clients_send_nothing_away(home: Path, eval_folder: Path, tmp_path: Path) -> None:
+    if shutil.which("strace") is None:
+        pytest.skip("strace is not here: apt-get install strace")
+    face(5, 5).save(tmp_path / "photo.png")
+    learn = ["learn", str(tmp_path / "photo.png"), "--name", "alice", "--base", str(eval_folder)]
+    run([sys.executable, "-m", "pmagic", *learn, "--iterations", "2", "--recipe", "reference"], tmp_path)
+    with tempfile.TemporaryDirectory(prefix="pm") as runtime, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_RUNTIME_DIR", runtime)
+        assert sent_away([sys.executable, "-c", USES_A_SERVER], tmp_path) == []
 
 
 @pytest.mark.parametrize("watched", WATCHERS[:1] if shutil.which("strace") else WATCHERS)

@@ -185,6 +185,12 @@ def models_of(pipeline: "StockPipeline") -> tuple[str, ...]:
     return (*MODELS, *second)
 
 
+def file_stamps(folder: Path) -> tuple[tuple[str, int, int, int], ...]:
+    """Name, inode, size and time of change of the files that `fingerprint` reads: the same while nobody writes them."""
+    stats = [(path.name, path.stat()) for path in _identity_files(folder)]
+    return tuple((name, each.st_ino, each.st_size, each.st_ctime_ns) for name, each in stats)
+
+
 def weights_hash(pipeline: "StockPipeline") -> str:
     """SHA-256 over every parameter and buffer in memory: if it changes, something wrote to the base."""
     total = hashlib.sha256()

@@ -6,8 +6,6 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
-from datetime import UTC, datetime
-from pathlib import Path
 from typing import Annotated, Any, cast
 
 import typer
@@ -20,6 +18,7 @@ from pmagic.cli import (
     config,
     console,
     cp,
+    defects,
     demo,
     doctor,
     evaluate,
@@ -34,7 +33,9 @@ from pmagic.cli import (
     render,
     rm,
     sample,
+    serve,
     setup,
+    shell,
     show,
     stopping,
     study,
@@ -94,6 +95,8 @@ app.command("path")(path.path)
 app.command("info")(info.info)
 app.command("gallery")(gallery.gallery)
 app.command("doctor")(doctor.doctor)
+app.command("serve")(serve.serve)
+app.command("shell")(shell.shell)
 app.command("methods")(methods.list_methods)
 app.add_typer(study.app, name="study")
 app.add_typer(models.app, name="models")
@@ -165,21 +168,4 @@ def _explain_error(error: Exception) -> PmagicError:
             f"there is not enough memory for this{f': {error}' if str(error) else ''}",
             "close other programs, draw smaller pictures (--size), or learn with --batch 1",
         )
-    return PmagicError(f"this is a defect of pmagic: {type(error).__name__}: {error}", _write_log(error))
-
-
-def _write_log(error: Exception) -> str:
-    """Writes the traceback beside the library. Returns the advice for the message."""
-    import traceback
-
-    from pmagic import atomic_io, settings
-
-    text = "".join(traceback.format_exception(error))
-    name = f"{datetime.now(UTC):%Y%m%d-%H%M%S}.log"
-    try:
-        path: Path = atomic_io.publish_file(
-            f"pmagic {pmagic.__version__}\n{text}".encode(errors="backslashreplace"), settings.log_dir() / name
-        )
-    except (OSError, PmagicError) as failure:
-        return f"its log could not be written ({failure}); run the command again to see it"
-    return f"please report it with the log {path}"
+    return defects.describe(error)

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -15,8 +15,12 @@ from pmagic.cli.console import Console
 from pmagic.cli.options import number, parse_seed
 from pmagic.cli.stopping import StopAtStep, Stopped
 from pmagic.errors import UsageError
+from pmagic.serving.outcomes import ServerLost
 from pmagic.tasks.drawing import Drawing
 from pmagic.tasks.reporting import duration
+
+if TYPE_CHECKING:
+    from pmagic.serving.client import RemoteDrawing
 
 Count = Annotated[int, typer.Option("-n", "--count", help="How many pictures of each prompt.")]
 Seed = Annotated[
@@ -72,7 +76,9 @@ class Output:
         parse_out(self.out, self.kind)
 
 
-def draw(console: Console, output: Output, prepare: Callable[..., Drawing], file_names: Sequence[str]) -> None:
+def draw(
+    console: Console, output: Output, prepare: "Callable[..., Drawing | RemoteDrawing]", file_names: Sequence[str]
+) -> None:
     """Draws the pictures, writes them and prints their paths.
 
     prepare: `tasks.drawing.prepare` without its `before_opening`. file_names: one for each scene, without ending.
@@ -88,9 +94,7 @@ def draw(console: Console, output: Output, prepare: Callable[..., Drawing], file
     total = task.total
     targets = [folder / (file_name or f"{each}{ending}") for each in file_names]
     title = task.scenes[0].title if len(task.scenes) == 1 else f"{len(task.scenes)} prompts"
-    console.say(
-        f"drawing {total} of {task.who} on {task.base.spec.name} ({task.base.device}, {task.base.computes_in}): {title}"
-    )
+    console.say(f"drawing {total} of {task.who} on {task.where}: {title}")
     start = time.monotonic()
     files = _write_pictures(console, task, targets)
     console.say(f"{total} picture{'s' * (total > 1)} in {duration(time.monotonic() - start)}")
@@ -118,7 +122,7 @@ def draw(console: Console, output: Output, prepare: Callable[..., Drawing], file
     console.result(paths, {**document, "warnings": console.warnings})
 
 
-def _write_pictures(console: Console, task: Drawing, targets: Sequence[Path]) -> list[dict[str, Any]]:
+def _write_pictures(console: Console, task: "Drawing | RemoteDrawing", targets: Sequence[Path]) -> list[dict[str, Any]]:
     """Draws and writes one picture after another: a stop keeps the finished ones. targets: one path for each scene."""
     from pmagic import pictures
 
@@ -131,13 +135,15 @@ def _write_pictures(console: Console, task: Drawing, targets: Sequence[Path]) ->
                 files[-1]["faces"] = picture.faces
                 counts = ", ".join(f"{who} {count}" for who, count in picture.faces.items())
                 console.say(f"{path}: faces in each place: {counts}")
-    except KeyboardInterrupt as stop:
+    except (KeyboardInterrupt, ServerLost) as stop:
         scene, k = task.scenes[len(files) // task.options.count], len(files) % task.options.count
         rest = f"--seed {task.options.seed + k} -n {task.options.count - k}"
         if len(task.scenes) > 1:
             rest += f" for {scene.title!r}, and then with the prompts after it"
-        raise Stopped(
-            f"stopped after {len(files)} of {task.total} pictures",
+        lost = isinstance(stop, ServerLost)
+        kind, what = (ServerLost, str(stop)) if lost else (Stopped, "stopped")
+        raise kind(
+            f"{what} after {len(files)} of {task.total} pictures",
             f"to draw the rest, run the same command with {rest}",
             kept=", ".join(each["file"] for each in files) or "no picture was finished",
         ) from stop

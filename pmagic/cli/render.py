@@ -7,12 +7,12 @@ from typing import Annotated
 import typer
 
 from pmagic import settings
-from pmagic.cli import drawing, names, prompt_files
+from pmagic.cli import drawing, names, prompt_files, via_server
 from pmagic.cli.console import Console
 from pmagic.cli.options import AsJson, Quiet
 from pmagic.engine.prompts import NAME, bare_names
 from pmagic.library.store import Library
-from pmagic.tasks.drawing import RenderOptions, Scene, find_base, prepare
+from pmagic.tasks.drawing import RenderOptions, Scene, find_base
 from pmagic.tasks.prompt_text import render_prompt, title_of
 
 
@@ -75,14 +75,7 @@ def render(
             f"{NAME} or <{address.name}>"
         )
     spec = find_base([(address, persona)], base)
-    prepare_drawing = partial(
-        prepare,
-        console,
-        {"": (address, persona)},
-        [Scene(prompt=full_prompt, title=title_of(full_prompt, address.name)) for full_prompt in full_prompts],
-        options,
-        base=spec,
-        settings=options.settings([persona], spec),
-    )
+    scenes = [Scene(prompt=full_prompt, title=title_of(full_prompt, address.name)) for full_prompt in full_prompts]
+    prepare_drawing = partial(via_server.prepare, console, address, persona, scenes, options, spec=spec)
     names = [f"{address.name}-{drawing.slug(text.replace(NAME, ''))}" for text in texts]
     drawing.draw(console, output, prepare_drawing, names)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 from pmagic import settings
 from pmagic.errors import UsageError, WeightsMissing
+from pmagic.tasks import opened_bases
 from pmagic.tasks.reporting import Reporter, duration
 
 if TYPE_CHECKING:
@@ -33,11 +34,11 @@ def resolve_base(base: "Base | str | None") -> "ModelSpec":
 
 def open_base(base: "Base | str | None", spec: "ModelSpec", device: str, dtype: str) -> "Base":
     """The base itself if it is open already. Else opens the base of the spec and remembers where it is."""
-    from pmagic.bases import loading, local_bases
+    from pmagic.bases import local_bases
 
     if base is not None and not isinstance(base, str):
         return base
-    opened = loading.load(spec, device=device, dtype=dtype)
+    opened = opened_bases.open_base(spec, device=device, dtype=dtype)
     local_bases.remember(spec, opened.fingerprint)
     return opened
 

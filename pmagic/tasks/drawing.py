@@ -10,7 +10,7 @@ from pmagic.engine.prompts import check_text
 from pmagic.errors import Incompatible, NotFound, OutOfMemory, UsageError
 from pmagic.library import bundle
 from pmagic.library.naming import Address
-from pmagic.tasks import base_options
+from pmagic.tasks import base_options, opened_bases
 from pmagic.tasks.metadata import shared_metadata
 from pmagic.tasks.reporting import Reporter
 
@@ -126,6 +126,11 @@ class Drawing:
         return ", ".join(self.names.values())
 
     @property
+    def where(self) -> str:
+        """The base, and where and in which numbers it computes."""
+        return f"{self.base.spec.name} ({self.base.device}, {self.base.computes_in})"
+
+    @property
     def total(self) -> int:
         return self.options.count * len(self.scenes)
 
@@ -228,10 +233,8 @@ def prepare(
     warn_of_instructions(reporter, [*(each.prompt for each in scenes), settings.negative])
     before_opening()
 
-    from pmagic.bases import loading
-
     if isinstance(base, ModelSpec):
-        base = loading.load(spec, device=base_options.device(options.device), dtype=options.dtype)
+        base = opened_bases.open_base(spec, device=base_options.device(options.device), dtype=options.dtype)
     for address, persona in personas.values():
         if base.fingerprint != persona.fingerprint:
             raise Incompatible(
