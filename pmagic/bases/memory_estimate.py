@@ -113,8 +113,17 @@ def unet_shapes(spec: "ModelSpec") -> dict[str, tuple[int, ...]]:
 
     Raises Incompatible for a file that is not safetensors.
     """
+    return _part_shapes(spec, "unet")
+
+
+def text_shapes(spec: "ModelSpec") -> dict[str, tuple[int, ...]]:
+    """As `unet_shapes`, of the text encoder, by the names below its `text_model`."""
+    return {name.removeprefix("text_model."): shape for name, shape in _part_shapes(spec, "text_encoder").items()}
+
+
+def _part_shapes(spec: "ModelSpec", part: str) -> dict[str, tuple[int, ...]]:
     assert spec.folder is not None  # asked only of a base whose weights are here
-    files = sorted(path for path in (spec.folder / "unet").glob("*.safetensors") if path.is_file())
+    files = sorted(path for path in (spec.folder / part).glob("*.safetensors") if path.is_file())
     whole = [path for path in files if ".fp16" not in path.name]
     return {name: shape for path in whole or files for name, shape in _shapes(path).items()}
 

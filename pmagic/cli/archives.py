@@ -10,8 +10,9 @@ from pmagic.cli import names
 from pmagic.cli.console import Console
 from pmagic.cli.options import AsJson, Quiet
 from pmagic.errors import UsageError
-from pmagic.library import archive
+from pmagic.library import archive, lora_file, naming
 from pmagic.library.store import Library
+from pmagic.tasks import lora_files
 
 
 def export_persona(
@@ -42,9 +43,26 @@ def export_persona(
 
 
 def import_persona(
-    file: Annotated[Path, typer.Argument(help=f"A file written by `pmagic export` (*{archive.SUFFIX}).")],
+    file: Annotated[
+        Path,
+        typer.Argument(help=f"A file written by `pmagic export` (*{archive.SUFFIX}), or a LoRA (*{lora_file.SUFFIX})."),
+    ],
     name: Annotated[
         str | None, typer.Option("--as", help="Name of the persona here (default: the file's name).")
+    ] = None,
+    base: Annotated[
+        str | None,
+        typer.Option(
+            "--base",
+            help="Of a LoRA: the base it was made for, such as sd15 (default: yours).",
+            autocompletion=names.bases,
+        ),
+    ] = None,
+    words: Annotated[
+        str | None,
+        typer.Option(
+            "--word", help='Of a LoRA: the words that call it up, as in "sks person"; they stand for the name.'
+        ),
     ] = None,
     quiet: Quiet = False,
     as_json: AsJson = False,
@@ -54,17 +72,25 @@ def import_persona(
     \b
     pmagic import alice.pmagic
     pmagic import alice.pmagic --as alice-from-bob
+    pmagic import ohwx.safetensors --as carol --base sd15 --word "ohwx woman"
     """
-    new_name = file.name.removesuffix(archive.SUFFIX) if name is None else name
+    console = Console(quiet=quiet, as_json=as_json)
+    is_lora = file.suffix.lower() in (lora_file.SUFFIX, *lora_file.PICKLES)
+    new_name = (file.stem if is_lora else file.name.removesuffix(archive.SUFFIX)) if name is None else name
     library = Library(settings.library_dir())
     before = library.addresses()
     try:
-        address = library.import_archive(file, new_name)
+        naming.checked_name(new_name)
     except UsageError as problem:
-        if name is None and "cannot be a persona's name" in problem.what:
+        if name is None:
             raise UsageError(problem.what, "say what to call it with --as NAME") from problem
         raise
-    console = Console(quiet=quiet, as_json=as_json)
+    if is_lora:
+        address = library.keep(new_name, lora_files.import_lora(console, file, base, words))
+    elif base is not None or words is not None:
+        raise UsageError("--base and --word are for LoRA files; an archive names its own base", "leave them out")
+    else:
+        address = library.import_archive(file, new_name)
     exists = address in before
     if exists:
         console.warn(f"this persona is already here as {address}")

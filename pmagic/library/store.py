@@ -211,7 +211,10 @@ class Library:
 
         Raises as `archive.unpack`, `bundle.unpack` and `save` do.
         """
-        persona = bundle.unpack(archive.unpack(path))
+        return self.keep(name, bundle.unpack(archive.unpack(path)))
+
+    def keep(self, name: str, persona: Persona) -> Address:
+        """The persona as the next version of `name`, or an existing version that is the same; raises as `save` does."""
         return self.find_same(checked_name(name), persona) or self.save(name, persona)
 
     def remove(self, text: str) -> list[Address]:
