@@ -20,6 +20,10 @@ def export_persona(
     out: Annotated[
         Path | None, typer.Argument(help=f"File to write (default: NAME{archive.SUFFIX}). Existing files stay.")
     ] = None,
+    form: Annotated[
+        str | None,
+        typer.Option("--format", help="For other programs: peft (diffusers) or kohya, as a LoRA of the weights."),
+    ] = None,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
@@ -30,8 +34,12 @@ def export_persona(
     \b
     pmagic export alice
     pmagic export alice@1 ~/backup/alice.pmagic
+    pmagic export a-lora --format peft
     """
     console = Console(quiet=quiet, as_json=as_json)
+    if form is not None:
+        _export_lora(console, name, out, form)
+        return
     address, data = Library(settings.library_dir()).export(name)
     target = out or Path(f"{address.name}{archive.SUFFIX}")
     if target.is_dir():
@@ -40,6 +48,24 @@ def export_persona(
         written = atomic_io.publish_file(data, target)
     console.say("anyone who has this file can draw the person: keep it as private as the photo")
     console.result([str(written)], {"persona": str(address), "file": str(written), "bytes": len(data)})
+
+
+def _export_lora(console: Console, name: str, out: Path | None, form: str) -> None:
+    address, persona = Library(settings.library_dir()).load(name)
+    files = lora_files.export_lora(console, address.name, persona, form)
+    target = out or Path(f"{address.name}{lora_file.SUFFIX}")
+    if target.is_dir():
+        target = target / f"{address.name}{lora_file.SUFFIX}"
+    with atomic_io.storing(f"the LoRA {target}"):
+        written = [atomic_io.publish_file(files.lora, target)]
+        if files.word is not None:
+            written.append(atomic_io.publish_file(files.word, target.with_stem(f"{written[0].stem}-word")))
+    console.say(f"in a prompt say: {files.words}")
+    if files.word is not None:
+        console.say(f"<{address.name}> is a new word, whose embedding is in {written[1]} (a textual inversion)")
+    console.say("anyone who has this file can draw the person: keep it as private as the photo")
+    document = {"persona": str(address), "files": [str(each) for each in written], **files.facts}
+    console.result([str(each) for each in written], {**document, "warnings": console.warnings})
 
 
 def import_persona(

@@ -53,6 +53,7 @@ _UPS = (".lora_up.weight", ".lora_B.weight", ".lora.up.weight", "_lora.up.weight
 _WRAPPED = "base_model.model."  # before names that peft itself has written; its alpha is in another file
 _UNET, _TEXT = "unet.", "text_encoder."
 _MADE_FOR = ("ss_base_model_version", "modelspec.architecture", "ss_sd_model_name")  # in the metadata
+TRIGGER = "modelspec.trigger_phrase"  # in the metadata: the words that call the LoRA up
 _WORDS = 5  # of the file that a message proposes
 
 
@@ -101,7 +102,7 @@ def import_lora(file: LoraFile, spec: ModelSpec, adapter: Mapping[str, Any] | No
 
 def trigger_words(metadata: Mapping[str, str]) -> list[str]:
     """What the file's own metadata say of the words that call it up, the likeliest first; often nothing."""
-    words = [metadata[key] for key in ("modelspec.trigger_phrase",) if metadata.get(key)]
+    words = [metadata[TRIGGER]] if TRIGGER in metadata else []
     counts: dict[str, int] = {}
     tables = _parsed(metadata.get("ss_tag_frequency", ""))
     for table in tables.values():
