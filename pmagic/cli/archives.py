@@ -47,7 +47,7 @@ def export_persona(
     with atomic_io.storing(f"the archive {target}"):
         written = atomic_io.publish_file(data, target)
     console.say("anyone who has this file can draw the person: keep it as private as the photo")
-    console.result([str(written)], {"persona": str(address), "file": str(written), "bytes": len(data)})
+    console.result([str(written)], {"persona": str(address), "file": str(written), "bytes": written.stat().st_size})
 
 
 def _export_lora(console: Console, name: str, out: Path | None, form: str) -> None:

@@ -11,6 +11,7 @@ from typing import Protocol, TypedDict, TypeGuard, cast
 
 import numpy as np
 
+from pmagic.atomic_io import Buffer
 from pmagic.errors import BundleDamaged, NumericFailure
 from pmagic.library.plain_values import is_list, is_table
 
@@ -19,6 +20,7 @@ DTYPES = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2")}
 _CODES = {dtype: code for code, dtype in DTYPES.items()}
 MAX_HEADER = 1024 * 1024
 _MAX_DIMENSIONS = 8
+_AT_ONCE = 16 * 1024**2  # bytes of one read: some files copy what they give
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_./-]{0,199}")
 
 Layout = tuple[tuple[str, str, tuple[int, ...]], ...]  # (name, dtype, shape) of each tensor, sorted by name
@@ -65,7 +67,7 @@ def write(tensors: Mapping[str, np.ndarray]) -> bytearray:
     return data
 
 
-def read(data: bytes, expected: Layout) -> dict[str, np.ndarray]:
+def read(data: Buffer, expected: Layout) -> dict[str, np.ndarray]:
     """The arrays, once header, names, dtypes and shapes are exactly as expected and all values are finite.
 
     Arrays of a `bytearray` share its memory, so that a large file is not held twice.
@@ -99,7 +101,7 @@ def read(data: bytes, expected: Layout) -> dict[str, np.ndarray]:
     return arrays
 
 
-def _header(data: bytes) -> dict[str, Entry]:
+def _header(data: Buffer) -> dict[str, Entry]:
     """The header's entries, each with exactly dtype, shape and data_offsets of the right types."""
     try:
         header = read_header(data, MAX_HEADER)
@@ -122,19 +124,19 @@ def fill(file: _Readable, data: bytearray) -> int:
     """Reads into `data` until it is full or the file ends; returns the bytes read. A read may give less than asked."""
     done, view = 0, memoryview(data)
     while done < len(data):
-        count = file.readinto(view[done:])
+        count = file.readinto(view[done : done + _AT_ONCE])
         if not count:
             break
         done += count
     return done
 
 
-def values_start(data: bytes) -> int:
+def values_start(data: Buffer) -> int:
     """The byte of a safetensors file at which its values begin."""
     return 8 + int.from_bytes(data[:8], "little")
 
 
-def read_header(data: bytes, limit: int) -> dict[str, object]:
+def read_header(data: Buffer, limit: int) -> dict[str, object]:
     """The header's table as it is. Raises ValueError for a header that is cut, longer than `limit` or ambiguous."""
     length = values_start(data) - 8
     if len(data) < 8 or length > min(limit, len(data) - 8) or data[8:9] != b"{":
