@@ -106,7 +106,7 @@ def import_persona(
     library = Library(settings.library_dir())
     before = library.addresses()
     try:
-        naming.checked_name(new_name)
+        naming.check_name(new_name)
     except UsageError as problem:
         if name is None:
             raise UsageError(problem.what, "say what to call it with --as NAME") from problem

@@ -19,7 +19,7 @@ def m1_larger_tensors(table: Table) -> Table:
 MIGRATIONS: Mapping[int, Callable[[Table], Table]] = {1: m1_larger_tensors}  # by the format they start from
 
 
-def migrated(table: Table, wanted: int) -> Table:
+def migrate(table: Table, wanted: int) -> Table:
     """The table in the format `wanted`.
 
     Raises Incompatible for a newer format, and BundleDamaged where a table is not in the format it names.

@@ -66,7 +66,7 @@ def learn(
     return _weights.learn("lora", base, subject, settings, make_learner(base, subject, settings), on_step, checkpoint)
 
 
-def imported(
+def persona_of_file(
     base_name: str,
     fingerprint: str,
     words: str,
@@ -89,9 +89,9 @@ def imported(
     )
 
 
-def wear(base: Base, personas: Sequence[Persona]) -> AbstractContextManager[list[EmbeddingSchedule]]:
+def apply(base: Base, personas: Sequence[Persona]) -> AbstractContextManager[list[EmbeddingSchedule]]:
     """Apply the sum of the personas' differences. Raises Incompatible for a persona of another base."""
-    return _weights.worn(base, personas, schedule_of)
+    return _weights.apply_weights(base, personas, schedule_of)
 
 
 def schedule_of(base: Base, persona: Persona) -> EmbeddingSchedule:

@@ -57,7 +57,7 @@ def import_lora(reporter: Reporter, path: Path, base: str | None, words: str | N
     fingerprint = loading.fingerprint(spec.local_folder)
     local_bases.remember(spec, fingerprint)
     source: dict[str, Any] = {"format": imported.kind, "sha256": file.sha256, "left_out": list(imported.left_out)}
-    return lora.imported(spec.title, fingerprint, words, tokens, imported.tensors, source)
+    return lora.persona_of_file(spec.title, fingerprint, words, tokens, imported.tensors, source)
 
 
 @dataclass(frozen=True)
