@@ -72,7 +72,8 @@ class WeightDifference(nn.Module):
 
     def __init__(self, network: nn.Module, names: Iterable[str], rank: int = 0, seed: int = 0) -> None:
         super().__init__()
-        self._own = {name: _parameter(network, name) for name in names}  # a plain dict, so that they are not parameters
+        # A plain dict, so that these are not parameters of the difference.
+        self._own = {name: current_weight(network, name) for name in names}
         self.parts = nn.ParameterDict()
         source = torch.Generator().manual_seed(seed)
         for name, own in self._own.items():
@@ -141,7 +142,7 @@ def sum_weights(
         strength = 1.0 if strengths is None else strengths[number]
         for name, difference in read_differences(network, own, prefix).items():
             total[name] = total[name] + strength * difference if name in total else strength * difference
-    return {name: _sum(_parameter(network, name), difference) for name, difference in total.items()}
+    return {name: _sum(current_weight(network, name), difference) for name, difference in total.items()}
 
 
 def read_differences(network: nn.Module, tensors: Mapping[str, np.ndarray], prefix: str = PREFIX) -> dict[str, Tensor]:
@@ -155,7 +156,7 @@ def read_differences(network: nn.Module, tensors: Mapping[str, np.ndarray], pref
             continue
         low = full.endswith(UP)
         name = full.removeprefix(prefix).removesuffix(UP if low else "")
-        own = _parameter(network, name)
+        own = current_weight(network, name)
         like = {"dtype": torch.promote_types(own.dtype, torch.float32), "device": own.device}
         difference = torch.as_tensor(array).to(**like)
         if low:
@@ -182,7 +183,7 @@ def _sum(own: Tensor, difference: Tensor) -> Tensor:
     return (own.detach().to(difference.dtype) + difference).to(own.dtype)
 
 
-def _parameter(network: nn.Module, name: str) -> Tensor:
+def current_weight(network: nn.Module, name: str) -> Tensor:
     """The current weight of that name, a plain tensor inside another `exchanged_parameters`. Raises Incompatible."""
     path, _, leaf = name.rpartition(".")
     try:
