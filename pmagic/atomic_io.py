@@ -15,6 +15,8 @@ from pathlib import Path
 
 from pmagic.errors import StorageFailed
 
+Buffer = bytes | bytearray
+Content = Buffer | list[Buffer]  # of a file, in one piece or several
 FILE_MODE = 0o600
 FOLDER_MODE = 0o700
 _AT_FDCWD = -100
@@ -67,7 +69,7 @@ def make_folder(path: Path) -> None:
     sync_folder(path.parent)
 
 
-def write_file(path: Path, data: bytes) -> None:
+def write_file(path: Path, data: Content) -> None:
     """Writes a new private file and flushes it to the disk; FileExistsError where `path` exists."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
     descriptor = os.open(path, flags, FILE_MODE)
@@ -101,7 +103,7 @@ def rename_new(source: Path, target: Path) -> None:
     os.rename(source, target)
 
 
-def publish_folder(files: Mapping[str, bytes], staging: Path, target: Path) -> None:
+def publish_folder(files: Mapping[str, Buffer], staging: Path, target: Path) -> None:
     """Writes `files` into the new folder `staging`, then makes it visible as `target`, all or nothing."""
     try:
         make_folder(staging)
@@ -116,7 +118,7 @@ def publish_folder(files: Mapping[str, bytes], staging: Path, target: Path) -> N
         sync_folder(target.parent)
 
 
-def publish_file(data: bytes, target: Path) -> Path:
+def publish_file(data: Content, target: Path) -> Path:
     """Writes `data` as `target`, or under the next free numbered name; returns the path it got.
 
     On Linux the file has no name until it is complete, so that a killed process leaves nothing behind.
@@ -138,7 +140,7 @@ def publish_file(data: bytes, target: Path) -> Path:
         raise
 
 
-def replace_file(path: Path, data: bytes) -> None:
+def replace_file(path: Path, data: Content) -> None:
     """Writes `data` as `path`, in place of what was there: a reader finds the old bytes or the new ones."""
     _erase_parts(path)
     part = path.with_name(f".{path.name[:100]}.{os.getpid()}.part")
@@ -194,14 +196,15 @@ def is_running(number: int) -> bool:
     return True
 
 
-def _write(descriptor: int, data: bytes) -> None:
-    rest = memoryview(data)
-    while rest:
-        rest = rest[os.write(descriptor, rest) :]  # a short write is legal
+def _write(descriptor: int, data: Content) -> None:
+    for part in data if isinstance(data, list) else [data]:
+        rest = memoryview(part)
+        while rest:
+            rest = rest[os.write(descriptor, rest) :]  # a short write is legal
     os.fsync(descriptor)
 
 
-def _publish_nameless(data: bytes, target: Path) -> Path | None:
+def _publish_nameless(data: Content, target: Path) -> Path | None:
     """`publish_file` through a file without a name; None where the system or the file system has no such files."""
     if not hasattr(os, "O_TMPFILE"):
         return None

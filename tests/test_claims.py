@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from archives import exported
 from test_library_crashes import FaultyDisk
 from typer.testing import CliRunner
 
@@ -117,7 +118,7 @@ def test_after_each_fault_what_a_command_says_agrees_with_the_disk(
         (home / "config.toml").write_text('device = "cpu"\n')
         (home / "models" / "owner--model").mkdir(parents=True)
         (home / "models" / "owner--model" / "weights.safetensors").write_bytes(b"weights")
-        (home / "alice.pmagic").write_bytes(library.export("alice")[1])
+        (home / "alice.pmagic").write_bytes(exported(library, "alice"))
         before = files_of(home)
         with monkeypatch.context() as patch:
             disk = FaultyDisk(patch, step, OSError(errno.EIO, os.strerror(errno.EIO)), once)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from archives import exported
 
 from pmagic.errors import BundleDamaged, Incompatible
 from pmagic.library import bundle, tensors
@@ -165,13 +166,13 @@ def test_of_a_folder_only_the_last_name_is_read(library: Library, persona: Make,
     library.save("alice", persona(base=kept))
     folder = library.root / "alice" / "v0001"
     assert bundle.read(folder).base == bundle.summary(folder).base == said
-    data = library.export("alice")[1]
+    data = exported(library, "alice")
     assert (kept.encode() in data) is (kept == said)
 
 
 def test_another_format_is_incompatible_not_damaged(folder: Path) -> None:
-    _rewrite(folder, "format = 1", "format = 2")
-    with pytest.raises(Incompatible, match="bundle format 2, this pmagic reads 1"):
+    _rewrite(folder, "format = 1", "format = 3")
+    with pytest.raises(Incompatible, match="bundle format 3, this pmagic reads 1 to 2"):
         bundle.read(folder)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from archives import exported
 from PIL import Image
 
 from pmagic import atomic_io, pictures
@@ -154,7 +155,7 @@ def test_no_step_of_an_import_or_a_rename_or_a_checkpoint_does(
     tmp_path: Path, persona: Make, failure: BaseException | None, once: bool
 ) -> None:
     archive = tmp_path / "a.pmagic"
-    archive.write_bytes(_prepared(tmp_path / "source", persona).export("alice")[1])
+    archive.write_bytes(exported(_prepared(tmp_path / "source", persona), "alice"))
 
     def checkpoint(library: Library) -> None:
         with unfinished.locked_run(library.root, "alice") as folder:
@@ -191,7 +192,7 @@ def test_no_step_of_an_export_or_a_picture_or_a_gallery_leaves_a_half_file(
 ) -> None:
     """Nor any other file, where the system has files without a name."""
     library = _prepared(tmp_path / "library", persona)
-    archive = library.export("alice")[1]
+    archive = exported(library, "alice")
     image, story = Image.new("RGB", (8, 8)), {"prompt": "x"}
     page = gallery.page("x", "personas", [], ("base",))
     acts: dict[str, tuple[bytes, Callable[[Path], object]]] = {

@@ -87,10 +87,10 @@ def test_an_archive_that_is_too_large_or_cannot_be_read(tmp_path: Path, monkeypa
         archive.unpack(path)
     monkeypatch.undo()
 
-    def refuse(self: Path) -> bytes:
+    def refuse(self: Path, mode: str) -> None:
         raise OSError(errno.EACCES, "Permission denied")
 
-    monkeypatch.setattr(Path, "read_bytes", refuse)
+    monkeypatch.setattr(Path, "open", refuse)
     with pytest.raises(UsageError, match="cannot be read: Permission denied"):
         archive.unpack(path)
 

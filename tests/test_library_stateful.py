@@ -7,6 +7,7 @@ from pathlib import Path
 
 import hypothesis.strategies as st
 import numpy as np
+from archives import exported
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, multiple, rule
 
@@ -100,7 +101,7 @@ class LibraryIsADictionary(RuleBasedStateMachine):
             return multiple()
         self.archives += 1
         path = self.folder / f"{self.archives}.pmagic"
-        path.write_bytes(self.library.export(name)[1])
+        path.write_bytes(exported(self.library, name))
         return path, newest
 
     @rule(file=consumes(files), name=NAMES)

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pmagic.bases import loading
-from pmagic.engine import memory, rank_one_edit, rendering, token_batch, training
+from pmagic.engine import captions, memory, rank_one_edit, rendering, token_batch, training
 from pmagic.engine.attention import cross_attentions
 from pmagic.engine.conditioning import Condition, packed_kv
 from pmagic.engine.hooks import installed_hooks
@@ -23,7 +23,7 @@ from pmagic.engine.rank_one_edit import Concepts, rank_one_edits
 from pmagic.engine.recipes import LearnSettings, RenderSettings
 from pmagic.errors import Incompatible, UsageError
 from pmagic.losses import soft_mask_mse
-from pmagic.methods import custom_diffusion, lora, neti, perfusion, personamagic
+from pmagic.methods import lora, neti, perfusion, personamagic
 from pmagic.persona import Persona
 
 pytest_plugins = ["tiny"]
@@ -347,6 +347,6 @@ def test_tensors_of_another_shape_are_incompatible(
 
 def test_a_persona_is_small_and_names_its_sentences(tiny_base: loading.Base, alice: Persona) -> None:
     assert alice.settings["captions"] == perfusion.captions_digest()
-    assert len(set(custom_diffusion.captions())) > 500
+    assert len(set(captions.captions())) > 500
     shapes = [tuple(array.shape) for name, array in alice.tensors.items() if name.startswith("learner.values.")]
     assert shapes == [(each.to_v.out_features,) for each in cross_attentions(tiny_base.pipeline.unet).values()]

@@ -28,6 +28,7 @@ _TRAINED = 4 * _FLOAT32
 _MAX_HEADER = 16 * 1024**2
 _LARGEST = 10**7  # of one dimension
 _LEVELS = 16  # of a network, at most
+_TEXT_MODEL = "text_model."  # before the names of a text encoder's weights
 
 
 def memory_to_learn(
@@ -156,11 +157,25 @@ def unet_shapes(spec: "ModelSpec") -> dict[str, tuple[int, ...]]:
 
     Raises Incompatible for a file that is not safetensors.
     """
-    assert spec.folder is not None  # as above
-    if spec.file is not None:  # the names of attention are the same in single files
+    if spec.file is not None:
+        from pmagic.bases import single_file  # imports torch
+
+        assert spec.folder is not None  # its configurations
+        return single_file.unet_shapes(spec.folder)
+    return _part_shapes(spec, "unet")
+
+
+def text_shapes(spec: "ModelSpec") -> dict[str, tuple[int, ...]]:
+    """As `unet_shapes`, of the text encoder, by the names below its `text_model`."""
+    if spec.file is not None:
         names = file_kinds.shapes_of(spec.file).items()
-        return {name.removeprefix(file_kinds.UNET): shape for name, shape in names if name.startswith(file_kinds.UNET)}
-    files = sorted(path for path in (spec.folder / "unet").glob("*.safetensors") if path.is_file())
+        return {name.partition(_TEXT_MODEL)[2]: shape for name, shape in names if _TEXT_MODEL in name}
+    return {name.removeprefix(_TEXT_MODEL): shape for name, shape in _part_shapes(spec, "text_encoder").items()}
+
+
+def _part_shapes(spec: "ModelSpec", part: str) -> dict[str, tuple[int, ...]]:
+    assert spec.folder is not None  # asked only of a base whose weights are here
+    files = sorted(path for path in (spec.folder / part).glob("*.safetensors") if path.is_file())
     whole = [path for path in files if ".fp16" not in path.name]
     return {name: shape for path in whole or files for name, shape in _shapes(path).items()}
 

@@ -37,6 +37,11 @@ def noise_of(file: Path) -> dict[str, Any]:
     return {**velocity, **({"rescale_betas_zero_snr": True} if "ztsnr" in names else {})}
 
 
+def unet_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
+    """The shapes of the UNet's weights by diffusers' names, from the file's configurations in `folder`."""
+    return {name: tuple(each.shape) for name, each in _empty(folder / "unet").state_dict().items()}
+
+
 def _open(file: Path, folder: Path, part: str, dtype: torch.dtype) -> Any:
     """Raises Incompatible for weights of another shape, or for a part that is not complete."""
     prefix = file_kinds.ARCHITECTURES[file_kinds.architecture_of(file)][part]
@@ -60,16 +65,11 @@ def _open(file: Path, folder: Path, part: str, dtype: torch.dtype) -> Any:
 
 def _translated(weights: dict[str, Tensor], folder: Path, prefix: str) -> tuple[nn.Module, Mapping[str, Tensor]]:
     """The empty model of a part, and the file's weights under its names."""
-    import diffusers
     import transformers
     from diffusers.loaders import single_file_utils as names
 
     if folder.name in ("unet", "vae"):
-        kind = cast(Any, diffusers.UNet2DConditionModel if folder.name == "unet" else diffusers.AutoencoderKL)
-        model_config.require_plain(folder / "config.json", kind)
-        config = model_config.read_json(folder / "config.json")
-        with torch.device("meta"):  # its weights are the file's, so none are made
-            model = kind.from_config(config)
+        model = _empty(folder)
         translate = names.convert_ldm_unet_checkpoint if folder.name == "unet" else names.convert_ldm_vae_checkpoint
         return model, translate(weights, config=dict(model.config))
     config = model_config.read_config(folder, transformers.CLIPTextConfig)
@@ -83,6 +83,16 @@ def _translated(weights: dict[str, Tensor], folder: Path, prefix: str) -> tuple[
     if not hasattr(model, "text_model"):
         found = {name.removeprefix("text_model."): each for name, each in found.items()}
     return model, found
+
+
+def _empty(folder: Path) -> Any:
+    """The UNet or VAE that `folder` configures, without weights."""
+    import diffusers
+
+    kind = cast(Any, diffusers.UNet2DConditionModel if folder.name == "unet" else diffusers.AutoencoderKL)
+    model_config.require_plain(folder / "config.json", kind)
+    with torch.device("meta"):
+        return kind.from_config(model_config.read_json(folder / "config.json"))
 
 
 def _read(file: Path, prefix: str) -> dict[str, Tensor]:

@@ -17,6 +17,7 @@ from pmagic.engine.hooks import installed_hooks
 from pmagic.errors import Incompatible, UsageError
 
 PREFIX = "weights."  # of D's tensors in a persona: weights.NAME, or weights.NAME.up and weights.NAME.down
+TEXT_PREFIX = "text_weights."  # the same for the text encoder's weights, which only imported files have
 UP, DOWN = ".up", ".down"
 
 _ATTENTION = ("to_q.weight", "to_k.weight", "to_v.weight", "to_out.0.weight")
@@ -71,7 +72,8 @@ class WeightDifference(nn.Module):
 
     def __init__(self, network: nn.Module, names: Iterable[str], rank: int = 0, seed: int = 0) -> None:
         super().__init__()
-        self._own = {name: _parameter(network, name) for name in names}  # a plain dict, so that they are not parameters
+        # A plain dict, so that these are not parameters of the difference.
+        self._own = {name: current_weight(network, name) for name in names}
         self.parts = nn.ParameterDict()
         source = torch.Generator().manual_seed(seed)
         for name, own in self._own.items():
@@ -118,42 +120,47 @@ def compress(tensors: Mapping[str, Tensor], rank: int) -> tuple[dict[str, Tensor
 
 
 def sum_weights(
-    network: nn.Module, personas: Sequence[Mapping[str, np.ndarray]], strengths: Sequence[float] | None = None
+    network: nn.Module,
+    personas: Sequence[Mapping[str, np.ndarray]],
+    strengths: Sequence[float] | None = None,
+    *,
+    prefix: str = PREFIX,
 ) -> dict[str, Tensor]:
     """W0 + the sum of the personas' D, by name. Equal differences are added once.
 
-    personas: the tensors of each. strengths: the factor of each persona's D; None is 1 for all.
+    personas: the tensors of each. strengths: the factor of each persona's D; None is 1 for all. prefix: of the tensors
+    of this network.
     Raises Incompatible if a difference does not fit the network.
     """
     total: dict[str, Tensor] = {}
     seen: list[Mapping[str, np.ndarray]] = []
     for number, tensors in enumerate(personas):
-        own = _own_weights(tensors)
-        if any(same_weights(own, other) for other in seen):  # learned together, with one common difference
+        own = _own_weights(tensors, prefix)
+        if any(same_weights(own, other, prefix) for other in seen):  # learned together, with one common difference
             continue
         seen.append(own)
         strength = 1.0 if strengths is None else strengths[number]
-        for name, difference in read_differences(network, own).items():
+        for name, difference in read_differences(network, own, prefix).items():
             total[name] = total[name] + strength * difference if name in total else strength * difference
-    return {name: _sum(_parameter(network, name), difference) for name, difference in total.items()}
+    return {name: _sum(current_weight(network, name), difference) for name, difference in total.items()}
 
 
-def read_differences(network: nn.Module, tensors: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
+def read_differences(network: nn.Module, tensors: Mapping[str, np.ndarray], prefix: str = PREFIX) -> dict[str, Tensor]:
     """D by the weight's name, from a persona's tensors, full or factored.
 
     Raises Incompatible if a difference does not fit the network.
     """
     found: dict[str, Tensor] = {}
     for full, array in tensors.items():
-        if not full.startswith(PREFIX) or full.endswith(DOWN):
+        if not full.startswith(prefix) or full.endswith(DOWN):
             continue
         low = full.endswith(UP)
-        name = full.removeprefix(PREFIX).removesuffix(UP if low else "")
-        own = _parameter(network, name)
+        name = full.removeprefix(prefix).removesuffix(UP if low else "")
+        own = current_weight(network, name)
         like = {"dtype": torch.promote_types(own.dtype, torch.float32), "device": own.device}
         difference = torch.as_tensor(array).to(**like)
         if low:
-            down = tensors.get(f"{PREFIX}{name}{DOWN}")
+            down = tensors.get(f"{prefix}{name}{DOWN}")
             if down is None or difference.ndim != 2 or down.ndim != 2 or difference.shape[1] != down.shape[0]:
                 raise Incompatible(f"the two factors of {name} do not fit one another", "learn it again")
             difference = difference @ torch.as_tensor(down).to(**like)
@@ -176,7 +183,7 @@ def _sum(own: Tensor, difference: Tensor) -> Tensor:
     return (own.detach().to(difference.dtype) + difference).to(own.dtype)
 
 
-def _parameter(network: nn.Module, name: str) -> Tensor:
+def current_weight(network: nn.Module, name: str) -> Tensor:
     """The current weight of that name, a plain tensor inside another `exchanged_parameters`. Raises Incompatible."""
     path, _, leaf = name.rpartition(".")
     try:
@@ -188,14 +195,14 @@ def _parameter(network: nn.Module, name: str) -> Tensor:
     return own
 
 
-def same_weights(one: Mapping[str, np.ndarray], other: Mapping[str, np.ndarray]) -> bool:
+def same_weights(one: Mapping[str, np.ndarray], other: Mapping[str, np.ndarray], prefix: str = PREFIX) -> bool:
     """Whether two personas' tensors hold the same differences."""
-    one, other = (_own_weights(each) for each in (one, other))
+    one, other = (_own_weights(each, prefix) for each in (one, other))
     return one.keys() == other.keys() and all(np.array_equal(array, other[name]) for name, array in one.items())
 
 
-def _own_weights(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    return {name: array for name, array in tensors.items() if name.startswith(PREFIX)}
+def _own_weights(tensors: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
+    return {name: array for name, array in tensors.items() if name.startswith(prefix)}
 
 
 def _key(name: str) -> str:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from pmagic import errors
+from pmagic.atomic_io import Buffer
 from pmagic.datasets import Individual
 from pmagic.errors import PmagicError
 from pmagic.evaluation.eval_config import EvalConfig, EvalSubject, eval_subject
@@ -30,7 +31,7 @@ class Task:
     """One subject to evaluate, with its results so far."""
 
     who: EvalSubject
-    kept: dict[str, dict[str, bytes]]
+    kept: dict[str, dict[str, Buffer]]
 
 
 Event = tuple[EvalSubject, Result | Failure | None]  # None: the subject is complete

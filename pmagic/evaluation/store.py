@@ -22,12 +22,13 @@ from pathlib import Path
 from typing import Any
 
 from pmagic import atomic_io
+from pmagic.atomic_io import Buffer
 from pmagic.errors import Busy, Incompatible, UsageError
 
 PLAN, TIMES, CELL, PERSONA, VARIANT = "plan.json", "times.csv", "cell.json", "persona", "variant.json"
 _CELL_NAME = re.compile(r"[0-9a-f]{8}-\d{2,}")
 
-Files = Mapping[str, bytes]
+Files = Mapping[str, Buffer]
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class Result:
     seconds: float
 
     @property
-    def lasting(self) -> dict[str, bytes]:
+    def lasting(self) -> dict[str, Buffer]:
         """The files that later work reads again. Of a cell only the scores: the pictures would fill the memory."""
         return {CELL: self.files[CELL]} if CELL in self.files else dict(self.files)
 
@@ -70,7 +71,7 @@ class Store:
             with open(self.root / TIMES, "a", opener=partial(os.open, mode=atomic_io.FILE_MODE)) as file:
                 file.write(f"{person},{result.place},{result.seconds:.2f}\n")
 
-    def read(self, person: str, *, weights: bool = True) -> dict[str, dict[str, bytes]]:
+    def read(self, person: str, *, weights: bool = True) -> dict[str, dict[str, Buffer]]:
         """A subject's stored files by place; of a cell only the scores are read. weights: whether to read personas."""
         folder = self.root / "people" / person
         places = sorted({each.parent for each in folder.rglob("*") if each.is_file()})

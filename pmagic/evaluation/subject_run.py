@@ -16,6 +16,7 @@ from pathlib import Path
 from PIL import Image
 
 from pmagic import methods, pictures
+from pmagic.atomic_io import Buffer
 from pmagic.engine import face_selection, probe, rendering, step_cache, subject
 from pmagic.engine.recipes import LearnSettings
 from pmagic.engine.subject import Subject
@@ -44,7 +45,7 @@ class SubjectRun:
 
     context: EvalContext
     who: EvalSubject
-    kept: dict[str, Mapping[str, bytes]]
+    kept: dict[str, Mapping[str, Buffer]]
     progress: Progress = lambda doing: None
     scratch: Path | None = None
     _begun: float = field(default_factory=time.monotonic)
@@ -191,7 +192,7 @@ def persona_place(method: str, settings: LearnSettings) -> str:
     return _digest({**named, **settings.as_table()}, *OF_THE_PROBE)
 
 
-def is_done(kept: Mapping[str, Mapping[str, bytes]], variants: Sequence[str]) -> bool:
+def is_done(kept: Mapping[str, Mapping[str, Buffer]], variants: Sequence[str]) -> bool:
     """Whether a subject is complete for these variants. A variant's entry is stored after everything that it needs."""
     return all(f"variants/{key}" in kept for key in variants)
 

@@ -16,22 +16,24 @@ from pathlib import Path
 from typing import TypedDict, TypeGuard, cast
 
 from pmagic import bounded_toml
+from pmagic.atomic_io import Buffer
 from pmagic.base_names import base_name
 from pmagic.errors import BundleDamaged, StorageFailed, UsageError
 from pmagic.library import migrations
 from pmagic.library.plain_values import is_list, is_table
 from pmagic.persona import MAX_TOKENS, Persona, StageBounds
 
-FORMAT = 1
+FORMAT = 2
+FIRST_TENSORS = 1024**3  # bytes of tensors, at most, in format 1; a larger bundle is in format 2, otherwise the same
 TOML, TENSORS, PREVIEW = "persona.toml", "tensors.safetensors", "preview.png"
-MAX_BYTES = {TOML: 256 * 1024, TENSORS: 1024**3, PREVIEW: 8 * 1024**2}
+MAX_BYTES = {TOML: 256 * 1024, TENSORS: 19 * 1024**3 // 10, PREVIEW: 8 * 1024**2}  # plain zips end at 2 GiB
 _HEAD = re.compile(rb"# pmagic persona, SHA-256 of the lines below: ([0-9a-f]{64})\n")
 MAX_POINTS = 1001  # of a curve: one for each timestep
 MAX_PHOTOS = 1000
 _LAYOUT = re.compile(r"F(32|16)( \d{1,9}(x\d{1,9}){0,7})?", re.ASCII)  # at most 8 dimensions
 _HEX = re.compile(r"[0-9a-f]{64}")
 _SUMMARY = re.compile(
-    rb"""format = 1
+    rb"""format = [12]
 method = "(?P<method>[a-z_]+)"
 base = "(?P<base>\w[\w.-]*(/\w[\w.-]*)?)"
 fingerprint = "[0-9a-f]+"
@@ -47,6 +49,7 @@ iterations = (?P<iterations>\d{1,9})
 """,
     re.DOTALL,
 )
+_AT_ONCE = 16 * 1024**2  # bytes of one read
 _MAX_DEPTH = 8  # tables in tables; a persona has four
 _MAX_SUMMARY = 16 * 1024  # bytes at the start that hold all of this
 
@@ -57,7 +60,7 @@ class _Bounds(TypedDict):
 
 
 class _Table(TypedDict):
-    """The fields of persona.toml in format 1, once `_manifest` has checked them."""
+    """The fields of persona.toml, once `_manifest` has checked them."""
 
     format: int
     method: str
@@ -103,7 +106,7 @@ class Summary:
     seed: int | None
 
 
-def pack(persona: Persona) -> dict[str, bytes]:
+def pack(persona: Persona) -> dict[str, Buffer]:
     """The bundle's files by name; the same persona gives the same bytes.
 
     Raises UsageError or BundleDamaged for a persona that could not be read back.
@@ -113,11 +116,11 @@ def pack(persona: Persona) -> dict[str, bytes]:
     from pmagic.library import tensors
 
     described = tensors.layout(persona.tensors)
-    files = {TENSORS: tensors.write(persona.tensors)}
+    files: dict[str, Buffer] = {TENSORS: tensors.write(persona.tensors)}
     if persona.preview:
         files[PREVIEW] = persona.preview
     table = {
-        "format": FORMAT,
+        "format": 1 if len(files[TENSORS]) <= FIRST_TENSORS else FORMAT,
         "method": persona.method,
         "base": persona.base,
         "fingerprint": persona.fingerprint,
@@ -132,14 +135,14 @@ def pack(persona: Persona) -> dict[str, bytes]:
     }
     body = tomli_w.dumps(table).encode()
     head = f"# pmagic persona, SHA-256 of the lines below: {hashlib.sha256(body).hexdigest()}\n".encode()
-    packed = {TOML: head + body, **files}
+    packed: dict[str, Buffer] = {TOML: head + body, **files}
     for name, data in packed.items():
         if len(data) > MAX_BYTES[name]:
             raise UsageError(
                 f"the persona cannot be kept: its {name} would have {len(data)} bytes, {MAX_BYTES[name]} at most",
-                "learn it from fewer photos, or ask for another archive",
+                "learn it from fewer photos, with a lower rank, or ask for another archive",
             )
-    _parse(packed[TOML])  # a check that it can be read back
+    _parse(head + body)  # a check that it can be read back
     return packed
 
 
@@ -157,7 +160,7 @@ def digest(persona: Persona) -> str:
 
 def read_manifest(folder: Path) -> Manifest:
     """persona.toml, verified; Incompatible for another format, BundleDamaged for anything wrong in it."""
-    return _parse(_read(folder, TOML))
+    return _parse(bytes(_read(folder, TOML)))
 
 
 def summary(folder: Path) -> Summary:
@@ -165,7 +168,7 @@ def summary(folder: Path) -> Summary:
 
     The SHA-256 is compared, but the other lines are not parsed: use the values for display only.
     """
-    data = _read(folder, TOML)
+    data = bytes(_read(folder, TOML))
     match = _SUMMARY.match(_verify_lines(data)[:_MAX_SUMMARY])
     if match is not None:
         text = {name: value.decode(errors="replace") for name, value in match.groupdict().items()}
@@ -190,17 +193,17 @@ def verify(folder: Path) -> Manifest:
     return verify_files(files(folder))
 
 
-def files(folder: Path) -> dict[str, bytes]:
+def files(folder: Path) -> dict[str, Buffer]:
     """The bundle's files by name, as `pack` gives them: persona.toml verified, the others as they are."""
-    data = _read(folder, TOML)
+    data = bytes(_read(folder, TOML))
     return {TOML: data, **{name: _read(folder, name) for name in _parse(data).files}}
 
 
-def verify_files(files: Mapping[str, bytes]) -> Manifest:
+def verify_files(files: Mapping[str, Buffer]) -> Manifest:
     """What persona.toml says, once every file it names is there and has its SHA-256."""
     if TOML not in files:
         raise _damaged(TOML, "it is missing")
-    manifest = _parse(files[TOML])
+    manifest = _parse(bytes(files[TOML]))
     for name, digest in manifest.files.items():
         if name not in files:
             raise _damaged(name, "it is missing")
@@ -214,7 +217,7 @@ def read(folder: Path) -> Persona:
     return unpack(files(folder))
 
 
-def unpack(files: Mapping[str, bytes]) -> Persona:
+def unpack(files: Mapping[str, Buffer]) -> Persona:
     """The opposite of `pack`: the persona, once every file of it verifies."""
     from pmagic.library import tensors
 
@@ -230,7 +233,7 @@ def unpack(files: Mapping[str, bytes]) -> Persona:
         losses=manifest.losses,
         curve=manifest.curve,
         photos=manifest.photos,
-        preview=files.get(PREVIEW, b"") if PREVIEW in manifest.files else b"",
+        preview=bytes(files.get(PREVIEW, b"")) if PREVIEW in manifest.files else b"",
     )
 
 
@@ -256,7 +259,7 @@ def _parse(data: bytes) -> Manifest:
     return _manifest(migrations.migrate(table, FORMAT))
 
 
-def _read(folder: Path, name: str) -> bytes:
+def _read(folder: Path, name: str) -> bytearray:
     """Reads one regular file of the bundle; refuses a link and a file above its size limit."""
     flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
     try:
@@ -280,17 +283,18 @@ def _read(folder: Path, name: str) -> bytes:
         os.close(descriptor)
 
 
-def _read_all(descriptor: int, size: int) -> bytes:
-    """Up to `size` bytes; a read may give less than it was asked for."""
-    parts: list[bytes] = []
-    while part := os.read(descriptor, size):
-        parts.append(part)
-        size -= len(part)
-    return b"".join(parts)
+def _read_all(descriptor: int, size: int) -> bytearray:
+    """Up to `size` bytes in one piece of memory; a read may give less than it was asked for."""
+    data, done = bytearray(size), 0
+    while part := os.read(descriptor, min(size - done, _AT_ONCE)):
+        data[done : done + len(part)] = part
+        done += len(part)
+    del data[done:]
+    return data
 
 
 def _manifest(table: Mapping[str, object]) -> Manifest:
-    """Checks every field of format 1; a table that verifies by hash may still have been written by somebody hostile."""
+    """Checks every field; a table that verifies by hash may still have been written by somebody hostile."""
     fields: dict[str, Callable[[object], object]] = {
         "format": lambda v: v == FORMAT,
         "method": lambda v: _text(v) and v.isidentifier(),

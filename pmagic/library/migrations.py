@@ -10,7 +10,13 @@ from pmagic.errors import BundleDamaged, Incompatible
 
 Table = dict[str, object]
 
-MIGRATIONS: Mapping[int, Callable[[Table], Table]] = {}  # by the format they start from; format 1 is the first
+
+def m1_larger_tensors(table: Table) -> Table:
+    """Format 2 has the same fields, and a tensors file that may be larger than an older pmagic reads."""
+    return table
+
+
+MIGRATIONS: Mapping[int, Callable[[Table], Table]] = {1: m1_larger_tensors}  # by the format they start from
 
 
 def migrate(table: Table, wanted: int) -> Table:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from pmagic import atomic_io
+from pmagic.atomic_io import Buffer
 from pmagic.errors import BundleDamaged, Busy, Incompatible, NotFound, PmagicError, StorageFailed, UsageError
 from pmagic.library import archive, bundle
 from pmagic.library.naming import Address, check_name, folder_of, parse, version_of
@@ -201,8 +202,8 @@ class Library:
         """One version (the newest, if none is named) as the next version of `name`."""
         return self.save(name, self.load(text)[1])
 
-    def export(self, text: str) -> tuple[Address, bytes]:
-        """One version as an archive, once every file of it verifies; the same persona gives the same bytes."""
+    def export(self, text: str) -> tuple[Address, list[Buffer]]:
+        """One version as an archive, in pieces, once every file verifies; the same persona gives the same bytes."""
         address, persona = self.load(text)
         return address, archive.pack(bundle.pack(persona))  # packed again: an early version kept a path in it
 
@@ -211,7 +212,10 @@ class Library:
 
         Raises as `archive.unpack`, `bundle.unpack` and `save` do.
         """
-        persona = bundle.unpack(archive.unpack(path))
+        return self.keep(name, bundle.unpack(archive.unpack(path)))
+
+    def keep(self, name: str, persona: Persona) -> Address:
+        """The persona as the next version of `name`, or an existing version that is the same; raises as `save` does."""
         return self.find_same(check_name(name), persona) or self.save(name, persona)
 
     def remove(self, text: str) -> list[Address]:

@@ -16,6 +16,7 @@ from pmagic.bases.loading import Base
 from pmagic.bases.model_spec import ModelSpec
 from pmagic.engine import composing, randomness, recipes, reweighting, token_batch, training
 from pmagic.engine.composing import EmbeddingSchedule, LearnedTokens
+from pmagic.engine.conditioning import clip_text_model
 from pmagic.engine.hooks import exchanged_parameters
 from pmagic.engine.recipes import LearnSettings
 from pmagic.engine.reweighting import WeightDifference
@@ -170,13 +171,16 @@ def _trained_rank(settings: LearnSettings) -> int:
 def apply_weights(
     base: Base, personas: Sequence[Persona], schedule: Callable[[Base, Persona], EmbeddingSchedule]
 ) -> Iterator[list[EmbeddingSchedule]]:
-    """While inside, the sum of the personas' differences is applied to the base.
+    """While inside, the sum of the personas' differences is applied: to the UNet, and to the text encoder.
 
     Raises Incompatible for a persona of another base.
     """
     schedules = [schedule(base, each) for each in personas]
-    weights = reweighting.sum_weights(base.pipeline.unet, [each.tensors for each in personas])
-    with exchanged_parameters(base.pipeline.unet, weights):
+    tensors = [each.tensors for each in personas]
+    unet, text_encoder = base.pipeline.unet, clip_text_model(base.pipeline.text_encoder)
+    weights = reweighting.sum_weights(unet, tensors)
+    text_weights = reweighting.sum_weights(text_encoder, tensors, prefix=reweighting.TEXT_PREFIX)
+    with exchanged_parameters(unet, weights), exchanged_parameters(text_encoder, text_weights):
         yield schedules
 
 

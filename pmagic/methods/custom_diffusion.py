@@ -17,9 +17,10 @@ from torch import Tensor
 from pmagic.bases import memory_estimate
 from pmagic.bases.loading import Base
 from pmagic.bases.model_spec import ModelSpec
-from pmagic.engine import concept_merge, prompts, reweighting, text_encoding, token_batch
+from pmagic.engine import captions, concept_merge, reweighting, text_encoding, token_batch
 from pmagic.engine.composing import EmbeddingSchedule, LearnedTokens
 from pmagic.engine.hooks import exchanged_parameters
+from pmagic.engine.last_result import LastResult
 from pmagic.engine.recipes import LearnSettings
 from pmagic.engine.subject import Subject
 from pmagic.engine.training import StepReport
@@ -46,6 +47,7 @@ SOURCE = (
     "written anew here under Apache-2.0"
 )
 HAS_STAGES = False
+_merges: LastResult[dict[str, Tensor]] = LastResult()
 
 kept_bytes = _weights.kept_bytes
 
@@ -93,18 +95,28 @@ def apply(base: Base, personas: Sequence[Persona]) -> Iterator[list[EmbeddingSch
         yield schedules
 
 
-@torch.no_grad()
 def merge_weights(base: Base, personas: Sequence[Persona], schedules: Sequence[EmbeddingSchedule]) -> dict[str, Tensor]:
-    """One set of projections for all personas, by name. Only linear weights without a bias are merged."""
-    captions = caption_rows(base)
+    """One set of projections for all personas, by name. Only linear weights without a bias are merged.
+
+    The last merge on a base is kept, because each batch of pictures applies the personas anew.
+    """
+    inputs = [*(each.tensors for each in personas), *base.pipeline.text_encoder.parameters()]
+    return _merges.get(base.pipeline.unet, inputs, lambda: _merge_weights(base, personas, schedules))
+
+
+@torch.no_grad()
+def _merge_weights(
+    base: Base, personas: Sequence[Persona], schedules: Sequence[EmbeddingSchedule]
+) -> dict[str, Tensor]:
+    factor = captions.caption_factor(base)  # it has the captions' Gram matrix, which is all that a merge reads
     rows = [phrase_rows(base, schedule) for schedule in schedules]
     own = [reweighting.sum_weights(base.pipeline.unet, [each.tensors]) for each in personas]
     weights: dict[str, Tensor] = {}
     for name in dict.fromkeys(name for each in own for name in each):
-        before: Tensor = base.pipeline.unet.get_parameter(name)
+        before = reweighting.current_weight(base.pipeline.unet, name)
         answers = [x @ each.get(name, before).double().T for x, each in zip(rows, own, strict=True)]
         phrases, wanted = concept_merge.distinct(torch.cat(rows), torch.cat(answers))
-        weights[name] = concept_merge.merge(before, captions, phrases, wanted).to(before.dtype)
+        weights[name] = concept_merge.merge(before, factor, phrases, wanted).to(before.dtype)
     return weights
 
 
@@ -120,22 +132,6 @@ def phrase_rows(base: Base, schedule: EmbeddingSchedule) -> Tensor:
         first = int((placeholder_index == 0).nonzero()[0])
         rows.append(encoded[first : int(length) + 2])  # length does not count the start and end tokens
     return torch.cat(rows).double()
-
-
-def caption_rows(base: Base) -> Tensor:
-    """Encodings (N, w) of usual sentences in float64, without the start token and the padding."""
-    rows = []
-    for text in captions():
-        length = len(base.pipeline.tokenizer(text, truncation=True).input_ids)
-        rows.append(token_batch.encode_plain(base, text).keys[0, 1:length])
-    return torch.cat(rows).double()
-
-
-def captions() -> list[str]:
-    """Usual sentences of people, things and styles."""
-    words = [*prompts.COMMON_WORDS, *prompts.FACE_WORDS]
-    frames = [*prompts.TEMPLATES["face"], *prompts.TEMPLATES["style"], *prompts.OPEN_PROMPTS]
-    return [frame.replace(prompts.NAME, word) for number, frame in enumerate(frames) for word in words[number % 4 :: 4]]
 
 
 def _distinct(personas: Sequence[Persona]) -> list[Persona]:

@@ -8,13 +8,16 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from pmagic.bases.loading import Base
+from pmagic.engine import composing, recipes
 from pmagic.engine.composing import EmbeddingSchedule
 from pmagic.engine.recipes import LearnSettings
 from pmagic.engine.subject import Subject
 from pmagic.engine.training import StepReport
-from pmagic.methods import _weights
-from pmagic.persona import Persona
+from pmagic.methods import _weights, require_base
+from pmagic.persona import Persona, StageBounds
 
 # The documented command of diffusers' example; its loss has no mask.
 OWN: Mapping[str, Any] = {
@@ -31,6 +34,7 @@ OWN: Mapping[str, Any] = {
 }
 
 
+IMPORTED = "imported"  # key in a persona's settings: the file of another program that it was made from
 TRAINED = "factors of low rank beside the UNet's attention"
 SOURCE = (
     "LoRA (Hu et al., ICLR 2022, arXiv 2106.09685) by diffusers' DreamBooth example (Apache-2.0), "
@@ -62,6 +66,40 @@ def learn(
     return _weights.learn("lora", base, subject, settings, make_learner(base, subject, settings), on_step, checkpoint)
 
 
+def persona_of_file(
+    base_name: str,
+    fingerprint: str,
+    words: str,
+    tokens: int,
+    tensors: Mapping[str, np.ndarray],
+    source: Mapping[str, Any],
+) -> Persona:
+    """The persona of a LoRA file of another program. `words` stand for its name in a prompt, as in any other text.
+
+    tokens: of `words`. source: what is recorded of the file.
+    """
+    return Persona(
+        method="lora",
+        base=base_name,
+        fingerprint=fingerprint,
+        word=words,
+        bounds=StageBounds(0, 1000),
+        tensors=tensors,
+        settings={"recipe": recipes.DEFAULT, "tokens": tokens, IMPORTED: source},
+    )
+
+
 def apply(base: Base, personas: Sequence[Persona]) -> AbstractContextManager[list[EmbeddingSchedule]]:
     """Apply the sum of the personas' differences. Raises Incompatible for a persona of another base."""
-    return _weights.apply_weights(base, personas, _weights.phrase_of)
+    return _weights.apply_weights(base, personas, schedule_of)
+
+
+def schedule_of(base: Base, persona: Persona) -> EmbeddingSchedule:
+    """The rare name before the class word, or the plain words of an imported file.
+
+    Raises Incompatible for a persona of another base.
+    """
+    if IMPORTED not in persona.settings:
+        return _weights.phrase_of(base, persona)
+    require_base(base, persona)
+    return composing.constant_schedule(persona.word)

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from pmagic.bases import memory_estimate
 from pmagic.bases.loading import Base
 from pmagic.bases.model_spec import ModelSpec
-from pmagic.engine import composing, randomness, rank_one_edit, token_batch, training
+from pmagic.engine import captions, composing, randomness, rank_one_edit, token_batch, training
 from pmagic.engine.attention import cross_attentions
 from pmagic.engine.composing import EmbeddingSchedule, LearnedTokens
 from pmagic.engine.rank_one_edit import Concepts, rank_one_edits
@@ -31,7 +31,7 @@ from pmagic.engine.text_encoding import encode
 from pmagic.engine.token_batch import TokenBatch
 from pmagic.engine.training import StepReport, TrainingContext
 from pmagic.errors import Incompatible, UsageError
-from pmagic.methods import _weights, custom_diffusion, persona_of, report_persona, require_base
+from pmagic.methods import _weights, persona_of, report_persona, require_base
 from pmagic.persona import Persona, StageBounds
 
 WHOLE = StageBounds(0, 1000)
@@ -154,7 +154,7 @@ def make_learner(base: Base, subject: Subject, settings: LearnSettings) -> Conce
     templates = token_batch.tokens_with_name(base, settings.templates, 1)
     class_encoding = placeholder_encodings(base, templates, word[None]).mean(dim=0).to(base.learner_dtype)
     text_encoder = base.pipeline.text_encoder
-    inverse = rank_one_edit.cached_inverse(text_encoder, lambda: custom_diffusion.caption_rows(base))
+    inverse = rank_one_edit.cached_inverse(text_encoder, lambda: captions.caption_rows(base))
     return ConceptLearner(base.pipeline.unet, word, class_encoding, inverse)
 
 
@@ -186,7 +186,7 @@ def learn(
 
 def captions_digest() -> str:
     """SHA-256 of the sentences that C is made of: encodings of two personas are in one metric if theirs are equal."""
-    return hashlib.sha256("\n".join(custom_diffusion.captions()).encode()).hexdigest()
+    return hashlib.sha256("\n".join(captions.captions()).encode()).hexdigest()
 
 
 @contextmanager
