@@ -239,7 +239,7 @@ def test_drawing_cuts_nothing_and_keeps_the_frequencies(tiny_base: loading.Base,
     learner.load_state_dict(
         {k.removeprefix("learner."): torch.tensor(v) for k, v in alice.tensors.items() if k.startswith("learner.")}
     )
-    with neti.wear(tiny_base, [alice]) as (schedule,), torch.no_grad():
+    with neti.apply(tiny_base, [alice]) as (schedule,), torch.no_grad():
         found = schedule([999.0, 500.0, 500.0, 1.0])
     u, v = learner.vectors(torch.full((4,), 500.0), torch.arange(4.0))
     assert torch.allclose(found[500.0].tokens[:, 0], u, atol=1e-6)
@@ -319,7 +319,7 @@ def test_tensors_of_another_mapper_are_incompatible(tiny_base: loading.Base, ali
         tensors["learner.output_layer.bias"] = np.zeros(6, np.float32)
     with (
         pytest.raises(Incompatible, match="not those of NeTI"),
-        neti.wear(tiny_base, [replace(alice, tensors=tensors)]),
+        neti.apply(tiny_base, [replace(alice, tensors=tensors)]),
     ):
         pass
 

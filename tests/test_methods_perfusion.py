@@ -313,7 +313,7 @@ def test_several_in_one_prompt(tiny_base: loading.Base, alice: Persona, bob: Per
 def test_a_persona_twice_is_the_persona_once(tiny_base: loading.Base, alice: Persona) -> None:
     prompt = "{a} with {b}"
     twice = rendering.compose(tiny_base, {"a": alice, "b": replace(alice)}, prompt, [3], FEW)[0]
-    with perfusion.wear(tiny_base, [alice]) as (schedule,):
+    with perfusion.apply(tiny_base, [alice]) as (schedule,):
         script = rendering.encode_prompt(tiny_base, {"a": schedule, "b": schedule}, prompt, FEW)
         noise = rendering.initial_noise(tiny_base, [3], tiny.SIZE, tiny.SIZE)
         latents = rendering.sample(tiny_base, script, noise, FEW)
@@ -327,7 +327,7 @@ def test_the_gate_of_a_persona_decides(tiny_base: loading.Base, alice: Persona) 
     assert rendering.render(tiny_base, closed, "{} in snow", [3], FEW)[0].tobytes() != usual.tobytes()
     for gate in ([0.6, 0.0], [0.6], "wide", [0.6, "x"], [0.6, float("nan")]):
         hostile = replace(alice, settings={**alice.settings, "gate": gate})
-        with pytest.raises(Incompatible, match="not those of Perfusion"), perfusion.wear(tiny_base, [hostile]):
+        with pytest.raises(Incompatible, match="not those of Perfusion"), perfusion.apply(tiny_base, [hostile]):
             pass
 
 
@@ -340,7 +340,7 @@ def test_tensors_of_another_shape_are_incompatible(
     if shape is not None:
         tensors[name] = np.zeros(shape, np.float32)
     hostile = replace(alice, tensors=tensors)
-    with pytest.raises(Incompatible, match="not those of Perfusion"), perfusion.wear(tiny_base, [hostile]):
+    with pytest.raises(Incompatible, match="not those of Perfusion"), perfusion.apply(tiny_base, [hostile]):
         pass
     assert tiny.hooks_of(tiny_base) == []
 

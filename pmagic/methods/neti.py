@@ -98,7 +98,7 @@ def learn(
 
 
 @contextmanager
-def wear(base: Base, personas: Sequence[Persona]) -> Iterator[list[EmbeddingSchedule]]:
+def apply(base: Base, personas: Sequence[Persona]) -> Iterator[list[EmbeddingSchedule]]:
     """Apply each persona's embeddings; no weight changes. Raises Incompatible for a persona of another base."""
     yield [_schedule(base, each) for each in personas]
 

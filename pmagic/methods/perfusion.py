@@ -190,7 +190,7 @@ def captions_digest() -> str:
 
 
 @contextmanager
-def wear(base: Base, personas: Sequence[Persona]) -> Iterator[list[EmbeddingSchedule]]:
+def apply(base: Base, personas: Sequence[Persona]) -> Iterator[list[EmbeddingSchedule]]:
     """Apply the edits of all personas at once; one that is named twice counts once.
 
     Raises Incompatible for a persona of another base.
