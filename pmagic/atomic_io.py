@@ -9,14 +9,14 @@ import errno
 import os
 import shutil
 import sys
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from pmagic.errors import StorageFailed
 
 Buffer = bytes | bytearray
-Content = Buffer | list[Buffer]  # of a file, in one piece or several
+Content = Buffer | Sequence[Buffer | memoryview]  # of a file, in one piece or a list of several
 FILE_MODE = 0o600
 FOLDER_MODE = 0o700
 _AT_FDCWD = -100
@@ -197,7 +197,7 @@ def is_running(number: int) -> bool:
 
 
 def _write(descriptor: int, data: Content) -> None:
-    for part in data if isinstance(data, list) else [data]:
+    for part in [data] if isinstance(data, Buffer) else data:
         rest = memoryview(part)
         while rest:
             rest = rest[os.write(descriptor, rest) :]  # a short write is legal

@@ -1,5 +1,9 @@
 """Stable Diffusion 1.4's exact shape with random weights: one learning step, one picture. Minutes, 12 GB of memory."""
 
+import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +11,7 @@ import pytest
 import tiny
 import torch
 
+from pmagic import methods
 from pmagic.bases import loading
 from pmagic.engine import rendering, training
 from pmagic.engine.recipes import render_settings_for, settings_for
@@ -55,8 +60,72 @@ def build_sd14(folder: Path) -> Path:
     return folder
 
 
-def test_one_iteration_and_one_picture(tmp_path: Path) -> None:
-    base = tiny.open_base(build_sd14(tmp_path / "sd14"), dtype="auto")
+@pytest.fixture(scope="module")
+def sd14(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_sd14(tmp_path_factory.mktemp("full") / "sd14")
+
+
+# Learns one step with the method that is named, in a process of its own, and prints what `--memory` is about.
+STEP = """
+import json, sys, time
+from pathlib import Path
+import torch
+import tiny
+from pmagic import methods
+from pmagic.bases import loading, local_bases, memory_estimate, model_spec
+from pmagic.engine import rendering, training
+from pmagic.library.store import Library
+from pmagic.tasks import base_options
+
+def memory(key):
+    return int(Path("/proc/self/status").read_text().partition(f"{key}:")[2].split()[0]) * 1024
+
+folder, name, library, rank = sys.argv[1:]
+method = methods.take(name)
+spec = model_spec.resolve(folder)
+settings = method.settings_for("reference", spec.defaults, iterations=1, **({"rank": int(rank)} if rank else {}))
+estimate = base_options.memory_to_learn(method, spec, settings, "cpu", "auto")
+free = memory_estimate.memory_free()
+found = {"estimate": estimate, "free": free, "kept": methods.persona_bytes(method, spec, settings)}
+if estimate * 1.1 < free:
+    own = memory("VmRSS")
+    base = loading.load(spec, device="cpu", dtype="auto")
+    before = loading.weights_hash(base.pipeline)
+    seen = tiny.known(base)
+    reports = []
+    start = time.monotonic()
+    persona = method.learn(base, seen, settings, reports.append)
+    found["seconds"] = time.monotonic() - start
+    found["peak"] = memory("VmHWM") - own
+    found["loss"] = reports[0].loss
+    found["same"] = loading.weights_hash(base.pipeline) == before
+    found["dtype"] = base.computes_in
+    address = Library(Path(library)).save("alice", persona)
+    found["bytes"] = Library(Path(library)).size(address)
+print(json.dumps(found))
+"""
+
+
+@pytest.mark.parametrize("name", ["lora", "custom_diffusion", "dreambooth"])
+def test_one_step_of_each_weight_method(sd14: Path, tmp_path: Path, name: str, record_property) -> None:
+    """The peak of memory is what was told before, and the persona has the size that was told. DreamBooth keeps all."""
+    rank = "0" if name == "dreambooth" else ""  # whole: 1.7 GB
+    arguments = [sys.executable, "-c", STEP, str(sd14), name, str(tmp_path / "library"), rank]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+    done = subprocess.run(arguments, capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    print(name, found)
+    record_property(name, found)
+    if "peak" not in found:
+        pytest.skip(f"{found['estimate'] / 1e9:.1f} GB are needed, and {found['free'] / 1e9:.1f} GB are free")
+    assert np.isfinite(found["loss"]) and found["same"]
+    assert found["peak"] < 1.1 * found["estimate"], found
+    assert found["bytes"] < found["kept"] < 1.05 * found["bytes"] + methods.PERSONA_FIXED
+
+
+def test_one_iteration_and_one_picture(sd14: Path) -> None:
+    base = tiny.open_base(sd14, dtype="auto")
     assert sum(weight.numel() for weight in base.pipeline.unet.parameters()) == 859_520_964
     assert base.size == 512
     before = loading.weights_hash(base.pipeline)

@@ -2,11 +2,13 @@
 
 import dataclasses
 import math
+import types
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.torch
 import tiny
 import torch
 
@@ -168,6 +170,38 @@ def test_a_checkpoint_is_written_every_few_steps(
     settings = settings_for("reference", {}, **tiny.train_step(iterations=5))
     personamagic.learn(tiny_base, known, settings, checkpoint=tmp_path / "a")
     assert saved == [2, 4, 5]
+
+
+def test_writing_a_large_checkpoint_never_dominates(
+    tiny_base: loading.Base, known: Subject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Steps of ten seconds, saves of thirty: every two minutes at first, then every ten, and one at the end."""
+    clock = types.SimpleNamespace(now=0.0)
+    monkeypatch.setattr(checkpoint, "time", types.SimpleNamespace(monotonic=lambda: clock.now))
+    monkeypatch.setattr(checkpoint, "LARGE", 1)
+    saved: list[float] = []
+
+    def save(self: checkpoint.Checkpoint, step: int, *rest: object) -> None:
+        saved.append(clock.now)
+        clock.now += 30
+
+    def on_step(report: training.StepReport) -> None:
+        clock.now += 10
+
+    monkeypatch.setattr(checkpoint.Checkpoint, "save", save)
+    settings = settings_for("reference", {}, **tiny.train_step(iterations=150))
+    personamagic.learn(tiny_base, known, settings, on_step, checkpoint=tmp_path / "a")
+    assert saved == [120.0, 750.0, 1380.0, 1580.0]
+
+
+def test_a_checkpoint_shares_the_memory_of_what_it_holds() -> None:
+    """The file is what the library writes of the same tensors, in pieces that are no copies."""
+    tensors = {"a": torch.ones(3), "b": torch.tensor(2.0, dtype=torch.float64), "c": torch.zeros(0, 2).bfloat16()}
+    pieces = checkpoint._file(tensors, {"x": "y"})
+    read = safetensors.torch.load(b"".join(pieces))
+    assert all(torch.equal(read[name], tensor) for name, tensor in tensors.items())
+    tensors["a"][1] = 5
+    assert safetensors.torch.load(b"".join(pieces))["a"].tolist() == [1, 5, 1]
 
 
 def test_a_checkpoint_of_another_learning_is_refused(tiny_base: loading.Base, known: Subject, tmp_path: Path) -> None:

@@ -6,12 +6,13 @@ no random state: all random values follow from the seed and the step (see random
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import safetensors
-import safetensors.torch
 import torch
 from torch import Tensor, nn
 
@@ -21,6 +22,9 @@ from pmagic.errors import BundleDamaged, Incompatible, NumericFailure
 MOMENTS = ("exp_avg", "exp_avg_sq")  # AdamW's own names
 # With another number of threads, the same mask or embedding differs in its last bits; another photo's differ by more.
 LIKE = 1e-3
+LARGE = 256 * 1024**2  # bytes of a checkpoint from which its pace is by time
+SECONDS, SHARE = 120.0, 0.05  # of a large one: between two saves, and the part of the time that saving may take
+_CODES = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int64: "I64"}
 
 
 @dataclass(frozen=True)
@@ -55,7 +59,7 @@ class Checkpoint:
                 f"{spoilt} holds NaN or infinity after step {step}", "learn with a smaller learning rate"
             )
         facts = {"identity": self.identity, "step": str(step)}
-        data = safetensors.torch.save(tensors, {**facts, "digest": digest([facts], tensors)})
+        data = _file(tensors, {**facts, "digest": digest([facts], tensors)})
         with atomic_io.storing("the unfinished learning"):
             atomic_io.make_folder(self.path.parent)
             atomic_io.replace_file(self.path, data)
@@ -103,6 +107,48 @@ def persistent_buffers(learner: nn.Module) -> dict[str, Tensor]:
     """What training changes besides the weights: the buffers that the learner's state has, by name."""
     state = learner.state_dict()
     return {name: buffer for name, buffer in learner.named_buffers() if name in state}
+
+
+class SavePace:
+    """Decides after which steps the state is saved, so that writing a large one never dominates.
+
+    A small learner is saved every `every` steps. Of a large one, DreamBooth's of 10 GB for example, writing may take a
+    twentieth of the time, and there are two minutes between two saves at least.
+    """
+
+    def __init__(self, learner: nn.Module, every: int) -> None:
+        size = (1 + len(MOMENTS)) * sum(each.numel() * each.element_size() for each in learner.parameters())
+        self._every, self._large = every, size >= LARGE
+        self._last, self._took = time.monotonic(), 0.0
+
+    def is_due(self, step: int) -> bool:
+        if not self._large:
+            return step % self._every == 0
+        return time.monotonic() - self._last >= max(SECONDS, self._took / SHARE)
+
+    @contextmanager
+    def measured(self) -> Iterator[None]:
+        """Measures a save."""
+        start = time.monotonic()
+        yield
+        self._last = time.monotonic()
+        self._took = self._last - start
+
+
+def _file(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> list[bytes | memoryview]:
+    """A safetensors file in pieces that share the tensors' memory: in one piece, it would take as much again."""
+    header: dict[str, object] = {"__metadata__": dict(metadata)}
+    pieces: list[bytes | memoryview] = []
+    end = 0
+    for name in sorted(tensors, key=lambda name: (-tensors[name].element_size(), name)):
+        values = tensors[name].reshape(-1).view(torch.uint8).numpy().data
+        shape = list(tensors[name].shape)
+        header[name] = {"dtype": _CODES[tensors[name].dtype], "shape": shape, "data_offsets": [end, end + len(values)]}
+        pieces.append(values)
+        end += len(values)
+    head = json.dumps(header, separators=(",", ":")).encode()
+    head += b" " * (-len(head) % 8)
+    return [len(head).to_bytes(8, "little") + head, *pieces]
 
 
 def _like(kept: Tensor | None, seen: Tensor) -> bool:

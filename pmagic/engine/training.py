@@ -319,8 +319,9 @@ def train(
 ) -> dict[str, float]:
     """Train `learner` in place for the settings' iterations; returns the running mean of each loss term.
 
-    saved: a checkpoint file, written every 50 steps and whenever `on_step` raises, which is how a user stops training
-    at the end of a step. If the file exists, training resumes from it bit for bit.
+    saved: a checkpoint file, written every 50 steps, of a large learner more seldom (checkpoint.SavePace), and whenever
+    `on_step` raises, which is how a user stops training at the end of a step. If the file exists, training resumes from
+    it bit for bit.
     Raises NumericFailure, OutOfMemory, StorageFailed, Incompatible or BundleDamaged (see checkpoint).
     """
     settings = context.settings
@@ -328,13 +329,15 @@ def train(
     taught = make_train_step(context, learner)
     keeper = None if saved is None else checkpoint.Checkpoint(saved, run_id(context, learner), observed_inputs(context))
     done, running = keeper.restore(learner, optimizer) if keeper is not None else (0, {})
+    pace = checkpoint.SavePace(learner, SAVE_EVERY)
     with memory.oom_as_problem("learn", "learn with a smaller --batch"):
         for step in range(done, settings.iterations):
             loss, values = optimizer_step(taught, optimizer, prepare_step(context, learner, step))
             done = step + 1
             running = _update_mean(running, values, done)
-            if keeper is not None and (done % SAVE_EVERY == 0 or done == settings.iterations):
-                keeper.save(done, running, learner, optimizer)
+            if keeper is not None and (pace.is_due(done) or done == settings.iterations):
+                with pace.measured():
+                    keeper.save(done, running, learner, optimizer)
             try:
                 on_step(StepReport(done, settings.iterations, loss, values))
             except BaseException:
