@@ -178,10 +178,10 @@ def test_a_compiler_whose_gradient_leads_elsewhere_is_refused(
     """The right noise, and three quarters of its gradient."""
 
     def wrong(unet: torch.nn.Module) -> object:
-        def answer(noisy: torch.Tensor, t: torch.Tensor, *, encoder_hidden_states: torch.Tensor, return_dict: bool):
+        def answer(noisy: torch.Tensor, t: torch.Tensor, *, encoder_hidden_states: torch.Tensor, **others: object):
             said = encoder_hidden_states
             said = 0.75 * said + 0.25 * said.detach()
-            return unet(noisy, t, encoder_hidden_states=said, return_dict=return_dict)
+            return unet(noisy, t, encoder_hidden_states=said, **others)
 
         return answer
 

@@ -18,7 +18,11 @@ def test_the_error_is_what_is_missing_of_the_noise(
     asked = []
 
     def finds(
-        noisy: torch.Tensor, t: torch.Tensor, encoder_hidden_states: torch.Tensor, return_dict: bool
+        noisy: torch.Tensor,
+        t: torch.Tensor,
+        encoder_hidden_states: torch.Tensor,
+        added_cond_kwargs: None,
+        return_dict: bool,
     ) -> tuple[torch.Tensor]:
         asked.append(t.tolist())
         noise = torch.randn(noisy.shape, generator=randomness.generator(0, "familiarity")).to(noisy)

@@ -1,4 +1,4 @@
-"""Stable Diffusion XL's exact shape with random weights: a picture's latents, one learning step. Minutes, 14 GB."""
+"""Stable Diffusion XL's exact shape with random weights: a picture's latents, one learning step. Minutes, 11 GB."""
 
 import json
 import math
@@ -14,11 +14,12 @@ from safetensors.torch import save_file
 from pmagic.bases import memory_estimate, model_config, model_spec
 from pmagic.engine import composing, memory, rendering, training
 from pmagic.engine.recipes import render_settings_for, settings_for
+from pmagic.engine.subject import Subject
 from pmagic.methods import personamagic
 
 pytestmark = pytest.mark.slow
 
-NEEDED = 15_000_000_000  # bytes
+NEEDED = 11_500_000_000  # bytes
 
 
 def build_sdxl(folder: Path) -> Path:
@@ -68,8 +69,7 @@ def test_latents_of_a_picture_and_one_iteration(tmp_path: Path) -> None:
         pytest.skip(f"needs {NEEDED / 1e9:.0f} GB of memory, {free} bytes are free")
     folder = build_sdxl(tmp_path / "sdxl")
     assert sum(memory_estimate.parameters_by_part(model_spec.resolve(str(folder))).values()) == 3_468_837_947
-    dtype = "auto" if torch.cpu._is_avx512_bf16_supported() else "bfloat16"
-    base = tiny.open_base(folder, dtype=dtype)
+    base = tiny.open_base(folder, dtype="bfloat16")  # all of it, 7 GB; "auto" opens the UNet in float32 first
     assert base.size == 1024 and base.text_widths == (768, 1280)
     report = {"opened": peak()}
     settings = render_settings_for("paper", {}, steps=1, guidance=1.0)
@@ -79,14 +79,6 @@ def test_latents_of_a_picture_and_one_iteration(tmp_path: Path) -> None:
     latents = rendering.sample(base, read, rendering.initial_noise(base, [0], 1024, 1024), settings)
     assert latents.shape == (1, 4, 128, 128) and latents.isfinite().all()
     report["drawn"] = peak()
-    small = tiny.photo(0, (256, 256))  # its latents: encoding 1024 pixels a side takes longer than the rest
-    pixels = torch.zeros(1, 3, 256, 256, dtype=base.pipeline.vae.dtype)
-    assert small.size == (256, 256)
-    with torch.no_grad():
-        encoded = base.pipeline.vae.encode(pixels).latent_dist.mean
-    assert encoded.shape == (1, 4, 32, 32)
-    from pmagic.engine.subject import Subject
-
     subject = Subject(
         word="face",
         mean=torch.randn(1, 4, 128, 128),
