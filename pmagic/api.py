@@ -67,6 +67,8 @@ def learn(
     iterations: int | None = None,
     batch: int | None = None,
     learning_rate: float | None = None,
+    rank: int | None = None,
+    prior: int | None = None,
     stages: tuple[int, int] | None = None,
     seed: int = 0,
     device: str | None = None,
@@ -81,8 +83,9 @@ def learn(
     word: what the photo shows, in one word that the base knows: "face" (the default), "cat", "cup". style: learn how
     the picture is made, not what it shows. face: which face, 1 for the largest. mask: white where the subject is.
     stages: (low, high) timesteps, 0 <= low < high <= 1000, of the dynamic stage instead of a probe. iterations, batch,
-    learning_rate: None for the recipe's and the base's own. progress: show a bar. on_step: called after each iteration;
-    an exception that it raises ends the learning.
+    learning_rate: None for the recipe's and the base's own. rank, prior: for methods that change weights, the rank of
+    the weight differences (0 keeps them whole), and the number of class pictures, which the base draws once for each
+    word. progress: show a bar. on_step: called after each iteration; an exception that it raises ends the learning.
     The persona is not saved; `save` does that. The same photo, settings and seed give the same persona.
     Raises PhotoRefused, UsageError, NotFound, WeightsMissing, NumericFailure, OutOfMemory.
     """
@@ -100,6 +103,8 @@ def learn(
         iterations=iterations,
         batch=batch,
         learning_rate=learning_rate,
+        rank=rank,
+        prior=prior,
         bounds=stages,
         seed=seed,
         device=device,

@@ -56,6 +56,18 @@ def learn(
     iterations: Annotated[int | None, typer.Option("--iterations", help="Optimizer steps.")] = None,
     batch: Annotated[int | None, typer.Option("--batch", help="Samples per step.")] = None,
     learning_rate: Annotated[float | None, typer.Option("--learning-rate", help="Effective learning rate.")] = None,
+    rank: Annotated[
+        int | None,
+        typer.Option("--rank", help="Rank of the weight differences; 0 keeps them whole. For methods with weights."),
+    ] = None,
+    prior: Annotated[
+        int | None,
+        typer.Option(
+            "--prior",
+            help="So many class pictures, which the base draws first, keep the class word as it is. "
+            "For methods with weights.",
+        ),
+    ] = None,
     stages: Annotated[
         str | None,
         typer.Option("--stages", help="Dynamic interval in timesteps, LOW:HIGH, as in 400:800, instead of a probe."),
@@ -105,6 +117,8 @@ def learn(
         iterations=iterations,
         batch=batch,
         learning_rate=learning_rate,
+        rank=rank,
+        prior=prior,
         stages=stages,
         seed=seed,
         device=device,
@@ -138,6 +152,8 @@ def _learn(
         iterations=arguments.iterations,
         batch=arguments.batch,
         learning_rate=arguments.learning_rate,
+        rank=arguments.rank,
+        prior=arguments.prior,
         bounds=parse_stages(arguments.stages),
         seed=arguments.seed,
         device=arguments.device,
@@ -201,6 +217,12 @@ def _describe_stop(name: str, task: Learning, folder: Path, *, at_once: bool) ->
             f"learning {name} was stopped while compiling",
             f"to continue: {resume_command}",
             kept="the learning as it was before",
+        )
+    if task.phase == learning.PICTURING:
+        return Stopped(
+            f"learning {name} was stopped while drawing class pictures",
+            f"to continue from there: {resume_command}",
+            kept="the class pictures drawn so far",
         )
     if task.phase == learning.FINDING:
         when = "while finding its stages"

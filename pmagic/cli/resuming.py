@@ -36,6 +36,8 @@ class LearnArgs:
     iterations: int | None = None
     batch: int | None = None
     learning_rate: float | None = None
+    rank: int | None = None
+    prior: int | None = None
     stages: str | None = None
     seed: int = 0
     device: str | None = None

@@ -40,6 +40,7 @@ class Subject:
     hashes: tuple[str, ...]  # SHA-256 of each photo's file
     landmarks: Tensor | None = None  # (P, 5, 2), x and y in pixels of the base's square picture; None without faces
     likeness: Tensor | None = None  # (P, E), unit rows: the recogniser's face embedding of that picture
+    class_latents: Tensor | None = None  # (K, C, h, w), scaled: class pictures, for prior preservation
 
 
 def encode_photos(

@@ -24,7 +24,17 @@ from torch import Tensor, nn
 
 from pmagic import shelf
 from pmagic.bases.loading import Base
-from pmagic.engine import checkpoint, compiling, face_embedding, graphs, memory, randomness, schedulers, token_batch
+from pmagic.engine import (
+    checkpoint,
+    class_pictures,
+    compiling,
+    face_embedding,
+    graphs,
+    memory,
+    randomness,
+    schedulers,
+    token_batch,
+)
 from pmagic.engine.conditioning import Encoded, encode, packed_kv, unet_in_compute_dtype
 from pmagic.engine.face_embedding import FaceEmbedder
 from pmagic.engine.recipes import LearnSettings
@@ -62,6 +72,7 @@ class TrainingContext:
     losses: Mapping[str, ModuleType]
     face_embedder: FaceEmbedder | None  # None if no loss reads the face
     unet: Callable[..., tuple[Tensor]]  # the base's UNet, or its compiled form
+    class_prompt: Tensor | None = None  # (1, S, 2w), packed, of the class pictures; None if no loss reads them
 
     @property
     def reads_open_prompt(self) -> bool:
@@ -77,6 +88,9 @@ def prepare_training(base: Base, subject: Subject, settings: LearnSettings) -> T
     if settings.bounds is None:
         raise ValueError("the stages are found by the probe, before anything is trained in them")
     losses = {name: shelf.take("losses", name) for name, weight in settings.losses.items() if weight}
+    reads_class_pictures = any(getattr(loss, "READS_CLASS_PICTURES", False) for loss in losses.values())
+    if reads_class_pictures and (subject.class_latents is None or len(subject.class_latents) != settings.prior):
+        raise ValueError("class pictures are drawn before anything is trained with them")
     return TrainingContext(
         base=base,
         subject=subject,
@@ -89,6 +103,7 @@ def prepare_training(base: Base, subject: Subject, settings: LearnSettings) -> T
         if any(loss.READS_FACE for loss in losses.values())
         else None,
         unet=compiling.compile_unet(base.pipeline.unet) if base.compiled else base.pipeline.unet,
+        class_prompt=class_pictures.encode_prompt(base, subject.word) if reads_class_pictures else None,
     )
 
 
@@ -103,16 +118,23 @@ def forward_step(context: TrainingContext, learner: nn.Module, draw: randomness.
     draw = draw.to(base.device)
     scale = base.pipeline.vae.config.scaling_factor
     latents = scale * (subject.mean[draw.photo] + subject.std[draw.photo] * draw.posterior)  # (B, C, h, w)
-    noisy = context.schedule.add_noise(latents, draw.noise, draw.t)
-    velocity = context.schedule.config.prediction_type == "v_prediction"
-    target = context.schedule.get_velocity(latents, draw.noise, draw.t) if velocity else draw.noise
+    noisy, target = _noised(context, latents, draw.noise, draw.t)
     open_prompts = context.open_prompts.chosen(draw.open_prompt) if context.reads_open_prompt else None
     encoded = _encode_prompts(context, learner, draw, open_prompts)
-    batch = len(draw.t)
+    batch, t, rows, packed = len(draw.t), draw.t, noisy, encoded.condition.packed()
+    packed, class_target = packed[:batch], None
+    if context.class_prompt is not None:  # the class pictures are rows of the same UNet call
+        assert subject.class_latents is not None  # prepare_training has checked it
+        of_class = subject.class_latents[draw.class_picture]
+        class_rows, class_target = _noised(context, of_class, draw.class_noise, draw.class_t)
+        t, rows = torch.cat([t, draw.class_t]), torch.cat([rows, class_rows])
+        packed = torch.cat([packed, context.class_prompt.expand(len(class_rows), -1, -1)])
     unet = base.pipeline.unet
     with packed_kv(unet), unet_in_compute_dtype(base):
-        packed = encoded.condition.packed()[:batch].to(base.weights)
-        (prediction,) = context.unet(noisy.to(base.weights), draw.t, encoder_hidden_states=packed, return_dict=False)
+        (predictions,) = context.unet(
+            rows.to(base.weights), t, encoder_hidden_states=packed.to(base.weights), return_dict=False
+        )
+    prediction, class_prediction = predictions[:batch], predictions[batch:]
     return StepOutput(
         t=draw.t,
         latents=latents,
@@ -126,9 +148,21 @@ def forward_step(context: TrainingContext, learner: nn.Module, draw: randomness.
         open_slots=None if open_prompts is None else open_prompts.slots,
         open_lengths=None if open_prompts is None else open_prompts.lengths,
         signal=context.schedule.alphas_cumprod.to(base.device)[draw.t],
-        velocity=velocity,
+        velocity=_predicts_velocity(context),
+        class_prediction=None if class_target is None else class_prediction.to(class_target.dtype),
+        class_target=class_target,
         apart=None if context.face_embedder is None else partial(context.face_embedder.apart, photo=draw.photo),
     )
+
+
+def _noised(context: TrainingContext, latents: Tensor, noise: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+    """The latents with noise of level t, and what the UNet should predict for them: (B, C, h, w) each."""
+    target = context.schedule.get_velocity(latents, noise, t) if _predicts_velocity(context) else noise
+    return context.schedule.add_noise(latents, noise, t), target
+
+
+def _predicts_velocity(context: TrainingContext) -> bool:
+    return context.schedule.config.prediction_type == "v_prediction"
 
 
 def _encode_prompts(
@@ -329,9 +363,11 @@ def run_id(context: TrainingContext, learner: nn.Module) -> str:
 
 
 def observed_inputs(context: TrainingContext) -> dict[str, Tensor]:
-    """What vision models found in the photos and training depends on."""
+    """What training depends on besides photos and settings: what vision models found, and class pictures."""
     subject, faces = context.subject, context.face_embedder
     seen = {"mask": subject.mask, "image_embedding": subject.image_embedding}
+    if context.class_prompt is not None and subject.class_latents is not None:
+        seen["class_pictures"] = subject.class_latents.mean(dim=(2, 3))  # enough to tell others by
     return seen if faces is None else {**seen, "landmarks": faces.landmarks, "likeness": faces.likeness}
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from PIL import Image
 
 from pmagic import methods, pictures
-from pmagic.engine import face_selection, probe, rendering, step_cache, subject
+from pmagic.engine import class_pictures, face_selection, probe, rendering, step_cache, subject
 from pmagic.engine.recipes import LearnSettings
 from pmagic.engine.subject import Subject
 from pmagic.evaluation import metrics
@@ -28,6 +28,7 @@ from pmagic.evaluation.store import CELL, PERSONA, Files, Result, as_json, pictu
 from pmagic.evaluation.variants import Variant
 from pmagic.library import bundle
 from pmagic.persona import Persona
+from pmagic.settings import class_pictures_dir
 
 VARIANT, PROBE = "variant.json", "probe.json"
 OF_THE_READING = ("iou_low", "iou_high", "narrowest", "fallback")  # settings that only affect how a probe curve is read
@@ -96,7 +97,7 @@ class SubjectRun:
             checkpoint = None if self.scratch is None else self.scratch / f"{self.who.place}-{place}.checkpoint"
             persona = methods.take(method).learn(
                 self.context.base,
-                self.subject,
+                self.subject_for(settings),
                 settings,
                 lambda report: self.told(f"learning, step {report.step} of {report.total}"),
                 checkpoint,
@@ -105,6 +106,19 @@ class SubjectRun:
             if checkpoint is not None:
                 checkpoint.unlink(missing_ok=True)
         return place, bundle.unpack(self.kept[f"{place}/{PERSONA}"])
+
+    def subject_for(self, settings: LearnSettings) -> Subject:
+        """The subject, with the class pictures that the settings ask for; all subjects share these."""
+        if not settings.prior:
+            return self.subject
+        found = class_pictures.class_latents(
+            self.context.base,
+            FACE,
+            settings.prior,
+            class_pictures_dir(),
+            lambda done, total: self.told("drawing class pictures"),
+        )
+        return replace(self.subject, class_latents=found)
 
     def _drawn(self, variant: Variant, persona: Persona, drawing: str) -> Iterator[Result]:
         context, config = self.context, self.context.config

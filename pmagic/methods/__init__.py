@@ -131,11 +131,21 @@ def persona_of(
             # the UNet's compute type; on a GPU all its weights are kept in this type, and nothing is autocast
             "autocast": "" if base.fast is None else str(base.fast).removeprefix("torch."),
             "compiled": base.compiled,
+            **_about_class_pictures(subject, settings),
             "versions": {each.__name__: each.__version__ for each in (pmagic, torch, diffusers, transformers)},
         },
         losses=losses,
         photos=subject.hashes,
     )
+
+
+def _about_class_pictures(subject: Subject, settings: LearnSettings) -> dict[str, object]:
+    """The digest of the class pictures that training used, for the record."""
+    from pmagic.engine import class_pictures
+
+    if not settings.prior or subject.class_latents is None:
+        return {}
+    return {"class_pictures": class_pictures.digest(subject.class_latents)}
 
 
 def report_persona(

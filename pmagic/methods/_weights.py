@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -76,14 +77,30 @@ class WeightLearner(nn.Module):
 
 
 def settings_for(
-    method: str, own: Mapping[str, Any], recipe: str, base_defaults: Mapping[str, Any], **overrides: Any
+    method: str,
+    own: Mapping[str, Any],
+    recipe: str,
+    base_defaults: Mapping[str, Any],
+    *,
+    with_prior: Mapping[str, Any] = MappingProxyType({}),
+    **overrides: Any,
 ) -> LearnSettings:
     """As recipes.settings_for, with the method's published values, overridden by those of the base's pmagic.toml.
 
-    These are under [learn.METHOD], separate from the values that were measured for embeddings.
+    These are under [learn.METHOD], separate from the values that were measured for embeddings. with_prior: the
+    published values that are others with class pictures.
     """
-    values = {**recipes.of_all(base_defaults), **own, **base_defaults.get("learn", {}).get(method, {})}
+    of_base = base_defaults.get("learn", {}).get(method, {})
+    values = {**recipes.of_all(base_defaults), **own, **of_base}
+    if wants_prior(values, overrides):
+        values = {**values, **with_prior, **of_base}
     return recipes.settings_for(recipe, {**base_defaults, "learn": values}, **overrides)
+
+
+def wants_prior(values: Mapping[str, Any], overrides: Mapping[str, Any]) -> bool:
+    """Whether class pictures are used: the override counts, if there is one."""
+    asked = overrides.get("prior")
+    return bool(values.get("prior", 0) if asked is None else asked)
 
 
 def rare_name(base: Base, seed: int) -> Tensor:
@@ -104,18 +121,20 @@ def learn(
     learner: WeightLearner,
     on_step: Callable[[StepReport], None],
     checkpoint: Path | None,
-    finish: Callable[[dict[str, Tensor]], tuple[dict[str, Tensor], Mapping[str, object]]] = lambda found: (found, {}),
 ) -> Persona:
     """Train the difference of the settings' weights, and the trainable part of the embedding.
 
-    finish: turns the trained difference into the tensors that are stored, and returns additional settings for the
-    persona's record. Raises the errors of `training.train`.
+    A full difference is stored with the settings' rank, and the share of it that this loses is in the record.
+    Raises the errors of `training.train`.
     """
     embedding = learner.embedding
 
     def finished(losses: Mapping[str, float]) -> Persona:
         persona = persona_of(method, base, subject, settings, embedding, losses)
-        kept, about = finish(learner.difference.tensors())
+        kept, about = learner.difference.tensors(), {}
+        if settings.rank and not _trained_rank(settings):
+            kept, lost = reweighting.compressed(kept, settings.rank)
+            about = {"lost_to_rank": lost}
         tensors = {**persona.tensors, **{name: each.cpu().numpy() for name, each in kept.items()}}
         if isinstance(embedding, Phrase):
             tensors.pop("learner.name", None)

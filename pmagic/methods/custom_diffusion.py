@@ -37,6 +37,7 @@ OWN: Mapping[str, Any] = {
     "batch": 2,
     "iterations": 500,
 }
+WITH_PRIOR: Mapping[str, Any] = {"learning_rate": 4e-5}  # the authors double the rate with class pictures
 PHRASES = ("{}", "photo of a {}")  # a merge must keep each persona's own outputs for these
 
 
@@ -56,7 +57,7 @@ def count_weights(spec: ModelSpec, settings: LearnSettings) -> int:
 
 
 def settings_for(recipe: str, base_defaults: Mapping[str, Any], **overrides: Any) -> LearnSettings:
-    return _weights.settings_for("custom_diffusion", OWN, recipe, base_defaults, **overrides)
+    return _weights.settings_for("custom_diffusion", OWN, recipe, base_defaults, with_prior=WITH_PRIOR, **overrides)
 
 
 def make_learner(base: Base, subject: Subject, settings: LearnSettings) -> _weights.WeightLearner:

@@ -153,7 +153,7 @@ def memory_to_learn(
     half = fast is not None and fast.itemsize == 2
     trained = method.count_weights(spec, settings)
     return memory_estimate.memory_to_learn(
-        spec, settings.batch, trained=trained, half=half, low=low, decodes=settings.looks_at_faces
+        spec, settings.rows, trained=trained, half=half, low=low, decodes=settings.looks_at_faces
     )
 
 

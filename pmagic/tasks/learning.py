@@ -12,7 +12,7 @@ from pmagic.errors import Incompatible, NumericFailure, OutOfMemory, UsageError
 from pmagic.library import probes, unfinished
 from pmagic.library.probes import ProbeResult
 from pmagic.methods import Method
-from pmagic.tasks import base_options, photo_input, probe_step
+from pmagic.tasks import base_options, class_pictures, photo_input, probe_step
 from pmagic.tasks.photo_input import PhotoInput
 from pmagic.tasks.previews import add_preview
 from pmagic.tasks.reporting import Reporter
@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from pmagic.engine.training import StepReport
     from pmagic.persona import Persona
 
-FINDING, COMPILING, TRAINING = "finding the stages", "compiling", "learning"  # phases, in this order
+# Phases, in this order.
+COMPILING, PICTURING, FINDING, TRAINING = "compiling", "drawing class pictures", "finding the stages", "learning"
 
 
 @dataclass(kw_only=True)
@@ -73,6 +74,9 @@ class Learning:
                 self.phase = COMPILING
                 make_learner = self.learner.make_learner
                 self.base = base_options.compiled(reporter, self.base, self.subject, self.settings, make_learner)
+            if self.settings.prior:
+                self.phase = PICTURING
+                self.subject = class_pictures.add_to(reporter, self.base, self.subject, self.settings.prior)
             found = None
             if self.settings.bounds is None:
                 self.phase = FINDING
@@ -202,6 +206,8 @@ def prepare(
     iterations: int | None = None,
     batch: int | None = None,
     learning_rate: float | None = None,
+    rank: int | None = None,
+    prior: int | None = None,
     bounds: tuple[int, int] | None = None,
     seed: int = 0,
     device: str | None = None,
@@ -235,6 +241,8 @@ def prepare(
         iterations=iterations,
         batch=batch,
         learning_rate=learning_rate,
+        rank=rank,
+        prior=prior,
         seed=seed,
         bounds=bounds,
         kind=given.kind,
