@@ -158,6 +158,7 @@ def render(
     scheduler: str | None = None,
     negative: str | None = None,
     size: tuple[int, int] | None = None,
+    strength: float = 1.0,
     base: Base | str | None = None,
     device: str | None = None,
     dtype: NumberType = "auto",
@@ -168,8 +169,9 @@ def render(
 
     persona: a value, or the name of a saved one ("alice", "alice@1"). prompt: "as a cowboy" is completed to
     "a photo of {} as a cowboy"; in a prompt with {} the name goes there. steps, guidance, scheduler, negative: None for
-    the recipe's and the base's own. size: (width, height) in pixels. base: where the persona's base is, None for where
-    it was. Each picture's `info["pmagic"]` is a dict of everything that decided it: prompt, seed, settings.
+    the recipe's and the base's own. size: (width, height) in pixels. strength: the factor of what the persona changes
+    of the base's weights. base: where the persona's base is, None for where it was. Each picture's `info["pmagic"]` is
+    a dict of everything that decided it: prompt, seed, settings.
     Raises UsageError, NotFound, Incompatible, WeightsMissing, NumericFailure, OutOfMemory.
     """
     address, value = _persona(persona)
@@ -185,6 +187,7 @@ def render(
         scheduler=scheduler,
         negative=negative,
         size=size,
+        strength=strength,
         device=device,
         dtype=dtype,
         memory=memory,
@@ -204,6 +207,7 @@ def compose(
     scheduler: str | None = None,
     negative: str | None = None,
     size: tuple[int, int] | None = None,
+    strength: float = 1.0,
     base: Base | str | None = None,
     device: str | None = None,
     dtype: NumberType = "auto",
@@ -241,6 +245,7 @@ def compose(
         scheduler=scheduler,
         negative=negative,
         size=size,
+        strength=strength,
         device=device,
         dtype=dtype,
         memory=memory,
