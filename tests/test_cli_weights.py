@@ -1,5 +1,6 @@
 """Options of methods that train weights, through the program on a tiny base: class pictures, rank, strength."""
 
+import contextlib
 import json
 import shlex
 from pathlib import Path
@@ -132,3 +133,83 @@ def test_strength_needs_weights(library: Library, photo: Path, base: str, tmp_pa
     assert done.exit_code == 2 and "alice@1 (personamagic) changes none" in " ".join(done.stderr.split())
     assert runner.invoke(app, ["render", "alice", "x", "--strength", "11"]).exit_code == 2
     assert runner.invoke(app, ["render", "alice", "x", "--strength", "nan"]).exit_code == 2
+
+
+@pytest.fixture
+def two(tmp_path: Path, photo: Path) -> list[str]:
+    """Photos of two, and the options that learn them together without vision models."""
+    tiny.photo(4).save(tmp_path / "tom.png")
+    return [str(photo), str(tmp_path / "tom.png"), "--together", "--name", "alice", "--name", "tom"]
+
+
+def test_two_are_learned_together_and_composed(library: Library, two: list[str], base: str, tmp_path: Path) -> None:
+    more = ["--base", base, "--method", "custom_diffusion", "--recipe", "reference", "--iterations", "2"]
+    words = ["--class", "face", "--class", "dog"]
+    done = runner.invoke(app, ["learn", *two, *words, *more, "--json"])
+    assert done.exit_code == 0, done.stderr
+    personas = json.loads(done.stdout)["personas"]
+    assert [(each["persona"], each["word"]) for each in personas] == [("alice@1", "face"), ("tom@1", "dog")]
+    assert personas[0]["settings"]["together"] == personas[1]["settings"]["together"]
+    assert personas[0]["settings"]["batch"] == 1 and personas[0]["settings"]["iterations"] == 2
+    assert f"together: {personas[0]['settings']['together']}" in runner.invoke(app, ["show", "tom"]).stdout
+    assert not (library.root / ".unfinished" / "alice").exists() and not (library.root / ".unfinished" / "tom").exists()
+    assert runner.invoke(app, ["rm", "alice", "--yes"]).exit_code == 0  # each stands alone
+    assert runner.invoke(app, ["render", "tom", "in snow", "--out", str(tmp_path)]).exit_code == 0
+    assert runner.invoke(app, ["learn", *two, *more]).exit_code == 0
+    assert set(library.names()) == {"alice", "tom"} and library.versions("tom") == [1, 2]
+    drawn = runner.invoke(app, ["compose", "a photo of {alice} with {tom}", "--out", str(tmp_path)])
+    assert drawn.exit_code == 0, drawn.stderr
+
+
+def test_a_joint_learning_that_was_stopped_goes_on(
+    library: Library, two: list[str], base: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pmagic.cli import stopping
+
+    more = ["--base", base, "--method", "custom_personamagic", "--recipe", "reference", "--iterations", "3"]
+    whole = runner.invoke(app, ["learn", *two, *more])
+    assert whole.exit_code == 0, whole.stderr
+
+    class Stop(stopping.StopAtStep):
+        @contextlib.contextmanager
+        def progress(self, what: str):
+            def advance(done: int, total: int, remark: str) -> None:
+                if done == 2:
+                    raise KeyboardInterrupt
+
+            yield advance
+
+    monkeypatch.setattr("pmagic.cli.joint.StopAtStep", Stop)
+    done = runner.invoke(app, ["learn", *two, *more])
+    assert done.exit_code == 130 and "learning alice was stopped after 2 of 3 iterations" in done.stderr, done.stderr
+    monkeypatch.setattr("pmagic.cli.joint.StopAtStep", stopping.StopAtStep)
+    done = runner.invoke(app, ["learn", "--resume"])
+    # The same personas, to the last byte: they are found in the library.
+    assert done.stdout.split() == ["alice@1", "tom@1"] and library.versions("tom") == [1], done.stderr
+    assert not (library.root / ".unfinished" / "tom").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (["--method", "lora"], "which lora cannot"),
+        (["--style"], "--style is for one persona"),
+        (["--face", "1"], "--face is for one persona"),
+        (["--name", "third"], "for each --name: 2 for 3"),
+        (["--class", "face", "--class", "face", "--class", "face"], "for each --name: 3 for 2"),
+        (["--preview-every", "2"], "--preview-every draws one persona"),
+        (["--compile"], "--compile does not go"),
+    ],
+)
+def test_what_cannot_be_learned_together(
+    library: Library, two: list[str], base: str, change: list[str], message: str
+) -> None:
+    done = runner.invoke(app, ["learn", *two, "--method", "custom_diffusion", "--base", base, *change])
+    assert done.exit_code == 2 and message in " ".join(done.stderr.split()), done.stderr
+
+
+def test_several_names_need_together(two: list[str]) -> None:
+    done = runner.invoke(app, ["learn", *(each for each in two if each != "--together")])
+    assert done.exit_code == 2 and "one persona has one name, not 2" in done.stderr
+    done = runner.invoke(app, ["learn", *two[:5]])
+    assert done.exit_code == 2 and "there is one --name" in " ".join(done.stderr.split())

@@ -208,8 +208,9 @@ def make_optimizer(learner: nn.Module, settings: LearnSettings) -> torch.optim.A
 
 # Makes a method's untrained learner for a subject.
 MakeLearner = Callable[[Base, Subject, LearnSettings], nn.Module]
-# Returns the loss of a sample and its terms, each (), and leaves their gradients in the learner.
-Losses = Callable[[randomness.StepSample], tuple[Tensor, dict[str, Tensor]]]
+# Returns the loss of a sample and its terms, each (), and leaves their gradients in the learner. Of joint training, the
+# argument holds one sample for each subject.
+Losses = Callable[[Any], tuple[Tensor, dict[str, Tensor]]]
 
 
 @dataclass(frozen=True)
@@ -244,19 +245,29 @@ def make_losses(context: TrainingContext, learner: nn.Module) -> Losses:
     def losses(draw: randomness.StepSample) -> tuple[Tensor, dict[str, Tensor]]:
         for weight in learner.parameters():
             weight.grad = None
-        worn_by = getattr(learner, "worn_by", nullcontext)
-        # The weights stay until the backward pass is done: checkpointed blocks are recomputed with them.
-        with context.base.tf32(), worn_by(context.base.pipeline.unet):
-            values = loss_terms(context, forward_step(context, learner, draw))
-            loss = weighted_sum(context, values).mean()
-            loss.backward()
-        return loss.detach(), {name: value.detach().mean() for name, value in values.items()}
+        return add_gradients(context, learner, draw)
 
     return losses
 
 
+def add_gradients(
+    context: TrainingContext, learner: nn.Module, draw: randomness.StepSample, share: float = 1.0
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """One forward and backward pass, whose gradients, times `share`, are added to the learner's.
+
+    Returns the loss times `share` and the unweighted terms, () each.
+    """
+    worn_by = getattr(learner, "worn_by", nullcontext)
+    # The weights stay until the backward pass is done: checkpointed blocks are recomputed with them.
+    with context.base.tf32(), worn_by(context.base.pipeline.unet):
+        values = loss_terms(context, forward_step(context, learner, draw))
+        loss = share * weighted_sum(context, values).mean()
+        loss.backward()
+    return loss.detach(), {name: value.detach().mean() for name, value in values.items()}
+
+
 def optimizer_step(
-    train_step: TrainStep, optimizer: torch.optim.Optimizer, draw: randomness.StepSample
+    train_step: TrainStep, optimizer: torch.optim.Optimizer, draw: Any
 ) -> tuple[float, dict[str, float]]:
     """Take one optimizer step; returns the loss and its terms before it.
 
@@ -320,14 +331,31 @@ def train(
     at the end of a step. If the file exists, training resumes from it bit for bit.
     Raises NumericFailure, OutOfMemory, StorageFailed, Incompatible or BundleDamaged (see checkpoint).
     """
-    settings = context.settings
-    optimizer = make_optimizer(learner, settings)
-    taught = make_train_step(context, learner)
     keeper = None if saved is None else checkpoint.Checkpoint(saved, run_id(context, learner), observed_inputs(context))
+
+    def sample(step: int) -> randomness.StepSample:
+        return sample_of_step(context.subject, context.settings, step)
+
+    running = run_steps(make_train_step(context, learner), sample, on_step, keeper)
+    return {name: running[name] for name in context.losses}  # in the same order after resuming, too
+
+
+def run_steps(
+    train_step: TrainStep,
+    sample: Callable[[int], Any],
+    on_step: Callable[[StepReport], None],
+    keeper: checkpoint.Checkpoint | None,
+) -> dict[str, float]:
+    """The steps that a checkpoint does not have yet; returns the running mean of each term.
+
+    sample: the random values of a step, as the train step takes them. Raises as `train`.
+    """
+    settings, learner = train_step.context.settings, train_step.learner
+    optimizer = make_optimizer(learner, settings)
     done, running = keeper.restore(learner, optimizer) if keeper is not None else (0, {})
     with memory.oom_as_problem("learn", "learn with a smaller --batch"):
         for step in range(done, settings.iterations):
-            loss, values = optimizer_step(taught, optimizer, sample_of_step(context.subject, settings, step))
+            loss, values = optimizer_step(train_step, optimizer, sample(step))
             done = step + 1
             running = _running(running, values, done)
             if keeper is not None and (done % SAVE_EVERY == 0 or done == settings.iterations):
@@ -338,7 +366,7 @@ def train(
                 if keeper is not None:
                     keeper.save(done, running, learner, optimizer)
                 raise
-    return {name: running[name] for name in context.losses}  # in the same order after resuming, too
+    return running
 
 
 def run_id(context: TrainingContext, learner: nn.Module) -> str:

@@ -15,6 +15,8 @@ make_learner(base, subject, settings) -> nn.Module
                     an untrained learner for settings with bounds, as engine.training calls it; used to estimate time
 learn(base, subject, settings, on_step=..., checkpoint=None) -> Persona
                     trains such a learner
+learn_together(base, subjects, settings, on_step=..., checkpoint=None) -> list[Persona]
+                    optional: trains one weight difference for several subjects, with settings with bounds for each
 wear(base, personas) context manager -> one EmbeddingSchedule per persona, in their order. It gets all personas of the
                     method in a prompt at once. On exit the base is restored, also after an error
 """

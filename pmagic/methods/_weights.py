@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from pmagic.bases import memory_estimate
 from pmagic.bases.loading import Base
 from pmagic.bases.model_spec import ModelSpec
-from pmagic.engine import composing, randomness, recipes, reweighting, token_batch, training
+from pmagic.engine import composing, joint_training, randomness, recipes, reweighting, token_batch, training
+from pmagic.engine.checkpoint import digest
 from pmagic.engine.composing import EmbeddingSchedule, LearnedTokens
 from pmagic.engine.hooks import exchanged_parameters
 from pmagic.engine.recipes import LearnSettings
@@ -27,6 +28,7 @@ from pmagic.methods import persona_of, report_persona, require_base
 from pmagic.persona import Persona
 
 RARE = "sks"  # the word before the class word; if it is not one token, a vector takes its place
+MORE_RARE = ("ktn", "pll", "ucd")  # the same for the further subjects of joint training, in Custom Diffusion's order
 _RECORD = 150  # bytes per tensor in a persona's two files besides its values
 PHRASE = "phrase.name"  # key in a persona's tensors of the vector before the class word, (w,)
 
@@ -105,13 +107,17 @@ def wants_prior(values: Mapping[str, Any], overrides: Mapping[str, Any]) -> bool
     return bool(values.get("prior", 0) if asked is None else asked)
 
 
-def rare_name(base: Base, seed: int) -> Tensor:
-    """The embedding before the class word: (w,). It is the rare word's, or a random vector of the median norm."""
+def rare_name(base: Base, seed: int, number: int = 0) -> Tensor:
+    """The embedding before the class word: (w,). It is a rare word's, or a random vector of the median norm.
+
+    number: of the subject in joint training, where each has another name.
+    """
     table = base.pipeline.text_encoder.get_input_embeddings().weight.detach()
-    ids = base.pipeline.tokenizer(RARE, add_special_tokens=False).input_ids
+    words = [RARE, *MORE_RARE][number : number + 1]
+    ids = base.pipeline.tokenizer(words[0], add_special_tokens=False).input_ids if words else []
     if len(ids) == 1:
         return table[ids[0]].to(base.precision)
-    vector = torch.randn(table.shape[1], generator=randomness.generator(seed, "rare name"))
+    vector = torch.randn(table.shape[1], generator=randomness.generator(seed, "rare name", number))
     return (vector / vector.norm()).to(table.device, base.precision) * table.norm(dim=1).median().to(base.precision)
 
 
@@ -129,22 +135,58 @@ def learn(
     A full difference is stored with the settings' rank, and the share of it that this loses is in the record.
     Raises the errors of `training.train`.
     """
-    embedding = learner.embedding
 
     def finished(losses: Mapping[str, float]) -> Persona:
-        persona = persona_of(method, base, subject, settings, embedding, losses)
-        kept, about = learner.difference.tensors(), {}
-        if settings.rank and not _trained_rank(settings):
-            kept, lost = reweighting.compressed(kept, settings.rank)
-            about = {"lost_to_rank": lost}
-        tensors = {**persona.tensors, **{name: each.cpu().numpy() for name, each in kept.items()}}
-        if isinstance(embedding, Phrase):
-            tensors.pop("learner.name", None)
-            tensors[PHRASE] = embedding.name.detach().float().cpu().numpy()
-        return replace(persona, tensors=tensors, settings={**persona.settings, **about})
+        return _persona(method, base, subject, settings, learner, losses)
 
     context = training.prepare_training(base, subject, settings)
     return finished(training.train(context, learner, report_persona(on_step, finished), checkpoint))
+
+
+def learn_together(
+    method: str,
+    base: Base,
+    subjects: Sequence[Subject],
+    settings: Sequence[LearnSettings],
+    embeddings: Sequence[nn.Module],
+    on_step: Callable[[StepReport], None],
+    checkpoint: Path | None,
+) -> list[Persona]:
+    """Train one difference for all subjects, with an embedding for each. Every persona holds the whole difference.
+
+    So each can be drawn, copied, exported and removed alone. Worn together, equal differences count once.
+    Raises the errors of `training.train`.
+    """
+    shared = make_learner(base, settings[0], embeddings[0])
+    learners = [
+        shared, *(WeightLearner(each, shared.difference, keeps_start=shared.keeps_start) for each in embeddings[1:])
+    ]  # fmt: skip
+    contexts = [training.prepare_training(base, *each) for each in zip(subjects, settings, strict=True)]
+    losses = joint_training.train(contexts, learners, on_step, checkpoint)
+    together = digest([], shared.difference.tensors())[:16]
+    personas = [_persona(method, base, *each) for each in zip(subjects, settings, learners, losses, strict=True)]
+    return [replace(each, settings={**each.settings, "together": together}) for each in personas]
+
+
+def _persona(
+    method: str,
+    base: Base,
+    subject: Subject,
+    settings: LearnSettings,
+    learner: WeightLearner,
+    losses: Mapping[str, float],
+) -> Persona:
+    """The persona of the learner's present state: its embedding in float32, its difference in float16."""
+    persona = persona_of(method, base, subject, settings, learner.embedding, losses)
+    kept, about = learner.difference.tensors(), {}
+    if settings.rank and not _trained_rank(settings):
+        kept, lost = reweighting.compressed(kept, settings.rank)
+        about = {"lost_to_rank": lost}
+    tensors = {**persona.tensors, **{name: each.cpu().numpy() for name, each in kept.items()}}
+    if isinstance(learner.embedding, Phrase):
+        tensors.pop("learner.name", None)
+        tensors[PHRASE] = learner.embedding.name.detach().float().cpu().numpy()
+    return replace(persona, tensors=tensors, settings={**persona.settings, **about})
 
 
 def make_learner(base: Base, settings: LearnSettings, embedding: nn.Module) -> WeightLearner:
@@ -155,10 +197,10 @@ def make_learner(base: Base, settings: LearnSettings, embedding: nn.Module) -> W
     return WeightLearner(embedding, difference, keeps_start=settings.weights in ("cross-kv", "cross"))
 
 
-def rare_phrase(base: Base, subject: Subject, settings: LearnSettings, *, trained: bool) -> Phrase:
-    """A rare name before the subject's class word."""
+def rare_phrase(base: Base, subject: Subject, settings: LearnSettings, *, trained: bool, number: int = 0) -> Phrase:
+    """A rare name before the subject's class word. number: as in rare_name."""
     word = token_batch.word_embedding(base, subject.word).to(base.precision)
-    return Phrase(rare_name(base, settings.seed), word, trained=trained)
+    return Phrase(rare_name(base, settings.seed, number), word, trained=trained)
 
 
 def count_weights(spec: ModelSpec, settings: LearnSettings) -> int:

@@ -79,6 +79,21 @@ def learn(
     )
 
 
+def learn_together(
+    base: Base,
+    subjects: Sequence[Subject],
+    settings: Sequence[LearnSettings],
+    on_step: Callable[[StepReport], None] = lambda report: None,
+    checkpoint: Path | None = None,
+) -> list[Persona]:
+    """Train the same projections for all subjects, and a new word for each. Raises the errors of `training.train`."""
+    phrases = [
+        _weights.rare_phrase(base, subject, each, trained=True, number=number)
+        for number, (subject, each) in enumerate(zip(subjects, settings, strict=True))
+    ]
+    return _weights.learn_together("custom_diffusion", base, subjects, settings, phrases, on_step, checkpoint)
+
+
 @contextmanager
 def wear(base: Base, personas: Sequence[Persona]) -> Iterator[list[EmbeddingSchedule]]:
     """Apply one persona with its own weights, or several with merged weights, which keep each one's outputs.

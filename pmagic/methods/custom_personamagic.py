@@ -74,6 +74,21 @@ def learn(
     return _weights.learn("custom_personamagic", base, subject, settings, learner, on_step, checkpoint)
 
 
+def learn_together(
+    base: Base,
+    subjects: Sequence[Subject],
+    settings: Sequence[LearnSettings],
+    on_step: Callable[[StepReport], None] = lambda report: None,
+    checkpoint: Path | None = None,
+) -> list[Persona]:
+    """Train the same projections for all subjects, and a mapper for each. The settings have bounds.
+
+    Raises the errors of `training.train`.
+    """
+    mappers = [personamagic.make_learner(base, *each) for each in zip(subjects, settings, strict=True)]
+    return _weights.learn_together("custom_personamagic", base, subjects, settings, mappers, on_step, checkpoint)
+
+
 def wear(base: Base, personas: Sequence[Persona]) -> AbstractContextManager[list[EmbeddingSchedule]]:
     """Apply each persona's embeddings and the sum of their differences.
 
