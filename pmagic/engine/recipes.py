@@ -45,6 +45,7 @@ class LearnSettings:
     losses: Mapping[str, float] = field(default_factory=lambda: REFERENCE_LOSSES)
     weights: str = ""  # the base's weights that get a difference: a name in reweighting.WEIGHT_SETS, "" for none
     rank: int = 0  # of each weight's difference; 0 means full rank
+    augment: bool = False  # train on views of the photos: shrunk onto black, enlarged, and whole (see augmentation)
     prior: int = 0  # number of class pictures for prior preservation; 0 means none
     token_rate: float | None = None  # learning rate of the name's embedding if weights are trained, too
     clip: float = float("inf")  # the largest norm of a step's gradient; larger ones are scaled down
@@ -102,7 +103,14 @@ class LearnSettings:
     def as_table(self) -> dict[str, object]:
         """The settings as plain values, for a persona's record."""
         table = asdict(replace(self, bounds=None, losses={}))
-        for name in ("weights", "rank", "prior", "token_rate", "clip"):  # recorded only if a method uses them
+        for name in (
+            "weights",
+            "rank",
+            "augment",
+            "prior",
+            "token_rate",
+            "clip",
+        ):  # recorded only if a method uses them
             if table[name] == type(self).__dataclass_fields__[name].default:
                 del table[name]
         table["bounds"] = [self.bounds.low, self.bounds.high] if self.bounds else []

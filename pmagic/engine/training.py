@@ -66,7 +66,7 @@ class TrainingContext:
     base: Base
     subject: Subject
     settings: LearnSettings
-    templates: TokenBatch
+    templates: TokenBatch  # every training prompt with the subject's first prefix, then with the next one
     open_prompts: TokenBatch
     schedule: schedulers.NoiseSchedule
     losses: Mapping[str, ModuleType]
@@ -95,7 +95,9 @@ def prepare_training(base: Base, subject: Subject, settings: LearnSettings) -> T
         base=base,
         subject=subject,
         settings=settings,
-        templates=token_batch.tokens_with_name(base, settings.templates, settings.tokens),
+        templates=token_batch.tokens_with_name(
+            base, [prefix + each for prefix in subject.prefixes for each in settings.templates], settings.tokens
+        ),
         open_prompts=token_batch.tokens_with_name(base, settings.open_prompts, settings.tokens),
         schedule=schedulers.noise_schedule(base.pipeline.scheduler.config),
         losses=losses,
@@ -169,7 +171,10 @@ def _encode_prompts(
     context: TrainingContext, learner: nn.Module, draw: randomness.StepSample, open_prompts: TokenBatch | None
 ) -> Encoded:
     """Encode the training prompts and, in the rows after them, the open prompts, in one pass of the text encoder."""
-    said = context.templates.chosen(draw.template)
+    which = draw.template
+    if context.subject.prefix is not None:
+        which = which + context.subject.prefix[draw.photo] * len(context.settings.templates)
+    said = context.templates.chosen(which)
     dynamic, residual = learner(draw.t, context.subject.image_embedding[draw.photo])
     ids, slots, keep = said.ids, said.slots, draw.keep
     if open_prompts is not None:  # the same timesteps and photos, another prompt with its own dropout

@@ -15,7 +15,16 @@ from torch import Tensor, nn
 from pmagic.bases import memory_estimate
 from pmagic.bases.loading import Base
 from pmagic.bases.model_spec import ModelSpec
-from pmagic.engine import composing, joint_training, randomness, recipes, reweighting, token_batch, training
+from pmagic.engine import (
+    augmentation,
+    composing,
+    joint_training,
+    randomness,
+    recipes,
+    reweighting,
+    token_batch,
+    training,
+)
 from pmagic.engine.checkpoint import digest
 from pmagic.engine.composing import EmbeddingSchedule, LearnedTokens
 from pmagic.engine.hooks import exchanged_parameters
@@ -139,7 +148,7 @@ def learn(
     def finished(losses: Mapping[str, float]) -> Persona:
         return _persona(method, base, subject, settings, learner, losses)
 
-    context = training.prepare_training(base, subject, settings)
+    context = _prepare(base, subject, settings)
     return finished(training.train(context, learner, report_persona(on_step, finished), checkpoint))
 
 
@@ -161,11 +170,17 @@ def learn_together(
     learners = [
         shared, *(WeightLearner(each, shared.difference, keeps_start=shared.keeps_start) for each in embeddings[1:])
     ]  # fmt: skip
-    contexts = [training.prepare_training(base, *each) for each in zip(subjects, settings, strict=True)]
+    contexts = [_prepare(base, *each) for each in zip(subjects, settings, strict=True)]
     losses = joint_training.train(contexts, learners, on_step, checkpoint)
     together = digest([], shared.difference.tensors())[:16]
     personas = [_persona(method, base, *each) for each in zip(subjects, settings, learners, losses, strict=True)]
     return [replace(each, settings={**each.settings, "together": together}) for each in personas]
+
+
+def _prepare(base: Base, subject: Subject, settings: LearnSettings) -> training.TrainingContext:
+    """The training context, on views of the photos if the settings ask for them."""
+    shown = augmentation.augmented(base, subject, settings.seed) if settings.augment else subject
+    return training.prepare_training(base, shown, settings)
 
 
 def _persona(
