@@ -40,7 +40,7 @@ def settings_for(method: str, **overrides: object) -> LearnSettings:
 def test_pictures_are_drawn_once_and_more_of_them_begin_with_the_same(base: Base, tmp_path: Path) -> None:
     calls: list[tuple[int, int]] = []
     five = class_pictures.class_latents(base, "face", 5, tmp_path, lambda *done: calls.append(done))
-    assert five.shape == (5, 4, 8, 8) and five.dtype == base.precision
+    assert five.shape == (5, 4, 8, 8) and five.dtype == base.learner_dtype
     assert calls == [(1, 4), (2, 4), (3, 4), (4, 4)]  # two groups of two sampler steps
     assert class_pictures.count_missing(base, "face", 8, tmp_path) == 0
     assert class_pictures.count_missing(base, "face", 9, tmp_path) == class_pictures.AT_ONCE
@@ -166,7 +166,7 @@ def test_the_term_holds_the_class_word(base: Base, tmp_path: Path) -> None:
     for prior in (0, 8):
         settings = settings_for("dreambooth", prior=prior, iterations=30, rank=0, learning_rate=1e-3)
         persona = method.learn(base, subject, settings)
-        with method.wear(base, [persona]):
+        with method.apply(base, [persona]):
             errors.append(class_error(base, subject))
     assert errors[1] < errors[0]
 

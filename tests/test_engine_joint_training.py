@@ -58,7 +58,7 @@ def test_together_the_difference_is_worn_once_and_each_draws_alone(tiny_base: Ba
     module = next(each for path, each in unet.named_modules() if path.endswith(weight))
     seen = []
     for worn in ([alice], [tom], [alice, tom]):
-        with method.wear(tiny_base, worn):
+        with method.apply(tiny_base, worn):
             seen.append(module._parameters["weight"].detach().clone())
     assert torch.equal(seen[0], seen[1]) and torch.equal(seen[0], seen[2])
     assert not torch.equal(seen[0], module.weight)

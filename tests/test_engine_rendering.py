@@ -99,9 +99,9 @@ def test_each_stage_reads_its_own_condition(
     tiny_base: loading.Base, persona: Persona, scheduler: str, steps: int
 ) -> None:
     settings = replace(FEW, scheduler=scheduler, steps=steps)
-    with personamagic.wear(tiny_base, [persona]) as (wording,):
+    with personamagic.apply(tiny_base, [persona]) as (wording,):
         script = rendering.encode_prompt(tiny_base, {"": wording}, PROMPT, settings)
-        word = token_batch.encode_plain(tiny_base, prompts.substitute_names(PROMPT, {"": "face"})).packed()[0]
+        word = token_batch.encode_plain(tiny_base, prompts.substitute_names(PROMPT, {"": "face"})).pack()[0]
     dynamic = [t for t in script.rows if 400 <= t < 800]
     for t, row in script.rows.items():
         assert torch.equal(row, word) == (t >= 800)
@@ -213,7 +213,9 @@ def test_a_persona_of_another_method_is_refused(tiny_base: loading.Base, persona
     for method in (personamagic, textual_inversion):
         with (
             pytest.raises(Incompatible, match="tensors are not those"),
-            method.wear(tiny_base, [replace(persona, tensors={"image_embedding": persona.tensors["image_embedding"]})]),
+            method.apply(
+                tiny_base, [replace(persona, tensors={"image_embedding": persona.tensors["image_embedding"]})]
+            ),
         ):
             pass
 

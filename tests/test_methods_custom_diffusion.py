@@ -49,7 +49,7 @@ def test_a_step_with_class_pictures_is_that_of_the_published_example(golden: dic
     own = {name: weight(f"unet.custom/{name}", tuple(each.shape)) for name, each in unet.named_parameters()}
     unet.load_state_dict(own)
     assert sum(each.sum() for each in own.values()).item() == pytest.approx(golden["step.check.sum.unet"].item())
-    names = reweighting.names_of(unet, "cross-kv")
+    names = reweighting.select_names(unet, "cross-kv")
     difference = reweighting.WeightDifference(unet, names)
     with torch.no_grad():
         for name in names:

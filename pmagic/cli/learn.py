@@ -149,7 +149,7 @@ def learn(
         raise UsageError("--together learns several personas, and there is one --name", "add --name for each photo")
     if not arguments.photos:
         raise UsageError("Missing argument 'photo'", "give a photo, or --resume to continue a stopped learning")
-    names = [naming.checked_name(each) for each in names]
+    names = [naming.check_name(each) for each in names]
     if not arguments.together:
         _learn(console, names[0], arguments, memory=memory, resumed=resume, preview_every=preview_every)
     elif preview_every is not None:

@@ -56,7 +56,7 @@ def class_latents(
             atomic_io.replace_file(_file(folder, group), data)
     groups = [_read(base, _file(folder, group)) for group in range(_groups(count))]
     found = torch.cat([each for each in groups if each is not None])[:count]
-    return found.to(base.device, base.precision)
+    return found.to(base.device, base.learner_dtype)
 
 
 def count_missing(base: Base, word: str, count: int, root: Path) -> int:
@@ -83,7 +83,7 @@ def seconds_to_draw(base: Base, word: str, count: int) -> float:
 def encode_prompt(base: Base, word: str) -> Tensor:
     """The class pictures' prompt, packed: (1, S, 2w)."""
     with torch.no_grad():
-        return token_batch.encode_plain(base, PROMPT.format(word)).packed()
+        return token_batch.encode_plain(base, PROMPT.format(word)).pack()
 
 
 def digest(latents: Tensor) -> str:
@@ -100,8 +100,8 @@ def folder_of(base: Base, word: str, root: Path) -> Path:
         asdict(_settings(base)),
         base.size,
         base.device.type,
-        str(base.weights),
-        str(base.fast),
+        str(base.weights_dtype),
+        str(base.compute_dtype),
     ]
     name = hashlib.sha256(json.dumps(decides).encode()).hexdigest()[:16]
     return root / (f"{word}-{name}" if word.isalnum() else name)

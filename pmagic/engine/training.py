@@ -2,7 +2,7 @@
 
 A learner is an nn.Module called with timesteps (B,) and image embeddings (B, e). It returns the dynamic tokens
 (B, n, w) that stand for the name, and the residual (B, n, w) of their values, or None if the values equal the keys. It
-may also have `worn_by(unet)`, a context manager in which the UNet uses the weights being trained, and
+may also have `apply_to(unet)`, a context manager in which the UNet uses the weights being trained, and
 `groups(settings)`, the optimizer's parameter groups, each with its learning rate.
 """
 
@@ -121,9 +121,9 @@ def forward_step(context: TrainingContext, learner: nn.Module, draw: randomness.
     scale = base.pipeline.vae.config.scaling_factor
     latents = scale * (subject.mean[draw.photo] + subject.std[draw.photo] * draw.posterior)  # (B, C, h, w)
     noisy, target = _noised(context, latents, draw.noise, draw.t)
-    open_prompts = context.open_prompts.chosen(draw.open_prompt) if context.reads_open_prompt else None
+    open_prompts = context.open_prompts.select(draw.open_prompt) if context.reads_open_prompt else None
     encoded = _encode_prompts(context, learner, draw, open_prompts)
-    batch, t, rows, packed = len(draw.t), draw.t, noisy, encoded.condition.packed()
+    batch, t, rows, packed = len(draw.t), draw.t, noisy, encoded.condition.pack()
     packed, class_target = packed[:batch], None
     if context.class_prompt is not None:  # the class pictures are rows of the same UNet call
         assert subject.class_latents is not None  # prepare_training has checked it
@@ -134,7 +134,7 @@ def forward_step(context: TrainingContext, learner: nn.Module, draw: randomness.
     unet = base.pipeline.unet
     with packed_kv(unet), unet_in_compute_dtype(base):
         (predictions,) = context.unet(
-            rows.to(base.weights), t, encoder_hidden_states=packed.to(base.weights), return_dict=False
+            rows.to(base.weights_dtype), t, encoder_hidden_states=packed.to(base.weights_dtype), return_dict=False
         )
     prediction, class_prediction = predictions[:batch], predictions[batch:]
     return StepOutput(
@@ -147,13 +147,15 @@ def forward_step(context: TrainingContext, learner: nn.Module, draw: randomness.
         keys=encoded.condition.keys[:batch],
         values=encoded.condition.values[:batch],
         attention=None if encoded.attention is None else encoded.attention[batch:],
-        open_slots=None if open_prompts is None else open_prompts.slots,
+        open_placeholder_index=None if open_prompts is None else open_prompts.placeholder_index,
         open_lengths=None if open_prompts is None else open_prompts.lengths,
         signal=context.schedule.alphas_cumprod.to(base.device)[draw.t],
         velocity=_predicts_velocity(context),
         class_prediction=None if class_target is None else class_prediction.to(class_target.dtype),
         class_target=class_target,
-        apart=None if context.face_embedder is None else partial(context.face_embedder.apart, photo=draw.photo),
+        identity_distance=None
+        if context.face_embedder is None
+        else partial(context.face_embedder.identity_distance, photo=draw.photo),
     )
 
 
@@ -174,11 +176,14 @@ def _encode_prompts(
     which = draw.template
     if context.subject.prefix is not None:
         which = which + context.subject.prefix[draw.photo] * len(context.settings.templates)
-    said = context.templates.chosen(which)
+    said = context.templates.select(which)
     dynamic, residual = learner(draw.t, context.subject.image_embedding[draw.photo])
-    ids, slots, keep = said.ids, said.slots, draw.keep
+    ids, placeholder_index, keep = said.ids, said.placeholder_index, draw.keep
     if open_prompts is not None:  # the same timesteps and photos, another prompt with its own dropout
-        ids, slots = torch.cat([ids, open_prompts.ids]), torch.cat([slots, open_prompts.slots])
+        ids, placeholder_index = (
+            torch.cat([ids, open_prompts.ids]),
+            torch.cat([placeholder_index, open_prompts.placeholder_index]),
+        )
         dynamic, keep = torch.cat([dynamic, dynamic]), torch.cat([keep, draw.keep_open])
         residual = None if residual is None else torch.cat([residual, residual])
     if residual is not None:
@@ -186,7 +191,7 @@ def _encode_prompts(
         # updates with its momentum.
         residual = residual * keep[:, None, None]
     text_encoder = context.base.pipeline.text_encoder
-    return encode(text_encoder, ids, slots, dynamic, residual, with_attention=open_prompts is not None)
+    return encode(text_encoder, ids, placeholder_index, dynamic, residual, with_attention=open_prompts is not None)
 
 
 def loss_terms(context: TrainingContext, output: StepOutput) -> dict[str, Tensor]:
@@ -234,7 +239,7 @@ def make_train_step(context: TrainingContext, learner: nn.Module) -> TrainStep:
     Raises UsageError for a compiled UNet with a method that trains its weights.
     """
     losses, base = make_losses(context, learner), context.base
-    if base.compiled and hasattr(learner, "worn_by"):
+    if base.compiled and hasattr(learner, "apply_to"):
         raise UsageError(
             "a compiled UNet is compiled anew for each set of weights, so --compile does not go with this method",
             "leave out --compile",
@@ -262,9 +267,9 @@ def add_gradients(
 
     Returns the loss times `share` and the unweighted terms, () each.
     """
-    worn_by = getattr(learner, "worn_by", nullcontext)
+    apply_to = getattr(learner, "apply_to", nullcontext)
     # The weights stay until the backward pass is done: checkpointed blocks are recomputed with them.
-    with context.base.tf32(), worn_by(context.base.pipeline.unet):
+    with context.base.tf32(), apply_to(context.base.pipeline.unet):
         values = loss_terms(context, forward_step(context, learner, draw))
         loss = share * weighted_sum(context, values).mean()
         loss.backward()
@@ -362,7 +367,7 @@ def run_steps(
         for step in range(done, settings.iterations):
             loss, values = optimizer_step(train_step, optimizer, sample(step))
             done = step + 1
-            running = _running(running, values, done)
+            running = _update_mean(running, values, done)
             if keeper is not None and (done % SAVE_EVERY == 0 or done == settings.iterations):
                 keeper.save(done, running, learner, optimizer)
             try:
@@ -384,8 +389,8 @@ def run_id(context: TrainingContext, learner: nn.Module) -> str:
             [
                 base.fingerprint,
                 str(base.device.type),
-                str(base.precision),
-                str(base.fast),
+                str(base.learner_dtype),
+                str(base.compute_dtype),
                 base.compiled,
                 torch.__version__,
             ],
@@ -404,7 +409,7 @@ def observed_inputs(context: TrainingContext) -> dict[str, Tensor]:
     return seen if faces is None else {**seen, "landmarks": faces.landmarks, "likeness": faces.likeness}
 
 
-def _running(means: Mapping[str, float], values: Mapping[str, float], done: int) -> dict[str, float]:
+def _update_mean(means: Mapping[str, float], values: Mapping[str, float], done: int) -> dict[str, float]:
     """Exact means for the first `RUNNING` steps, exponential moving averages after them."""
     share = 1 / min(done, RUNNING)
     return {name: means.get(name, 0.0) + share * (value - means.get(name, 0.0)) for name, value in values.items()}

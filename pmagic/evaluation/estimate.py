@@ -16,7 +16,7 @@ from pmagic.evaluation.eval_context import EvalContext
 from pmagic.evaluation.harness import Failure, Task, failure
 from pmagic.evaluation.subject_run import SubjectRun, is_done
 from pmagic.persona import REFERENCE_BOUNDS
-from pmagic.pictures import encoded
+from pmagic.pictures import encode_image
 from pmagic.settings import class_pictures_dir
 
 SHORT, LONGER = 2, 4  # sampler steps of the two trial renderings
@@ -65,6 +65,8 @@ def estimate(context: EvalContext, todo: Sequence[Task]) -> Estimate:
         each, shared, png = _drawing(context, run, variant.render, bounds.high)
         learnings += waiting
         pictures += waiting * len(config.prompts) * config.pictures
+        if getattr(method, "DRIFTS", True):  # the plain word is drawn once more
+            each += each / config.pictures
         seconds += waiting * (learn + each * len(config.prompts)) + shared * len(config.prompts)
         persona = methods.persona_bytes(method, context.base.spec, settings)
         size += waiting * (persona + len(config.prompts) * config.pictures * png)
@@ -81,7 +83,7 @@ def _first(context: EvalContext, todo: Sequence[Task]) -> tuple[SubjectRun | Non
     failures: dict[int, Failure] = {}
     for task in todo:
         try:
-            run = SubjectRun(context=context, who=task.who.brought(), kept={})
+            run = SubjectRun(context=context, who=task.who.load_photos(), kept={})
             run.require_photos()
         except PhotoRefused as problem:
             failures[task.who.number] = failure(problem)
@@ -103,7 +105,11 @@ def _drawing(context: EvalContext, run: SubjectRun, settings: RenderSettings, hi
         times.append(time.monotonic() - start)
     step = max(0.0, (times[1] - times[0]) / (LONGER - SHORT))
     start = time.monotonic()
-    metrics.measured(context.observers, run.case(drawn, 0))
+    metrics.measure(context.observers, run.make_sample(drawn, 0))
     rest = max(0.0, times[0] - SHORT * step) + time.monotonic() - start
     shared = sum(t >= high for t in rendering.timesteps(context.base, settings))
-    return rest + step * (settings.steps - shared), step * shared, max(len(encoded(each, "png", {})) for each in drawn)
+    return (
+        rest + step * (settings.steps - shared),
+        step * shared,
+        max(len(encode_image(each, "png", {})) for each in drawn),
+    )

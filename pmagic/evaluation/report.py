@@ -1,12 +1,13 @@
 """The report as values: the measurements, the table of means, the caveats, and the document for results.json."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from pmagic.evaluation import metrics, published, statistics
+from pmagic.evaluation import costs, metrics, published, statistics
+from pmagic.evaluation.costs import Cost
 from pmagic.evaluation.eval_config import EvalSubject
 from pmagic.evaluation.harness import Failure
 from pmagic.evaluation.statistics import Difference, Mean, Score
@@ -37,6 +38,7 @@ class Report:
     faceless: Mapping[int, Sequence[str]]  # files of unseen photos without a face, by person
     failures: Mapping[int, Failure]
     pictures: Path  # the folder that the scores' paths are relative to
+    costs: Mapping[str, Cost] = field(default_factory=dict)  # of each variant; empty for pictures of another tool
 
     @property
     def keys(self) -> list[str]:
@@ -44,26 +46,34 @@ class Report:
 
     @cached_property
     def means(self) -> list[Mean]:
-        columns = [name for name in metrics.tabled() if name in metrics.columns()]
+        columns = [name for name in metrics.table_columns() if name in metrics.columns()]
         means = statistics.means(self.scores, self.keys, columns)
         return means + statistics.slopes(self.scores, self.keys, metrics.slopes())
 
     @cached_property
     def differences(self) -> list[Difference]:
-        return statistics.differences(self.scores, self.keys, metrics.paired())
+        return statistics.differences(self.scores, self.keys, metrics.paired_columns())
 
 
 def table(report: Report) -> list[list[str]]:
     """The means as text: one line per variant, followed by the published line if there is one."""
-    columns = list(metrics.tabled())
-    lines = [["", *columns, "people"]]
+    columns = list(metrics.table_columns())
+    heads = costs.HEADS if report.costs else ()
+    lines = [["", *columns, *heads, "people"]]
     for row in report.rows:
         of = {each.column: each for each in report.means if each.variant == row.key}
-        lines.append([row.title, *(cell_text(of.get(column), people_in(of)) for column in columns), str(people_in(of))])
+        of_row = costs.cells(report.costs.get(row.key)) if report.costs else []
+        values = [cell_text(of.get(column), people_in(of)) for column in columns]
+        lines.append([row.title, *values, *of_row, str(people_in(of))])
         theirs = published_rows(report, row)
         if theirs is not None:
             lines.append(
-                [f"  the paper's: {theirs['told']}", *(str(theirs["scores"].get(column, "")) for column in columns), ""]
+                [
+                    f"  the paper's: {theirs['told']}",
+                    *(str(theirs["scores"].get(column, "")) for column in columns),
+                    *("" for _ in heads),
+                    "",
+                ]
             )
     return lines
 
@@ -76,12 +86,12 @@ def caveats(report: Report) -> Iterator[str]:
         if fallen:
             taken = ", ".join(sorted({"{}:{}".format(*each["bounds"]) for each in fallen}))
             yield f"{row.title}: {len(fallen)} of {len(of)} people fell back to the stages {taken}"
-    yield from _shared(report)
+    yield from _find_shared(report)
     for number, files in sorted(report.faceless.items()):
         yield f"{report.names[number - 1]}: no face is found in {', '.join(files)}: nothing is compared with it"
 
 
-def _shared(report: Report) -> Iterator[str]:
+def _find_shared(report: Report) -> Iterator[str]:
     """The rows that share pictures: each row with the earlier row that it shares most pictures with.
 
     Two variants share pictures if the probe finds the bounds that the other variant has.
@@ -116,11 +126,11 @@ def people_in(of: Mapping[str, Mean]) -> int:
 def published_rows(report: Report, row: Row) -> dict | None:
     """The published numbers of a row, and whether they are of another base or data set; None if there are none."""
     dataset, base = str(report.about.get("dataset", "")), str(report.about.get("base", ""))
-    found = published.row(row.table, row.label, dataset, base) if row.table else None
+    found = published.find_row(row.table, row.label, dataset, base) if row.table else None
     if found is None:
         return None
     return {
-        "told": found.told(),
+        "told": found.describe(),
         "base": found.base,
         "other": (found.dataset, found.base) != (dataset, base),
         "scores": {"t_sim": f"{found.t_sim:.3f}", "i_pre": f"{found.i_pre:.3f}"},

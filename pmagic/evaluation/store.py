@@ -10,6 +10,7 @@ Two variants with the same settings for a subject share persona and pictures. A 
 and renamed, so a killed run loses only the work in progress. times.csv holds the durations; no result depends on it.
 """
 
+import contextlib
 import json
 import os
 import re
@@ -32,11 +33,14 @@ Files = Mapping[str, bytes]
 
 @dataclass(frozen=True)
 class Result:
-    """One finished result of a subject. place: its path in the subject's folder. seconds: its duration."""
+    """One finished result of a subject. place: its path in the subject's folder.
+
+    seconds: of learning a persona, or of drawing a prompt's pictures; None for others, and if only a part is known.
+    """
 
     place: str
     files: Files
-    seconds: float
+    seconds: float | None
 
     @property
     def lasting(self) -> dict[str, bytes]:
@@ -45,7 +49,7 @@ class Result:
 
 
 class Store:
-    """An open store; use `opened` to get one."""
+    """An open store; use `open_store` to get one."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -68,9 +72,10 @@ class Store:
                 atomic_io.erase(staging)
             atomic_io.publish_folder(result.files, staging, target)
             with open(self.root / TIMES, "a", opener=partial(os.open, mode=atomic_io.FILE_MODE)) as file:
-                file.write(f"{person},{result.place},{result.seconds:.2f}\n")
+                seconds = "" if result.seconds is None else f"{result.seconds:.3f}"
+                file.write(f"{person},{result.place},{seconds}\n")
 
-    def kept(self, person: str, *, weights: bool = True) -> dict[str, dict[str, bytes]]:
+    def read(self, person: str, *, weights: bool = True) -> dict[str, dict[str, bytes]]:
         """A subject's stored files by place; of a cell only the scores are read. weights: whether to read personas."""
         folder = self.root / "people" / person
         places = sorted({each.parent for each in folder.rglob("*") if each.is_file()})
@@ -81,6 +86,22 @@ class Store:
             files = [place / CELL] if _CELL_NAME.fullmatch(place.name) else sorted(place.iterdir())
             found[place.relative_to(folder).as_posix()] = {each.name: each.read_bytes() for each in files}
         return found
+
+    def seconds(self) -> dict[tuple[str, str], float]:
+        """The durations in times.csv, by subject and place. Lines that cannot be read are left out."""
+        try:
+            lines = (self.root / TIMES).read_text().splitlines()
+        except FileNotFoundError:
+            return {}
+        found = {}
+        for person, place, text in (line.split(",") for line in lines if line.count(",") == 2):
+            with contextlib.suppress(ValueError):
+                found[person, place] = float(text)
+        return found
+
+    def size(self, person: str, place: str) -> int:
+        """The bytes of a result's files."""
+        return sum(each.stat().st_size for each in (self.root / "people" / person / place).iterdir())
 
     def picture(self, person: str, place: str, k: int) -> Path:
         return self.root / "people" / person / place / picture_name(k)
@@ -103,7 +124,7 @@ def picture_name(k: int) -> str:
 
 
 @contextmanager
-def opened(root: Path, plan: Mapping[str, Any]) -> Iterator[Store]:
+def open_store(root: Path, plan: Mapping[str, Any]) -> Iterator[Store]:
     """Open the store in `root`, which is new or has exactly this plan, and lock it.
 
     Raises UsageError (`root` holds something else), Incompatible (another plan), Busy (locked), StorageFailed.

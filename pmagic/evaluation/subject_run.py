@@ -9,14 +9,14 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 
 from PIL import Image
 
 from pmagic import methods, pictures
-from pmagic.engine import class_pictures, face_selection, probe, rendering, step_cache, subject
+from pmagic.engine import class_pictures, composing, face_selection, probe, prompts, rendering, step_cache, subject
 from pmagic.engine.recipes import LearnSettings
 from pmagic.engine.subject import Subject
 from pmagic.evaluation import metrics
@@ -31,6 +31,7 @@ from pmagic.persona import Persona
 from pmagic.settings import class_pictures_dir
 
 VARIANT, PROBE = "variant.json", "probe.json"
+PLAIN = "plain.png"  # the picture of the plain class word with the persona applied
 OF_THE_READING = ("iou_low", "iou_high", "narrowest", "fallback")  # settings that only affect how a probe curve is read
 OF_THE_PROBE = (*OF_THE_READING, "probe_iterations")  # and those that only affect how the bounds are found
 KIND = "picture of an evaluation"  # the kind of a picture whose persona is in no library
@@ -46,33 +47,31 @@ class SubjectRun:
     context: EvalContext
     who: EvalSubject
     kept: dict[str, Mapping[str, bytes]]
-    told: Progress = lambda doing: None
+    progress: Progress = lambda doing: None
     scratch: Path | None = None
-    _begun: float = field(default_factory=time.monotonic)
 
     def results(self) -> Iterator[Result]:
         """Compute and yield the missing results of this subject, one by one.
 
         Raises PhotoRefused and the errors of learning and rendering.
         """
-        self._begun = time.monotonic()
         self.require_photos()
         for variant in self.context.variants:
             if is_done(self.kept, [variant.key]):
                 continue
-            settings, about = yield from self._settled(variant)
-            place, persona = yield from self._learned(variant.method, settings)
+            settings, about = yield from self._resolve(variant)
+            place, persona = yield from self._learn(variant.method, settings)
             drawing = f"{place}/{_digest(asdict(variant.render))}"
-            yield from self._drawn(variant, persona, drawing)
+            yield from self._draw(variant, persona, drawing)
             told = {**about, "persona": place, "drawing": drawing, "bounds": [persona.bounds.low, persona.bounds.high],
                     "losses": dict(persona.losses), "faceless": self.known.faceless}  # fmt: skip
-            yield from self._finished(f"variants/{variant.key}", {VARIANT: as_json(told)})
+            yield from self._store(f"variants/{variant.key}", {VARIANT: as_json(told)})
 
     def require_photos(self) -> None:
         """Check the photos before any long work: without a face it would be useless. Raises PhotoRefused."""
         _ = self.known, self.subject
 
-    def _settled(self, variant: Variant) -> Generator[Result, None, tuple[LearnSettings, dict[str, object]]]:
+    def _resolve(self, variant: Variant) -> Generator[Result, None, tuple[LearnSettings, dict[str, object]]]:
         """The variant's settings with the probe's bounds for this subject, and the probe's results to report."""
         settings = variant.learn
         if settings.bounds is not None:
@@ -83,26 +82,28 @@ class SubjectRun:
                 self.context.base,
                 self.subject,
                 settings,
-                lambda done, total: self.told(f"{variant.title}: finding the stages"),
+                lambda done, total: self.progress(f"{variant.title}: finding the stages"),
             )
-            yield from self._finished(place, {PROBE: as_json({"curve": found.curve})})
+            yield from self._store(place, {PROBE: as_json({"curve": found.curve})})
         curve = tuple((int(t), float(iou)) for t, iou in json.loads(self.kept[place][PROBE])["curve"])
-        bounds, fell_back = probe.read_bounds(curve, settings)
-        return replace(settings, bounds=bounds), {"curve": curve, "fell_back": fell_back}
+        bounds, fallback_reason = probe.read_bounds(curve, settings)
+        return replace(settings, bounds=bounds), {"curve": curve, "fell_back": fallback_reason}
 
-    def _learned(self, method: str, settings: LearnSettings) -> Generator[Result, None, tuple[str, Persona]]:
+    def _learn(self, method: str, settings: LearnSettings) -> Generator[Result, None, tuple[str, Persona]]:
         """The persona of this method and these settings, with its place; it is learned if it is missing."""
         place = persona_place(method, settings)
         if f"{place}/{PERSONA}" not in self.kept:
             checkpoint = None if self.scratch is None else self.scratch / f"{self.who.place}-{place}.checkpoint"
+            resumes, start = checkpoint is not None and checkpoint.exists(), time.monotonic()
             persona = methods.take(method).learn(
                 self.context.base,
                 self.subject_for(settings),
                 settings,
-                lambda report: self.told(f"learning, step {report.step} of {report.total}"),
+                lambda report: self.progress(f"learning, step {report.step} of {report.total}"),
                 checkpoint,
             )
-            yield from self._finished(f"{place}/{PERSONA}", bundle.pack(persona))
+            seconds = None if resumes else time.monotonic() - start  # of an interrupted learning, only a part is known
+            yield from self._store(f"{place}/{PERSONA}", bundle.pack(persona), seconds)
             if checkpoint is not None:
                 checkpoint.unlink(missing_ok=True)
         return place, bundle.unpack(self.kept[f"{place}/{PERSONA}"])
@@ -116,17 +117,18 @@ class SubjectRun:
             FACE,
             settings.prior,
             class_pictures_dir(),
-            lambda done, total: self.told("drawing class pictures"),
+            lambda done, total: self.progress("drawing class pictures"),
         )
         return replace(self.subject, class_latents=found)
 
-    def _drawn(self, variant: Variant, persona: Persona, drawing: str) -> Iterator[Result]:
+    def _draw(self, variant: Variant, persona: Persona, drawing: str) -> Iterator[Result]:
         context, config = self.context, self.context.config
         seeds = [config.seed + k for k in range(config.pictures)]
         for number, prompt in enumerate(config.prompts):
             place = cell(drawing, number)
             if place in self.kept:
                 continue
+            start = time.monotonic()
             with step_cache.cached_first_steps(context.base.pipeline.unet, context.answers, persona.bounds.high):
                 drawn = rendering.render(
                     context.base,
@@ -134,34 +136,56 @@ class SubjectRun:
                     prompt,
                     seeds,
                     variant.render,
-                    on_step=lambda done, total, number=number: self.told(
+                    on_step=lambda done, total, number=number: self.progress(
                         f"{variant.title}: prompt {number + 1} of {len(config.prompts)}"
                     ),
                 )
-            scores = metrics.measured(context.observers, self.case(drawn, number))
+            seconds = time.monotonic() - start
+            plain = self._draw_plain(variant, persona, prompt)
+            scores = metrics.measure(context.observers, self.make_sample(drawn, number, [plain]))
             files = {
-                picture_name(k): pictures.encoded(picture, "png", {**self._story(variant, prompt), "seed": seeds[k]})
+                picture_name(k): pictures.encode_image(
+                    picture, "png", {**self._metadata(variant, prompt), "seed": seeds[k]}
+                )
                 for k, picture in enumerate(drawn)
             }
-            yield from self._finished(place, {**files, CELL: as_json({"seeds": seeds, "scores": scores})})
+            of_plain = {**self._metadata(variant, prompts.substitute_names(prompt, {"": FACE})), "seed": config.seed}
+            files[PLAIN] = pictures.encode_image(plain, "png", of_plain)
+            yield from self._store(place, {**files, CELL: as_json({"seeds": seeds, "scores": scores})}, seconds)
 
-    def case(self, drawn: Sequence[Image.Image], prompt: int) -> Sample:
+    def _draw_plain(self, variant: Variant, persona: Persona, prompt: str) -> Image.Image:
+        """The prompt with the plain word and the persona applied; drawn once for all if that changes nothing."""
+        context, settings = self.context, variant.render
+
+        def draw() -> Image.Image:
+            return rendering.render(context.base, None, prompt, [context.config.seed], settings, word=FACE)[0]
+
+        if getattr(methods.take(variant.method), "DRIFTS", True):
+            with composing.apply_personas(context.base, {"": persona}):
+                return draw()
+        key = _digest({**asdict(settings), "prompt": prompt})
+        if key not in context.plain_pictures:
+            context.plain_pictures[key] = draw()
+        return context.plain_pictures[key]
+
+    def make_sample(self, drawn: Sequence[Image.Image], prompt: int, plain: Sequence[Image.Image] = ()) -> Sample:
         """Pictures of the subject for a prompt, counted from 0, as a Sample to be measured."""
         known, context = self.known, self.context
         scale = context.scale(prompt, drawn[0].size)
         return Sample(
             pictures=drawn,
             prompt=prompt,
-            prompts=context.spoken,
+            prompts=context.plain_prompts,
             learned=known.learned,
             unseen=known.unseen,
             scans=known.scans,
+            plain=plain,
             scale=scale,
             read_learned=partial(getattr, self.who, "photos"),
             read_unseen=partial(getattr, self.who, "unseen"),
         )
 
-    def _story(self, variant: Variant, prompt: str) -> dict[str, object]:
+    def _metadata(self, variant: Variant, prompt: str) -> dict[str, object]:
         """The metadata of a picture, besides its seed."""
         settings = variant.render
         return {
@@ -175,12 +199,11 @@ class SubjectRun:
             "scheduler": settings.scheduler,
         }
 
-    def _finished(self, place: str, files: Files) -> Iterator[Result]:
+    def _store(self, place: str, files: Files, seconds: float | None = None) -> Iterator[Result]:
         """Yield a result, and keep the files of it that later work needs."""
-        result = Result(place, files, time.monotonic() - self._begun)
+        result = Result(place, files, seconds)
         self.kept[place] = result.lasting
         yield result
-        self._begun = time.monotonic()
 
     @cached_property
     def subject(self) -> Subject:

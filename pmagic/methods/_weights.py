@@ -71,7 +71,7 @@ class WeightLearner(nn.Module):
         return self.embedding(t, image_embedding)
 
     @contextmanager
-    def worn_by(self, unet: nn.Module) -> Iterator[None]:
+    def apply_to(self, unet: nn.Module) -> Iterator[None]:
         """While inside, the UNet computes with W0 + D, and gradients flow to D."""
         weights = self.difference.weights()
         cut = weights if self.keeps_start else ()
@@ -125,9 +125,11 @@ def rare_name(base: Base, seed: int, number: int = 0) -> Tensor:
     words = [RARE, *MORE_RARE][number : number + 1]
     ids = base.pipeline.tokenizer(words[0], add_special_tokens=False).input_ids if words else []
     if len(ids) == 1:
-        return table[ids[0]].to(base.precision)
+        return table[ids[0]].to(base.learner_dtype)
     vector = torch.randn(table.shape[1], generator=randomness.generator(seed, "rare name", number))
-    return (vector / vector.norm()).to(table.device, base.precision) * table.norm(dim=1).median().to(base.precision)
+    return (vector / vector.norm()).to(table.device, base.learner_dtype) * table.norm(dim=1).median().to(
+        base.learner_dtype
+    )
 
 
 def learn(
@@ -145,11 +147,11 @@ def learn(
     Raises the errors of `training.train`.
     """
 
-    def finished(losses: Mapping[str, float]) -> Persona:
+    def make_persona(losses: Mapping[str, float]) -> Persona:
         return _persona(method, base, subject, settings, learner, losses)
 
     context = _prepare(base, subject, settings)
-    return finished(training.train(context, learner, report_persona(on_step, finished), checkpoint))
+    return make_persona(training.train(context, learner, report_persona(on_step, make_persona), checkpoint))
 
 
 def learn_together(
@@ -163,7 +165,7 @@ def learn_together(
 ) -> list[Persona]:
     """Train one difference for all subjects, with an embedding for each. Every persona holds the whole difference.
 
-    So each can be drawn, copied, exported and removed alone. Worn together, equal differences count once.
+    So each can be drawn, copied, exported and removed alone. Applied together, equal differences count once.
     Raises the errors of `training.train`.
     """
     shared = make_learner(base, settings[0], embeddings[0])
@@ -195,7 +197,7 @@ def _persona(
     persona = persona_of(method, base, subject, settings, learner.embedding, losses)
     kept, about = learner.difference.tensors(), {}
     if settings.rank and not _trained_rank(settings):
-        kept, lost = reweighting.compressed(kept, settings.rank)
+        kept, lost = reweighting.compress(kept, settings.rank)
         about = {"lost_to_rank": lost}
     tensors = {**persona.tensors, **{name: each.cpu().numpy() for name, each in kept.items()}}
     if isinstance(learner.embedding, Phrase):
@@ -207,14 +209,14 @@ def _persona(
 def make_learner(base: Base, settings: LearnSettings, embedding: nn.Module) -> WeightLearner:
     """An untrained difference of the settings' weights, with the name's embedding."""
     unet = base.pipeline.unet
-    names = reweighting.names_of(unet, settings.weights)
+    names = reweighting.select_names(unet, settings.weights)
     difference = WeightDifference(unet, names, _trained_rank(settings), settings.seed)
     return WeightLearner(embedding, difference, keeps_start=settings.weights in ("cross-kv", "cross"))
 
 
 def rare_phrase(base: Base, subject: Subject, settings: LearnSettings, *, trained: bool, number: int = 0) -> Phrase:
     """A rare name before the subject's class word. number: as in rare_name."""
-    word = token_batch.word_embedding(base, subject.word).to(base.precision)
+    word = token_batch.word_embedding(base, subject.word).to(base.learner_dtype)
     return Phrase(rare_name(base, settings.seed, number), word, trained=trained)
 
 
@@ -236,7 +238,7 @@ def _trained_rank(settings: LearnSettings) -> int:
 
 
 @contextmanager
-def worn(
+def apply_weights(
     base: Base, personas: Sequence[Persona], schedule: Callable[[Base, Persona], EmbeddingSchedule]
 ) -> Iterator[list[EmbeddingSchedule]]:
     """While inside, the sum of the personas' differences is applied to the base.
@@ -244,7 +246,7 @@ def worn(
     Raises Incompatible for a persona of another base.
     """
     schedules = [schedule(base, each) for each in personas]
-    weights = reweighting.worn_weights(base.pipeline.unet, [each.tensors for each in personas])
+    weights = reweighting.sum_weights(base.pipeline.unet, [each.tensors for each in personas])
     with exchanged_parameters(base.pipeline.unet, weights):
         yield schedules
 
@@ -256,8 +258,8 @@ def phrase_of(base: Base, persona: Persona) -> EmbeddingSchedule:
     """
     require_base(base, persona)
     name = persona.tensors.get(PHRASE)
-    word = token_batch.word_embedding(base, persona.word).to(base.precision)
+    word = token_batch.word_embedding(base, persona.word).to(base.learner_dtype)
     if name is None or name.shape != tuple(word.shape):
         raise Incompatible(f"the persona's tensors are not those of {persona.method}", "learn it again")
-    tokens = torch.stack([torch.tensor(name, dtype=base.precision, device=base.device), word])
+    tokens = torch.stack([torch.tensor(name, dtype=base.learner_dtype, device=base.device), word])
     return composing.constant_schedule(LearnedTokens(tokens, residual=None))

@@ -29,6 +29,7 @@ from pmagic.persona import Persona, StageBounds
 TRAINED = "one token embedding, the same at every timestep"
 SOURCE = "Textual Inversion (Gal et al., ICLR 2023, arXiv 2208.01618); pmagic's own code, Apache-2.0"
 HAS_STAGES = False
+DRIFTS = False
 
 WHOLE = StageBounds(0, 1000)
 # The token itself is trained rather than a network that computes it, so its learning rate differs from the mapper's.
@@ -65,7 +66,7 @@ def count_weights(spec: ModelSpec, settings: LearnSettings) -> int:
 
 def make_learner(base: Base, subject: Subject, settings: LearnSettings) -> Tokens:
     """The untrained tokens: n copies of the plain word's embedding."""
-    return Tokens(settings.tokens, token_batch.word_embedding(base, subject.word).to(base.precision))
+    return Tokens(settings.tokens, token_batch.word_embedding(base, subject.word).to(base.learner_dtype))
 
 
 def learn(
@@ -89,7 +90,7 @@ def learn(
 
 
 @contextmanager
-def wear(base: Base, personas: Sequence[Persona]) -> Iterator[list[EmbeddingSchedule]]:
+def apply(base: Base, personas: Sequence[Persona]) -> Iterator[list[EmbeddingSchedule]]:
     """Apply the same tokens at all timesteps. Raises Incompatible for a persona of another base."""
     yield [_schedule(base, each) for each in personas]
 
@@ -101,5 +102,5 @@ def _schedule(base: Base, persona: Persona) -> EmbeddingSchedule:
     if vectors is None or vectors.ndim != 2 or vectors.shape[-1] != width:
         raise Incompatible("the persona's tensors are not those of textual inversion", "learn it again")
     return composing.constant_schedule(
-        LearnedTokens(torch.tensor(vectors, dtype=base.precision, device=base.device), residual=None)
+        LearnedTokens(torch.tensor(vectors, dtype=base.learner_dtype, device=base.device), residual=None)
     )

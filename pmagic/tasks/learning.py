@@ -74,7 +74,7 @@ class Learning:
             if self.compiles:
                 self.phase = COMPILING
                 make_learner = self.learner.make_learner
-                self.base = base_options.compiled(reporter, self.base, self.subject, self.settings, make_learner)
+                self.base = base_options.compile_base(reporter, self.base, self.subject, self.settings, make_learner)
             found = self.settle(reporter, folder)
             self.phase = TRAINING
             part = "" if found is None else "2 of 2: "
@@ -215,7 +215,7 @@ def with_stages(persona: "Persona", found: ProbeResult | None) -> "Persona":
     """The persona with the probe's result, if there was a probe."""
     from pmagic.engine import probe
 
-    return persona if found is None else probe.with_probe_result(persona, found.curve, found.fell_back)
+    return persona if found is None else probe.with_probe_result(persona, found.curve, found.fallback_reason)
 
 
 def prepare(

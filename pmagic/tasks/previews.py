@@ -36,4 +36,4 @@ def add_preview(reporter: Reporter, base: "Base", persona: "Persona") -> "Person
         reporter.warn(f"the persona is kept without a preview: {problem.what}")
         return persona
     image.thumbnail((SIDE, SIDE))
-    return replace(persona, preview=pictures.encoded(image, "png", {**metadata, "size": list(image.size)}))
+    return replace(persona, preview=pictures.encode_image(image, "png", {**metadata, "size": list(image.size)}))

@@ -95,7 +95,7 @@ def test_info_warns_where_the_persona_is_another_one_by_now(
 def test_a_story_may_say_anything_of_its_personas(tmp_path: Path, library: Library, told: object) -> None:
     story = {"persona": "a@1", "prompt": "{}", **dict.fromkeys(("seed", "steps", "guidance"), 1), "size": [8, 8]}
     story |= {**dict.fromkeys(("scheduler", "negative", "device", "dtype"), "x"), "persona_sha256": told}
-    (tmp_path / "p.png").write_bytes(pictures.encoded(Image.new("RGB", (8, 8)), "png", story))
+    (tmp_path / "p.png").write_bytes(pictures.encode_image(Image.new("RGB", (8, 8)), "png", story))
     done = runner.invoke(app, ["info", "-q", str(tmp_path / "p.png")])
     assert done.exit_code == 0 and done.stdout.startswith("pmagic render")
     assert done.stderr.count("\n") == (min(len(told), 64) if isinstance(told, dict) else 0)
@@ -104,10 +104,10 @@ def test_a_story_may_say_anything_of_its_personas(tmp_path: Path, library: Libra
 @pytest.mark.parametrize("kind", ["png", "jpeg", "webp"])
 def test_every_format_carries_mark_story_and_parameters(kind: str, tmp_path: Path) -> None:
     story = {"prompt": "a photo of <zoë> 村上", "negative": "blur", "steps": 5, "seed": 7, "size": [48, 40]}
-    data = pictures.encoded(Image.new("RGB", (48, 40), (9, 99, 200)), kind, story)
-    assert data == pictures.encoded(Image.new("RGB", (48, 40), (9, 99, 200)), kind, story)
+    data = pictures.encode_image(Image.new("RGB", (48, 40), (9, 99, 200)), kind, story)
+    assert data == pictures.encode_image(Image.new("RGB", (48, 40), (9, 99, 200)), kind, story)
     (tmp_path / "p").write_bytes(data)
-    assert pictures.read_story(tmp_path / "p") == {**story, "format": kind}
+    assert pictures.read_metadata(tmp_path / "p") == {**story, "format": kind}
     with Image.open(io.BytesIO(data)) as image:
         xmp = image.info.get("xmp") or image.info["XML:com.adobe.xmp"].encode()
         said = ElementTree.fromstring(xmp).find(".//{*}Description").attrib
@@ -123,7 +123,7 @@ def test_every_format_carries_mark_story_and_parameters(kind: str, tmp_path: Pat
 
 def test_a_story_that_a_jpeg_cannot_hold_is_told() -> None:
     with pytest.raises(UsageError, match="too long for this format"):
-        pictures.encoded(Image.new("RGB", (40, 40)), "jpeg", {"prompt": "hat " * 20_000})
+        pictures.encode_image(Image.new("RGB", (40, 40)), "jpeg", {"prompt": "hat " * 20_000})
 
 
 def test_prompts_from_standard_input_and_a_grid(alice: Library, tmp_path: Path) -> None:
