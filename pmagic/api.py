@@ -67,6 +67,8 @@ def learn(
     iterations: int | None = None,
     batch: int | None = None,
     learning_rate: float | None = None,
+    rank: int | None = None,
+    prior: int | None = None,
     stages: tuple[int, int] | None = None,
     seed: int = 0,
     device: str | None = None,
@@ -81,8 +83,9 @@ def learn(
     word: what the photo shows, in one word that the base knows: "face" (the default), "cat", "cup". style: learn how
     the picture is made, not what it shows. face: which face, 1 for the largest. mask: white where the subject is.
     stages: (low, high) timesteps, 0 <= low < high <= 1000, of the dynamic stage instead of a probe. iterations, batch,
-    learning_rate: None for the recipe's and the base's own. progress: show a bar. on_step: called after each iteration;
-    an exception that it raises ends the learning.
+    learning_rate: None for the recipe's and the base's own. rank, prior: for methods that change weights, the rank of
+    the weight differences (0 keeps them whole), and the number of class pictures, which the base draws once for each
+    word. progress: show a bar. on_step: called after each iteration; an exception that it raises ends the learning.
     The persona is not saved; `save` does that. The same photo, settings and seed give the same persona.
     Raises PhotoRefused, UsageError, NotFound, WeightsMissing, NumericFailure, OutOfMemory.
     """
@@ -100,6 +103,8 @@ def learn(
         iterations=iterations,
         batch=batch,
         learning_rate=learning_rate,
+        rank=rank,
+        prior=prior,
         bounds=stages,
         seed=seed,
         device=device,
@@ -153,6 +158,7 @@ def render(
     scheduler: str | None = None,
     negative: str | None = None,
     size: tuple[int, int] | None = None,
+    strength: float = 1.0,
     base: Base | str | None = None,
     device: str | None = None,
     dtype: NumberType = "auto",
@@ -163,8 +169,9 @@ def render(
 
     persona: a value, or the name of a saved one ("alice", "alice@1"). prompt: "as a cowboy" is completed to
     "a photo of {} as a cowboy"; in a prompt with {} the name goes there. steps, guidance, scheduler, negative: None for
-    the recipe's and the base's own. size: (width, height) in pixels. base: where the persona's base is, None for where
-    it was. Each picture's `info["pmagic"]` is a dict of everything that decided it: prompt, seed, settings.
+    the recipe's and the base's own. size: (width, height) in pixels. strength: the factor of what the persona changes
+    of the base's weights. base: where the persona's base is, None for where it was. Each picture's `info["pmagic"]` is
+    a dict of everything that decided it: prompt, seed, settings.
     Raises UsageError, NotFound, Incompatible, WeightsMissing, NumericFailure, OutOfMemory.
     """
     address, value = _persona(persona)
@@ -180,6 +187,7 @@ def render(
         scheduler=scheduler,
         negative=negative,
         size=size,
+        strength=strength,
         device=device,
         dtype=dtype,
         memory=memory,
@@ -199,6 +207,7 @@ def compose(
     scheduler: str | None = None,
     negative: str | None = None,
     size: tuple[int, int] | None = None,
+    strength: float = 1.0,
     base: Base | str | None = None,
     device: str | None = None,
     dtype: NumberType = "auto",
@@ -236,6 +245,7 @@ def compose(
         scheduler=scheduler,
         negative=negative,
         size=size,
+        strength=strength,
         device=device,
         dtype=dtype,
         memory=memory,

@@ -40,6 +40,7 @@ class StageBounds:
 
 
 REFERENCE_BOUNDS = StageBounds(400, 800)
+WEIGHTS = "weights."  # how the names of a persona's weight differences begin
 MAX_TOKENS = 64  # learned tokens for one name; a prompt has room for 75
 
 
@@ -65,3 +66,8 @@ class Persona:
     curve: tuple[tuple[int, float], ...] = ()
     photos: tuple[str, ...] = ()
     preview: bytes = b""  # a small PNG drawn from the persona, empty without one
+
+    @property
+    def changes_weights(self) -> bool:
+        """Whether it has differences of the base's weights."""
+        return any(name.startswith(WEIGHTS) for name in self.tensors)

@@ -71,6 +71,11 @@ def config_file() -> Path:
     return _place("config") / "config.toml"
 
 
+def class_pictures_dir() -> Path:
+    """Class pictures, which a base draws for prior preservation. A cache: what is missing is drawn again."""
+    return _place("cache") / "class-pictures"
+
+
 def log_dir() -> Path:
     """Tracebacks of defects, written only when one happens."""
     return _place("log") / "logs" if _home_override() is not None else _place("log")
@@ -187,7 +192,7 @@ def _check(key: str, value: object, place: str = "") -> str:
 
 
 def _place(kind: str) -> Path:
-    """`PMAGIC_HOME`, or platformdirs' folder of this kind (data, config, log)."""
+    """`PMAGIC_HOME`, or platformdirs' folder of this kind (data, config, cache, log)."""
     moved = _home_override()
     if moved is not None:
         return moved

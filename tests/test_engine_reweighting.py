@@ -1,5 +1,6 @@
 """Other weights in the place of a base's own: exact restoring, gradients, forms of a difference, the closed merge."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from pmagic.bases.loading import Base
 from pmagic.engine import concept_merge, reweighting
 from pmagic.engine.hooks import exchanged_parameters
 from pmagic.errors import Incompatible, UsageError
+from pmagic.persona import Persona
 
 GOLDEN = Path(__file__).parent / "golden" / "methods" / "custom_diffusion.safetensors"
 
@@ -80,9 +82,25 @@ def test_full_rank_is_the_whole_difference_and_differences_add() -> None:
     both = reweighting.sum_weights(net, [arrays, factors])
     assert torch.allclose(both["0.weight"] - net[0].weight, 2 * whole.double(), atol=1e-6)
     assert torch.equal(reweighting.sum_weights(net, [arrays, arrays])["0.weight"], applied_once(net, arrays))
-    half = reweighting.sum_weights(net, [arrays], [0.5])["2.weight"]
-    assert torch.allclose(half - net[2].weight, tensors["weights.2.weight"].double() / 2)
-    assert torch.equal(reweighting.sum_weights(net, [arrays], [0.0])["0.weight"], net[0].weight)
+
+
+def test_strength_scales_the_difference_whole_or_in_factors(persona: Callable[..., Persona]) -> None:
+    net = network()
+    whole, up, down = (np.random.default_rng(k).normal(size=size) for k, size in enumerate([(3, 4, 2), (7, 2), (2, 5)]))
+    tensors = {"weights.2.weight": whole, "weights.0.weight.up": up, "weights.0.weight.down": down}
+    tensors = {name: array.astype(np.float16) for name, array in tensors.items()}
+    given = persona(tensors={**tensors, "phrase.name": np.ones(3, np.float32)})
+    assert reweighting.with_strength(given, 1.0) is given
+    full = reweighting.sum_weights(net, [given.tensors])
+    for strength in (0.0, 0.5, 2.0):
+        scaled = reweighting.with_strength(given, strength)
+        worn = reweighting.sum_weights(net, [scaled.tensors])
+        assert np.array_equal(scaled.tensors["phrase.name"], given.tensors["phrase.name"])
+        for name, own in (("0.weight", net[0].weight), ("2.weight", net[2].weight)):
+            assert torch.allclose(worn[name] - own, strength * (full[name] - own), atol=1e-6)
+    assert torch.equal(
+        reweighting.sum_weights(net, [reweighting.with_strength(given, 0).tensors])["0.weight"], net[0].weight
+    )
 
 
 def applied_once(net: nn.Module, arrays: dict[str, np.ndarray]) -> Tensor:

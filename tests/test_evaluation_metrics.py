@@ -80,7 +80,7 @@ def test_columns_have_names_of_their_own_and_the_chief_ones_stand_first() -> Non
 def test_tables_have_the_order_that_metrics_state(monkeypatch: pytest.MonkeyPatch) -> None:
     assert list(metrics.table_columns()) == [
         "t_sim", "i_pre", "t_cosine", "i_found", "i_unseen", "detected", "obeyed", "of_the_way", "one_face",
-        "x_copied", "size_copied",
+        "drift", "drift_obeyed", "x_copied", "size_copied",
     ]  # fmt: skip
     monkeypatch.setattr(shelf.take(metrics.SHELF, "i_pre"), "ORDER", 5)
     assert metrics.primaries() == ["i_pre", "t_sim"] == list(metrics.columns())[:2]
@@ -256,3 +256,15 @@ def test_prompts_are_read_from_a_file(tmp_path: Path) -> None:
         prompts.read(path)
     with pytest.raises(NotFound):
         prompts.read(tmp_path / "absent")
+
+
+def test_drift_is_of_the_plain_picture_alone(eyes: Observers, case: Sample) -> None:
+    """The first picture of a prompt carries the values of its plain one; without one there are none."""
+    person, nobody = case.pictures[0], case.pictures[2]
+    drifted = shelf.take("evaluation.metrics", "drift").measure(eyes, replace(case, plain=[person]))
+    assert drifted["drift"][0] == pytest.approx(1, abs=1e-5) and drifted["drift"][1:] == [None, None]
+    assert drifted["drift_obeyed"][0] in (0.0, 1.0)
+    empty = shelf.take("evaluation.metrics", "drift").measure(eyes, replace(case, plain=[nobody]))
+    assert empty["drift"] == [-1, None, None]
+    without = metrics.measure(eyes, case)
+    assert without["drift"] == without["drift_obeyed"] == [None] * 3

@@ -25,6 +25,8 @@ def output(**changes: object) -> StepOutput:
         "latents": normal(B, 4, 6, 6),
         "noisy": normal(B, 4, 6, 6),
         "prediction": normal(B, 4, 6, 6).requires_grad_(),
+        "class_prediction": normal(B, 4, 6, 6).requires_grad_(),
+        "class_target": normal(B, 4, 6, 6),
         "target": normal(B, 4, 6, 6),
         "mask": torch.rand(B, 1, 6, 6, generator=source),
         "keys": normal(B, S, D),
@@ -48,7 +50,12 @@ def test_contract(name: str) -> None:
     assert found.shape == (B,)
     assert found.isfinite().all()
     found.sum().backward()
+    reads_class_pictures = getattr(loss, "READS_CLASS_PICTURES", False)
     source = given.attention if loss.READS_OPEN_PROMPT else given.prediction
+    if reads_class_pictures:
+        source = given.class_prediction
+        with pytest.raises(ValueError, match="class pictures"):
+            loss.loss(output(class_prediction=None))
     assert source.grad is not None and source.grad.abs().sum() > 0
     if loss.READS_OPEN_PROMPT:
         with pytest.raises(ValueError, match="open prompt"):

@@ -34,6 +34,12 @@ Guidance = Annotated[float | None, typer.Option("--guidance", help="How strictly
 Scheduler = Annotated[str | None, typer.Option("--scheduler", help="ddim, dpm++, dpm++-sigma-min, unipc, euler, pndm.")]
 Negative = Annotated[str | None, typer.Option("--negative", help="What the pictures should not show.")]
 Size = Annotated[str | None, typer.Option("--size", help="WIDTHxHEIGHT or one side, in pixels, multiples of 8.")]
+Strength = Annotated[
+    float,
+    typer.Option(
+        "--strength", help="Factor of what a persona changes of the base's weights, for methods with weights."
+    ),
+]
 Out = Annotated[
     Path, typer.Option("--out", help="Folder to write to, or one file name that ends in .png, .jpg or .webp.")
 ]

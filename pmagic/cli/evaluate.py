@@ -270,7 +270,7 @@ def _report(
     variants: "Sequence[Variant]",
     failures: "Mapping[int, Failure]",
 ) -> "Report":
-    from pmagic.evaluation import report, scores
+    from pmagic.evaluation import costs, report, scores
 
     people = {who.number: who for who in subjects}
     person_scores, stages = scores.scores_of(results, people, [each.key for each in variants], len(plan["prompts"]))
@@ -286,6 +286,7 @@ def _report(
         faceless={each["person"]: each["faceless"] for of in stages.values() for each in of if each.get("faceless")},
         failures=failures,
         pictures=results.root,
+        costs=costs.costs_of(results, people, stages, len(plan["prompts"]), plan["pictures"]),
     )
 
 

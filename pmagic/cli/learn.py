@@ -9,7 +9,7 @@ import typer
 
 import pmagic
 from pmagic import settings
-from pmagic.cli import names, resuming
+from pmagic.cli import joint, learned, names, resuming
 from pmagic.cli.console import Console
 from pmagic.cli.options import AsJson, Quiet, parse_seed, parse_stages
 from pmagic.cli.previews import Previews
@@ -19,7 +19,6 @@ from pmagic.errors import UsageError
 from pmagic.library import naming, unfinished
 from pmagic.library.store import Library
 from pmagic.tasks import learning
-from pmagic.tasks.learning import Learning
 from pmagic.tasks.reporting import duration
 
 
@@ -27,7 +26,16 @@ def learn(
     photo: Annotated[
         list[Path] | None, typer.Argument(help="A photo or a folder of photos; more of the same person may follow.")
     ] = None,
-    name: Annotated[str | None, typer.Option("--name", help="Name of the persona.")] = None,
+    name: Annotated[
+        list[str] | None, typer.Option("--name", help="Name of the persona; with --together one for each photo.")
+    ] = None,
+    together: Annotated[
+        bool,
+        typer.Option(
+            "--together",
+            help="Learn a persona from each photo, for pictures of them all: custom_diffusion, custom_personamagic.",
+        ),
+    ] = False,
     base: Annotated[
         str | None,
         typer.Option(
@@ -37,9 +45,11 @@ def learn(
         ),
     ] = None,
     word: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option(
-            "--class", help="What the photo shows, in one word that the base knows: face (the default), cat, cup, ..."
+            "--class",
+            help="What the photo shows, in one word that the base knows: face (the default), cat, cup, ... "
+            "With --together, one for all or one for each photo.",
         ),
     ] = None,
     style: Annotated[
@@ -58,6 +68,18 @@ def learn(
     iterations: Annotated[int | None, typer.Option("--iterations", help="Optimizer steps.")] = None,
     batch: Annotated[int | None, typer.Option("--batch", help="Samples per step.")] = None,
     learning_rate: Annotated[float | None, typer.Option("--learning-rate", help="Effective learning rate.")] = None,
+    rank: Annotated[
+        int | None,
+        typer.Option("--rank", help="Rank of the weight differences; 0 keeps them whole. For methods with weights."),
+    ] = None,
+    prior: Annotated[
+        int | None,
+        typer.Option(
+            "--prior",
+            help="So many class pictures, which the base draws first, keep the class word as it is. "
+            "For methods with weights.",
+        ),
+    ] = None,
     stages: Annotated[
         str | None,
         typer.Option("--stages", help="Dynamic interval in timesteps, LOW:HIGH, as in 400:800, instead of a probe."),
@@ -91,14 +113,17 @@ def learn(
     \b
     pmagic learn alice.jpg --name alice
     pmagic learn cat.png --name tom --class cat --base mini
+    pmagic learn alice.jpg bob.jpg --together --name alice --name bob --method custom_diffusion
     pmagic learn --resume
     """
     console = Console(quiet=quiet, as_json=as_json)
-    paths = [str(each) for each in photo or ()]
+    names, words = name or [], word or []
     arguments = LearnArgs(
-        photos=tuple(paths),
+        photos=tuple(str(each) for each in photo or ()),
+        together=tuple(names[1:]) if together else (),
+        words=tuple(words) if together else (),
         base=base,
-        word=word,
+        word=None if together or not words else words[-1],
         style=style,
         face=face,
         mask=None if mask is None else str(mask),
@@ -107,6 +132,8 @@ def learn(
         iterations=iterations,
         batch=batch,
         learning_rate=learning_rate,
+        rank=rank,
+        prior=prior,
         stages=stages,
         seed=seed,
         device=device,
@@ -114,12 +141,23 @@ def learn(
         compile=compiled,
     )
     if resume:
-        name, arguments = resuming.recall(settings.library_dir(), name, arguments)
-    elif name is None:
+        first, arguments = resuming.recall(settings.library_dir(), names[0] if names else None, arguments)
+        names = [first, *arguments.together]
+    elif not names:
         raise UsageError("Missing option '--name'", "give the persona a name, as in --name alice")
+    elif not together and len(names) > 1:
+        raise UsageError(f"one persona has one name, not {len(names)}", "give one --name, or add --together")
+    elif together and len(names) < 2:
+        raise UsageError("--together learns several personas, and there is one --name", "add --name for each photo")
     if not arguments.photos:
         raise UsageError("Missing argument 'photo'", "give a photo, or --resume to continue a stopped learning")
-    _learn(console, naming.check_name(name), arguments, memory=memory, resumed=resume, preview_every=preview_every)
+    names = [naming.check_name(each) for each in names]
+    if not arguments.together:
+        _learn(console, names[0], arguments, memory=memory, resumed=resume, preview_every=preview_every)
+    elif preview_every is not None:
+        raise UsageError("--preview-every draws one persona, not several --together", "leave --preview-every out")
+    else:
+        joint.learn(console, names, arguments, memory=memory, resumed=resume)
 
 
 def _learn(
@@ -140,6 +178,8 @@ def _learn(
         iterations=arguments.iterations,
         batch=arguments.batch,
         learning_rate=arguments.learning_rate,
+        rank=arguments.rank,
+        prior=arguments.prior,
         bounds=parse_stages(arguments.stages),
         seed=arguments.seed,
         device=arguments.device,
@@ -171,7 +211,7 @@ def _learn(
                 on_step=previews.after_step,
             )
         except (KeyboardInterrupt, Stopped) as stop:
-            raise _describe_stop(name, task, folder, at_once=isinstance(stop, LeftAtOnce)) from stop
+            raise learned.describe_stop(name, task, folder, at_once=isinstance(stop, LeftAtOnce)) from stop
         # If an earlier run was killed between saving and clearing, the persona is in the library already.
         address = library.find_same(name, persona) if resumed or task.continued else None
         address = address or library.save(name, persona)
@@ -179,43 +219,9 @@ def _learn(
     seconds = time.monotonic() - start
     console.say(f'{address} was learned in {duration(seconds)}; next: pmagic render {shlex.quote(name)} "as a cowboy"')
     document = {
-        "persona": str(address),
-        "folder": naming.folder_of(library.root, address),
-        "base": persona.base,
-        "word": persona.word,
-        "method": persona.method,
-        "bounds": [persona.bounds.low, persona.bounds.high],
-        "curve": [list(point) for point in persona.curve],
-        "settings": dict(persona.settings),
-        "losses": dict(persona.losses),
+        **learned.describe(library, address, persona),
         "previews": previews.files,
         "seconds": round(seconds, 1),
         "warnings": console.warnings,
     }
     console.result([str(address)], document)
-
-
-def _describe_stop(name: str, task: Learning, folder: Path, *, at_once: bool) -> Stopped:
-    """The message after a stop: where learning was, what is kept, and how to continue."""
-    resume_command = f"pmagic learn --resume --name {shlex.quote(name)}"
-    if task.phase == learning.COMPILING:
-        return Stopped(
-            f"learning {name} was stopped while compiling",
-            f"to continue: {resume_command}",
-            kept="the learning as it was before",
-        )
-    if task.phase == learning.FINDING:
-        when = "while finding its stages"
-    elif not task.has_checkpoint(folder):
-        when = "before its first step"
-    else:
-        steps = f"after {task.step} of {task.settings.iterations} iterations"
-        when = "at once, in the middle of a step" if at_once else steps
-        return Stopped(
-            f"learning {name} was stopped {when}",
-            f"to continue from there: {resume_command}",
-            kept="what was learned so far",
-        )
-    return Stopped(
-        f"learning {name} was stopped {when}", f"to start again: {resume_command}", kept="the options of the command"
-    )

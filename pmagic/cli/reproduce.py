@@ -29,6 +29,8 @@ def repeat(metadata: Mapping[str, object]) -> str:
             f"the picture does not say its {', '.join(missing)}", "give a picture written by `pmagic render`"
         )
     options = [f"--{name}={values[name]}" for name in OPTIONS]  # with =, for a value may begin with a dash
+    if isinstance(metadata.get("strength"), int | float):
+        options.append(f"--strength={metadata['strength']}")
     is_compose = metadata.get("verb") == "compose"
     words = [str(values["prompt"])] if is_compose else [str(values["persona"]), str(values["prompt"])]
     options += _compose_options(metadata) if is_compose else []

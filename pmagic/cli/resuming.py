@@ -21,11 +21,16 @@ _INPUT_NAMES = {
 }
 
 
+_LISTS = ("photos", "together", "words")  # the arguments that are lists of texts
+
+
 @dataclass(frozen=True, kw_only=True)
 class LearnArgs:
     """Everything on the command line of `learn` that decides what is learned, and on which device."""
 
     photos: Sequence[str] = ()  # as typed; absolute once kept
+    together: Sequence[str] = ()  # further names, of personas that are learned together with the first
+    words: Sequence[str] = ()  # their class words: none, one for all, or one for each name; `word` is for one persona
     base: str | None = None
     word: str | None = None
     style: bool = False
@@ -36,6 +41,8 @@ class LearnArgs:
     iterations: int | None = None
     batch: int | None = None
     learning_rate: float | None = None
+    rank: int | None = None
+    prior: int | None = None
     stages: str | None = None
     seed: int = 0
     device: str | None = None
@@ -56,10 +63,12 @@ def keep(folder: Path, arguments: LearnArgs) -> None:
 def command(name: str, arguments: LearnArgs) -> str:
     """The command line that starts the same learning again."""
     flags = {"word": "--class"}
-    words = ["pmagic", "learn", *arguments.photos, "--name", name]
+    words = ["pmagic", "learn", *arguments.photos, *(["--together"] if arguments.together else []), "--name", name]
+    words += [word for each in arguments.together for word in ("--name", each)]
+    words += [word for each in arguments.words for word in ("--class", each)]
     for each in fields(LearnArgs):
         value = getattr(arguments, each.name)
-        if each.name == "photos" or value == getattr(LearnArgs(), each.name):
+        if each.name in _LISTS or value == getattr(LearnArgs(), each.name):
             continue
         words.append(flags.get(each.name, f"--{each.name}".replace("_", "-")))
         words += [] if value is True else [str(value)]
@@ -114,7 +123,9 @@ def recall(root: Path, name: str | None, options: LearnArgs) -> tuple[str, Learn
         each.name for each in fields(LearnArgs) if getattr(options, each.name) != getattr(LearnArgs(), each.name)
     ]
     if changed:
-        labels = ", ".join({"photos": "photo", "word": "--class"}.get(each, f"--{each}") for each in changed)
+        labels = ", ".join(
+            {"photos": "photo", "word": "--class", "words": "--class"}.get(each, f"--{each}") for each in changed
+        )
         raise UsageError(
             f"--resume continues with the options of the stopped learning, so it takes no {labels.replace('_', '-')}",
             "leave them out, or leave out --resume to start another learning",
@@ -153,10 +164,11 @@ def _parse_args(words: object) -> LearnArgs:
     arguments = LearnArgs(**words)
     for name, kind in get_type_hints(LearnArgs).items():
         value = getattr(arguments, name)
-        wanted = (list, tuple) if name == "photos" else get_args(kind) or (kind,)
+        wanted = (list, tuple) if name in _LISTS else get_args(kind) or (kind,)
         is_whole = type(value) is int and float in wanted
         if not (type(value) in wanted or is_whole):
             raise TypeError(f"its {name} cannot be {value!r}"[:200])
-    if not all(isinstance(each, str) and each for each in arguments.photos):
-        raise TypeError("its photos are no paths")
+    for name in _LISTS:
+        if not all(isinstance(each, str) and each for each in getattr(arguments, name)):
+            raise TypeError(f"its {name} are no texts")
     return arguments

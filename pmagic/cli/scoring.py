@@ -94,7 +94,10 @@ def finish(console: Console, outcome: "Report", results: "Store") -> None:
     files = report_files.write(outcome, results)
     if not outcome.failures or not console.as_json:
         heads, *lines = report.table(outcome)
-        console.result([*table(lines, heads), "", *map(str, files)], report.document(outcome))
+        document = report.document(outcome)
+        if outcome.costs:
+            document["costs"] = {key: vars(each) for key, each in outcome.costs.items()}
+        console.result([*table(lines, heads), "", *map(str, files)], document)
     for caveat in report.caveats(outcome):
         console.warn(caveat)
     if outcome.failures:

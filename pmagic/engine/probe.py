@@ -95,7 +95,7 @@ def make_mapper(base: Base, subject: Subject, settings: LearnSettings) -> mapper
 
 def probe_settings(settings: LearnSettings) -> LearnSettings:
     """The probe's own short training: the whole schedule, the denoising loss alone."""
-    return replace(settings, bounds=WHOLE, iterations=settings.probe_iterations, losses=LOSSES)
+    return replace(settings, bounds=WHOLE, iterations=settings.probe_iterations, losses=LOSSES, prior=0)
 
 
 def with_probe_result(persona: Persona, curve: Curve, fallback_reason: str) -> Persona:

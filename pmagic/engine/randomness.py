@@ -9,7 +9,7 @@ fewer losses sees the same photos, timesteps and noise.
 import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields, replace
 
 import torch
 from torch import Tensor
@@ -29,9 +29,13 @@ class StepSample:
     open_prompt: Tensor  # (B,) long, which prompt of tandem equilibrium
     keep: Tensor  # (B,) 0 or 1: whether the training prompt has its residual
     keep_open: Tensor  # (B,) the same for the open prompt, drawn independently
+    # Empty without class pictures.
+    class_picture: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.long))  # (B,) long, which one
+    class_t: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.long))  # (B,) long, in [0, 1000)
+    class_noise: Tensor = field(default_factory=lambda: torch.zeros(0))  # (B, C, h, w), unit normal
 
     def to(self, device: torch.device) -> "StepSample":
-        return StepSample(**{field.name: getattr(self, field.name).to(device) for field in fields(self)})
+        return StepSample(**{each.name: getattr(self, each.name).to(device) for each in fields(self)})
 
 
 def sample_step(
@@ -53,7 +57,7 @@ def sample_step(
         return (torch.rand(batch, generator=source) >= settings.residual_dropout).to(dtype)
 
     # The order is part of what a seed means: changing it changes every persona.
-    return StepSample(
+    sample = StepSample(
         photo=choice(0, photos),
         t=choice(low, high),
         posterior=normal(),
@@ -62,6 +66,21 @@ def sample_step(
         open_prompt=choice(0, len(settings.open_prompts)),
         keep=kept(),
         keep_open=kept(),
+    )
+    return _with_class_pictures(sample, settings, step, latent) if settings.prior else sample
+
+
+def _with_class_pictures(sample: StepSample, settings: LearnSettings, step: int, latent: tuple[int, ...]) -> StepSample:
+    """The sample with as many class pictures as photos, from a generator of their own: the rest stays as it is.
+
+    Their t is of the whole schedule, because the trained weights are in place at every t.
+    """
+    source = generator(settings.seed, "prior", step)
+    return replace(
+        sample,
+        class_picture=torch.randint(0, settings.prior, (settings.batch,), generator=source),
+        class_t=torch.randint(0, 1000, (settings.batch,), generator=source),
+        class_noise=torch.randn((settings.batch, *latent), generator=source).to(sample.noise.dtype),
     )
 
 

@@ -16,6 +16,8 @@ REFERENCE_LOSSES: Mapping[str, float] = MappingProxyType({"masked_mse": 1.0, "ta
 PAPER_LOSSES: Mapping[str, float] = MappingProxyType({"masked_mse": 1.0, "tandem_equilibrium": 1.0, "identity": 1.0})
 LOOK_AT_FACES = ("identity", "identity_constant")  # have READS_FACE; named here because their modules import torch
 REFERENCE_NEGATIVE = "monochrome, lowres, bad anatomy, worst quality, low quality"
+PRIOR = "prior"  # the loss of class pictures
+MAX_PRIOR = 10_000  # class pictures
 MAX_SIDE = 8192  # pixels; sixteen times what Stable Diffusion was trained on
 
 
@@ -43,6 +45,8 @@ class LearnSettings:
     losses: Mapping[str, float] = field(default_factory=lambda: REFERENCE_LOSSES)
     weights: str = ""  # the base's weights that get a difference: a name in reweighting.WEIGHT_SETS, "" for none
     rank: int = 0  # of each weight's difference; 0 means full rank
+    augment: bool = False  # train on views of the photos: shrunk onto black, enlarged, and whole (see augmentation)
+    prior: int = 0  # number of class pictures for prior preservation; 0 means none
     token_rate: float | None = None  # learning rate of the name's embedding if weights are trained, too
     clip: float = float("inf")  # the largest norm of a step's gradient; larger ones are scaled down
     kind: str = "face"  # "face", "object" or "style"; selects the training templates
@@ -57,6 +61,20 @@ class LearnSettings:
             raise UsageError(f"tokens must be at most {MAX_TOKENS}, not {self.tokens}", "4 is usual")
         if not 0 <= self.rank <= 1024:
             raise UsageError(f"the rank must be from 0 to 1024, not {self.rank}", "0 keeps the whole difference")
+        if self.rank and not self.weights:
+            raise UsageError(
+                f"a rank ({self.rank}) is of weight differences, and this method changes no weight of the base",
+                "leave --rank out, or add --method lora",
+            )
+        if not 0 <= self.prior <= MAX_PRIOR:
+            raise UsageError(
+                f"the number of class pictures must be from 0 to {MAX_PRIOR}, not {self.prior}", "100 to 200 are usual"
+            )
+        if self.prior and not self.weights:
+            raise UsageError(
+                f"this method changes no weight of the base, so {self.prior} class pictures would preserve nothing",
+                "leave --prior out, or add --method dreambooth, lora or custom_diffusion",
+            )
         if not self.clip > 0:
             raise UsageError(f"the gradient's largest norm must be above 0, not {self.clip}", "1 is usual")
         if not 0 < self.learning_rate < float("inf"):
@@ -73,6 +91,11 @@ class LearnSettings:
                 )
 
     @property
+    def rows(self) -> int:
+        """Rows of a UNet call in training: with prior preservation, each sample has a class picture beside it."""
+        return self.batch * (2 if self.prior else 1)
+
+    @property
     def looks_at_faces(self) -> bool:
         """Whether a loss reads faces, and so decodes latents in training."""
         return any(self.losses.get(name) for name in LOOK_AT_FACES)
@@ -80,7 +103,14 @@ class LearnSettings:
     def as_table(self) -> dict[str, object]:
         """The settings as plain values, for a persona's record."""
         table = asdict(replace(self, bounds=None, losses={}))
-        for name in ("weights", "rank", "token_rate", "clip"):  # recorded only if a method uses them
+        for name in (
+            "weights",
+            "rank",
+            "augment",
+            "prior",
+            "token_rate",
+            "clip",
+        ):  # recorded only if a method uses them
             if table[name] == type(self).__dataclass_fields__[name].default:
                 del table[name]
         table["bounds"] = [self.bounds.low, self.bounds.high] if self.bounds else []
@@ -220,10 +250,17 @@ def render_settings_for(recipe: str, base_defaults: Mapping[str, Any], **overrid
 
 
 def _drop_unused(settings: LearnSettings) -> LearnSettings:
-    """Remove what does not apply to the kind: only a face has an identity, and a style has no mask for the probe."""
+    """Remove what does not apply: only a face has an identity, a style no mask for the probe; and fit the prior loss.
+
+    Class pictures have a loss of weight 1 if the losses do not state another.
+    """
+    losses = {name: weight for name, weight in settings.losses.items() if name != PRIOR or settings.prior}
+    if settings.prior:
+        losses.setdefault(PRIOR, 1.0)
+    settings = replace(settings, losses=MappingProxyType(losses))
     if settings.kind == "face":
         return settings
-    losses = {name: weight for name, weight in settings.losses.items() if name != "identity"}
+    losses.pop("identity", None)
     bounds = settings.bounds or (REFERENCE_BOUNDS if settings.kind == "style" else None)
     return replace(settings, losses=MappingProxyType(losses), bounds=bounds)
 

@@ -8,6 +8,7 @@ For a weight W0, a difference D is learned. It is small, can be compressed, adde
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -15,8 +16,9 @@ from torch import Tensor, nn
 
 from pmagic.engine.hooks import installed_hooks
 from pmagic.errors import Incompatible, UsageError
+from pmagic.persona import WEIGHTS, Persona
 
-PREFIX = "weights."  # of D's tensors in a persona: weights.NAME, or weights.NAME.up and weights.NAME.down
+PREFIX = WEIGHTS  # of D's tensors in a persona: weights.NAME, or weights.NAME.up and weights.NAME.down
 TEXT_PREFIX = "text_weights."  # the same for the text encoder's weights, which only imported files have
 UP, DOWN = ".up", ".down"
 
@@ -120,29 +122,35 @@ def compress(tensors: Mapping[str, Tensor], rank: int) -> tuple[dict[str, Tensor
 
 
 def sum_weights(
-    network: nn.Module,
-    personas: Sequence[Mapping[str, np.ndarray]],
-    strengths: Sequence[float] | None = None,
-    *,
-    prefix: str = PREFIX,
+    network: nn.Module, personas: Sequence[Mapping[str, np.ndarray]], *, prefix: str = PREFIX
 ) -> dict[str, Tensor]:
     """W0 + the sum of the personas' D, by name. Equal differences are added once.
 
-    personas: the tensors of each. strengths: the factor of each persona's D; None is 1 for all. prefix: of the tensors
-    of this network.
+    personas: the tensors of each. prefix: of the tensors of this network.
     Raises Incompatible if a difference does not fit the network.
     """
     total: dict[str, Tensor] = {}
     seen: list[Mapping[str, np.ndarray]] = []
-    for number, tensors in enumerate(personas):
+    for tensors in personas:
         own = _own_weights(tensors, prefix)
         if any(same_weights(own, other, prefix) for other in seen):  # learned together, with one common difference
             continue
         seen.append(own)
-        strength = 1.0 if strengths is None else strengths[number]
         for name, difference in read_differences(network, own, prefix).items():
-            total[name] = total[name] + strength * difference if name in total else strength * difference
+            total[name] = total[name] + difference if name in total else difference
     return {name: _sum(current_weight(network, name), difference) for name, difference in total.items()}
+
+
+def with_strength(persona: Persona, strength: float) -> Persona:
+    """The persona with `strength` times its differences: 0 leaves the base's weights, 1 changes nothing."""
+    if strength == 1:
+        return persona
+    scaled = {
+        name: np.float32(strength) * array.astype(np.float32)
+        for name, array in persona.tensors.items()
+        if name.startswith((PREFIX, TEXT_PREFIX)) and not name.endswith(DOWN)  # of two factors, one is scaled
+    }
+    return replace(persona, tensors={**persona.tensors, **scaled})
 
 
 def read_differences(network: nn.Module, tensors: Mapping[str, np.ndarray], prefix: str = PREFIX) -> dict[str, Tensor]:

@@ -30,7 +30,7 @@ Frame = tuple[int, int, int, int]
 
 @dataclass(frozen=True, kw_only=True)
 class Subject:
-    """The photos as encoded by the base and its vision models; the photos themselves are not included."""
+    """The photos as encoded by the base and its vision models. It stays in memory: nothing of it is stored."""
 
     word: str  # super-category, one token of the base's tokenizer
     mean: Tensor  # (P, C, h, w), of the autoencoder's posterior, unscaled
@@ -41,6 +41,10 @@ class Subject:
     landmarks: Tensor | None = None  # (P, 5, 2), x and y in pixels of the base's square picture; None without faces
     likeness: Tensor | None = None  # (P, E), unit rows: the recogniser's face embedding of that picture
     sides: tuple[int, ...] = ()  # of each photo's square crop in pixels, before it was resized; () where not known
+    pixels: Tensor | None = None  # (P, 3, H, W), range [-1, 1]: what the autoencoder got, for other views of the photos
+    prefixes: tuple[str, ...] = ("",)  # texts before the training prompts
+    prefix: Tensor | None = None  # (P,) long, which of them each photo has; None: all have the first
+    class_latents: Tensor | None = None  # (K, C, h, w), scaled: class pictures, for prior preservation
 
 
 def encode_photos(
@@ -95,6 +99,7 @@ def encode_photos(
         image_embedding=observer(base).image_embedding(photos).to(base.learner_dtype),
         hashes=tuple(hashes),
         sides=tuple(square.width for square in squares),
+        pixels=pixels.to(base.device, base.learner_dtype),
     )
     return _add_faces(base, found, squares, frames, known) if known else found
 

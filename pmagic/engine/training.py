@@ -30,6 +30,7 @@ from pmagic.bases.loading import Base
 from pmagic.engine import (
     added_conditions,
     checkpoint,
+    class_pictures,
     compiling,
     face_embedding,
     graphs,
@@ -71,13 +72,15 @@ class TrainingContext:
     base: Base
     subject: Subject
     settings: LearnSettings
-    templates: TokenBatch
+    templates: TokenBatch  # every training prompt with the subject's first prefix, then with the next one
     open_prompts: TokenBatch
     schedule: schedulers.NoiseSchedule
     losses: Mapping[str, ModuleType]
     face_embedder: FaceEmbedder | None  # None if no loss reads the face
     unet: Callable[..., tuple[Tensor]]  # the base's UNet, or its compiled form
-    added: AddedConditions | None = None  # of the templates and photos, for a base that reads them
+    added: AddedConditions | None = None  # of the prompts and photos, for a base that reads them
+    class_prompt: Tensor | None = None  # (1, S, 2w), packed, of the class pictures; None if no loss reads them
+    class_added: Mapping[str, Tensor] | None = None  # one row each, of the class pictures, where `added` is there
 
     @property
     def reads_open_prompt(self) -> bool:
@@ -93,11 +96,15 @@ def prepare_training(base: Base, subject: Subject, settings: LearnSettings) -> T
     if settings.bounds is None:
         raise ValueError("the stages are found by the probe, before anything is trained in them")
     losses = {name: shelf.take("losses", name) for name, weight in settings.losses.items() if weight}
+    reads_class_pictures = any(getattr(loss, "READS_CLASS_PICTURES", False) for loss in losses.values())
+    if reads_class_pictures and (subject.class_latents is None or len(subject.class_latents) != settings.prior):
+        raise ValueError("class pictures are drawn before anything is trained with them")
+    training_prompts = [prefix + each for prefix in subject.prefixes for each in settings.templates]
     return TrainingContext(
         base=base,
         subject=subject,
         settings=settings,
-        templates=token_batch.tokens_with_name(base, settings.templates, settings.tokens),
+        templates=token_batch.tokens_with_name(base, training_prompts, settings.tokens),
         open_prompts=token_batch.tokens_with_name(base, settings.open_prompts, settings.tokens),
         schedule=schedulers.noise_schedule(base.pipeline.scheduler.config),
         losses=losses,
@@ -105,7 +112,11 @@ def prepare_training(base: Base, subject: Subject, settings: LearnSettings) -> T
         if any(loss.READS_FACE for loss in losses.values())
         else None,
         unet=compiling.compile_unet(base.pipeline.unet) if base.compiled else base.pipeline.unet,
-        added=added_conditions.of_training(base, subject, settings.templates),
+        added=added_conditions.of_training(base, subject, training_prompts),
+        class_prompt=class_pictures.encode_prompt(base, subject.word) if reads_class_pictures else None,
+        class_added=added_conditions.of_picture(base, class_pictures.PROMPT.format(subject.word), 1)
+        if reads_class_pictures
+        else None,
     )
 
 
@@ -130,22 +141,27 @@ def forward_step(context: TrainingContext, learner: nn.Module, draw: randomness.
     draw = draw.to(base.device)
     scale = base.pipeline.vae.config.scaling_factor
     latents = scale * (subject.mean[draw.photo] + subject.std[draw.photo] * draw.posterior)  # (B, C, h, w)
-    noisy = context.schedule.add_noise(latents, draw.noise, draw.t)
-    velocity = context.schedule.config.prediction_type == "v_prediction"
-    target = context.schedule.get_velocity(latents, draw.noise, draw.t) if velocity else draw.noise
+    noisy, target = _noised(context, latents, draw.noise, draw.t)
     open_prompts = context.open_prompts.select(draw.open_prompt) if context.reads_open_prompt else None
     encoded = _encode_prompts(context, learner, draw, open_prompts)
-    batch = len(draw.t)
+    batch, t, rows, packed = len(draw.t), draw.t, noisy, encoded.condition.pack()
+    packed, class_target = packed[:batch], None
+    if context.class_prompt is not None:  # the class pictures are rows of the same UNet call
+        assert subject.class_latents is not None  # prepare_training has checked it
+        of_class = subject.class_latents[draw.class_picture]
+        class_rows, class_target = _noised(context, of_class, draw.class_noise, draw.class_t)
+        t, rows = torch.cat([t, draw.class_t]), torch.cat([rows, class_rows])
+        packed = torch.cat([packed, context.class_prompt.expand(len(class_rows), -1, -1)])
     unet = base.pipeline.unet
     with packed_kv(unet), unet_in_compute_dtype(base):
-        packed = encoded.condition.pack()[:batch].to(base.weights_dtype)
-        (prediction,) = context.unet(
-            noisy.to(base.weights_dtype),
-            draw.t,
-            encoder_hidden_states=packed,
-            added_cond_kwargs=None if context.added is None else context.added.rows(draw.template, draw.photo),
+        (predictions,) = context.unet(
+            rows.to(base.weights_dtype),
+            t,
+            encoder_hidden_states=packed.to(base.weights_dtype),
+            added_cond_kwargs=_added_rows(context, draw),
             return_dict=False,
         )
+    prediction, class_prediction = predictions[:batch], predictions[batch:]
     return StepOutput(
         t=draw.t,
         latents=latents,
@@ -159,18 +175,30 @@ def forward_step(context: TrainingContext, learner: nn.Module, draw: randomness.
         open_placeholder_index=None if open_prompts is None else open_prompts.placeholder_index,
         open_lengths=None if open_prompts is None else open_prompts.lengths,
         signal=context.schedule.alphas_cumprod.to(base.device)[draw.t],
-        velocity=velocity,
+        velocity=_predicts_velocity(context),
+        class_prediction=None if class_target is None else class_prediction.to(class_target.dtype),
+        class_target=class_target,
         identity_distance=None
         if context.face_embedder is None
         else partial(context.face_embedder.identity_distance, photo=draw.photo),
     )
 
 
+def _noised(context: TrainingContext, latents: Tensor, noise: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+    """The latents with noise of level t, and what the UNet should predict for them: (B, C, h, w) each."""
+    target = context.schedule.get_velocity(latents, noise, t) if _predicts_velocity(context) else noise
+    return context.schedule.add_noise(latents, noise, t), target
+
+
+def _predicts_velocity(context: TrainingContext) -> bool:
+    return context.schedule.config.prediction_type == "v_prediction"
+
+
 def _encode_prompts(
     context: TrainingContext, learner: nn.Module, draw: randomness.StepSample, open_prompts: TokenBatch | None
 ) -> Encoded:
     """Encode the training prompts and, in the rows after them, the open prompts, in one pass of the text encoder."""
-    said = context.templates.select(draw.template)
+    said = context.templates.select(_prompt_of(context, draw))
     dynamic, residual, *more = learner(draw.t, context.subject.image_embedding[draw.photo])
     bypass = more[0] if more else None
     keep = draw.keep
@@ -183,6 +211,26 @@ def _encode_prompts(
         # updates with its momentum.
         residual = residual * keep[:, None, None]
     return encode(context.base, said, dynamic, residual, bypass, with_attention=open_prompts is not None)
+
+
+def _prompt_of(context: TrainingContext, draw: randomness.StepSample) -> Tensor:
+    """Which training prompt each sample has: its template, with the text before it that its photo has."""
+    if context.subject.prefix is None:
+        return draw.template
+    return draw.template + context.subject.prefix[draw.photo] * len(context.settings.templates)
+
+
+def _added_rows(context: TrainingContext, draw: randomness.StepSample) -> dict[str, Tensor] | None:
+    """The UNet's `added_cond_kwargs`: of the samples, and after them of the class pictures."""
+    if context.added is None:
+        return None
+    rows = context.added.rows(_prompt_of(context, draw), draw.photo)
+    if context.class_prompt is None:
+        return rows
+    of_class = context.class_added
+    assert of_class is not None  # as the samples' rows
+    count = len(draw.class_t)
+    return {name: torch.cat([each, of_class[name].expand(count, -1)]) for name, each in rows.items()}
 
 
 def loss_terms(context: TrainingContext, output: StepOutput) -> dict[str, Tensor]:
@@ -209,8 +257,9 @@ def make_optimizer(learner: nn.Module, settings: LearnSettings) -> torch.optim.A
 
 # Makes a method's untrained learner for a subject.
 MakeLearner = Callable[[Base, Subject, LearnSettings], nn.Module]
-# Returns the loss of a sample and its terms, each (), and leaves their gradients in the learner.
-Losses = Callable[[randomness.StepSample], tuple[Tensor, dict[str, Tensor]]]
+# Returns the loss of a sample and its terms, each (), and leaves their gradients in the learner. Of joint training, the
+# argument holds one sample for each subject.
+Losses = Callable[[Any], tuple[Tensor, dict[str, Tensor]]]
 
 
 @dataclass(frozen=True)
@@ -246,19 +295,29 @@ def make_losses(context: TrainingContext, learner: nn.Module) -> Losses:
     def losses(draw: randomness.StepSample) -> tuple[Tensor, dict[str, Tensor]]:
         for weight in learner.parameters():
             weight.grad = None
-        apply_to = getattr(learner, "apply_to", nullcontext)
-        # The weights stay until the backward pass is done: checkpointed blocks are recomputed with them.
-        with context.base.tf32(), apply_to(context.base.pipeline.unet):
-            values = loss_terms(context, forward_step(context, learner, draw))
-            loss = weighted_sum(context, values).mean()
-            loss.backward()
-        return loss.detach(), {name: value.detach().mean() for name, value in values.items()}
+        return add_gradients(context, learner, draw)
 
     return losses
 
 
+def add_gradients(
+    context: TrainingContext, learner: nn.Module, draw: randomness.StepSample, share: float = 1.0
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """One forward and backward pass, whose gradients, times `share`, are added to the learner's.
+
+    Returns the loss times `share` and the unweighted terms, () each.
+    """
+    apply_to = getattr(learner, "apply_to", nullcontext)
+    # The weights stay until the backward pass is done: checkpointed blocks are recomputed with them.
+    with context.base.tf32(), apply_to(context.base.pipeline.unet):
+        values = loss_terms(context, forward_step(context, learner, draw))
+        loss = share * weighted_sum(context, values).mean()
+        loss.backward()
+    return loss.detach(), {name: value.detach().mean() for name, value in values.items()}
+
+
 def optimizer_step(
-    train_step: TrainStep, optimizer: torch.optim.Optimizer, draw: randomness.StepSample
+    train_step: TrainStep, optimizer: torch.optim.Optimizer, draw: Any
 ) -> tuple[float, dict[str, float]]:
     """Take one optimizer step; returns the loss and its terms before it.
 
@@ -324,15 +383,32 @@ def train(
     it bit for bit.
     Raises NumericFailure, OutOfMemory, StorageFailed, Incompatible or BundleDamaged (see checkpoint).
     """
-    settings = context.settings
-    optimizer = make_optimizer(learner, settings)
-    taught = make_train_step(context, learner)
     keeper = None if saved is None else checkpoint.Checkpoint(saved, run_id(context, learner), observed_inputs(context))
+
+    def sample(step: int) -> randomness.StepSample:
+        return prepare_step(context, learner, step)
+
+    running = run_steps(make_train_step(context, learner), sample, on_step, keeper)
+    return {name: running[name] for name in context.losses}  # in the same order after resuming, too
+
+
+def run_steps(
+    train_step: TrainStep,
+    sample: Callable[[int], Any],
+    on_step: Callable[[StepReport], None],
+    keeper: checkpoint.Checkpoint | None,
+) -> dict[str, float]:
+    """The steps that a checkpoint does not have yet; returns the running mean of each term.
+
+    sample: the random values of a step, as the train step takes them. Raises as `train`.
+    """
+    settings, learner = train_step.context.settings, train_step.learner
+    optimizer = make_optimizer(learner, settings)
     done, running = keeper.restore(learner, optimizer) if keeper is not None else (0, {})
     pace = checkpoint.SavePace(learner, SAVE_EVERY)
     with memory.oom_as_problem("learn", "learn with a smaller --batch"):
         for step in range(done, settings.iterations):
-            loss, values = optimizer_step(taught, optimizer, prepare_step(context, learner, step))
+            loss, values = optimizer_step(train_step, optimizer, sample(step))
             done = step + 1
             running = _update_mean(running, values, done)
             if keeper is not None and (pace.is_due(done) or done == settings.iterations):
@@ -344,7 +420,7 @@ def train(
                 if keeper is not None:
                     keeper.save(done, running, learner, optimizer)
                 raise
-    return {name: running[name] for name in context.losses}  # in the same order after resuming, too
+    return running
 
 
 def run_id(context: TrainingContext, learner: nn.Module) -> str:
@@ -369,9 +445,11 @@ def run_id(context: TrainingContext, learner: nn.Module) -> str:
 
 
 def observed_inputs(context: TrainingContext) -> dict[str, Tensor]:
-    """What vision models found in the photos and training depends on."""
+    """What training depends on besides photos and settings: what vision models found, and class pictures."""
     subject, faces = context.subject, context.face_embedder
     seen = {"mask": subject.mask, "image_embedding": subject.image_embedding}
+    if context.class_prompt is not None and subject.class_latents is not None:
+        seen["class_pictures"] = subject.class_latents.mean(dim=(2, 3))  # enough to tell others by
     return seen if faces is None else {**seen, "landmarks": faces.landmarks, "likeness": faces.likeness}
 
 

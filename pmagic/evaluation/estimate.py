@@ -4,8 +4,10 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import torch
+
 from pmagic import methods
-from pmagic.engine import probe, rendering, training
+from pmagic.engine import class_pictures, probe, rendering, training
 from pmagic.engine.recipes import RenderSettings
 from pmagic.errors import PhotoRefused
 from pmagic.evaluation import metrics
@@ -15,6 +17,7 @@ from pmagic.evaluation.harness import Failure, Task, failure
 from pmagic.evaluation.subject_run import SubjectRun, is_done
 from pmagic.persona import REFERENCE_BOUNDS
 from pmagic.pictures import encode_image
+from pmagic.settings import class_pictures_dir
 
 SHORT, LONGER = 2, 4  # sampler steps of the two trial renderings
 
@@ -39,6 +42,7 @@ def estimate(context: EvalContext, todo: Sequence[Task]) -> Estimate:
     run, failures = _first(context, todo)
     if run is None:
         return Estimate(people=0, learnings=0, pictures=0, seconds=0.0, bytes=0, failures=failures)
+    priors: dict[int, None] = {}  # the numbers of class pictures
     todo = [task for task in todo if task.who.number not in failures]
     for variant in context.variants:
         waiting = sum(not is_done(task.kept, [variant.key]) for task in todo)
@@ -47,7 +51,12 @@ def estimate(context: EvalContext, todo: Sequence[Task]) -> Estimate:
         bounds = variant.learn.bounds or REFERENCE_BOUNDS
         settings = replace(variant.learn, bounds=bounds)
         method = methods.take(variant.method)
-        step = training.seconds_per_step(context.base, run.subject, settings, method.make_learner)
+        subject = run.subject
+        if settings.prior:  # a step takes as long with any class pictures
+            latent = torch.zeros(settings.prior, *subject.mean.shape[1:]).to(subject.mean)
+            subject = replace(subject, class_latents=latent)
+            priors[settings.prior] = None
+        step = training.seconds_per_step(context.base, subject, settings, method.make_learner)
         learn = step * settings.iterations
         if variant.learn.bounds is None:
             short = probe.probe_settings(settings)
@@ -56,9 +65,14 @@ def estimate(context: EvalContext, todo: Sequence[Task]) -> Estimate:
         each, shared, png = _drawing(context, run, variant.render, bounds.high)
         learnings += waiting
         pictures += waiting * len(config.prompts) * config.pictures
+        if getattr(method, "DRIFTS", True):  # the plain word is drawn once more
+            each += each / config.pictures
         seconds += waiting * (learn + each * len(config.prompts)) + shared * len(config.prompts)
         persona = methods.persona_bytes(method, context.base.spec, settings)
         size += waiting * (persona + len(config.prompts) * config.pictures * png)
+    if priors:
+        absent = class_pictures.count_missing(context.base, FACE, max(priors), class_pictures_dir())
+        seconds += class_pictures.seconds_to_draw(context.base, FACE, absent) if absent else 0.0
     return Estimate(
         people=len(todo), learnings=learnings, pictures=pictures, seconds=seconds, bytes=size, failures=failures
     )

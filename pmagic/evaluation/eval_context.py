@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
+from PIL import Image
 
 from pmagic import datasets
 from pmagic.bases import loading
@@ -23,12 +24,16 @@ from pmagic.evaluation.variants import Variant, variants
 
 @dataclass(frozen=True, kw_only=True)
 class EvalContext:
-    """answers: the cached UNet outputs of the steps that all subjects share."""
+    """What one process needs. answers: the cached UNet outputs of the steps that all subjects share.
+
+    plain_pictures: of the plain class word, for methods whose personas cannot change them.
+    """
 
     config: EvalConfig
     base: Base
     observers: Observers
     variants: list[Variant]
+    plain_pictures: dict[str, Image.Image] = field(default_factory=dict)
     answers: UNetCache = field(default_factory=UNetCache)
     _scales: dict[tuple[int, tuple[int, int]], Scale | None] = field(default_factory=dict)
 

@@ -1,12 +1,13 @@
 """The report as values: the measurements, the table of means, the caveats, and the document for results.json."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from pmagic.evaluation import metrics, published, statistics
+from pmagic.evaluation import costs, metrics, published, statistics
+from pmagic.evaluation.costs import Cost
 from pmagic.evaluation.eval_config import EvalSubject
 from pmagic.evaluation.harness import Failure
 from pmagic.evaluation.statistics import Difference, Mean, Score
@@ -37,6 +38,7 @@ class Report:
     faceless: Mapping[int, Sequence[str]]  # files of unseen photos without a face, by person
     failures: Mapping[int, Failure]
     pictures: Path  # the folder that the scores' paths are relative to
+    costs: Mapping[str, Cost] = field(default_factory=dict)  # of each variant; empty for pictures of another tool
 
     @property
     def keys(self) -> list[str]:
@@ -56,14 +58,22 @@ class Report:
 def table(report: Report) -> list[list[str]]:
     """The means as text: one line per variant, followed by the published line if there is one."""
     columns = list(metrics.table_columns())
-    lines = [["", *columns, "people"]]
+    heads = costs.HEADS if report.costs else ()
+    lines = [["", *columns, *heads, "people"]]
     for row in report.rows:
         of = {each.column: each for each in report.means if each.variant == row.key}
-        lines.append([row.title, *(cell_text(of.get(column), people_in(of)) for column in columns), str(people_in(of))])
+        of_row = costs.cells(report.costs.get(row.key)) if report.costs else []
+        values = [cell_text(of.get(column), people_in(of)) for column in columns]
+        lines.append([row.title, *values, *of_row, str(people_in(of))])
         theirs = published_rows(report, row)
         if theirs is not None:
             lines.append(
-                [f"  the paper's: {theirs['told']}", *(str(theirs["scores"].get(column, "")) for column in columns), ""]
+                [
+                    f"  the paper's: {theirs['told']}",
+                    *(str(theirs["scores"].get(column, "")) for column in columns),
+                    *("" for _ in heads),
+                    "",
+                ]
             )
     return lines
 

@@ -1,13 +1,14 @@
 """The report's files: people.csv, results.json, summary.csv, two or three plots, and report.html with all in one file.
 
-They depend only on the store's contents, so an interrupted and resumed evaluation gives the same bytes.
+They depend only on the store's contents, so an interrupted and resumed evaluation gives the same bytes; only costs.csv,
+which holds durations, differs.
 """
 
 import csv
 import io
 from pathlib import Path
 
-from pmagic.evaluation import metrics, page, plots, statistics
+from pmagic.evaluation import costs, metrics, page, plots, statistics
 from pmagic.evaluation.plots import Plots
 from pmagic.evaluation.report import Report, document, published_rows
 from pmagic.evaluation.store import Store, as_json
@@ -22,6 +23,7 @@ def write(report: Report, store: Store) -> list[Path]:
         store.write("summary.csv", statistics.as_csv(report.means, report.differences)),
         *(store.write(f"{name}.png", data) for name, (data, _) in drawn.items()),
         store.write("report.html", page.render_page(report, drawn).encode()),
+        *([store.write("costs.csv", costs.as_csv(report.costs))] if report.costs else []),
     ]
 
 

@@ -10,6 +10,7 @@ Two variants with the same settings for a subject share persona and pictures. A 
 and renamed, so a killed run loses only the work in progress. times.csv holds the durations; no result depends on it.
 """
 
+import contextlib
 import json
 import os
 import re
@@ -33,11 +34,14 @@ Files = Mapping[str, Buffer]
 
 @dataclass(frozen=True)
 class Result:
-    """One finished result of a subject. place: its path in the subject's folder. seconds: its duration."""
+    """One finished result of a subject. place: its path in the subject's folder.
+
+    seconds: of learning a persona, or of drawing a prompt's pictures; None for others, and if only a part is known.
+    """
 
     place: str
     files: Files
-    seconds: float
+    seconds: float | None
 
     @property
     def lasting(self) -> dict[str, Buffer]:
@@ -69,7 +73,8 @@ class Store:
                 atomic_io.erase(staging)
             atomic_io.publish_folder(result.files, staging, target)
             with open(self.root / TIMES, "a", opener=partial(os.open, mode=atomic_io.FILE_MODE)) as file:
-                file.write(f"{person},{result.place},{result.seconds:.2f}\n")
+                seconds = "" if result.seconds is None else f"{result.seconds:.3f}"
+                file.write(f"{person},{result.place},{seconds}\n")
 
     def read(self, person: str, *, weights: bool = True) -> dict[str, dict[str, Buffer]]:
         """A subject's stored files by place; of a cell only the scores are read. weights: whether to read personas."""
@@ -82,6 +87,22 @@ class Store:
             files = [place / CELL] if _CELL_NAME.fullmatch(place.name) else sorted(place.iterdir())
             found[place.relative_to(folder).as_posix()] = {each.name: each.read_bytes() for each in files}
         return found
+
+    def seconds(self) -> dict[tuple[str, str], float]:
+        """The durations in times.csv, by subject and place. Lines that cannot be read are left out."""
+        try:
+            lines = (self.root / TIMES).read_text().splitlines()
+        except FileNotFoundError:
+            return {}
+        found = {}
+        for person, place, text in (line.split(",") for line in lines if line.count(",") == 2):
+            with contextlib.suppress(ValueError):
+                found[person, place] = float(text)
+        return found
+
+    def size(self, person: str, place: str) -> int:
+        """The bytes of a result's files."""
+        return sum(each.stat().st_size for each in (self.root / "people" / person / place).iterdir())
 
     def picture(self, person: str, place: str, k: int) -> Path:
         return self.root / "people" / person / place / picture_name(k)

@@ -9,7 +9,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from PIL import Image
 
 from pmagic import methods, pictures
 from pmagic.atomic_io import Buffer
-from pmagic.engine import face_selection, probe, rendering, step_cache, subject
+from pmagic.engine import class_pictures, composing, face_selection, probe, prompts, rendering, step_cache, subject
 from pmagic.engine.recipes import LearnSettings
 from pmagic.engine.subject import Subject
 from pmagic.evaluation import metrics
@@ -29,8 +29,10 @@ from pmagic.evaluation.store import CELL, PERSONA, VARIANT, Files, Result, as_js
 from pmagic.evaluation.variants import Variant
 from pmagic.library import bundle
 from pmagic.persona import Persona
+from pmagic.settings import class_pictures_dir
 
 PROBE = "probe.json"
+PLAIN = "plain.png"  # the picture of the plain class word with the persona applied
 OF_THE_READING = ("iou_low", "iou_high", "narrowest", "fallback")  # settings that only affect how a probe curve is read
 OF_THE_PROBE = (*OF_THE_READING, "probe_iterations")  # and those that only affect how the bounds are found
 KIND = "picture of an evaluation"  # the kind of a picture whose persona is in no library
@@ -48,14 +50,12 @@ class SubjectRun:
     kept: dict[str, Mapping[str, Buffer]]
     progress: Progress = lambda doing: None
     scratch: Path | None = None
-    _begun: float = field(default_factory=time.monotonic)
 
     def results(self) -> Iterator[Result]:
         """Compute and yield the missing results of this subject, one by one.
 
         Raises PhotoRefused and the errors of learning and rendering.
         """
-        self._begun = time.monotonic()
         self.require_photos()
         for variant in self.context.variants:
             if is_done(self.kept, [variant.key]):
@@ -95,17 +95,32 @@ class SubjectRun:
         place = persona_place(method, settings)
         if f"{place}/{PERSONA}" not in self.kept:
             checkpoint = None if self.scratch is None else self.scratch / f"{self.who.place}-{place}.checkpoint"
+            resumes, start = checkpoint is not None and checkpoint.exists(), time.monotonic()
             persona = methods.take(method).learn(
                 self.context.base,
-                self.subject,
+                self.subject_for(settings),
                 settings,
                 lambda report: self.progress(f"learning, step {report.step} of {report.total}"),
                 checkpoint,
             )
-            yield from self._store(f"{place}/{PERSONA}", bundle.pack(persona))
+            seconds = None if resumes else time.monotonic() - start  # of an interrupted learning, only a part is known
+            yield from self._store(f"{place}/{PERSONA}", bundle.pack(persona), seconds)
             if checkpoint is not None:
                 checkpoint.unlink(missing_ok=True)
         return place, bundle.unpack(self.kept[f"{place}/{PERSONA}"])
+
+    def subject_for(self, settings: LearnSettings) -> Subject:
+        """The subject, with the class pictures that the settings ask for; all subjects share these."""
+        if not settings.prior:
+            return self.subject
+        found = class_pictures.class_latents(
+            self.context.base,
+            FACE,
+            settings.prior,
+            class_pictures_dir(),
+            lambda done, total: self.progress("drawing class pictures"),
+        )
+        return replace(self.subject, class_latents=found)
 
     def _draw(self, variant: Variant, persona: Persona, drawing: str) -> Iterator[Result]:
         context, config = self.context, self.context.config
@@ -114,6 +129,7 @@ class SubjectRun:
             place = cell(drawing, number)
             if place in self.kept:
                 continue
+            start = time.monotonic()
             with step_cache.cached_first_steps(context.base.pipeline.unet, context.answers, persona.bounds.high):
                 drawn = rendering.render(
                     context.base,
@@ -125,16 +141,35 @@ class SubjectRun:
                         f"{variant.title}: prompt {number + 1} of {len(config.prompts)}"
                     ),
                 )
-            scores = metrics.measure(context.observers, self.make_sample(drawn, number))
+            seconds = time.monotonic() - start
+            plain = self._draw_plain(variant, persona, prompt)
+            scores = metrics.measure(context.observers, self.make_sample(drawn, number, [plain]))
             files = {
                 picture_name(k): pictures.encode_image(
                     picture, "png", {**self._metadata(variant, prompt), "seed": seeds[k]}
                 )
                 for k, picture in enumerate(drawn)
             }
-            yield from self._store(place, {**files, CELL: as_json({"seeds": seeds, "scores": scores})})
+            of_plain = {**self._metadata(variant, prompts.substitute_names(prompt, {"": FACE})), "seed": config.seed}
+            files[PLAIN] = pictures.encode_image(plain, "png", of_plain)
+            yield from self._store(place, {**files, CELL: as_json({"seeds": seeds, "scores": scores})}, seconds)
 
-    def make_sample(self, drawn: Sequence[Image.Image], prompt: int) -> Sample:
+    def _draw_plain(self, variant: Variant, persona: Persona, prompt: str) -> Image.Image:
+        """The prompt with the plain word and the persona applied; drawn once for all if that changes nothing."""
+        context, settings = self.context, variant.render
+
+        def draw() -> Image.Image:
+            return rendering.render(context.base, None, prompt, [context.config.seed], settings, word=FACE)[0]
+
+        if getattr(methods.take(variant.method), "DRIFTS", True):
+            with composing.apply_personas(context.base, {"": persona}):
+                return draw()
+        key = _digest({**asdict(settings), "prompt": prompt})
+        if key not in context.plain_pictures:
+            context.plain_pictures[key] = draw()
+        return context.plain_pictures[key]
+
+    def make_sample(self, drawn: Sequence[Image.Image], prompt: int, plain: Sequence[Image.Image] = ()) -> Sample:
         """Pictures of the subject for a prompt, counted from 0, as a Sample to be measured."""
         known, context = self.known, self.context
         scale = context.scale(prompt, drawn[0].size)
@@ -145,6 +180,7 @@ class SubjectRun:
             learned=known.learned,
             unseen=known.unseen,
             scans=known.scans,
+            plain=plain,
             scale=scale,
             read_learned=partial(getattr, self.who, "photos"),
             read_unseen=partial(getattr, self.who, "unseen"),
@@ -164,12 +200,11 @@ class SubjectRun:
             "scheduler": settings.scheduler,
         }
 
-    def _store(self, place: str, files: Files) -> Iterator[Result]:
+    def _store(self, place: str, files: Files, seconds: float | None = None) -> Iterator[Result]:
         """Yield a result, and keep the files of it that later work needs."""
-        result = Result(place, files, time.monotonic() - self._begun)
+        result = Result(place, files, seconds)
         self.kept[place] = result.lasting
         yield result
-        self._begun = time.monotonic()
 
     @cached_property
     def subject(self) -> Subject:

@@ -2,6 +2,7 @@
 
 READS_OPEN_PROMPT: bool             whether it needs `StepOutput.attention`
 READS_FACE: bool                    whether it needs `StepOutput.identity_distance`
+READS_CLASS_PICTURES: bool          optional, false if missing: whether it needs `StepOutput.class_prediction`
 def loss(output: StepOutput) -> Tensor  (B,), one value per sample; training uses their mean times the recipe's weight
 """
 
@@ -22,8 +23,8 @@ class StepOutput:
     """What a loss can read of one training step.
 
     The prediction and its target are the noise, or the velocity for a base that predicts it. The attention is that of
-    the text encoder's last layer for an open prompt: a free sentence with the name in it. Attention and
-    `identity_distance` are None where no loss reads them.
+    the text encoder's last layer for an open prompt: a free sentence with the name in it. Attention,
+    `identity_distance` and the values of class pictures are None where no loss reads them.
     """
 
     t: Tensor  # (B,) long, training timesteps
@@ -39,6 +40,8 @@ class StepOutput:
     open_lengths: Tensor | None = None  # (B,), tokens without start and end
     signal: Tensor | None = None  # (B,), alpha bar: the share of the clean latents' variance in `noisy`
     velocity: bool = False  # whether prediction and target are velocities
+    class_prediction: Tensor | None = None  # (B, C, h, w), of class pictures, without the name in the prompt
+    class_target: Tensor | None = None  # (B, C, h, w)
     identity_distance: Callable[[Tensor], Tensor] | None = (
         None  # clean latents (B, C, h, w) -> 1 - cosine of the faces (B,)
     )

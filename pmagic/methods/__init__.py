@@ -4,6 +4,7 @@ TRAINED: str        what is trained, in one line
 SOURCE: str         whose idea it is, and where pmagic's code for it comes from, in one line
 HAS_STAGES: bool    whether it has the stages and losses by which recipes and ablations differ; a method without them is
                     one row of an evaluation
+DRIFTS: bool        optional, true if missing: whether a persona may change what a prompt without its name draws
 settings_for(recipe, base_defaults, **overrides) -> LearnSettings
                     the base's values, overridden by the method's own, overridden by the user's; only a method with
                     stages may leave the bounds None, for the probe to find
@@ -17,6 +18,8 @@ make_learner(base, subject, settings) -> nn.Module
                     an untrained learner for settings with bounds, as engine.training calls it; used to estimate time
 learn(base, subject, settings, on_step=..., checkpoint=None) -> Persona
                     trains such a learner
+learn_together(base, subjects, settings, on_step=..., checkpoint=None) -> list[Persona]
+                    optional: trains one weight difference for several subjects, with settings with bounds for each
 apply(base, personas) context manager -> one EmbeddingSchedule per persona, in their order. It gets all personas of the
                     method in a prompt at once. On exit the base is restored, also after an error
 """
@@ -139,11 +142,21 @@ def persona_of(
             # the UNet's compute type; on a GPU all its weights are kept in this type, and nothing is autocast
             "autocast": "" if base.compute_dtype is None else str(base.compute_dtype).removeprefix("torch."),
             "compiled": base.compiled,
+            **_about_class_pictures(subject, settings),
             "versions": {each.__name__: each.__version__ for each in (pmagic, torch, diffusers, transformers)},
         },
         losses=losses,
         photos=subject.hashes,
     )
+
+
+def _about_class_pictures(subject: Subject, settings: LearnSettings) -> dict[str, object]:
+    """The digest of the class pictures that training used, for the record."""
+    from pmagic.engine import class_pictures
+
+    if not settings.prior or subject.class_latents is None:
+        return {}
+    return {"class_pictures": class_pictures.digest(subject.class_latents)}
 
 
 def report_persona(

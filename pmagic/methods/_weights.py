@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -14,7 +15,17 @@ from torch import Tensor, nn
 from pmagic.bases import memory_estimate
 from pmagic.bases.loading import Base
 from pmagic.bases.model_spec import ModelSpec
-from pmagic.engine import composing, randomness, recipes, reweighting, token_batch, training
+from pmagic.engine import (
+    augmentation,
+    composing,
+    joint_training,
+    randomness,
+    recipes,
+    reweighting,
+    token_batch,
+    training,
+)
+from pmagic.engine.checkpoint import digest
 from pmagic.engine.composing import EmbeddingSchedule, LearnedTokens
 from pmagic.engine.conditioning import clip_text_model
 from pmagic.engine.hooks import exchanged_parameters
@@ -27,6 +38,7 @@ from pmagic.methods import persona_of, report_persona, require_base
 from pmagic.persona import Persona
 
 RARE = "sks"  # the word before the class word; if it is not one token, a vector takes its place
+MORE_RARE = ("ktn", "pll", "ucd")  # the same for the further subjects of joint training, in Custom Diffusion's order
 RECORD = 150  # bytes per tensor in a persona's two files besides its values
 PHRASE = "phrase.name"  # key in a persona's tensors of the vector before the class word, (w,)
 
@@ -77,23 +89,43 @@ class WeightLearner(nn.Module):
 
 
 def settings_for(
-    method: str, own: Mapping[str, Any], recipe: str, base_defaults: Mapping[str, Any], **overrides: Any
+    method: str,
+    own: Mapping[str, Any],
+    recipe: str,
+    base_defaults: Mapping[str, Any],
+    *,
+    with_prior: Mapping[str, Any] = MappingProxyType({}),
+    **overrides: Any,
 ) -> LearnSettings:
     """As recipes.settings_for, with the method's published values, overridden by those of the base's pmagic.toml.
 
-    These are under [learn.METHOD], separate from the values that were measured for embeddings.
+    These are under [learn.METHOD], separate from the values that were measured for embeddings. with_prior: the
+    published values that are others with class pictures.
     """
-    values = {**recipes.of_all(base_defaults), **own, **base_defaults.get("learn", {}).get(method, {})}
+    of_base = base_defaults.get("learn", {}).get(method, {})
+    values = {**recipes.of_all(base_defaults), **own, **of_base}
+    if wants_prior(values, overrides):
+        values = {**values, **with_prior, **of_base}
+    if overrides.get("kind") != "style":  # the method's own prompts fit every kind of subject but a style
+        overrides = {"templates": values["templates"], **overrides}
     return recipes.settings_for(recipe, {**base_defaults, "learn": values}, **overrides)
 
 
-def rare_name(base: Base, seed: int) -> Tensor:
-    """The embedding before the class word: (w,). It is the rare word's, or a random vector of the median norm.
+def wants_prior(values: Mapping[str, Any], overrides: Mapping[str, Any]) -> bool:
+    """Whether class pictures are used: the override counts, if there is one."""
+    asked = overrides.get("prior")
+    return bool(values.get("prior", 0) if asked is None else asked)
 
-    Two text encoders have one each, side by side.
+
+def rare_name(base: Base, seed: int, number: int = 0) -> Tensor:
+    """The embedding before the class word: (w,). It is a rare word's, or a random vector of the median norm.
+
+    number: of the subject in joint training, where each has another name. Two text encoders have one vector each, side
+    by side.
     """
-    ids = base.pipeline.tokenizer(RARE, add_special_tokens=False).input_ids
-    source = randomness.generator(seed, "rare name")
+    words = [RARE, *MORE_RARE][number : number + 1]
+    ids = base.pipeline.tokenizer(words[0], add_special_tokens=False).input_ids if words else []
+    source = randomness.generator(seed, "rare name", number)
     parts = []
     for text_encoder in base.text_encoders:
         table = token_batch.embedding_table(text_encoder)
@@ -114,26 +146,70 @@ def learn(
     learner: WeightLearner,
     on_step: Callable[[StepReport], None],
     checkpoint: Path | None,
-    finish: Callable[[dict[str, Tensor]], tuple[dict[str, Tensor], Mapping[str, object]]] = lambda found: (found, {}),
 ) -> Persona:
     """Train the difference of the settings' weights, and the trainable part of the embedding.
 
-    finish: turns the trained difference into the tensors that are stored, and returns additional settings for the
-    persona's record. Raises the errors of `training.train`.
+    A full difference is stored with the settings' rank, and the share of it that this loses is in the record.
+    Raises the errors of `training.train`.
     """
-    embedding = learner.embedding
 
     def make_persona(losses: Mapping[str, float]) -> Persona:
-        persona = persona_of(method, base, subject, settings, embedding, losses)
-        kept, about = finish(learner.difference.tensors())
-        tensors = {**persona.tensors, **{name: each.cpu().numpy() for name, each in kept.items()}}
-        if isinstance(embedding, Phrase):
-            tensors.pop("learner.name", None)
-            tensors[PHRASE] = embedding.name.detach().float().cpu().numpy()
-        return replace(persona, tensors=tensors, settings={**persona.settings, **about})
+        return _persona(method, base, subject, settings, learner, losses)
 
-    context = training.prepare_training(base, subject, settings)
+    context = _prepare(base, subject, settings)
     return make_persona(training.train(context, learner, report_persona(on_step, make_persona), checkpoint))
+
+
+def learn_together(
+    method: str,
+    base: Base,
+    subjects: Sequence[Subject],
+    settings: Sequence[LearnSettings],
+    embeddings: Sequence[nn.Module],
+    on_step: Callable[[StepReport], None],
+    checkpoint: Path | None,
+) -> list[Persona]:
+    """Train one difference for all subjects, with an embedding for each. Every persona holds the whole difference.
+
+    So each can be drawn, copied, exported and removed alone. Applied together, equal differences count once.
+    Raises the errors of `training.train`.
+    """
+    shared = make_learner(base, settings[0], embeddings[0])
+    learners = [
+        shared, *(WeightLearner(each, shared.difference, keeps_start=shared.keeps_start) for each in embeddings[1:])
+    ]  # fmt: skip
+    contexts = [_prepare(base, *each) for each in zip(subjects, settings, strict=True)]
+    losses = joint_training.train(contexts, learners, on_step, checkpoint)
+    together = digest([], shared.difference.tensors())[:16]
+    personas = [_persona(method, base, *each) for each in zip(subjects, settings, learners, losses, strict=True)]
+    return [replace(each, settings={**each.settings, "together": together}) for each in personas]
+
+
+def _prepare(base: Base, subject: Subject, settings: LearnSettings) -> training.TrainingContext:
+    """The training context, on views of the photos if the settings ask for them."""
+    shown = augmentation.augmented(base, subject, settings.seed) if settings.augment else subject
+    return training.prepare_training(base, shown, settings)
+
+
+def _persona(
+    method: str,
+    base: Base,
+    subject: Subject,
+    settings: LearnSettings,
+    learner: WeightLearner,
+    losses: Mapping[str, float],
+) -> Persona:
+    """The persona of the learner's present state: its embedding in float32, its difference in float16."""
+    persona = persona_of(method, base, subject, settings, learner.embedding, losses)
+    kept, about = learner.difference.tensors(), {}
+    if settings.rank and not _trained_rank(settings):
+        kept, lost = reweighting.compress(kept, settings.rank)
+        about = {"lost_to_rank": lost}
+    tensors = {**persona.tensors, **{name: each.cpu().numpy() for name, each in kept.items()}}
+    if isinstance(learner.embedding, Phrase):
+        tensors.pop("learner.name", None)
+        tensors[PHRASE] = learner.embedding.name.detach().float().cpu().numpy()
+    return replace(persona, tensors=tensors, settings={**persona.settings, **about})
 
 
 def make_learner(base: Base, settings: LearnSettings, embedding: nn.Module) -> WeightLearner:
@@ -144,10 +220,10 @@ def make_learner(base: Base, settings: LearnSettings, embedding: nn.Module) -> W
     return WeightLearner(embedding, difference, keeps_start=settings.weights in ("cross-kv", "cross"))
 
 
-def rare_phrase(base: Base, subject: Subject, settings: LearnSettings, *, trained: bool) -> Phrase:
-    """A rare name before the subject's class word."""
+def rare_phrase(base: Base, subject: Subject, settings: LearnSettings, *, trained: bool, number: int = 0) -> Phrase:
+    """A rare name before the subject's class word. number: as in rare_name."""
     word = token_batch.word_embedding(base, subject.word).to(base.learner_dtype)
-    return Phrase(rare_name(base, settings.seed), word, trained=trained)
+    return Phrase(rare_name(base, settings.seed, number), word, trained=trained)
 
 
 def count_weights(spec: ModelSpec, settings: LearnSettings) -> int:

@@ -16,7 +16,7 @@ from pmagic.engine.composing import EmbeddingSchedule
 from pmagic.engine.recipes import LearnSettings
 from pmagic.engine.subject import Subject
 from pmagic.engine.training import StepReport
-from pmagic.methods import _weights, personamagic
+from pmagic.methods import _weights, custom_diffusion, personamagic
 from pmagic.persona import Persona
 
 # Keys and values have the rate of Custom Diffusion; the mapper keeps the recipe's.
@@ -43,12 +43,10 @@ def settings_for(recipe: str, base_defaults: Mapping[str, Any], **overrides: Any
     [learn.custom_personamagic] of the base's pmagic.toml stands above both, `overrides` above all.
     """
     mapper_rate = recipes.settings_for(recipe, base_defaults).learning_rate
-    learn = {
-        **recipes.of_base(recipe, base_defaults),
-        "token_rate": mapper_rate,
-        **OWN,
-        **base_defaults.get("learn", {}).get("custom_personamagic", {}),
-    }
+    of_base = base_defaults.get("learn", {}).get("custom_personamagic", {})
+    learn = {**recipes.of_base(recipe, base_defaults), "token_rate": mapper_rate, **OWN, **of_base}
+    if _weights.wants_prior(learn, overrides):
+        learn = {**learn, **custom_diffusion.WITH_PRIOR, **of_base}
     return recipes.settings_for(recipe, {**base_defaults, "learn": learn}, **overrides)
 
 
@@ -74,6 +72,21 @@ def learn(
         return probe.with_probe_result(persona, found.curve, found.fallback_reason)
     learner = make_learner(base, subject, settings)
     return _weights.learn("custom_personamagic", base, subject, settings, learner, on_step, checkpoint)
+
+
+def learn_together(
+    base: Base,
+    subjects: Sequence[Subject],
+    settings: Sequence[LearnSettings],
+    on_step: Callable[[StepReport], None] = lambda report: None,
+    checkpoint: Path | None = None,
+) -> list[Persona]:
+    """Train the same projections for all subjects, and a mapper for each. The settings have bounds.
+
+    Raises the errors of `training.train`.
+    """
+    mappers = [personamagic.make_learner(base, *each) for each in zip(subjects, settings, strict=True)]
+    return _weights.learn_together("custom_personamagic", base, subjects, settings, mappers, on_step, checkpoint)
 
 
 def apply(base: Base, personas: Sequence[Persona]) -> AbstractContextManager[list[EmbeddingSchedule]]:

@@ -1,7 +1,7 @@
 """DreamBooth (Ruiz et al., CVPR 2023; diffusers' example): the whole UNet, under a rare word before the class word.
 
 The text encoder is not trained, as by default in the example. The difference to the base is stored in float16 and with
-low rank. With `rank = 0` under [learn.dreambooth] in the base's pmagic.toml it is stored in full, two bytes a weight.
+low rank. With rank 0 it is stored in full, two bytes a weight.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -9,10 +9,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from pmagic.bases.loading import Base
-from pmagic.engine import reweighting
 from pmagic.engine.composing import EmbeddingSchedule
 from pmagic.engine.recipes import LearnSettings
 from pmagic.engine.subject import Subject
@@ -33,6 +30,7 @@ OWN: Mapping[str, Any] = {
     "iterations": 400,
     "clip": 1.0,
 }
+WITH_PRIOR: Mapping[str, Any] = {"iterations": 800}  # the example's steps with class pictures
 
 
 TRAINED = "every weight of the UNet"
@@ -46,7 +44,7 @@ count_weights, kept_bytes = _weights.count_weights, _weights.kept_bytes
 
 
 def settings_for(recipe: str, base_defaults: Mapping[str, Any], **overrides: Any) -> LearnSettings:
-    return _weights.settings_for("dreambooth", OWN, recipe, base_defaults, **overrides)
+    return _weights.settings_for("dreambooth", OWN, recipe, base_defaults, with_prior=WITH_PRIOR, **overrides)
 
 
 def make_learner(base: Base, subject: Subject, settings: LearnSettings) -> _weights.WeightLearner:
@@ -63,16 +61,8 @@ def learn(
     checkpoint: Path | None = None,
 ) -> Persona:
     """Train every weight of the UNet on the subject. Raises the errors of `training.train`."""
-
-    def finish(whole: dict[str, Tensor]) -> tuple[dict[str, Tensor], Mapping[str, object]]:
-        if not settings.rank:
-            return whole, {}
-        kept, lost = reweighting.compress(whole, settings.rank)
-        return kept, {"lost_to_rank": lost}
-
-    return _weights.learn(
-        "dreambooth", base, subject, settings, make_learner(base, subject, settings), on_step, checkpoint, finish
-    )
+    learner = make_learner(base, subject, settings)
+    return _weights.learn("dreambooth", base, subject, settings, learner, on_step, checkpoint)
 
 
 def apply(base: Base, personas: Sequence[Persona]) -> AbstractContextManager[list[EmbeddingSchedule]]:

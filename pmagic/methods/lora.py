@@ -16,6 +16,7 @@ from pmagic.engine.composing import EmbeddingSchedule
 from pmagic.engine.recipes import LearnSettings
 from pmagic.engine.subject import Subject
 from pmagic.engine.training import StepReport
+from pmagic.errors import UsageError
 from pmagic.methods import _weights, require_base
 from pmagic.persona import Persona, StageBounds
 
@@ -46,7 +47,11 @@ count_weights, kept_bytes = _weights.count_weights, _weights.kept_bytes
 
 
 def settings_for(recipe: str, base_defaults: Mapping[str, Any], **overrides: Any) -> LearnSettings:
-    return _weights.settings_for("lora", OWN, recipe, base_defaults, **overrides)
+    """As _weights.settings_for. Raises UsageError for a rank of 0: the factors themselves are trained."""
+    settings = _weights.settings_for("lora", OWN, recipe, base_defaults, **overrides)
+    if not settings.rank:
+        raise UsageError("LoRA trains two factors of each weight, so its rank must be at least 1, not 0", "4 is usual")
+    return settings
 
 
 def make_learner(base: Base, subject: Subject, settings: LearnSettings) -> _weights.WeightLearner:

@@ -25,11 +25,22 @@ from pmagic.errors import Incompatible
 from pmagic.methods import persona_of, report_persona, require_base
 from pmagic.persona import Persona
 
-__all__ = ["HAS_STAGES", "SOURCE", "TRAINED", "apply", "count_weights", "learn", "make_learner", "settings_for"]
+__all__ = [
+    "DRIFTS",
+    "HAS_STAGES",
+    "SOURCE",
+    "TRAINED",
+    "apply",
+    "count_weights",
+    "learn",
+    "make_learner",
+    "settings_for",
+]
 
 TRAINED = "a mapper from timestep and photo to embeddings"
 SOURCE = "PersonaMagic (Li et al., AAAI 2025, arXiv 2412.15674); pmagic's own code, Apache-2.0"
 HAS_STAGES = True
+DRIFTS = False
 
 make_learner = probe.make_mapper
 

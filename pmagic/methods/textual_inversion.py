@@ -29,6 +29,7 @@ from pmagic.persona import Persona, StageBounds
 TRAINED = "one token embedding, the same at every timestep"
 SOURCE = "Textual Inversion (Gal et al., ICLR 2023, arXiv 2208.01618); pmagic's own code, Apache-2.0"
 HAS_STAGES = False
+DRIFTS = False
 
 WHOLE = StageBounds(0, 1000)
 # The token itself is trained rather than a network that computes it, so its learning rate differs from the mapper's.

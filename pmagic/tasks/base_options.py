@@ -155,7 +155,7 @@ def memory_to_learn(
     half = fast is not None and fast.itemsize == 2
     return memory_estimate.memory_to_learn(
         spec,
-        settings.batch,
+        settings.rows,
         trained=method.count_weights(spec, settings),
         half=half,
         low=low,

@@ -28,6 +28,7 @@ CountFaces = Callable[["Image.Image"], Mapping[str, int]]  # the number of faces
 
 AT_ONCE = 4  # pictures, with memory "normal"
 MAX_PICTURES = 10_000
+MAX_STRENGTH = 10.0
 UNSAVED = "unsaved"  # what a picture's metadata call a persona that is in no library
 
 
@@ -35,7 +36,8 @@ UNSAVED = "unsaved"  # what a picture's metadata call a persona that is in no li
 class RenderOptions:
     """How pictures are drawn. None means the value of the recipe or of the base.
 
-    size: (width, height) in pixels. memory: "auto" and "low" draw one by one, "normal" four at once.
+    size: (width, height) in pixels. strength: the factor of the personas' weight differences. memory: "auto" and "low"
+    draw one by one, "normal" four at once.
     Raises UsageError.
     """
 
@@ -46,6 +48,7 @@ class RenderOptions:
     scheduler: str | None = None
     negative: str | None = None
     size: tuple[int, int] | None = None
+    strength: float = 1.0
     device: str | None = None
     dtype: str = "auto"
     memory: str = "auto"
@@ -54,6 +57,11 @@ class RenderOptions:
         if not 1 <= self.count <= MAX_PICTURES:
             raise UsageError(f"-n must be 1 to {MAX_PICTURES}, not {self.count}", "give for example -n 4")
         base_options.check_seeds(self.seed, self.count)
+        if not 0 <= self.strength <= MAX_STRENGTH:
+            raise UsageError(
+                f"--strength must be from 0 to {MAX_STRENGTH:g}, not {self.strength}",
+                "1 draws the persona as it was learned, 0.5 with half of its weights",
+            )
         base_options.check_memory(self.memory)
         base_options.check_numbers(self.device, self.dtype)
         check_text(self.negative or "", "--negative")
@@ -145,6 +153,7 @@ class Drawing:
             "size": list(
                 self.settings.size or (self.base.size,) * 2
             ),  # of the drawing; a background keeps its own size
+            **({"strength": self.options.strength} if self.options.strength != 1 else {}),
         }
 
     def pictures(self, reporter: Reporter) -> Iterator[Picture]:
@@ -153,8 +162,11 @@ class Drawing:
         If the memory is too small for several pictures at once, warns and continues one by one.
         Raises OutOfMemory, NumericFailure, and what the reporter's progress raises.
         """
-        from pmagic.engine import rendering
+        from pmagic.engine import rendering, reweighting
 
+        personas = {
+            name: reweighting.with_strength(each, self.options.strength) for name, each in self.personas.items()
+        }
         settings, seeds, shared = self.settings, self.options.seeds, self.metadata
         batches = deque(
             (number, seeds[first : first + settings.batch])
@@ -174,7 +186,7 @@ class Drawing:
                 try:
                     images = rendering.compose(
                         self.base,
-                        self.personas,
+                        personas,
                         scene.prompt,
                         now,
                         settings,
@@ -220,6 +232,8 @@ def prepare(
         raise UsageError(
             f"these are {options.count * len(scenes)} pictures, more than {MAX_PICTURES}", "draw fewer at once"
         )
+    if options.strength != 1:
+        _check_strength(reporter, personas)
     base_options.quiet_libraries()
     tokenizer = prompts.load_tokenizer(spec.tokenizer_folder)
     tokens = {name: _token_count(*each) for name, each in personas.items()}
@@ -250,6 +264,18 @@ def prepare(
         scenes=scenes,
         cut=cut,
     )
+
+
+def _check_strength(reporter: Reporter, personas: "Mapping[str, tuple[Address | str, Persona]]") -> None:
+    """Raises UsageError if no persona has weights that a strength could scale; says which ones have none."""
+    without = [f"{address} ({each.method})" for address, each in personas.values() if not each.changes_weights]
+    if len(without) == len(personas):
+        raise UsageError(
+            f"--strength scales what a persona changes of the base's weights, and {', '.join(without)} changes none",
+            "leave --strength out",
+        )
+    if without:
+        reporter.say(f"--strength has no effect on {', '.join(without)}, which changes no weight of the base")
 
 
 def warn_of_instructions(reporter: Reporter, texts: Sequence[str]) -> None:

@@ -1,18 +1,18 @@
 """Learning a persona: check the photos, open the base, find the stages, train."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from pmagic import methods
 from pmagic.errors import Incompatible, NumericFailure, OutOfMemory, UsageError
 from pmagic.library import probes, unfinished
 from pmagic.library.probes import ProbeResult
 from pmagic.methods import Method
-from pmagic.tasks import base_options, photo_input, probe_step
+from pmagic.tasks import base_options, class_pictures, photo_input, probe_step
 from pmagic.tasks.photo_input import PhotoInput
 from pmagic.tasks.previews import add_preview
 from pmagic.tasks.reporting import Reporter
@@ -26,7 +26,9 @@ if TYPE_CHECKING:
     from pmagic.engine.training import StepReport
     from pmagic.persona import Persona
 
-FINDING, COMPILING, TRAINING = "finding the stages", "compiling", "learning"  # phases, in this order
+Learned = TypeVar("Learned")  # what a method returns: a persona, or several
+# Phases, in this order.
+COMPILING, PICTURING, FINDING, TRAINING = "compiling", "drawing class pictures", "finding the stages", "learning"
 
 
 @dataclass(kw_only=True)
@@ -68,27 +70,35 @@ class Learning:
         the reporter's progress raises, ends the learning after a checkpoint was written.
         Raises Incompatible, NumericFailure, OutOfMemory, StorageFailed, UsageError.
         """
-        with self._explain_memory():
+        with self.explain_memory():
             if self.compiles:
                 self.phase = COMPILING
                 make_learner = self.learner.make_learner
                 self.base = base_options.compile_base(reporter, self.base, self.subject, self.settings, make_learner)
-            found = None
-            if self.settings.bounds is None:
-                self.phase = FINDING
-                found = self._find_stages(reporter, folder)
-                self.settings = replace(self.settings, bounds=found.bounds)
+            found = self.settle(reporter, folder)
             self.phase = TRAINING
             part = "" if found is None else "2 of 2: "
-            checkpoint = None if folder is None else self._checkpoint(folder, name, resumed, anew)
-            persona = self._train_within_memory(
-                reporter, partial(self._train, reporter, f"{part}learning {name}", checkpoint, on_step)
-            )
-            if found is not None:
-                from pmagic.engine import probe
+            checkpoint = None if folder is None else find_checkpoint(folder, self.inputs(), name, resumed, anew)
 
-                persona = probe.with_probe_result(persona, found.curve, found.fallback_reason)
-            return add_preview(reporter, self.base, persona)
+            def learn(after_step: Callable[["StepReport"], None]) -> "Persona":
+                return self.learner.learn(
+                    self.base, self.subject, self.settings, on_step=after_step, checkpoint=checkpoint
+                )
+
+            persona = self.train(reporter, f"{part}learning {name}", learn, checkpoint, on_step)
+            return add_preview(reporter, self.base, with_stages(persona, found))
+
+    def settle(self, reporter: Reporter, folder: Path | None) -> ProbeResult | None:
+        """Draws the class pictures and finds the stages, if the settings need them. Returns the probe's result."""
+        if self.settings.prior:
+            self.phase = PICTURING
+            self.subject = class_pictures.add_to(reporter, self.base, self.subject, self.settings.prior)
+        if self.settings.bounds is not None:
+            return None
+        self.phase = FINDING
+        found = self._find_stages(reporter, folder)
+        self.settings = replace(self.settings, bounds=found.bounds)
+        return found
 
     def inputs(self) -> dict[str, object]:
         """Everything that decides the outcome, as plain values. The same inputs may share a checkpoint."""
@@ -98,17 +108,6 @@ class Learning:
     def has_checkpoint(self, folder: Path) -> bool:
         """Whether this learning, with the stages it has now, can continue from a checkpoint in the folder."""
         return unfinished.file_for(folder, self.inputs()).exists()
-
-    def _checkpoint(self, folder: Path, name: str, resumed: bool, anew: str) -> Path:
-        checkpoint = unfinished.file_for(folder, self.inputs())
-        if resumed and not checkpoint.exists() and unfinished.has_checkpoint(folder):
-            raise Incompatible(  # an earlier version kept no inputs, or the probe finds other stages now
-                "the photo, the base, its stages or pmagic's default values have changed since the learning of "
-                f"{name!r} was started",
-                f"restore the old ones, or {anew}",
-                kept="what was learned so far",
-            )
-        return checkpoint
 
     def _find_stages(self, reporter: Reporter, folder: Path | None) -> ProbeResult:
         """The stages of an earlier probe, if its result was kept. Else those of a new probe, whose result is kept."""
@@ -129,22 +128,35 @@ class Learning:
             probes.keep(folder, own, found)
         return found
 
-    def _train_within_memory(self, reporter: Reporter, train: Callable[[], "Persona"]) -> "Persona":
-        """Trains. If the memory is too small, continues once with less, to the same persona."""
+    def train(
+        self,
+        reporter: Reporter,
+        what: str,
+        learn: "Callable[[Callable[[StepReport], None]], Learned]",
+        checkpoint: Path | None,
+        on_step: Callable[["StepReport"], None],
+    ) -> "Learned":
+        """Calls `learn` with a function for its reports. If the memory is too small, continues once with less."""
         from pmagic.engine import memory
 
+        run = partial(self._train, reporter, what, learn, checkpoint, on_step)
         if not self.low_memory:
             try:
-                return train()
+                return run()
             except OutOfMemory as problem:
                 again = ", and compiling the UNet once more" if self.base.compiled else ""
                 reporter.warn(f"{problem.what}; continuing{base_options.LOW}{again}")
         with memory.gradient_checkpointing(self.base.pipeline):
-            return train()
+            return run()
 
     def _train(
-        self, reporter: Reporter, what: str, checkpoint: Path | None, on_step: Callable[["StepReport"], None]
-    ) -> "Persona":
+        self,
+        reporter: Reporter,
+        what: str,
+        learn: "Callable[[Callable[[StepReport], None]], Learned]",
+        checkpoint: Path | None,
+        on_step: Callable[["StepReport"], None],
+    ) -> "Learned":
         self.continued = self.continued or (checkpoint is not None and checkpoint.exists())
         if self.continued:
             reporter.say("continuing from the checkpoint of the learning that was stopped")
@@ -157,9 +169,7 @@ class Learning:
                 advance(report.step, report.total, terms)
 
             try:
-                return self.learner.learn(
-                    self.base, self.subject, self.settings, on_step=after_step, checkpoint=checkpoint
-                )
+                return learn(after_step)
             except NumericFailure as problem:
                 saved = checkpoint is not None and checkpoint.exists()
                 kept = "nothing was published" + (f"; the last good state is in {checkpoint}" * saved)
@@ -170,7 +180,7 @@ class Learning:
                 ) from problem
 
     @contextmanager
-    def _explain_memory(self) -> Iterator[None]:
+    def explain_memory(self) -> Iterator[None]:
         """Adds to an OutOfMemory how much memory learning takes on this base, and how to need less."""
         from pmagic.bases import memory_estimate
 
@@ -188,6 +198,26 @@ class Learning:
             ) from problem
 
 
+def find_checkpoint(folder: Path, inputs: Mapping[str, object], name: str, resumed: bool, anew: str) -> Path:
+    """The checkpoint of these inputs. Raises Incompatible if a resumed learning has only one of other inputs."""
+    checkpoint = unfinished.file_for(folder, inputs)
+    if resumed and not checkpoint.exists() and unfinished.has_checkpoint(folder):
+        raise Incompatible(  # an earlier version kept no inputs, or the probe finds other stages now
+            "the photo, the base, its stages or pmagic's default values have changed since the learning of "
+            f"{name!r} was started",
+            f"restore the old ones, or {anew}",
+            kept="what was learned so far",
+        )
+    return checkpoint
+
+
+def with_stages(persona: "Persona", found: ProbeResult | None) -> "Persona":
+    """The persona with the probe's result, if there was a probe."""
+    from pmagic.engine import probe
+
+    return persona if found is None else probe.with_probe_result(persona, found.curve, found.fallback_reason)
+
+
 def prepare(
     reporter: Reporter,
     photos: "Sequence[Path | Image.Image]",
@@ -202,6 +232,8 @@ def prepare(
     iterations: int | None = None,
     batch: int | None = None,
     learning_rate: float | None = None,
+    rank: int | None = None,
+    prior: int | None = None,
     bounds: tuple[int, int] | None = None,
     seed: int = 0,
     device: str | None = None,
@@ -235,6 +267,8 @@ def prepare(
         iterations=iterations,
         batch=batch,
         learning_rate=learning_rate,
+        rank=rank,
+        prior=prior,
         seed=seed,
         bounds=bounds,
         kind=given.kind,

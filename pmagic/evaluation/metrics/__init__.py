@@ -61,6 +61,7 @@ class Sample:
     learned: np.ndarray  # (P, E), unit rows: the faces in the photos learned from
     unseen: np.ndarray  # (U, E), unit rows: the faces in other photos of the person; U may be 0
     scans: Sequence[FaceScan] = ()  # the scans of the photos learned from
+    plain: Sequence[Image.Image] = ()  # one picture of the plain class word with the persona applied; empty without one
     scale: Scale | None = None  # None if the data set has no drawings
     read_learned: Callable[[], Sequence[Image.Image]] = tuple
     read_unseen: Callable[[], Sequence[Image.Image]] = tuple
