@@ -14,6 +14,7 @@ import typer
 from typer.core import TyperGroup
 
 import pmagic
+from pmagic.bases import light_imports
 from pmagic.cli import (
     archives,
     compose,
@@ -127,6 +128,7 @@ def main() -> None:
     if not sys.warnoptions:
         warnings.simplefilter("ignore")  # warnings of libraries, which the user cannot act on
     stopping.stop_anywhere()
+    light_imports.enable()
     app()
 
 

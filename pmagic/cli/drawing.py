@@ -49,7 +49,14 @@ BaseMoved = Annotated[
 Device = Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda or mps.")]
 Dtype = Annotated[str, typer.Option("--dtype", help="Number type: auto, float32, bfloat16, ...")]
 Memory = Annotated[
-    str, typer.Option("--memory", help="auto or low: pictures one by one; normal: four at once, faster.")
+    str,
+    typer.Option("--memory", help="auto: as many pictures at once as fit into memory; normal: 8; low: one by one."),
+]
+Exact = Annotated[
+    bool,
+    typer.Option(
+        "--exact", help="Draw one by one: a picture has the same bytes alone or among others. Up to 1.8 times slower."
+    ),
 ]
 
 _MAX_ENLARGE = 16
@@ -89,7 +96,8 @@ def draw(console: Console, output: Output, prepare: Callable[..., Drawing], file
     targets = [folder / (file_name or f"{each}{ending}") for each in file_names]
     title = task.scenes[0].title if len(task.scenes) == 1 else f"{len(task.scenes)} prompts"
     console.say(
-        f"drawing {total} of {task.who} on {task.base.spec.name} ({task.base.device}, {task.base.computes_in}): {title}"
+        f"drawing {total} of {task.who} on {task.base.spec.name} ({task.base.device}, {task.base.computes_in}), "
+        f"{task.settings.batch} at once: {title}"
     )
     start = time.monotonic()
     files = _write_pictures(console, task, targets)
