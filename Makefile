@@ -25,7 +25,7 @@ test-slow: $(VENV)/.tested
 # Every line and branch of the library, of the gallery and of what is printed is tried.
 coverage: $(VENV)/.tested
 	$(BIN)/python -m pytest --cov --cov-report=term-missing --cov-fail-under=100 tests/test_library_*.py \
-	  tests/test_cli_gallery.py tests/test_cli_keeping.py tests/test_cli_archives.py tests/test_cli_stories.py \
+	  tests/test_cli_gallery.py tests/test_cli_library.py tests/test_cli_archives.py tests/test_cli_metadata.py \
 	  tests/test_hostile_text.py tests/test_streams.py tests/test_paths.py tests/test_privacy.py tests/test_two_processes.py \
 	  tests/test_fuzzing.py tests/test_numbers.py::test_values_that_are_not_finite_are_never_kept
 
@@ -78,7 +78,7 @@ floors: $(TOOLS)/.installed
 	$(TOOLS)/bin/uv pip install --quiet --python $(FLOORS)/bin/python --resolution lowest-direct "$(TORCH)" \
 	  --editable ".[test,world]"
 	$(FLOORS)/bin/python -m pytest tests/test_api.py tests/test_engine_rendering.py tests/test_pictures.py \
-	  tests/test_cli_stories.py tests/test_library_bundle.py tests/test_evaluation_report.py tests/test_bases_loading.py \
+	  tests/test_cli_metadata.py tests/test_library_bundle.py tests/test_evaluation_report.py tests/test_bases_loading.py \
 	  tests/test_vision_faces.py tests/test_vision_recogniser.py tests/test_world_captions.py tests/test_world_snapshots.py
 
 clean:

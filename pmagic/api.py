@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from pmagic import settings
 from pmagic.errors import PmagicError as PmagicError
 from pmagic.errors import UsageError as UsageError
-from pmagic.library.naming import checked_name
+from pmagic.library.naming import check_name
 from pmagic.library.store import Library
 from pmagic.persona import Persona, StageBounds
 from pmagic.settings import NumberType
@@ -124,8 +124,8 @@ def probe(
 ) -> Probe:
     """At which timesteps the base attends to the subject of this photo, and the stages that follow.
 
-    The result has `bounds`, `curve` ((t, IoU) pairs, largest t first) and `fell_back` (why the bounds are the usual
-    ones, "" where they are the photo's own). `learn` does this by itself. Raises as `learn` does.
+    The result has `bounds`, `curve` ((t, IoU) pairs, largest t first) and `fallback_reason` (why the bounds are the
+    usual ones, "" where they are the photo's own). `learn` does this by itself. Raises as `learn` does.
     """
     reporter = PythonWarnings(progress=progress)
     task = probing.prepare(
@@ -256,7 +256,7 @@ def save(persona: Persona, name: str, *, library: str | Path | None = None) -> s
     earlier versions were learned on another base, StorageFailed, Busy.
     """
     store = _library(library)
-    store.require_same_base(checked_name(name), persona.base, persona.fingerprint)
+    store.require_same_base(check_name(name), persona.base, persona.fingerprint)
     return str(store.save(name, persona))
 
 

@@ -81,7 +81,7 @@ def open_image(data: bytes, path: Path) -> Image.Image:
     refused = None
     for candidate, info in _candidates(data):
         try:
-            image = _decoded(candidate, path)
+            image = _decode(candidate, path)
         except PhotoRefused as error:
             refused = error  # the last error concerns only the pixels
             continue
@@ -106,9 +106,9 @@ def _candidates(data: bytes) -> Iterator[tuple[bytes, dict[str, object]]]:
         yield data.replace(b"Exif", b"skip", 1), {"texts_left_out": True}
 
 
-def _decoded(data: bytes, path: Path) -> Image.Image:
+def _decode(data: bytes, path: Path) -> Image.Image:
     """Decode one candidate of `open_image`. All checks that need only the header come before the pixels are decoded."""
-    image = _opened(data, path)
+    image = _read_header(data, path)
     if image.width * image.height > MAX_PIXELS:
         raise PhotoRefused(f"{path} has {image.width} x {image.height} pixels", f"scale it below {MAX_PIXELS:,} pixels")
     # In other formats further pictures are no animation but a depth map, a second view, pages or a thumbnail.
@@ -132,7 +132,7 @@ def _decoded(data: bytes, path: Path) -> Image.Image:
     return image
 
 
-def _opened(data: bytes, path: Path) -> Image.Image:
+def _read_header(data: bytes, path: Path) -> Image.Image:
     """Open the image by its header, without decoding. Raises PhotoRefused, which names an unsupported format."""
     other = image_formats.other_format(data[: image_formats.HEAD])
     if other is not None:

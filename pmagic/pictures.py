@@ -61,7 +61,7 @@ def photo_of(image: Image.Image) -> Photo:
     return _photo(buffer.getvalue(), Path("the given picture"))
 
 
-def decoded(data: bytes, name: str) -> Image.Image:
+def decode_image(data: bytes, name: str) -> Image.Image:
     """Bytes of a picture of FORMATS, upright and RGB; PhotoRefused calls it `name`."""
     return to_rgb(open_image(data, Path(name)))
 
@@ -96,12 +96,12 @@ def write_picture(image: Image.Image, path: Path, metadata: Mapping[str, object]
     base, persona, ...; plain values. It never replaces a file; once it returns, the
     picture is on the disk. Raises StorageFailed.
     """
-    data = encoded(image, ENDINGS[path.suffix.lower()], metadata)
+    data = encode_image(image, ENDINGS[path.suffix.lower()], metadata)
     with atomic_io.storing(f"the picture {path}"):
         return atomic_io.publish_file(data, path)
 
 
-def encoded(image: Image.Image, kind: str, metadata: Mapping[str, object]) -> bytes:
+def encode_image(image: Image.Image, kind: str, metadata: Mapping[str, object]) -> bytes:
     """The picture as a file of `kind` "png", "jpeg" or "webp"; the same picture and metadata give the same bytes.
 
     PNG carries the metadata as text chunks, the others as EXIF: ImageDescription (JSON) and UserComment (`parameters`).
@@ -126,7 +126,7 @@ def encoded(image: Image.Image, kind: str, metadata: Mapping[str, object]) -> by
     return buffer.getvalue()
 
 
-def read_story(path: Path) -> dict[str, object]:
+def read_metadata(path: Path) -> dict[str, object]:
     """The metadata that `write_picture` wrote into a picture, and its `format`; PhotoRefused without any."""
     image = open_image(read_bytes(path), path)
     try:

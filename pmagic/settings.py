@@ -34,10 +34,10 @@ class Config:
 def _home_override() -> Path | None:
     """The folder in `PMAGIC_HOME`, or None where the platform's own folders are used."""
     text = os.environ.get("PMAGIC_HOME", "")
-    return expanded(text).absolute() if text else None
+    return expand_path(text).absolute() if text else None
 
 
-def expanded(text: str) -> Path:
+def expand_path(text: str) -> Path:
     """The path with `~` and `~name` replaced by a home folder; UsageError for an unknown user."""
     try:
         return Path(text).expanduser()
@@ -45,7 +45,7 @@ def expanded(text: str) -> Path:
         raise UsageError(f"{text!r} names the home folder of an unknown user", "write the whole path") from error
 
 
-def parsed_toml(path: Path) -> dict[str, Any]:
+def read_toml(path: Path) -> dict[str, Any]:
     """The table in a small file that a person may have written. Raises ValueError for anything that does not parse."""
     with path.open("rb") as file:
         data = file.read(MAX_TOML_BYTES)
@@ -73,7 +73,7 @@ def config_file() -> Path:
 
 def log_dir() -> Path:
     """Tracebacks of defects, written only when one happens."""
-    return _place("log") / "logs"
+    return _place("log") / "logs" if _home_override() is not None else _place("log")
 
 
 def config() -> Config:
@@ -102,7 +102,7 @@ def with_value(key: str, value: str) -> bytes:
         table[key] = _check(key, value)
     else:
         if key not in table:
-            checked_key(key)
+            check_key(key)
         table.pop(key, None)
     return tomli_w.dumps(table).encode()
 
@@ -114,7 +114,7 @@ def origin(key: str) -> str:
     return str(config_file()) if key in _raw_table() else ""
 
 
-def mending(key: str, place: str) -> str:
+def suggest_fix(key: str, place: str) -> str:
     """What to do about a value that cannot be used, where `place` (see origin) states it."""
     if place == VARIABLES.get(key):
         return f"unset {place}"
@@ -129,24 +129,24 @@ def check_device(name: str, place: str = "") -> None:
     if not _DEVICE.fullmatch(name.lower()):
         raise UsageError(
             f"{place}: the device {name!r} is not known" if place else f"the device {name!r} is not known",
-            mending("device", place) if place else "use auto, cpu, cuda, cuda:1, mps, ...",
+            suggest_fix("device", place) if place else "use auto, cpu, cuda, cuda:1, mps, ...",
         )
 
 
-def checked_key(key: str, place: str = "") -> str:
+def check_key(key: str, place: str = "") -> str:
     """UsageError for an unknown key. place: what states it, where that is not the command line."""
     if key not in VARIABLES:
         keys = ", ".join(sorted(VARIABLES))
         if not place:
             raise UsageError(f"there is no key {key!r}", f"choose one of: {keys}")
-        raise UsageError(f"{place} has an unknown key {key!r}", f"use only: {keys}; {mending(key, place)}")
+        raise UsageError(f"{place} has an unknown key {key!r}", f"use only: {keys}; {suggest_fix(key, place)}")
     return key
 
 
 def _raw_table() -> dict[str, Any]:
     path = config_file()
     try:
-        return parsed_toml(path)
+        return read_toml(path)
     except FileNotFoundError:
         return {}
     except ValueError as error:
@@ -156,12 +156,12 @@ def _raw_table() -> dict[str, Any]:
 
 
 def _check(key: str, value: object, place: str = "") -> str:
-    checked_key(key, place)
+    check_key(key, place)
     stated = f"{place}: " if place else ""
     if not isinstance(value, str) or not value:
         raise UsageError(
             f"{stated}{key} must be a text, not {value!r}",
-            f"{mending(key, place)}, then set it with `pmagic config set`",
+            f"{suggest_fix(key, place)}, then set it with `pmagic config set`",
         )
     if key in CHOICES and value not in CHOICES[key]:
         raise UsageError(f"{stated}{key} cannot be {value!r}", f"choose one of: {', '.join(CHOICES[key])}")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from pmagic.pictures import ENDINGS, encoded
+from pmagic.pictures import ENDINGS, encode_image
 
 CELL, GAP, LINE = 128, 6, 22  # pixels
 INK, PAPER = (40, 40, 44), (250, 250, 248)
@@ -21,7 +21,7 @@ def contact_sheet(path: Path, rows: Sequence[Row], *, cell: int = CELL, heads: S
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     sheet = compose_sheet(rows, cell=cell, heads=heads)
-    path.write_bytes(encoded(sheet, ENDINGS[path.suffix], {"kind": "sheet"}))
+    path.write_bytes(encode_image(sheet, ENDINGS[path.suffix], {"kind": "sheet"}))
 
 
 def compose_sheet(rows: Sequence[Row], *, cell: int = CELL, heads: Sequence[str] = ()) -> Image.Image:

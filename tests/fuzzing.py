@@ -82,7 +82,7 @@ def picture(data: bytes) -> None:
 
 
 def story(data: bytes) -> None:
-    reproduce.repeat(pictures.read_story(_file(data)))
+    reproduce.repeat(pictures.read_metadata(_file(data)))
 
 
 def repeated(data: bytes) -> None:

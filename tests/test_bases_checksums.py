@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from test_bases_cards import base_folder, observer_folder
+from test_bases_model_spec import base_folder, observer_folder
 from typer.testing import CliRunner
 
 from pmagic.bases import checksums

@@ -25,13 +25,13 @@ def test_every_layout_opens_frozen_in_float32(tiny_folders: dict[str, Path], lay
         assert {weight.dtype for weight in model.parameters()} == {torch.float32}
         assert not any(weight.requires_grad for weight in model.parameters())
     assert base.size == tiny.SIZE
-    assert base.precision == torch.float32
-    assert base.fast is None
+    assert base.learner_dtype == torch.float32
+    assert base.compute_dtype is None
 
 
 def test_float64_is_kept_throughout(tiny_folders: dict[str, Path]) -> None:
     base = tiny.open_base(tiny_folders["sd1"], dtype="float64")
-    assert base.pipeline.unet.dtype == base.precision == torch.float64
+    assert base.pipeline.unet.dtype == base.learner_dtype == torch.float64
 
 
 def test_fingerprint_tells_one_changed_weight(own_folder: Path, tiny_folders: dict[str, Path]) -> None:
@@ -110,7 +110,7 @@ def test_bfloat16_on_a_processor_that_multiplies_it_and_only_there(
 ) -> None:
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: has)
     base = tiny.open_base(tiny_folders["sd1"], dtype="auto")
-    assert base.fast is (torch.bfloat16 if has else None)
+    assert base.compute_dtype is (torch.bfloat16 if has else None)
     assert base.computes_in == ("bfloat16" if has else "float32")
 
 
@@ -120,7 +120,7 @@ def test_weights_kept_in_the_fast_type_answer_with_the_bits_of_autocast(
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
     kept, cast = (tiny.open_base(tiny_folders["sd1"], dtype=dtype) for dtype in ("auto", "float32"))
     unet = kept.pipeline.unet
-    assert kept.weights == kept.precision == torch.float32
+    assert kept.weights_dtype == kept.learner_dtype == torch.float32
     assert {unet.conv_in.weight.dtype, unet.time_embedding.linear_1.bias.dtype} == {torch.bfloat16}
     assert unet.conv_norm_out.weight.dtype == torch.float32
     seed = torch.Generator().manual_seed(0)
@@ -136,7 +136,7 @@ def test_weights_kept_in_the_fast_type_answer_with_the_bits_of_autocast(
 
 def test_a_network_all_in_the_fast_type_is_asked_without_autocast(tiny_folders: dict[str, Path]) -> None:
     """As on a GPU."""
-    exact, fast = tiny.open_base(tiny_folders["sd1"]), tiny.open_fast(tiny_folders["sd1"], mixed=False)
+    exact, fast = tiny.open_base(tiny_folders["sd1"]), tiny.open_fast(tiny_folders["sd1"], fp32_norms=False)
     assert {weight.dtype for weight in fast.pipeline.unet.parameters()} == {torch.bfloat16}
     seed = torch.Generator().manual_seed(0)
     unet = exact.pipeline.unet

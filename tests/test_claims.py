@@ -333,7 +333,7 @@ def test_a_line_in_a_folders_name_makes_no_second_completion(library: Library, p
     (library.root / "alice").rename(library.root / "alice\nbob")
     (home / "models" / "owner--a\nowner--b").mkdir(parents=True)
     library.save("anna", persona(word="cat1"))
-    assert names.personas("a") == ["anna"] and names.pulled("") == []
+    assert names.personas("a") == ["anna"] and names.removable("") == []
 
 
 def test_commands_in_messages_quote_a_name_with_blanks(

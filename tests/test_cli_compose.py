@@ -83,7 +83,7 @@ def test_two_in_one_prompt(people: Library, tmp_path: Path) -> None:
         "a-photo-of-alice-and-bob-in-snow.png",
         "a-photo-of-alice-and-bob-in-snow-2.png",
     ]
-    story = pictures.read_story(Path(document["pictures"][1]["file"]))
+    story = pictures.read_metadata(Path(document["pictures"][1]["file"]))
     assert (story["persona"], story["word"], story["seed"]) == ("alice@1, bob@1", "face, face", 6)
     assert (story["verb"], story["steps"], story["size"]) == ("compose", 2, [tiny.SIZE, tiny.SIZE])
 
@@ -103,7 +103,7 @@ def test_a_layout_draws_other_pictures(people: Library, tmp_path: Path) -> None:
     found = [pixels(done.stdout.strip()) for done in drawn]
     assert np.array_equal(found[1], found[3])
     assert len({each.tobytes() for each in found}) == 3
-    assert pictures.read_story(Path(drawn[1].stdout.strip()))["layout"] == "left,right"
+    assert pictures.read_metadata(Path(drawn[1].stdout.strip()))["layout"] == "left,right"
 
 
 @pytest.mark.parametrize("ending", ["png", "jpg", "webp"])
@@ -121,7 +121,7 @@ def test_into_a_background_of_any_kind(people: Library, tmp_path: Path, mask: Pa
     assert result.shape == shown.shape == (50, 70, 3)
     assert np.array_equal(result[~marked], shown[~marked])
     assert not np.array_equal(result[marked], shown[marked])
-    story = pictures.read_story(Path(done.stdout.strip()))
+    story = pictures.read_metadata(Path(done.stdout.strip()))
     assert story["background"] == pictures.read_photo(path).sha256
     assert (story["soft_edge"], story["size"]) == (2, [tiny.SIZE] * 2)
     assert str(tmp_path) not in json.dumps(story)
@@ -181,7 +181,7 @@ def test_the_way_to_draw_does_not_depend_on_who_is_named_first(
     for prompt in ("{alice} and {ukiyo}", "{ukiyo} and {alice}", "{ukiyo}", "{alice}"):
         done = compose(prompt, out=tmp_path)
         assert done.exit_code == 0, done.stderr
-        story = pictures.read_story(Path(done.stdout.strip()))
+        story = pictures.read_metadata(Path(done.stdout.strip()))
         ways.append((story["scheduler"], story["negative"]))
     assert ways[0] == ways[1] == ways[2] == ("ddim", "")
     assert ways[3][0] == "dpm++-sigma-min"

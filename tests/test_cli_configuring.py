@@ -16,6 +16,7 @@ from pmagic import settings
 from pmagic.bases import fetching, kinds, model_spec
 from pmagic.cli.app import app
 from pmagic.errors import WeightsMissing
+from pmagic.library import unfinished
 from pmagic.library.store import Library
 from pmagic.persona import Persona
 
@@ -249,3 +250,13 @@ def test_a_data_set_is_named_as_the_help_names_it() -> None:
         "error: there is no data set 'coco'",
         "  next: choose one of: celeba-hq, ffhq, folder, lfw, world, world-training",
     ]
+
+
+def test_doctor_tells_a_running_learning_from_a_stopped_one(library: Library) -> None:
+    def count(state: str) -> int:
+        return json.loads(runner.invoke(app, ["doctor", "--json"]).stdout)[state]
+
+    with unfinished.locked_run(library.root, "alice") as folder:
+        (folder / "x.checkpoint").touch()
+        assert (count("learning now"), count("unfinished")) == (1, 0)
+    assert (count("learning now"), count("unfinished")) == (0, 1)

@@ -70,7 +70,7 @@ def test_it_ends_in_tables_plots_and_a_report(evaluate: Evaluate, tmp_path: Path
     for name in ("pareto.png", "heatmap.png"):
         assert Image.open(out / name).width > 400
     first = results["pictures"][0]
-    story = pictures.read_story(out / first["file"])
+    story = pictures.read_metadata(out / first["file"])
     assert (story["prompt"], story["seed"]) == (PROMPTS[0], 0)
     about = runner.invoke(app, ["info", str(out / first["file"])])
     assert about.exit_code == 0 and "kind: picture of an evaluation" in about.stdout
@@ -204,13 +204,13 @@ def test_faces_are_looked_for_before_any_work(evaluate: Evaluate, people: Path, 
 
 def test_pictures_do_not_stay_in_memory(evaluate: Evaluate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seated = []
-    begin = harness._sitting
+    begin = harness._make_run
 
     def remembering(bench: object, kept: store.Store, told: object, task: harness.Task) -> SubjectRun:
         seated.append((task, begin(bench, kept, told, task)))
         return seated[-1][1]
 
-    monkeypatch.setattr(harness, "_sitting", remembering)
+    monkeypatch.setattr(harness, "_make_run", remembering)
     assert evaluate(tmp_path / "out", "--recipe", "reference", count=1).exit_code == 0
     ((task, sitting),) = seated
     assert not task.kept

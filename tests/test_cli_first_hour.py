@@ -20,7 +20,7 @@ from pmagic.library.store import Library
 from pmagic.persona import Persona
 
 runner = CliRunner()
-SAMPLES = ["alice", "bruno", "cat", "chiara", "pencil-1", "pencil-2", "pencil-3"]
+SAMPLES = ["alice", "bruno", "cat", "chiara", "city", "pencil-1", "pencil-2", "pencil-3"]
 
 
 def test_samples_are_pictures_that_learning_takes_and_are_never_written_over_others(tmp_path: Path) -> None:
@@ -29,7 +29,9 @@ def test_samples_are_pictures_that_learning_takes_and_are_never_written_over_oth
     assert done.exit_code == 0, done.stderr
     files = [Path(line) for line in done.stdout.splitlines()]
     assert [each.stem for each in files] == SAMPLES
-    assert all(pictures.read_photo(each).image.size == (256, 256) for each in files)
+    sizes = {each.stem: pictures.read_photo(each).image.size for each in files}
+    assert sizes.pop("city") == (128, 64)  # a background
+    assert set(sizes.values()) == {(256, 256)}
     assert runner.invoke(app, words).stdout == done.stdout  # again: the same files
     files[2].write_bytes(b"mine")
     files[0].unlink()
@@ -75,15 +77,15 @@ def test_progress_without_a_terminal_is_a_line_now_and_then(
 ) -> None:
     seconds = iter([0.0, 4.0, 11.0, 12.0, 22.0])
     monkeypatch.setattr(console.time, "monotonic", lambda: next(seconds))
-    monkeypatch.setenv(console.PROGRESS, "lines")
     with console.Console().progress("learning alice") as advance:
         for done in (10, 50, 55, 100):
             advance(done, 200, "")
     assert capsys.readouterr().err.splitlines() == [
         "learning alice: 50 of 200, about 33 s to go", "learning alice: 100 of 200, about 22 s to go",
     ]  # fmt: skip
-    monkeypatch.delenv(console.PROGRESS)
-    with console.Console().progress("learning alice") as advance:
+    monkeypatch.undo()
+    monkeypatch.setattr(console, "LINE_SECONDS", 0.0)
+    with console.Console(quiet=True).progress("learning alice") as advance:
         advance(1, 2, "")
     assert capsys.readouterr().err == ""
 

@@ -36,7 +36,7 @@ class Tags(HTMLParser):
 @pytest.fixture
 def page(library: Library, persona: Make, tmp_path: Path) -> Path:
     """Two personas, one of them with a hostile word and a real preview, and a damaged one."""
-    picture = pictures.encoded(Image.new("RGB", (64, 64), (200, 30, 30)), "png", {"prompt": "x"})
+    picture = pictures.encode_image(Image.new("RGB", (64, 64), (200, 30, 30)), "png", {"prompt": "x"})
     library.save("alice", persona(preview=picture, settings={"recipe": HOSTILE, "iterations": 7}))
     library.save("bob", persona(word=HOSTILE))
     library.save("carol", persona(preview=b"no picture at all"))

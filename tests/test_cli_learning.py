@@ -91,7 +91,7 @@ def test_render_writes_pictures_that_tell_their_story(alice: Library, tmp_path: 
     assert document["prompt"] == "a photo of <alice> as a cowboy"
     assert [each["seed"] for each in document["pictures"]] == [40, 41]
     for each in document["pictures"]:
-        story = pictures.read_story(Path(each["file"]))
+        story = pictures.read_metadata(Path(each["file"]))
         assert story["seed"] == each["seed"]
         assert (story["persona"], story["base"], story["steps"]) == ("alice@1", "sd1", 2)
         assert str(tmp_path) not in json.dumps(story)  # no path of this machine goes along
@@ -114,7 +114,7 @@ def test_render_takes_every_setting(alice: Library, tmp_path: Path) -> None:
     words = ["--guidance", "3", "--scheduler", "ddim", "--negative", "hat", "--size", "40x24"]
     done = render("alice", "", *words, out=tmp_path / "one.png")
     assert done.stdout == f"{tmp_path / 'one.png'}\n"
-    story = pictures.read_story(tmp_path / "one.png")
+    story = pictures.read_metadata(tmp_path / "one.png")
     assert (story["guidance"], story["scheduler"], story["negative"], story["size"]) == (3.0, "ddim", "hat", [40, 24])
     assert story["prompt"] == "a photo of <alice>"
     assert Image.open(tmp_path / "one.png").size == (40, 24)

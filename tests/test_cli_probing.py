@@ -75,7 +75,6 @@ def test_probe_prints_curve_and_bounds_and_writes_two_pictures(photo: Path, base
 
 def test_learning_says_which_of_its_two_parts_it_is_in(photo: Path, base: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(console, "LINE_SECONDS", 0.0)
-    monkeypatch.setenv(console.PROGRESS, "lines")
     parts = [line.partition(":")[0] + ":" + line.split(":")[1] for line in learn(photo, base).stderr.splitlines()
              if " of 2: " in line]  # fmt: skip
     assert list(dict.fromkeys(parts)) == ["1 of 2: finding the stages", "2 of 2: learning alice"]

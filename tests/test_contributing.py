@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import test_bases_cards
+import test_bases_model_spec
 import test_datasets_shelf
 import test_evaluation_metrics
 import test_losses_shelf
@@ -67,7 +67,7 @@ def test_each_checklist_has_its_example() -> None:
 def test_a_method(add: Add, tiny_folders: dict[str, Path], library: Library, layout: str) -> None:
     name = add("pmagic/methods/two_vectors")
     assert name in shelf.names("methods")
-    test_methods_shelf.test_learn_keep_wear(tiny_folders, library, name, layout)
+    test_methods_shelf.test_learn_keep_apply(tiny_folders, library, name, layout)
     assert library.load("alice")[1].tensors["learner.vectors"].shape[0] == 2
 
 
@@ -78,7 +78,7 @@ def test_a_loss(add: Add) -> None:
 
 def test_a_base(add: Add) -> None:
     name = add("pmagic/bases/known/openjourney")
-    test_bases_cards.test_contract(name)
+    test_bases_model_spec.test_contract(name)
 
 
 def test_a_data_set(add: Add, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -93,10 +93,10 @@ def test_a_data_set(add: Add, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 def test_a_metric(add: Add, eyes: Observers, case: Sample) -> None:  # noqa: F811
     name = add("pmagic/evaluation/metrics/brightness")
     test_evaluation_metrics.test_contract(name, eyes, case)
-    measured = metrics.measured(eyes, replace(case, read_learned=lambda: [Image.new("RGB", (4, 4), "black")]))
-    assert list(metrics.tabled()).index("brightness") > list(metrics.tabled()).index("one_face")
+    measured = metrics.measure(eyes, replace(case, read_learned=lambda: [Image.new("RGB", (4, 4), "black")]))
+    assert list(metrics.table_columns()).index("brightness") > list(metrics.table_columns()).index("one_face")
     assert measured["brightness"] == measured["brighter"] and measured["brightness"][0] > 0
-    assert metrics.measured(eyes, case)["brighter"] == [None] * len(case.pictures)
+    assert metrics.measure(eyes, case)["brighter"] == [None] * len(case.pictures)
 
 
 def test_a_method_is_compared_with_the_others(add: Add, evaluate: Evaluate, tmp_path: Path) -> None:  # noqa: F811

@@ -131,17 +131,17 @@ def test_samples_are_seeded_and_nobody_is_drawn_twice(tmp_path: Path) -> None:
     for number in range(12):
         picture(tmp_path / f"{number}.png", number)
     everyone = folder.people(tmp_path)
-    first = datasets.drawn(everyone, 4, 3, seed=5)
+    first = datasets.sample_people(everyone, 4, 3, seed=5)
     names = [who.name for each in first for who in each]
     assert len(set(names)) == 12
-    assert [[who.name for who in each] for each in datasets.drawn(everyone, 4, 3, seed=5)] == [
+    assert [[who.name for who in each] for each in datasets.sample_people(everyone, 4, 3, seed=5)] == [
         names[:4],
         names[4:8],
         names[8:],
     ]
-    assert [who.name for who in datasets.drawn(everyone, 4, 1, seed=6)[0]] != names[:4]
+    assert [who.name for who in datasets.sample_people(everyone, 4, 1, seed=6)[0]] != names[:4]
     with pytest.raises(UsageError, match="13 different people"):
-        datasets.drawn(everyone, 13, 1, seed=5)
+        datasets.sample_people(everyone, 13, 1, seed=5)
 
 
 def test_the_world_is_held_out_and_knows_its_people() -> None:

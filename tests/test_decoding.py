@@ -97,9 +97,9 @@ def test_a_broken_chunk_takes_nothing_else_with_it(tmp_path: Path) -> None:
 
 
 def test_a_story_is_read_beside_a_broken_chunk(tmp_path: Path) -> None:
-    data = pictures.encoded(halves(), "png", {"prompt": "a cowboy"})
+    data = pictures.encode_image(halves(), "png", {"prompt": "a cowboy"})
     (tmp_path / "p.png").write_bytes(with_chunk(data, BROKEN_CHUNKS["gAMA-checksum"]))
-    assert pictures.read_story(tmp_path / "p.png") == {"prompt": "a cowboy", "format": "png"}
+    assert pictures.read_metadata(tmp_path / "p.png") == {"prompt": "a cowboy", "format": "png"}
 
 
 def test_an_animation_with_a_broken_chunk_is_still_an_animation(tmp_path: Path) -> None:

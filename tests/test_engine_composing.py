@@ -46,12 +46,12 @@ def hat(alice: Persona) -> Persona:
 
 
 @pytest.fixture(scope="module")
-def cast(alice: Persona, bob: Persona) -> dict[str, Persona]:
+def personas(alice: Persona, bob: Persona) -> dict[str, Persona]:
     return {"alice": alice, "bob": bob}
 
 
-def rows(base: loading.Base, cast: dict[str, Persona | str], prompt: str) -> dict[float, Tensor]:
-    with composing.apply_personas(base, cast) as wordings:
+def rows(base: loading.Base, personas: dict[str, Persona | str], prompt: str) -> dict[float, Tensor]:
+    with composing.apply_personas(base, personas) as wordings:
         return dict(rendering.encode_prompt(base, wordings, prompt, FEW).rows)
 
 
@@ -69,17 +69,17 @@ def embedded(base: loading.Base) -> Iterator[list[Tensor]]:
             hook.remove()
 
 
-def test_each_is_in_a_stage_of_its_own(tiny_base: loading.Base, cast: dict[str, Persona]) -> None:
+def test_each_is_in_a_stage_of_its_own(tiny_base: loading.Base, personas: dict[str, Persona]) -> None:
     """Where one persona is in a static stage, the row equals that of the other alone with the plain word."""
-    both = rows(tiny_base, cast, PROMPT)
-    only_bob = rows(tiny_base, {"bob": cast["bob"]}, "a photo of face with {bob} in snow")
-    plain = token_batch.encode_plain(tiny_base, "a photo of face with dog in snow").packed()[0]
+    both = rows(tiny_base, personas, PROMPT)
+    only_bob = rows(tiny_base, {"bob": personas["bob"]}, "a photo of face with {bob} in snow")
+    plain = token_batch.encode_plain(tiny_base, "a photo of face with dog in snow").pack()[0]
     seen = set()
     for t, row in both.items():
         if t >= 800:
             assert torch.equal(row, plain)
         elif t >= 600:
-            only_alice = rows(tiny_base, {"alice": cast["alice"]}, "a photo of {alice} with dog in snow")
+            only_alice = rows(tiny_base, {"alice": personas["alice"]}, "a photo of {alice} with dog in snow")
             torch.testing.assert_close(row, only_alice[t], atol=1e-5, rtol=0)
         else:
             assert not torch.allclose(row, only_bob[t], atol=1e-3)
@@ -90,30 +90,32 @@ def test_each_is_in_a_stage_of_its_own(tiny_base: loading.Base, cast: dict[str, 
 
 
 def test_the_order_in_the_prompt_does_not_matter_to_their_own_embeddings(
-    tiny_base: loading.Base, cast: dict[str, Persona]
+    tiny_base: loading.Base, personas: dict[str, Persona]
 ) -> None:
-    tokens = {name: 4 for name in cast}
+    tokens = {name: 4 for name in personas}
     found = []
     for prompt in ("{alice} with {bob}", "snow {bob} in {alice}"):
-        with composing.apply_personas(tiny_base, cast) as wordings, embedded(tiny_base) as seen:
+        with composing.apply_personas(tiny_base, personas) as wordings, embedded(tiny_base) as seen:
             composing.encode_schedule(tiny_base, prompt, wordings, [500.0])
-        slots = torch.tensor(prompts.check_names(tiny_base.pipeline.tokenizer, prompt, tokens).slots)
-        found.append(torch.stack([seen[0][0, slots == slot].squeeze(0) for slot in range(8)]))
+        placeholder_index = torch.tensor(
+            prompts.check_names(tiny_base.pipeline.tokenizer, prompt, tokens).placeholder_index
+        )
+        found.append(torch.stack([seen[0][0, placeholder_index == slot].squeeze(0) for slot in range(8)]))
     torch.testing.assert_close(found[0], found[1], atol=1e-6, rtol=0)
     assert (found[0][:4] - found[0][4:]).abs().max() > 1e-3  # and the two are told apart
 
 
-def test_two_that_learned_nothing_are_the_stock_sentence(tiny_base: loading.Base, cast: dict[str, Persona]) -> None:
+def test_two_that_learned_nothing_are_the_stock_sentence(tiny_base: loading.Base, personas: dict[str, Persona]) -> None:
     unlearned = {
         name: replace(
             each,
             bounds=StageBounds(0, 1000),
             tensors={**each.tensors, **{k: np.zeros_like(v) for k, v in each.tensors.items() if "_out." in k}},
         )
-        for name, each in cast.items()
+        for name, each in personas.items()
     }
     text = "a photo of face face face face with dog dog dog dog in snow"
-    expected = token_batch.encode_plain(tiny_base, text).packed()[0]
+    expected = token_batch.encode_plain(tiny_base, text).pack()[0]
     for row in rows(tiny_base, unlearned, PROMPT).values():
         assert torch.equal(row, expected)
 
@@ -123,8 +125,12 @@ def test_methods_mix(tiny_base: loading.Base, alice: Persona, hat: Persona) -> N
     row = rows(tiny_base, {"alice": alice, "hat": hat}, prompt)
     (inside,) = [t for t in row if 500 <= t < 600][:1]
     keys, values = row[inside].chunk(2, dim=-1)
-    slots = torch.tensor(prompts.check_names(tiny_base.pipeline.tokenizer, prompt, {"alice": 4, "hat": 2}).slots)
-    assert torch.equal((keys != values).any(dim=-1), (slots >= 0) & (slots < 4))  # the residual is alice's alone
+    placeholder_index = torch.tensor(
+        prompts.check_names(tiny_base.pipeline.tokenizer, prompt, {"alice": 4, "hat": 2}).placeholder_index
+    )
+    assert torch.equal(
+        (keys != values).any(dim=-1), (placeholder_index >= 0) & (placeholder_index < 4)
+    )  # the residual is alice's alone
 
 
 def test_render_is_compose_with_one_persona(tiny_base: loading.Base, alice: Persona) -> None:
@@ -139,11 +145,11 @@ def test_a_name_may_stand_twice_and_a_word_may_stand_for_one(tiny_base: loading.
     assert all(torch.equal(twice[t], written[t]) for t in written)
 
 
-def test_text_is_encoded_once_a_form_of_the_sentence(tiny_base: loading.Base, cast: dict[str, Persona]) -> None:
+def test_text_is_encoded_once_a_form_of_the_sentence(tiny_base: loading.Base, personas: dict[str, Persona]) -> None:
     calls: list[int] = []
     hook = tiny_base.pipeline.text_encoder.register_forward_pre_hook(lambda module, args: calls.append(len(args[0])))
     try:
-        rows(tiny_base, cast, PROMPT)
+        rows(tiny_base, personas, PROMPT)
     finally:
         hook.remove()
     # of 10 timesteps: 2 plain, 2 with alice alone, 4 with new tokens of either, the last 2 again the last of these;
@@ -152,7 +158,7 @@ def test_text_is_encoded_once_a_form_of_the_sentence(tiny_base: loading.Base, ca
 
 
 def test_the_base_is_as_it_was_after_a_picture_and_after_an_error(
-    tiny_base: loading.Base, cast: dict[str, Persona]
+    tiny_base: loading.Base, personas: dict[str, Persona]
 ) -> None:
     before = loading.weights_hash(tiny_base.pipeline)
     regions = {"alice": (0.0, 0.0, 0.5, 1.0), "bob": (0.5, 0.0, 1.0, 1.0)}
@@ -163,7 +169,7 @@ def test_the_base_is_as_it_was_after_a_picture_and_after_an_error(
                 raise InterruptedError
 
         try:
-            rendering.compose(tiny_base, cast, PROMPT, [0], FEW, regions=regions, on_step=on_step)
+            rendering.compose(tiny_base, personas, PROMPT, [0], FEW, regions=regions, on_step=on_step)
             assert not failing
         except InterruptedError:
             assert failing
@@ -183,15 +189,17 @@ def test_the_base_is_as_it_was_after_a_picture_and_after_an_error(
         ),
     ],
 )
-def test_names_that_cannot_be_read(tiny_base: loading.Base, cast: dict[str, Persona], prompt: str, said: str) -> None:
+def test_names_that_cannot_be_read(
+    tiny_base: loading.Base, personas: dict[str, Persona], prompt: str, said: str
+) -> None:
     with pytest.raises(UsageError) as raised:
-        rendering.compose(tiny_base, cast, prompt, [0], FEW)
+        rendering.compose(tiny_base, personas, prompt, [0], FEW)
     assert said in raised.value.what
 
 
-def test_a_persona_of_another_base_is_refused(tiny_folders: dict[str, Path], cast: dict[str, Persona]) -> None:
+def test_a_persona_of_another_base_is_refused(tiny_folders: dict[str, Path], personas: dict[str, Persona]) -> None:
     base = tiny.open_base(tiny_folders["sd2"])
-    mixed = {"alice": replace(cast["alice"], fingerprint=base.fingerprint), "bob": cast["bob"]}
+    mixed = {"alice": replace(personas["alice"], fingerprint=base.fingerprint), "bob": personas["bob"]}
     with pytest.raises(Incompatible, match="was learned on"):
         rendering.compose(base, mixed, PROMPT, [0], FEW)
     assert tiny.hooks_of(base) == []

@@ -20,7 +20,7 @@ def said(tiny_base: loading.Base) -> TokenBatch:
 def test_the_words_own_embedding_gives_the_plain_sentence(tiny_base: loading.Base, said: TokenBatch) -> None:
     word = token_batch.word_embedding(tiny_base, "dog").expand(2, 3, -1)
     encoder = tiny_base.pipeline.text_encoder
-    found = encode(encoder, said.ids, said.slots, word, torch.zeros_like(word)).condition
+    found = encode(encoder, said.ids, said.placeholder_index, word, torch.zeros_like(word)).condition
     for row, text in enumerate(["a photo of dog dog dog in the snow", "dog dog dog as a cowboy"]):
         plain = token_batch.encode_plain(tiny_base, text)
         assert torch.equal(found.keys[row], plain.keys[0])
@@ -29,16 +29,16 @@ def test_the_words_own_embedding_gives_the_plain_sentence(tiny_base: loading.Bas
 
 def test_the_residual_moves_the_values_at_the_name_alone(tiny_base: loading.Base, said: TokenBatch) -> None:
     dynamic, residual = torch.randn(2, 3, tiny.WIDTH), torch.randn(2, 3, tiny.WIDTH)
-    found = encode(tiny_base.pipeline.text_encoder, said.ids, said.slots, dynamic, residual).condition
+    found = encode(tiny_base.pipeline.text_encoder, said.ids, said.placeholder_index, dynamic, residual).condition
     moved = (found.keys != found.values).any(dim=-1)
-    assert torch.equal(moved, said.slots >= 0)
+    assert torch.equal(moved, said.placeholder_index >= 0)
 
 
 def test_attention_is_that_of_the_eager_encoder(tiny_base: loading.Base, said: TokenBatch) -> None:
     encoder = tiny_base.pipeline.text_encoder
     word = token_batch.word_embedding(tiny_base, "dog").expand(2, 3, -1)
-    found = encode(encoder, said.ids, said.slots, word, None, with_attention=True).attention
-    plain = said.ids.masked_fill(said.slots >= 0, tiny_base.pipeline.tokenizer("dog").input_ids[1])
+    found = encode(encoder, said.ids, said.placeholder_index, word, None, with_attention=True).attention
+    plain = said.ids.masked_fill(said.placeholder_index >= 0, tiny_base.pipeline.tokenizer("dog").input_ids[1])
     encoder.set_attn_implementation("eager")
     try:
         expected = encoder(plain, output_attentions=True).attentions[-1]
@@ -56,8 +56,8 @@ def test_packed_attention_reads_keys_and_values_apart(tiny_base: loading.Base) -
     plain = unet(noisy, t, encoder_hidden_states=keys).sample
     with packed_kv(unet):
         assert torch.equal(unet(noisy, t, encoder_hidden_states=keys).sample, plain)  # not packed: as ever
-        assert torch.equal(unet(noisy, t, encoder_hidden_states=Condition(keys, keys).packed()).sample, plain)
-        apart = unet(noisy, t, encoder_hidden_states=Condition(keys, values).packed()).sample
+        assert torch.equal(unet(noisy, t, encoder_hidden_states=Condition(keys, keys).pack()).sample, plain)
+        apart = unet(noisy, t, encoder_hidden_states=Condition(keys, values).pack()).sample
     assert not torch.equal(apart, plain)
     for gradient in torch.autograd.grad(apart.sum(), [keys, values]):
         assert gradient.abs().max() > 0

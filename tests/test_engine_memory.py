@@ -52,7 +52,7 @@ def test_computing_again_gives_the_same_gradients_and_leaves_the_base_alone(tiny
 
 @pytest.mark.parametrize("mixed", [True, False])
 def test_computing_again_in_the_fast_type(tiny_folders: dict[str, Path], mixed: bool) -> None:
-    base = tiny.open_fast(tiny_folders["sd1"], mixed=mixed)
+    base = tiny.open_fast(tiny_folders["sd1"], fp32_norms=mixed)
     usual, _ = gradients(base)
     with memory.gradient_checkpointing(base.pipeline):
         low, _ = gradients(base)

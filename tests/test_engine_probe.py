@@ -8,7 +8,7 @@ import torch
 
 from pmagic.bases import loading
 from pmagic.engine import probe
-from pmagic.engine.probe import GRID, binarize, isotonic, outlined, overlap, read_bounds
+from pmagic.engine.probe import GRID, binarize, isotonic, outline_subject, overlap, read_bounds
 from pmagic.engine.recipes import LearnSettings, settings_for
 from pmagic.methods import personamagic
 from pmagic.persona import REFERENCE_BOUNDS, StageBounds
@@ -56,7 +56,7 @@ def test_a_map_becomes_its_cells_above_its_mean() -> None:
 
 def test_a_soft_mask_is_cut_at_half_of_its_height() -> None:
     soft = torch.tensor([[[0.0, 0.1, 0.2], [0.19, 0.21, 0.4], [0.4, 0.3, 0.0]]])
-    assert outlined(soft).tolist() == [[[False, False, False], [False, True, True], [True, True, False]]]
+    assert outline_subject(soft).tolist() == [[[False, False, False], [False, True, True], [True, True, False]]]
 
 
 def test_the_curve_is_made_to_rise_as_t_falls() -> None:
@@ -146,6 +146,6 @@ def test_learning_probes_where_the_bounds_are_open(tiny_base: loading.Base, monk
     assert given.curve == () and "stages" not in given.settings
     for name, array in persona.tensors.items():
         assert (given.tensors[name] == array).all()
-    fallen = dataclasses.replace(found, fell_back="it is flat")
+    fallen = dataclasses.replace(found, fallback_reason="it is flat")
     monkeypatch.setattr(probe, "probe", lambda base, subject, settings: fallen)
     assert personamagic.learn(tiny_base, known, short()).settings["stages"] == "fell back: it is flat"

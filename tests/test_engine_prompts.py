@@ -21,8 +21,8 @@ def tokenizer(tiny_folders: dict[str, Path]) -> Any:
 
 def test_placeholders_stand_where_the_name_stands(tokenizer: Any) -> None:
     placed = prompts.check_prompt(tokenizer, "a photo of {} as a cowboy", 4)
-    assert len(placed.ids) == len(placed.slots) == tiny.LENGTH
-    assert placed.slots[:9] == (-1, -1, -1, -1, 0, 1, 2, 3, -1)
+    assert len(placed.ids) == len(placed.placeholder_index) == tiny.LENGTH
+    assert placed.placeholder_index[:9] == (-1, -1, -1, -1, 0, 1, 2, 3, -1)
     assert placed.length == 3 + 4 + 3
     assert placed.cut == ""
 
@@ -30,7 +30,7 @@ def test_placeholders_stand_where_the_name_stands(tokenizer: Any) -> None:
 def test_the_rest_is_tokenised_as_the_tokenizer_does(tokenizer: Any) -> None:
     placed = prompts.check_prompt(tokenizer, "a photo of {}, in the snow", 1)
     whole = tokenizer("a photo of face, in the snow", padding="max_length", max_length=tiny.LENGTH).input_ids
-    kept = [token for token, slot in zip(placed.ids, placed.slots, strict=True) if slot < 0]
+    kept = [token for token, slot in zip(placed.ids, placed.placeholder_index, strict=True) if slot < 0]
     name = tokenizer("face", add_special_tokens=False).input_ids[0]
     assert kept == [token for token in whole if token != name]
 

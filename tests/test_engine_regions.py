@@ -100,7 +100,7 @@ def test_who_stands_in_a_region_stands_for_all_who_have_one(tiny_base: loading.B
 
 @pytest.mark.parametrize("mixed", [True, False])
 def test_regions_in_the_fast_type_and_several_at_once(tiny_folders: dict[str, Path], mixed: bool) -> None:
-    fast = tiny.open_fast(tiny_folders["sd1"], mixed=mixed)
+    fast = tiny.open_fast(tiny_folders["sd1"], fp32_norms=mixed)
     both = {"a": LEFT, "b": RIGHT}
     words = {"a": "face", "b": "dog"}
     drawn = rendering.compose(fast, words, "{a} with {b}", [1, 2], replace(FEW, batch=2), regions=both)

@@ -99,9 +99,9 @@ def test_each_stage_reads_its_own_condition(
     tiny_base: loading.Base, persona: Persona, scheduler: str, steps: int
 ) -> None:
     settings = replace(FEW, scheduler=scheduler, steps=steps)
-    with personamagic.wear(tiny_base, [persona]) as (wording,):
+    with personamagic.apply(tiny_base, [persona]) as (wording,):
         script = rendering.encode_prompt(tiny_base, {"": wording}, PROMPT, settings)
-        word = token_batch.encode_plain(tiny_base, prompts.substitute_names(PROMPT, {"": "face"})).packed()[0]
+        word = token_batch.encode_plain(tiny_base, prompts.substitute_names(PROMPT, {"": "face"})).pack()[0]
     dynamic = [t for t in script.rows if 400 <= t < 800]
     for t, row in script.rows.items():
         assert torch.equal(row, word) == (t >= 800)
@@ -116,6 +116,16 @@ def test_picture_k_is_the_same_alone_and_among_others(tiny_base: loading.Base, p
     for seed, drawn in zip([7, 8, 9], together, strict=True):
         assert same(drawn, rendering.render(tiny_base, persona, PROMPT, [seed], FEW)[0])
     assert not same(together[0], together[1])
+
+
+@pytest.mark.parametrize("name", schedulers.SCHEDULERS)
+def test_timesteps_stay_on_the_cpu_whatever_the_device(tiny_base: loading.Base, name: str) -> None:
+    """A GPU is not waited for at each step. "meta" stands for it, a device whose numbers cannot be read."""
+    scheduler = schedulers.make(name, tiny_base.pipeline.scheduler.config)
+    scheduler.set_timesteps(5, device=torch.device("meta"))
+    expected = schedulers.make(name, tiny_base.pipeline.scheduler.config)
+    expected.set_timesteps(5)
+    assert scheduler.timesteps.tolist() == expected.timesteps.tolist()
 
 
 def test_several_at_once_are_the_same_pictures_but_for_rounding(tiny_base: loading.Base, persona: Persona) -> None:
@@ -213,7 +223,9 @@ def test_a_persona_of_another_method_is_refused(tiny_base: loading.Base, persona
     for method in (personamagic, textual_inversion):
         with (
             pytest.raises(Incompatible, match="tensors are not those"),
-            method.wear(tiny_base, [replace(persona, tensors={"image_embedding": persona.tensors["image_embedding"]})]),
+            method.apply(
+                tiny_base, [replace(persona, tensors={"image_embedding": persona.tensors["image_embedding"]})]
+            ),
         ):
             pass
 

@@ -70,28 +70,28 @@ def test_full_rank_is_the_whole_difference_and_differences_add() -> None:
     net = network()
     whole = torch.randn(7, 5)
     tensors = {"weights.0.weight": whole, "weights.2.weight": torch.randn(3, 4, 2), "weights.1.bias": torch.randn(7)}
-    cut, lost = reweighting.compressed(tensors, 5)
+    cut, lost = reweighting.compress(tensors, 5)
     assert lost == 0 and cut.keys() == tensors.keys()
     arrays = {name: each.numpy() for name, each in tensors.items()}
     up, down = (each.numpy() for each in torch.linalg.qr(whole))
     factors = {"weights.0.weight.up": up, "weights.0.weight.down": down}
-    worn = reweighting.worn_weights(net, [factors])
-    assert torch.allclose(worn["0.weight"] - net[0].weight, whole.double(), atol=1e-6)
-    both = reweighting.worn_weights(net, [arrays, factors])
+    applied = reweighting.sum_weights(net, [factors])
+    assert torch.allclose(applied["0.weight"] - net[0].weight, whole.double(), atol=1e-6)
+    both = reweighting.sum_weights(net, [arrays, factors])
     assert torch.allclose(both["0.weight"] - net[0].weight, 2 * whole.double(), atol=1e-6)
-    assert torch.equal(reweighting.worn_weights(net, [arrays, arrays])["0.weight"], worn_once(net, arrays))
-    half = reweighting.worn_weights(net, [arrays], [0.5])["2.weight"]
+    assert torch.equal(reweighting.sum_weights(net, [arrays, arrays])["0.weight"], applied_once(net, arrays))
+    half = reweighting.sum_weights(net, [arrays], [0.5])["2.weight"]
     assert torch.allclose(half - net[2].weight, tensors["weights.2.weight"].double() / 2)
-    assert torch.equal(reweighting.worn_weights(net, [arrays], [0.0])["0.weight"], net[0].weight)
+    assert torch.equal(reweighting.sum_weights(net, [arrays], [0.0])["0.weight"], net[0].weight)
 
 
-def worn_once(net: nn.Module, arrays: dict[str, np.ndarray]) -> Tensor:
-    return reweighting.worn_weights(net, [arrays])["0.weight"]
+def applied_once(net: nn.Module, arrays: dict[str, np.ndarray]) -> Tensor:
+    return reweighting.sum_weights(net, [arrays])["0.weight"]
 
 
 def test_the_share_lost_to_rank_is_that_of_the_squares() -> None:
     matrix = torch.diag(torch.tensor([4.0, 3.0, 0.0]))
-    cut, lost = reweighting.compressed({"weights.x": matrix}, 1)
+    cut, lost = reweighting.compress({"weights.x": matrix}, 1)
     assert lost == pytest.approx(9 / 25)
     assert torch.allclose(cut["weights.x.up"] @ cut["weights.x.down"], torch.diag(torch.tensor([4.0, 0.0, 0.0])))
 
@@ -107,7 +107,7 @@ def test_the_share_lost_to_rank_is_that_of_the_squares() -> None:
 )
 def test_a_hostile_difference_is_incompatible(tensors: dict[str, np.ndarray]) -> None:
     with pytest.raises(Incompatible):
-        reweighting.worn_weights(network(), [tensors])
+        reweighting.sum_weights(network(), [tensors])
 
 
 pytest_plugins = ["tiny"]
@@ -115,12 +115,12 @@ pytest_plugins = ["tiny"]
 
 def test_sets_of_weights(tiny_base: Base) -> None:
     unet = tiny_base.pipeline.unet
-    sizes = {which: len(reweighting.names_of(unet, which)) for which in reweighting.WEIGHT_SETS}
+    sizes = {which: len(reweighting.select_names(unet, which)) for which in reweighting.WEIGHT_SETS}
     layers = sizes["cross-kv"] // 2
     assert sizes["attention"] == 8 * layers and sizes["cross"] == 5 * layers
     assert sizes["all"] == len(list(unet.parameters()))
     with pytest.raises(UsageError) as caught:
-        reweighting.names_of(unet, "some")
+        reweighting.select_names(unet, "some")
     assert "cross-kv" in caught.value.next_step
 
 
@@ -128,13 +128,13 @@ def test_the_merge_is_the_authors_own(golden: dict[str, Tensor]) -> None:
     own, captions = golden["W0"], golden["captions"]
     rows = [golden["X1"], golden["X2"]]
     answers = [x @ (own + golden[f"D{k}"]).T for k, x in enumerate(rows, 1)]
-    one = concept_merge.merged(own, captions, rows[0], answers[0], ridge=0.0)
-    both = concept_merge.merged(own, captions, torch.cat(rows), torch.cat(answers), ridge=0.0)
+    one = concept_merge.merge(own, captions, rows[0], answers[0], ridge=0.0)
+    both = concept_merge.merge(own, captions, torch.cat(rows), torch.cat(answers), ridge=0.0)
     assert torch.allclose(one, golden["merge.one"], rtol=0, atol=1e-10)
     assert torch.allclose(both, golden["merge.two"], rtol=0, atol=1e-10)
     for x, v in zip(rows, answers, strict=True):
         assert torch.allclose(x @ both.T, v, atol=1e-10)  # each concept's own answers at its own phrases
-    turned = concept_merge.merged(own, 7 * captions, torch.cat(rows[::-1]), torch.cat(answers[::-1]), ridge=0.0)
+    turned = concept_merge.merge(own, 7 * captions, torch.cat(rows[::-1]), torch.cat(answers[::-1]), ridge=0.0)
     assert torch.allclose(turned, both, atol=1e-10)  # whatever their order, and the captions' scale
     asked = torch.cat(answers) - torch.cat(rows) @ own.T
     assert torch.linalg.matrix_rank(both - own, tol=1e-9) == torch.linalg.matrix_rank(asked, tol=1e-9)
@@ -142,7 +142,7 @@ def test_the_merge_is_the_authors_own(golden: dict[str, Tensor]) -> None:
 
 def test_no_difference_merges_to_the_base(golden: dict[str, Tensor]) -> None:
     own, x = golden["W0"], golden["X1"]
-    assert torch.allclose(concept_merge.merged(own, golden["captions"], x, x @ own.T), own, rtol=0, atol=1e-12)
+    assert torch.allclose(concept_merge.merge(own, golden["captions"], x, x @ own.T), own, rtol=0, atol=1e-12)
 
 
 def test_equal_phrases_count_once(golden: dict[str, Tensor]) -> None:

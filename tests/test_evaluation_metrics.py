@@ -78,7 +78,7 @@ def test_columns_have_names_of_their_own_and_the_chief_ones_stand_first() -> Non
 
 
 def test_tables_have_the_order_that_metrics_state(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert list(metrics.tabled()) == [
+    assert list(metrics.table_columns()) == [
         "t_sim", "i_pre", "t_cosine", "i_found", "i_unseen", "detected", "obeyed", "of_the_way", "one_face",
         "x_copied", "size_copied",
     ]  # fmt: skip
@@ -103,22 +103,28 @@ def test_a_metric_may_look_at_the_photos_and_they_are_read_once_if_it_does(case:
 def test_slopes_are_tabled_and_what_they_are_read_from_is_not() -> None:
     for name, slope in metrics.slopes().items():
         assert {slope.x, slope.y} <= metrics.columns().keys()
-        assert name in metrics.tabled() and not {slope.x, slope.y, name} & metrics.columns().keys() - {slope.x, slope.y}
-        assert not {slope.x, slope.y} & metrics.tabled().keys()
-    assert set(metrics.paired()) <= metrics.columns().keys() and metrics.paired()[:2] == metrics.primaries()
-    assert {"one_face", "of_the_way"} <= set(metrics.paired())
+        assert name in metrics.table_columns() and not {slope.x, slope.y, name} & metrics.columns().keys() - {
+            slope.x,
+            slope.y,
+        }
+        assert not {slope.x, slope.y} & metrics.table_columns().keys()
+    assert (
+        set(metrics.paired_columns()) <= metrics.columns().keys()
+        and metrics.paired_columns()[:2] == metrics.primaries()
+    )
+    assert {"one_face", "of_the_way"} <= set(metrics.paired_columns())
 
 
 def test_one_face_is_exactly_one(eyes: Observers, case: Sample) -> None:
     two = packs.photo_of((3, 5), (11, 9))
-    counted = metrics.measured(eyes, replace(case, pictures=[*case.pictures, two]))
+    counted = metrics.measure(eyes, replace(case, pictures=[*case.pictures, two]))
     assert counted["one_face"] == [1, 0, 0, 0]  # a face, two, nobody, two
     assert counted["detected"] == [1, 1, 0, 1]
 
 
 def test_a_copy_of_the_photo_has_the_photos_layout(eyes: Observers, case: Sample) -> None:
     """Of a face in cell (5, 5) of 16 the eyes' middle is half a cell to the right, and the mouth one cell below."""
-    counted = metrics.measured(eyes, case)
+    counted = metrics.measure(eyes, case)
     assert counted["x_drawn"][0] == counted["x_photo"][0] == pytest.approx(5.5 / 16, abs=1e-4)
     assert counted["log_size_drawn"][0] == counted["log_size_photo"][0] == pytest.approx(math.log(1 / 16), abs=0.01)
     assert counted["x_drawn"][1] - counted["x_drawn"][0] == pytest.approx(-2 / 16, abs=1e-4)  # of two alike the first
@@ -127,9 +133,9 @@ def test_a_copy_of_the_photo_has_the_photos_layout(eyes: Observers, case: Sample
 
 def test_of_the_way_is_nothing_for_strangers_and_all_for_the_person(eyes: Observers, case: Sample) -> None:
     own, other = (float(case.learned[0] @ eyes.face(picture)) for picture in case.pictures[:2])
-    counted = metrics.measured(eyes, replace(case, scale=Scale(strangers=other, person=own)))
+    counted = metrics.measure(eyes, replace(case, scale=Scale(strangers=other, person=own)))
     assert counted["of_the_way"] == pytest.approx([1, 0, 0], abs=1e-3)
-    assert metrics.measured(eyes, case)["of_the_way"] == [None] * 3
+    assert metrics.measure(eyes, case)["of_the_way"] == [None] * 3
 
 
 def test_a_scale_lies_between_strangers_and_the_people_themselves(eyes: Observers) -> None:
@@ -149,7 +155,7 @@ def test_a_scale_lies_between_strangers_and_the_people_themselves(eyes: Observer
 
 
 def test_identity_is_one_for_the_photo_itself_and_minus_one_for_nobody(eyes: Observers, case: Sample) -> None:
-    found = metrics.measured(eyes, case)
+    found = metrics.measure(eyes, case)
     assert found["i_pre"][0] == pytest.approx(1, abs=1e-5)
     assert -1 < found["i_pre"][1] < found["i_pre"][0]  # the tiny judge is random, and tells faces apart by little
     assert found["i_pre"][2] == -1
@@ -166,7 +172,7 @@ def test_without_another_photo_there_is_no_copy_check(eyes: Observers, case: Sam
         learned=case.learned,
         unseen=eyes.known(alice([packs.photo_of((5, 5))], [])).unseen,
     )
-    assert metrics.measured(eyes, bare)["i_unseen"] == [None, None, None]
+    assert metrics.measure(eyes, bare)["i_unseen"] == [None, None, None]
 
 
 def test_several_photos_count_alike(eyes: Observers, case: Sample) -> None:
@@ -177,14 +183,14 @@ def test_several_photos_count_alike(eyes: Observers, case: Sample) -> None:
         learned=np.concatenate([case.learned, case.unseen]),
         unseen=case.unseen,
     )
-    found = metrics.measured(eyes, both)["i_pre"][0]
+    found = metrics.measure(eyes, both)["i_pre"][0]
     one, other = (float(rows[0] @ case.learned[0]) for rows in (case.learned, case.unseen))
     assert found == pytest.approx((one + other) / 2, abs=1e-5)
 
 
 def test_text_is_hessels_score(eyes: Observers, case: Sample, eval_folder: Path) -> None:
     clip = subject.observer_of(specs.resolve(str(eval_folder)), "cpu")
-    found = metrics.measured(eyes, case)
+    found = metrics.measure(eyes, case)
     seen, said = clip.cropped_embedding(case.pictures), clip.text_embedding(PROMPTS)
     cosines = (seen @ said.T / seen.norm(dim=1)[:, None] / said.norm(dim=1)).tolist()
     assert found["t_cosine"] == pytest.approx([each[1] for each in cosines], abs=1e-5)
@@ -194,7 +200,7 @@ def test_text_is_hessels_score(eyes: Observers, case: Sample, eval_folder: Path)
 
 def test_one_prompt_is_always_obeyed_and_so_says_nothing(eyes: Observers, case: Sample) -> None:
     alone = Sample(pictures=case.pictures, prompt=0, prompts=PROMPTS[:1], learned=case.learned, unseen=case.unseen)
-    assert metrics.measured(eyes, alone)["obeyed"] == [None] * 3
+    assert metrics.measure(eyes, alone)["obeyed"] == [None] * 3
 
 
 def test_each_text_is_encoded_once(eyes: Observers, case: Sample, eval_folder: Path, monkeypatch) -> None:
@@ -202,9 +208,9 @@ def test_each_text_is_encoded_once(eyes: Observers, case: Sample, eval_folder: P
     said: list[str] = []
     original = type(clip).text_embedding
     monkeypatch.setattr(type(clip), "text_embedding", lambda self, texts: said.extend(texts) or original(self, texts))
-    fresh = Observers(clip, eyes._judge)
+    fresh = Observers(clip, eyes._pack)
     for _ in range(3):
-        metrics.measured(fresh, case)
+        metrics.measure(fresh, case)
     assert said == list(PROMPTS)
 
 
@@ -220,9 +226,9 @@ def test_a_photo_without_a_face_is_refused_or_not_compared_with(eyes: Observers)
 def test_the_judge_is_never_the_network_of_the_loss(eval_folder: Path, tmp_path: Path) -> None:
     spec = specs.resolve(str(eval_folder))
     with pytest.raises(Incompatible, match="same recogniser"):
-        observers.observers(replace(spec, judge=spec.faces), "cpu")
+        observers.observers(replace(spec, eval_recognizer=spec.faces), "cpu")
     with pytest.raises(WeightsMissing, match="antelopev2") as caught:
-        observers.observers(replace(spec, judge="antelopev2"), "cpu")
+        observers.observers(replace(spec, eval_recognizer="antelopev2"), "cpu")
     assert "pmagic models pull antelopev2" in caught.value.next_step
 
 

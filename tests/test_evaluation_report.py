@@ -55,7 +55,7 @@ def made(tmp_path: Path) -> tuple[Report, Store]:
                     path = store.root / file
                     path.parent.mkdir(parents=True, exist_ok=True)
                     shade = (60 * prompt, 100 * row + 50, 90 * k + 40 * person)
-                    path.write_bytes(pictures.encoded(Image.new("RGB", (64, 64), shade), "png", {}))
+                    path.write_bytes(pictures.encode_image(Image.new("RGB", (64, 64), shade), "png", {}))
                 values = {name: [0.1 * prompt + 0.05 * row + 0.01 * person] * 2 for name in metrics.columns()}
                 lines += scores.rows((variant, person, prompt + 1), [0, 1], files, values)
     made = Report(

@@ -140,17 +140,17 @@ def test_table5_changes_only_the_identity_loss() -> None:
 def test_the_papers_rows_are_there(ablation: str) -> None:
     for row in made(ablation).values():
         if row.table:
-            found = published.row(row.table, row.label, "world", "mini")
+            found = published.find_row(row.table, row.label, "world", "mini")
             assert found is not None and found.dataset == "celeba_hq"
 
 
 def test_the_nearest_published_row_is_taken() -> None:
-    assert published.row(1, "Vanilla", "lfw", "sd14").t_sim == 0.631
-    assert published.row(6, "PersonaMagic", "ffhq", "sd14").i_pre == 0.407
-    assert published.row(6, "PersonaMagic", "ffhq", "dreamlike").i_pre == 0.442
-    assert published.row(6, "PersonaMagic", "folder", "dreamlike").table == 7
-    assert published.row(2, "0.7, 0.8", "lfw", "sd14").dataset == "celeba_hq"
-    assert published.row(9, "PersonaMagic", "lfw", "sd14") is None
+    assert published.find_row(1, "Vanilla", "lfw", "sd14").t_sim == 0.631
+    assert published.find_row(6, "PersonaMagic", "ffhq", "sd14").i_pre == 0.407
+    assert published.find_row(6, "PersonaMagic", "ffhq", "dreamlike").i_pre == 0.442
+    assert published.find_row(6, "PersonaMagic", "folder", "dreamlike").table == 7
+    assert published.find_row(2, "0.7, 0.8", "lfw", "sd14").dataset == "celeba_hq"
+    assert published.find_row(9, "PersonaMagic", "lfw", "sd14") is None
 
 
 def test_the_constant_weight_is_the_mean_of_the_other() -> None:

@@ -33,11 +33,11 @@ class Scripted:
     def __init__(self, deaths: Iterator[int]) -> None:
         self.left, self.deaths = [], deaths
 
-    def begin(self, task: Task) -> None:
+    def submit(self, task: Task) -> None:
         self.left = [Result(str(k), {"a": b"x"}, 0.0) for k in range(3) if str(k) not in task.kept]
         self.dies_after = next(self.deaths, 99)
 
-    def event(self) -> Result | Failure | None:
+    def next_result(self) -> Result | Failure | None:
         if self.dies_after == 0:
             raise Died
         self.dies_after -= 1
@@ -88,12 +88,12 @@ def test_a_person_who_kills_every_worker_fails_alone() -> None:
 class Endless:
     """A run whose steps only the other end can finish."""
 
-    def __init__(self, context: object, who: EvalSubject, kept: object, told: Progress, scratch: Path) -> None:
-        self.told = told
+    def __init__(self, context: object, who: EvalSubject, kept: object, progress: Progress, scratch: Path) -> None:
+        self.progress = progress
 
     def results(self) -> Iterator[Result]:
         for _ in range(500):
-            self.told("learning")
+            self.progress("learning")
             time.sleep(0.01)
         yield Result("0", {}, 0.0)
 
@@ -131,8 +131,8 @@ def command(eval_folder: Path, people: Path, prompts_file: Path, tmp_path: Path)
 
 
 def finished(process: subprocess.Popen) -> None:
-    _, told = process.communicate(timeout=600)
-    assert process.returncode == 0, told
+    _, progress = process.communicate(timeout=600)
+    assert process.returncode == 0, progress
 
 
 def summaries(out: Path) -> dict[str, bytes]:
@@ -218,8 +218,8 @@ def test_no_process_outlives_the_command(command, eval_folder: Path, tmp_path: P
     finally:
         config.write_text(usual)
     process = command(tmp_path / "other", "--workers", "2", "--recipe", "reference")
-    _, told = process.communicate(timeout=600)
-    assert process.returncode == 0 and "leaked" not in told, told
+    _, progress = process.communicate(timeout=600)
+    assert process.returncode == 0 and "leaked" not in progress, progress
 
 
 def test_a_cluster_takes_as_many_workers_as_its_machines_have_room_for() -> None:

@@ -35,13 +35,13 @@ def test_two_people_are_found_recognised_and_told_apart(
 
 def test_a_picture_without_a_face_is_like_nobody() -> None:
     empty = Image.new("RGB", (64, 64), "white")
-    assert compositions.seen(empty, 0, PEOPLE) == {"identity": -1.0, "recognised": 0.0}
+    assert compositions.inspect_face(empty, 0, PEOPLE) == {"identity": -1.0, "recognised": 0.0}
     scores = compositions._both(empty, (0, 1), PEOPLE)
     assert scores == {"two faces": 0.0, "each at its place": 0.0, "identity": -1.0, "recognised": 0.0}
 
 
 def test_a_portrait_is_its_own_likeness() -> None:
-    scores = compositions.seen(compositions.portrait(compositions.FIRST + 1), 1, PEOPLE)
+    scores = compositions.inspect_face(compositions.portrait(compositions.FIRST + 1), 1, PEOPLE)
     assert scores["identity"] == pytest.approx(1, abs=1e-5) and scores["recognised"] == 1
 
 
@@ -51,7 +51,7 @@ def test_what_is_learned_is_kept_and_learned_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     base = api.open_base(str(tiny_folders["sd1"]), device="cpu", dtype="float32")
-    monkeypatch.setattr(compositions, "opened", lambda: base)
+    monkeypatch.setattr(compositions, "open_base", lambda: base)
     options = compositions.Options(tmp_path, people=1, recipe="reference", iterations=2, steps=2)
     for _ in range(2):
         compositions.learn(options, "style-oil", [tiny.photo(3), tiny.photo(4)], "painting", True)

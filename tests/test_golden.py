@@ -138,7 +138,9 @@ def test_clip_sees_the_whole_photo(numbers: Numbers, name: str) -> None:
 def as_ids(placed: prompts.TokenizedPrompt) -> list[int]:
     """Tokens from start to end, the placeholders by the ids that the authors' tokenizer gave them."""
     first = min(FACTS["sentences"][0]["ids"][1:5])
-    ids = [first + slot if slot >= 0 else token for token, slot in zip(placed.ids, placed.slots, strict=True)]
+    ids = [
+        first + slot if slot >= 0 else token for token, slot in zip(placed.ids, placed.placeholder_index, strict=True)
+    ]
     return ids[: placed.length + 2]
 
 
@@ -293,7 +295,7 @@ def forward_values(
         patch.setattr(training, "encode", record)
         output = training.forward_step(context, learner, draw)
     loss = training.weighted_sum(context, training.loss_terms(context, output))
-    share = tandem_equilibrium.shares(output.attention, output.open_slots, output.open_lengths)
+    share = tandem_equilibrium.shares(output.attention, output.open_placeholder_index, output.open_lengths)
     dynamic, residual = learner(draw.t, context.subject.image_embedding[draw.photo])
     (both,) = encoded
     values: dict[str, Tensor] = {}
@@ -399,7 +401,7 @@ class Trace:
 @pytest.fixture(scope="module")
 def trace(numbers: Numbers, persona: Persona) -> Trace:
     settings = recipes.render_settings_for("reference", {})
-    with personamagic.wear(numbers.base, [persona]) as (schedule,):
+    with personamagic.apply(numbers.base, [persona]) as (schedule,):
         script = rendering.encode_prompt(numbers.base, {"": schedule}, PROMPT, settings)
     first = noise("latents")[None]
     forced, eps, last = golden.sample(numbers.base, script, first, settings, numbers.inference["latents"])
@@ -440,7 +442,7 @@ def test_edges_of_the_stages(numbers: Numbers, persona: Persona) -> None:
     """
     drawn = numbers.inference
     edges = drawn["edges"].tolist()
-    with personamagic.wear(numbers.base, [persona]) as (schedule,), torch.no_grad():
+    with personamagic.apply(numbers.base, [persona]) as (schedule,), torch.no_grad():
         conditions = composing.encode_schedule(numbers.base, PROMPT, {"": schedule}, [float(t) for t in edges])
     for t in edges:
         row = edges.index(801 if t == 800 else t)

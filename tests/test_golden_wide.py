@@ -124,7 +124,7 @@ def learned(base: loading.Base, numbers: dict[str, Tensor]) -> Iterator[dict[str
             output = training.forward_step(context, learner, draw)
             terms = training.loss_terms(context, output)
             loss = training.weighted_sum(context, terms)
-            share = tandem_equilibrium.shares(output.attention, output.open_slots, output.open_lengths)
+            share = tandem_equilibrium.shares(output.attention, output.open_placeholder_index, output.open_lengths)
         for row, k in enumerate(steps):
             found |= {
                 f"step{k}.main.dynamic": dynamic[row],
@@ -204,7 +204,7 @@ class Trace:
 @pytest.fixture(scope="module")
 def trace(base: loading.Base, drawn: dict[str, Tensor]) -> Trace:
     settings = recipes.render_settings_for("reference", {})
-    with personamagic.wear(base, [golden_persona(base, drawn)]) as (wording,):
+    with personamagic.apply(base, [golden_persona(base, drawn)]) as (wording,):
         script = rendering.encode_prompt(base, {"": wording}, "A photo of {} as a cowboy", settings)
     first = drawn["latents_in"][0]
     own, _, last = golden.sample(base, script, first, settings)

@@ -196,7 +196,7 @@ def test_no_step_of_an_export_or_a_picture_or_a_gallery_leaves_a_half_file(
     page = gallery.page("x", "personas", [], ("base",))
     acts: dict[str, tuple[bytes, Callable[[Path], object]]] = {
         "a.pmagic": (archive, lambda path: atomic_io.publish_file(library.export("alice")[1], path)),
-        "a.png": (pictures.encoded(image, "png", story), lambda path: pictures.write_picture(image, path, story)),
+        "a.png": (pictures.encode_image(image, "png", story), lambda path: pictures.write_picture(image, path, story)),
         "a.html": (page, lambda path: atomic_io.publish_file(page, path)),
     }
     for name, (whole, act) in acts.items():

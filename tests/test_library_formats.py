@@ -62,18 +62,18 @@ def test_a_migration_is_run_step_by_step(monkeypatch: pytest.MonkeyPatch) -> Non
 
     monkeypatch.setattr(migrations, "MIGRATIONS", {1: m1_class_is_word, 2: m2_bounds_are_a_table})
     old = {"format": 1, "class": "cat", "bounds": [1, 2]}
-    assert migrations.migrated(old, 3) == {"format": 3, "word": "cat", "bounds": {"low": 1, "high": 2}}
+    assert migrations.migrate(old, 3) == {"format": 3, "word": "cat", "bounds": {"low": 1, "high": 2}}
     assert old == {"format": 1, "class": "cat", "bounds": [1, 2]}
     with pytest.raises(BundleDamaged, match="it says format 1, but is not in that format: KeyError"):
-        migrations.migrated({"format": 1}, 3)
+        migrations.migrate({"format": 1}, 3)
     with pytest.raises(Incompatible, match="this pmagic reads 1 to 3"):
-        migrations.migrated({"format": 4}, 3)
+        migrations.migrate({"format": 4}, 3)
 
 
 @pytest.mark.parametrize("stated", [2, 0, -1, True, 1.0, "1", None, 10**40, [1]])
 def test_another_format_is_incompatible(stated: object) -> None:
     with pytest.raises(Incompatible, match=r"this pmagic reads 1$"):
-        migrations.migrated({"format": stated}, 1)
+        migrations.migrate({"format": stated}, 1)
 
 
 def test_a_glance_of_what_is_laid_out_otherwise_is_as_good(tmp_path: Path, persona: Callable[..., Persona]) -> None:

@@ -31,6 +31,6 @@ def test_a_right_prediction_gives_the_clean_latents_back(velocity: bool) -> None
 
 
 def test_it_is_the_weighted_distance_of_the_faces() -> None:
-    given = output(t=torch.tensor([0, 500, 500]), apart=lambda clean: torch.tensor([0.0, 1.0, 2.0]))
+    given = output(t=torch.tensor([0, 500, 500]), identity_distance=lambda clean: torch.tensor([0.0, 1.0, 2.0]))
     half = 0.5**0.5
     assert identity.loss(given).tolist() == pytest.approx([0.0, half, 2 * half], abs=1e-6)

@@ -18,8 +18,8 @@ def output(**changes: object) -> StepOutput:
     def normal(*shape: int) -> torch.Tensor:
         return torch.randn(shape, generator=source)
 
-    slots = torch.full((B, S), -1)
-    slots[:, 2], slots[:, 3] = 0, 1
+    placeholder_index = torch.full((B, S), -1)
+    placeholder_index[:, 2], placeholder_index[:, 3] = 0, 1
     values: dict[str, object] = {
         "t": torch.tensor([400, 500, 799]),
         "latents": normal(B, 4, 6, 6),
@@ -30,10 +30,10 @@ def output(**changes: object) -> StepOutput:
         "keys": normal(B, S, D),
         "values": normal(B, S, D),
         "attention": normal(B, H, S, S).softmax(dim=-1).requires_grad_(),
-        "open_slots": slots,
+        "open_placeholder_index": placeholder_index,
         "open_lengths": torch.full((B,), 5),
         "signal": torch.tensor([0.6, 0.4, 0.2]),
-        "apart": lambda clean: clean.square().mean(dim=(1, 2, 3)),
+        "identity_distance": lambda clean: clean.square().mean(dim=(1, 2, 3)),
     }
     return StepOutput(**{**values, **changes})
 
@@ -55,7 +55,7 @@ def test_contract(name: str) -> None:
             loss.loss(output(attention=None))
     if loss.READS_FACE:
         with pytest.raises(ValueError, match="recogniser"):
-            loss.loss(output(apart=None))
+            loss.loss(output(identity_distance=None))
 
 
 def test_masked_mse_counts_only_where_the_mask_is() -> None:
@@ -73,7 +73,7 @@ def test_equilibrium_is_lowest_at_balance() -> None:
     assert tandem_equilibrium.loss(given).tolist() == pytest.approx([-0.25] * B)
     attention[..., 2] += 0.01
     expected = 1 / (1 + math.exp(-1.0))
-    found = tandem_equilibrium.shares(attention, given.open_slots, given.open_lengths)
+    found = tandem_equilibrium.shares(attention, given.open_placeholder_index, given.open_lengths)
     assert found.tolist() == pytest.approx([expected] * B, rel=1e-5)
 
 

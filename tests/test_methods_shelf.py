@@ -30,7 +30,7 @@ FEW = RenderSettings(steps=4, guidance=3.0)
 
 @pytest.mark.parametrize("layout", ["sd1", "sd2", "fp16"])
 @pytest.mark.parametrize("name", shelf.names("methods"))
-def test_learn_keep_wear(tiny_folders: dict[str, Path], library: Library, name: str, layout: str) -> None:
+def test_learn_keep_apply(tiny_folders: dict[str, Path], library: Library, name: str, layout: str) -> None:
     base = tiny.open_base(tiny_folders[layout])
     before = loading.weights_hash(base.pipeline)
     method = methods.take(name)
@@ -109,7 +109,7 @@ def test_tensors_of_another_shape_are_incompatible(
     """A bundle that verifies may still have been written by somebody hostile."""
     zeros = {name: np.zeros(shape, np.float32) for name, shape in tensors.items()}
     hostile = persona(fingerprint=tiny_base.fingerprint, tensors=zeros)
-    with pytest.raises(Incompatible, match="not those of a mapper"), personamagic.wear(tiny_base, [hostile]):
+    with pytest.raises(Incompatible, match="not those of a mapper"), personamagic.apply(tiny_base, [hostile]):
         pass
 
 
@@ -118,7 +118,7 @@ def test_a_mapper_with_a_photo_of_another_length_is_incompatible(tiny_base: load
         tiny_base, tiny.known(tiny_base), personamagic.settings_for("reference", {}, **tiny.train_step())
     )
     hostile = replace(persona, tensors={**persona.tensors, "image_embedding": np.zeros(5, np.float32)})
-    with pytest.raises(Incompatible, match="not those of a mapper"), personamagic.wear(tiny_base, [hostile]):
+    with pytest.raises(Incompatible, match="not those of a mapper"), personamagic.apply(tiny_base, [hostile]):
         pass
 
 
@@ -126,7 +126,7 @@ def test_a_mapper_with_a_photo_of_another_length_is_incompatible(tiny_base: load
 @pytest.mark.parametrize("name", shelf.names("methods"))
 def test_learning_in_the_fast_type(tiny_folders: dict[str, Path], name: str, mixed: bool) -> None:
     """What `auto` does on hardware with bfloat16: the UNet computes in it, everything else stays in float32."""
-    base = tiny.open_fast(tiny_folders["sd1"], mixed=mixed)
+    base = tiny.open_fast(tiny_folders["sd1"], fp32_norms=mixed)
     method = shelf.take("methods", name)
     persona = method.learn(base, tiny.known(base), method.settings_for("reference", {}, **tiny.train_step()))
     assert persona.settings["autocast"] == "bfloat16"
@@ -146,7 +146,7 @@ def test_textual_inversion_is_one_vector_for_every_timestep(tiny_base: loading.B
         tiny_base, tiny.known(tiny_base), textual_inversion.settings_for("reference", {}, **tiny.train_step())
     )
     assert persona.tensors["learner.vectors"].shape == (1, tiny.WIDTH)
-    with textual_inversion.wear(tiny_base, [persona]) as (wording,):
+    with textual_inversion.apply(tiny_base, [persona]) as (wording,):
         found = wording([999.0, 500.0, 1.0])
     assert found[999.0] is found[1.0]
     assert found[1.0].residual is None
@@ -165,14 +165,14 @@ def test_custom_diffusion_apart_and_merged(tiny_base: loading.Base) -> None:
     unet = tiny_base.pipeline.unet
     name = next(name for name, _ in unet.named_parameters() if name.endswith("attn2.to_k.weight"))
     plain = unet.get_parameter(name)
-    with custom_diffusion.wear(tiny_base, [alice]) as (schedule,):
+    with custom_diffusion.apply(tiny_base, [alice]) as (schedule,):
         rows, own = custom_diffusion.phrase_rows(tiny_base, schedule), _weight(unet, name).double()
         assert not torch.equal(own.float(), plain)
-    with custom_diffusion.wear(tiny_base, [alice, bob]) as schedules:
+    with custom_diffusion.apply(tiny_base, [alice, bob]) as schedules:
         assert len(schedules) == 2
         both = _weight(unet, name).double()
     assert torch.allclose(rows @ both.T, rows @ own.T, atol=1e-4) and not torch.allclose(both, own, atol=1e-4)
-    with custom_diffusion.wear(tiny_base, [alice, alice]):  # equal weights are worn once
+    with custom_diffusion.apply(tiny_base, [alice, alice]):  # equal weights are applied once
         assert torch.equal(_weight(unet, name).double(), own)
     assert unet.get_parameter(name) is plain
 
@@ -184,7 +184,7 @@ def _weight(unet: torch.nn.Module, name: str) -> torch.Tensor:
 
 def test_the_start_of_the_text_teaches_custom_diffusion_nothing(tiny_base: loading.Base) -> None:
     unet = tiny_base.pipeline.unet
-    name = reweighting.names_of(unet, "cross-kv")[0]
+    name = reweighting.select_names(unet, "cross-kv")[0]
     difference = reweighting.WeightDifference(unet, [name])
     projection = unet.get_submodule(name.removesuffix(".weight"))
     grads = []
@@ -229,7 +229,7 @@ def test_weight_methods_resume_to_the_same_bytes_and_need_no_more_memory(
 
 def method_learner(base: loading.Base, settings: LearnSettings) -> torch.nn.Module:
     unet = base.pipeline.unet
-    difference = reweighting.WeightDifference(unet, reweighting.names_of(unet, settings.weights))
+    difference = reweighting.WeightDifference(unet, reweighting.select_names(unet, settings.weights))
     return _weights.WeightLearner(torch.nn.Identity(), difference, keeps_start=False)
 
 

@@ -27,8 +27,8 @@ def networks(tokenizer: CLIPTokenizer) -> base_networks.Networks:
 
 def test_a_mark_takes_as_many_places_as_a_name_has_embeddings(tokenizer: CLIPTokenizer) -> None:
     said = base_material.read(tokenizer, [f"a photo of {MARK} and {MARK}", "a photo of a face", ""])
-    assert said.slots[0, :14].tolist() == [-1, -1, -1, -1, 0, 1, 2, 3, -1, 4, 5, 6, 7, -1]
-    assert (said.slots[1:] == -1).all()
+    assert said.placeholder_index[0, :14].tolist() == [-1, -1, -1, -1, 0, 1, 2, 3, -1, 4, 5, 6, 7, -1]
+    assert (said.placeholder_index[1:] == -1).all()
     assert said.lengths.tolist() == [13, 6, 1]
     word = tokenizer("face").input_ids[1]
     assert (said.ids[0, 4:8] == word).all() and said.ids[0, 13] == tokenizer.eos_token_id
@@ -39,7 +39,7 @@ def test_a_caption_without_a_mark_is_what_the_text_encoder_says(networks, tokeni
     said = base_material.read(tokenizer, ["a photo of a face in the snow"])
     traits, noise = torch.zeros(1, 2, len(trait_vector(person(0)))), torch.zeros(1, 8, base_networks.WIDTH)
     with torch.no_grad():
-        states = networks.say(said.ids.long(), said.slots.long(), traits, noise)
+        states = networks.say(said.ids.long(), said.placeholder_index.long(), traits, noise)
         stock = networks.text(said.ids.long()).last_hidden_state
     torch.testing.assert_close(states, stock, rtol=0, atol=0)
 
@@ -53,8 +53,8 @@ def test_names_are_as_long_as_a_word_and_stand_at_their_marks(networks, tokenize
     torch.testing.assert_close(table.norm(dim=-1), torch.full((len(table),), base_networks.TOKEN_LENGTH))
     said = base_material.read(tokenizer, [f"a photo of {MARK} in the snow"])
     with torch.no_grad():
-        one = networks.say(said.ids.long(), said.slots.long(), traits, 0 * noise)
-        other = networks.say(said.ids.long(), said.slots.long(), -traits, 0 * noise)
+        one = networks.say(said.ids.long(), said.placeholder_index.long(), traits, 0 * noise)
+        other = networks.say(said.ids.long(), said.placeholder_index.long(), -traits, 0 * noise)
     changed = (one != other).any(dim=-1)[0]
     assert not changed[:4].any() and changed[4:8].all()  # causal: nothing before the name depends on it
 
@@ -85,6 +85,6 @@ def test_the_usual_error_runs_at_each_level_alone(tokenizer: CLIPTokenizer) -> N
 
 
 def test_the_shipped_base_knows_a_stranger_by_name() -> None:
-    told = {t: (own, other) for t, own, other, _ in naming.measured(WEIGHTS, people=24)}
+    told = {t: (own, other) for t, own, other, _ in naming.measure(WEIGHTS, people=24)}
     assert all(other > 0.2 for t, (_, other) in told.items() if t <= 800)
     assert told[200][0] > told[600][0] > told[950][0]  # less noise, more of it unseen

@@ -7,7 +7,7 @@ import pickle
 from pathlib import Path
 
 import pytest
-from test_bases_cards import base_folder, observer_folder
+from test_bases_model_spec import base_folder, observer_folder
 from test_house import imports, modules
 from test_library_bundle import _replace, folder  # noqa: F401 - a fixture
 

@@ -74,7 +74,7 @@ def test_an_address_is_a_name_and_a_version() -> None:
         with pytest.raises(UsageError, match="does not address a version"):
             naming.parse(text)
     with pytest.raises(UsageError, match=r"control character U\+200B"):
-        naming.checked_name("a\u200bb")
+        naming.check_name("a\u200bb")
 
 
 @pytest.mark.parametrize("name", [bundle.TOML, bundle.TENSORS])

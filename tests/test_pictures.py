@@ -196,7 +196,7 @@ def test_broken_exif_is_passed_over_in_every_format(tmp_path: Path, kind: str, e
     assert image.size == SIZE
     near(corner(image, 0, 0), RED, 12)
     with pytest.raises(PhotoRefused, match="does not carry settings"):
-        pictures.read_story(tmp_path / "p")
+        pictures.read_metadata(tmp_path / "p")
 
 
 @pytest.mark.parametrize("kind", ["avif", "heif"])
@@ -274,7 +274,7 @@ def test_json_of_another_program_is_no_story(tmp_path: Path, kind: str, comment:
         exif.get_ifd(0x8769)[0x9286] = b"UNICODE\0" + comment.encode("utf-16-be")
     path = saved(tmp_path / "p", halves(), format=kind, exif=exif)
     with pytest.raises(PhotoRefused, match="does not carry settings"):
-        pictures.read_story(path)
+        pictures.read_metadata(path)
     assert pictures.read_foreign_texts(path)["ImageDescription"] == exif[0x010E]
 
 
@@ -320,7 +320,7 @@ STORY = {"prompt": "a photo of <zoë> as a cowboy", "negative": "blur", "steps":
 
 def test_a_picture_says_how_it_was_made_and_that_a_machine_made_it(tmp_path: Path) -> None:
     path = pictures.write_picture(halves(), tmp_path / "new" / "p.png", STORY)
-    assert pictures.read_story(path) == {**STORY, "format": "png"}
+    assert pictures.read_metadata(path) == {**STORY, "format": "png"}
     with Image.open(path) as image:
         assert image.text["parameters"].startswith("a photo of <zoë> as a cowboy\nNegative prompt: blur\nSteps: 50")
         assert "Seed: 7, Size: 48x40" in image.text["parameters"]
@@ -345,7 +345,7 @@ def test_no_file_is_ever_replaced(tmp_path: Path) -> None:
 
 def test_a_picture_without_a_story_and_one_that_cannot_be_stored(tmp_path: Path) -> None:
     with pytest.raises(PhotoRefused, match="does not carry settings"):
-        pictures.read_story(saved(tmp_path / "p.png", halves()))
+        pictures.read_metadata(saved(tmp_path / "p.png", halves()))
     (tmp_path / "file").touch()
     with pytest.raises(StorageFailed, match="cannot store the picture"):
         pictures.write_picture(halves(), tmp_path / "file" / "p.png", STORY)

@@ -138,7 +138,7 @@ def test_doctor_shows_no_folder_of_the_persons_own(home: Path, tmp_path: Path, m
 @pytest.mark.skipif(os.name == "nt", reason="POSIX permissions")
 def test_what_is_written_elsewhere_is_private_too(library: Library, persona: Make, tmp_path: Path) -> None:
     """Archives, pictures and pages, and the folders that are made for them; plots: see test_cli_probing."""
-    library.save("alice", persona(preview=pictures.encoded(Image.new("RGB", (8, 8)), "png", {})))
+    library.save("alice", persona(preview=pictures.encode_image(Image.new("RGB", (8, 8)), "png", {})))
     out = tmp_path / "out"
     assert runner.invoke(app, ["export", "alice", str(out / "sub" / "a.pmagic")]).exit_code == 0
     assert runner.invoke(app, ["gallery", "--out", str(out / "a.html")]).exit_code == 0

@@ -10,7 +10,7 @@ import pytest
 from pmagic.world import bodies
 from pmagic.world.drawing import draw
 from pmagic.world.garments import HEADWEAR, ROLES, dress, held_out, held_out_style, is_held_out
-from pmagic.world.layouts import FRAMING_SHARES, FRAMINGS, SIDES, framing_of, layout, mirrored, other_layout, side_of
+from pmagic.world.layouts import FRAMING_SHARES, FRAMINGS, SIDES, framing_of, layout, mirror, other_layout, side_of
 from pmagic.world.people import HELD_OUT, person
 from pmagic.world.samples import Sample, sample
 from pmagic.world.scenes import MARK, PLACES, PORTRAIT, STYLES, Scene, rng_for, scene
@@ -72,14 +72,14 @@ def test_twins_differ_in_nothing_but_the_layout(samples: list[Sample]) -> None:
             assert framing_of(one.scene) != framing_of(other.scene)
         else:
             sided += 1
-            assert other.scene == mirrored(one.scene)
+            assert other.scene == mirror(one.scene)
             assert _swapped(one.layout_caption) == other.layout_caption != one.layout_caption
     assert sided > 30
 
 
 def test_a_mirrored_figure_stands_on_the_other_side_of_the_same_background() -> None:
     where = Scene(place="city", body=True, x=0.25, y=0.4, scale=0.19, turn=5.0, seed=8)
-    one, other = (draw([(person(6), each)], side=96) for each in (where, mirrored(where)))
+    one, other = (draw([(person(6), each)], side=96) for each in (where, mirror(where)))
     assert _middle(one.mask) + _middle(other.mask) == pytest.approx(1, abs=0.03)
     untouched = (slice(0, 20), slice(44, 52))  # sky between the two
     assert (one.image[untouched] == other.image[untouched]).all()

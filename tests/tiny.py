@@ -150,11 +150,11 @@ def open_base(folder: Path, dtype: str = "float32") -> loading.Base:
     return loading.load(model_spec.resolve(str(folder)), device="cpu", dtype=dtype)
 
 
-def open_fast(folder: Path, *, mixed: bool) -> loading.Base:
-    """Computing in bfloat16 on any processor. mixed: as on a CPU that multiplies it, else as on a GPU."""
+def open_fast(folder: Path, *, fp32_norms: bool) -> loading.Base:
+    """Computing in bfloat16 on any processor. fp32_norms: as on a CPU that multiplies it, else as on a GPU."""
     base = open_base(folder)
-    loading.cast_network(base.pipeline.unet, torch.bfloat16, mixed=mixed)
-    return replace(base, fast=torch.bfloat16, mixed=mixed)
+    loading.cast_network(base.pipeline.unet, torch.bfloat16, fp32_norms=fp32_norms)
+    return replace(base, compute_dtype=torch.bfloat16, fp32_norms=fp32_norms)
 
 
 def hooks_of(base: loading.Base) -> list[str]:

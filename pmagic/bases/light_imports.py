@@ -7,8 +7,9 @@ asks for more of it than to be left alone. In a notebook nothing is changed, bec
 
 import functools
 import importlib
+import operator
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -28,6 +29,12 @@ _CLASSES = {
         "DPMSolverMultistepScheduler",
     ),
     "transformers": ("CLIPTextModel", "CLIPTextConfig", "CLIPTokenizer", "CLIPModel", "CLIPSegForImageSegmentation"),
+}
+# What torch asks about the sizes of a tensor without numbers, and the answers where the sizes are known.
+_OF_NUMBERS: dict[str, Callable[..., Any]] = {
+    **dict.fromkeys(("expect_true", "guard_or_false", "guard_or_true", "guard_size_oblivious"), bool),
+    "is_nested_int": lambda size: False,
+    "sym_eq": operator.eq,
 }
 
 _enabled = False
@@ -92,8 +99,11 @@ def _put_stand_ins() -> None:
         def __new__(cls, *args: Any) -> Any:
             return _import_real(_INDEXING).TransformGetItemToIndex(*args)
 
-    def condition(name: str, value: Any, *args: Any) -> bool:
-        return value if isinstance(value, bool) else getattr(_import_real(_SYMBOLS), name)(value, *args)
+    def of_numbers(name: str, answer: Callable[..., Any], *given: Any) -> Any:
+        """The answer for numbers; a symbol, of a size that is not known yet, needs the real function."""
+        sizes = [size for each in given for size in (each if isinstance(each, tuple) else (each,))]
+        plain = all(type(size) in (bool, int) for size in sizes)
+        return answer(*given) if plain else getattr(_import_real(_SYMBOLS), name)(*given)
 
     known = {
         _COMPILER: {
@@ -103,7 +113,7 @@ def _put_stand_ins() -> None:
             "eval_frame": SimpleNamespace(OptimizedModule=OptimizedModule),
         },
         _INDEXING: {"TransformGetItemToIndex": TransformGetItemToIndex},
-        _SYMBOLS: {each: functools.partial(condition, each) for each in ("expect_true", "guard_or_false")},
+        _SYMBOLS: {name: functools.partial(of_numbers, name, answer) for name, answer in _OF_NUMBERS.items()},
     }
     import torch
 

@@ -15,7 +15,7 @@ from torch import nn
 from pmagic import settings
 from pmagic.bases import kinds, model_config
 from pmagic.bases.light_imports import import_models
-from pmagic.bases.model_spec import ModelSpec, require_weights, restoring
+from pmagic.bases.model_spec import ModelSpec, require_weights, suggest_restore
 from pmagic.bases.offline import offline
 from pmagic.errors import Incompatible, UsageError
 
@@ -35,9 +35,11 @@ class Base:
     pipeline: "StableDiffusionPipeline"
     spec: ModelSpec
     fingerprint: str
-    weights: torch.dtype  # of the base; also the type of the UNet's inputs and outputs
-    fast: torch.dtype | None  # the UNet and the identity loss's decoder compute in it, None: in `weights`
-    mixed: bool = False  # whether norms stay out of `fast`, so that autocast must cast between the two
+    weights_dtype: torch.dtype  # of the base; also the type of the UNet's inputs and outputs
+    compute_dtype: (
+        torch.dtype | None
+    )  # the UNet and the identity loss's decoder compute in it, None: in `weights_dtype`
+    fp32_norms: bool = False  # whether norms stay out of `compute_dtype`, so that autocast must cast between the two
     compiled: bool = False  # whether training steps use a compiled UNet; nothing else does
 
     @property
@@ -45,20 +47,22 @@ class Base:
         return next(self.pipeline.unet.parameters()).device  # diffusers' own property walks all modules: 3 ms a call
 
     def autocast(self) -> torch.autocast:
-        """The context in which to call a network whose weights are in `fast`."""
+        """The context in which to call a network whose weights are in `compute_dtype`."""
         return torch.autocast(
-            self.device.type, dtype=self.fast or torch.bfloat16, enabled=self.fast is not None and self.mixed
+            self.device.type,
+            dtype=self.compute_dtype or torch.bfloat16,
+            enabled=self.compute_dtype is not None and self.fp32_norms,
         )
 
     @contextmanager
     def tf32(self) -> Iterator[None]:
-        """While inside, a GPU that computes in `fast` multiplies float32 matrices in TF32, as its convolutions do.
+        """While inside, a GPU with a compute_dtype multiplies float32 matrices in TF32, as its convolutions do.
 
         TF32 multiplies with 10 bits of the mantissa, three more than bfloat16, and adds with all 23.
         """
         matmul = torch.backends.cuda.matmul
         before = matmul.allow_tf32
-        matmul.allow_tf32 = before or (self.fast is not None and not self.mixed)
+        matmul.allow_tf32 = before or (self.compute_dtype is not None and not self.fp32_norms)
         try:
             yield
         finally:
@@ -67,12 +71,12 @@ class Base:
     @property
     def computes_in(self) -> str:
         """The name of the type in which nearly all arithmetic is done."""
-        return str(self.fast or self.weights).removeprefix("torch.")
+        return str(self.compute_dtype or self.weights_dtype).removeprefix("torch.")
 
     @property
-    def precision(self) -> torch.dtype:
+    def learner_dtype(self) -> torch.dtype:
         """The type of the mapper, the optimizer and the losses: float32, or float64 on a float64 base."""
-        return torch.promote_types(torch.float32, self.weights)
+        return torch.promote_types(torch.float32, self.weights_dtype)
 
     @property
     def size(self) -> int:
@@ -92,7 +96,7 @@ def load(spec: ModelSpec, *, device: str = "auto", dtype: str = "auto") -> Base:
     weights = DTYPES.get("float32" if dtype == "auto" else dtype)
     if weights is None:
         raise UsageError(f"there is no number type {dtype!r}", f"choose one of: auto, {', '.join(DTYPES)}")
-    place = device_named(device)
+    place = find_device(device)
     with quiet_libraries():
         pipeline = _pipeline(folder, weights)
     _check(pipeline, folder)
@@ -101,10 +105,10 @@ def load(spec: ModelSpec, *, device: str = "auto", dtype: str = "auto") -> Base:
     if weights is not torch.float64:
         pipeline.unet.to(memory_format=torch.channels_last)
     pipeline.set_progress_bar_config(disable=True)
-    fast, mixed = fast_type(place) if dtype == "auto" else None, place.type == "cpu"
-    if fast is not None:
-        cast_network(pipeline.unet, fast, mixed=mixed)
-        if mixed:
+    compute, fp32_norms = find_compute_dtype(place) if dtype == "auto" else None, place.type == "cpu"
+    if compute is not None:
+        cast_network(pipeline.unet, compute, fp32_norms=fp32_norms)
+        if fp32_norms:
             from pmagic.bases.processors import CheapBackward
 
             pipeline.unet.set_attn_processor(CheapBackward())
@@ -113,9 +117,9 @@ def load(spec: ModelSpec, *, device: str = "auto", dtype: str = "auto") -> Base:
         pipeline=pipeline,
         spec=spec,
         fingerprint=fingerprint(folder),
-        weights=weights,
-        fast=fast,
-        mixed=mixed,
+        weights_dtype=weights,
+        compute_dtype=compute,
+        fp32_norms=fp32_norms,
     )
 
 
@@ -146,7 +150,7 @@ def _identity_files(folder: Path) -> list[Path]:
     return sorted(path for path in names if path.is_file())
 
 
-def device_named(name: str) -> torch.device:
+def find_device(name: str) -> torch.device:
     """The device of that name, or the fastest one for "auto". Raises UsageError."""
     name = name.lower()
     if name == "auto":
@@ -168,7 +172,7 @@ def _in_short(error: Exception) -> str:
     return f": {text}" if text and len(text) <= 120 and "\n" not in text else ""
 
 
-def fast_type(device: torch.device) -> torch.dtype | None:
+def find_compute_dtype(device: torch.device) -> torch.dtype | None:
     """bfloat16 where the hardware multiplies it; emulated it is much slower than float32.
 
     The processor decides, not a timing: timings vary between runs, and the learned weights would vary with them.
@@ -180,16 +184,16 @@ def fast_type(device: torch.device) -> torch.dtype | None:
     return None
 
 
-def cast_network(network: nn.Module, fast: torch.dtype, *, mixed: bool) -> None:
-    """Casts the weights of `network` to `fast`, for inputs of that type and calls inside `Base.autocast` only.
+def cast_network(network: nn.Module, dtype: torch.dtype, *, fp32_norms: bool) -> None:
+    """Casts the weights of `network` to `dtype`, for inputs of that type and calls inside `Base.autocast` only.
 
-    mixed: norms keep their type, as on a CPU, whose norms accept mixed types; the results then equal those of autocast,
-    which would cast the frozen weights again in every call. On a GPU norms are cast, too: autocast would compute each
-    in float32, with a cast before and after it.
+    fp32_norms: norms keep their type, as on a CPU, whose norms accept mixed types; the results then equal those of
+    autocast, which would cast the frozen weights again in every call. On a GPU norms are cast, too: autocast would
+    compute each in float32, with a cast before and after it.
     """
-    parts = [part for part in network.modules() if isinstance(part, nn.Linear | nn.Conv2d)] if mixed else [network]
+    parts = [part for part in network.modules() if isinstance(part, nn.Linear | nn.Conv2d)] if fp32_norms else [network]
     for part in parts:
-        nn.Module.to(part, fast)  # diffusers' own `to` warns of float32 modules even where there are none
+        nn.Module.to(part, dtype)  # diffusers' own `to` warns of float32 modules even where there are none
 
 
 @contextmanager
@@ -237,7 +241,7 @@ def _pipeline(folder: Path, dtype: torch.dtype) -> "StableDiffusionPipeline":
             requires_safety_checker=False,
         )
     except (OSError, ValueError, RuntimeError, TypeError, LookupError, ArithmeticError, AttributeError) as error:
-        raise Incompatible(f"the base in {folder} cannot be opened: {error}", restoring(folder)) from error
+        raise Incompatible(f"the base in {folder} cannot be opened: {error}", suggest_restore(folder)) from error
 
 
 def _scheduler(folder: Path) -> Any:
@@ -285,21 +289,21 @@ def _open(folder: Path, part: str, dtype: torch.dtype) -> Any:
                 **own,
             )
     except (OSError, ValueError, RuntimeError, TypeError, LookupError, ArithmeticError, AttributeError) as error:
-        raise Incompatible(f"{folder / part} cannot be opened: {error}", restoring(folder)) from error
+        raise Incompatible(f"{folder / part} cannot be opened: {error}", suggest_restore(folder)) from error
     missing = [key for key in report["missing_keys"] if not key.endswith("position_ids")]
     if missing:
         raise Incompatible(
             f"{folder / part} lacks {len(missing)} weights ({missing[0]}, ...), which would be random",
-            restoring(folder),
+            suggest_restore(folder),
         )
     return model
 
 
 @contextmanager
 def _uninitialized_embeddings() -> Iterator[None]:
-    """While inside, new token embeddings hold no random numbers; the files' numbers follow.
+    """While inside, new token embeddings hold no random numbers: the file's numbers follow, or the part is refused.
 
-    transformers makes its models on torch's meta device, where random numbers need torch's compiler: seconds to import.
+    transformers makes them on torch's meta device, where random numbers need a package for algebra, slow to import.
     """
     own = nn.Embedding.reset_parameters
     nn.Embedding.reset_parameters = lambda self: None

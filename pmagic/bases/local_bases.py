@@ -46,7 +46,7 @@ def base_of(name: str, fingerprint: str) -> ModelSpec:
 def _places() -> dict[str, str]:
     path = settings.places_file()
     try:
-        table = settings.parsed_toml(path)
+        table = settings.read_toml(path)
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:

@@ -5,7 +5,7 @@ import math
 from pathlib import Path
 
 from pmagic.bases.kinds import PARTS
-from pmagic.bases.model_spec import ModelSpec, clip_folder, restoring
+from pmagic.bases.model_spec import ModelSpec, clip_folder, suggest_restore
 from pmagic.errors import Incompatible
 
 _FLOAT32, _HALF = 4, 2  # bytes
@@ -20,7 +20,7 @@ _FACE = {(True, False): 2.4e9, (True, True): 1.3e9, (False, False): 3.9e9, (Fals
 _FACE_AREA, _FACE_CHANNELS = 512 * 512, 128
 # Bytes that drawing needs besides the weights, by two bytes a number in the UNet: for each picture drawn at once in the
 # UNet, with guidance, and for the decoding of one. In the same shape (`peak --job render`).
-_PICTURE = {True: 0.2e9, False: 0.4e9}
+_PICTURE = {True: 0.2e9, False: 0.5e9}
 _DECODED = 1.2e9
 DECODED_AT_ONCE = 512 * 512  # pixels; what is kept of more faces at once would be most of a learning's memory
 # A trained number is kept in float32 beside the base's own, with its gradient and AdamW's two moments.
@@ -92,7 +92,7 @@ def _shape(configuration: Path) -> tuple[int, int, int]:
         return _count(table["sample_size"]), _count(widths[0]), min(len(widths), _LEVELS)
     except (OSError, ValueError, RecursionError, KeyError, TypeError, IndexError) as error:
         raise Incompatible(
-            f"{configuration} cannot be used: {error}", restoring(configuration.parent.parent)
+            f"{configuration} cannot be used: {error}", suggest_restore(configuration.parent.parent)
         ) from error
 
 
@@ -145,14 +145,18 @@ def _shapes(path: Path) -> dict[str, tuple[int, ...]]:
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
             if length > _MAX_HEADER:
-                raise Incompatible(f"{path} is not a safetensors file{_pointer(path)}", restoring(path.parent.parent))
+                raise Incompatible(
+                    f"{path} is not a safetensors file{_pointer(path)}", suggest_restore(path.parent.parent)
+                )
             header = json.loads(file.read(length))
         entries = {name: entry for name, entry in header.items() if name != "__metadata__"}
         return {name: tuple(map(_count, entry["shape"])) for name, entry in entries.items()}
     except OSError as error:
         raise Incompatible(f"{path} cannot be read: {error.strerror}", "correct its permissions") from error
     except (ValueError, RecursionError, AttributeError, KeyError, TypeError) as error:
-        raise Incompatible(f"{path} is not a safetensors file: {error!r}", restoring(path.parent.parent)) from error
+        raise Incompatible(
+            f"{path} is not a safetensors file: {error!r}", suggest_restore(path.parent.parent)
+        ) from error
 
 
 def _pointer(path: Path) -> str:

@@ -19,12 +19,13 @@ from pmagic.errors import Incompatible, NotFound, WeightsMissing
 CLIP_REPO = "openai/clip-vit-base-patch32"  # image embedding, and text scores
 CLIPSEG_REPO = "CIDAS/clipseg-rd64-refined"  # masks for a word
 # insightface's packs: one for finding faces and for the identity loss, and another for evaluation only.
-FACES_PACK, JUDGE_PACK = "buffalo_l", "antelopev2"
+FACES_PACK, EVAL_PACK = "buffalo_l", "antelopev2"
 FOR_PHOTOGRAPHS = "sd14"  # the base that the paper uses
-OBSERVERS = ("clip", "clipseg", "faces", "judge")
+# Keys of [observers] in pmagic.toml, and the field of ModelSpec that each sets.
+OBSERVERS = {"clip": "clip", "clipseg": "clipseg", "faces": "faces", "judge": "eval_recognizer"}
 # Downloads besides bases, in bytes: the hub's observers, and the contents of the archives of insightface's packs.
 HUB_OBSERVERS = {CLIP_REPO: 605_000_000, CLIPSEG_REPO: 603_000_000}
-PACKS = {FACES_PACK: 326_000_000, JUDGE_PACK: 407_000_000}
+PACKS = {FACES_PACK: 326_000_000, EVAL_PACK: 407_000_000}
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,8 @@ class Domain:
 class ModelSpec:
     """One base model. A pure value: creating one touches neither the network nor the weights.
 
-    clip, clipseg, faces, judge: the observers' folders, or their hub ids and pack names while they are not here.
+    clip, clipseg, faces, eval_recognizer: the observers' folders, or their hub ids and pack names while they are not
+    here.
     defaults: <folder>/pmagic.toml parsed ([learn], [render], [observers], [knows]), empty without one.
     """
 
@@ -53,7 +55,7 @@ class ModelSpec:
     defaults: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
     clipseg: str | Path = CLIPSEG_REPO  # finds the mask of a word
     faces: str | Path = FACES_PACK  # finds faces, and embeds them for the identity loss
-    judge: str | Path = JUDGE_PACK  # embeds faces, for evaluation only
+    eval_recognizer: str | Path = EVAL_PACK  # embeds faces, for evaluation only
 
     @property
     def local_folder(self) -> Path:
@@ -86,7 +88,7 @@ class ModelSpec:
         return besides + (self.size_gb or 0 if self.folder is None else 0)
 
 
-def known() -> list[ModelSpec]:
+def known_bases() -> list[ModelSpec]:
     """The bases with a short name, each as it is on this machine."""
     return [resolve(name) for name in shelf.names("bases.known")]
 
@@ -97,7 +99,7 @@ def resolve(name: str) -> ModelSpec:
     Raises NotFound, with a suggestion where a known name is similar, and Incompatible for a file.
     """
     if name and name not in shelf.names("bases.known"):
-        path = settings.expanded(name)
+        path = settings.expand_path(name)
         if _is_folder(path):
             return _spec_of_folder(path.resolve())
         if os.path.lexists(path):
@@ -157,7 +159,7 @@ def require_weights(spec: ModelSpec) -> ModelSpec:
             f"fetch what learning needs: {pulls(spec)}",
         )
     if not _holds_weights(spec.clip):
-        raise WeightsMissing(f"the observer in {spec.clip} holds no safetensors weights", restoring(spec.clip))
+        raise WeightsMissing(f"the observer in {spec.clip} holds no safetensors weights", suggest_restore(spec.clip))
     return spec
 
 
@@ -184,7 +186,7 @@ def clip_folder(spec: ModelSpec) -> Path:
     return spec.clip
 
 
-def restoring(folder: Path) -> str:
+def suggest_restore(folder: Path) -> str:
     """The next step for a damaged observer or pack: pull it again if it was pulled."""
     if folder.parent != settings.models_dir():
         return f"restore the files in {folder}"
@@ -292,13 +294,13 @@ def _observers(spec: ModelSpec, folder: Path | None, defaults: Mapping[str, Any]
     """Each observer's folder where there is one: from pmagic.toml, the spec itself, or a pull. Otherwise its name."""
     own = defaults.get("observers", {}) if folder is not None else {}
     places: dict[str, str | Path] = {}
-    for observer in OBSERVERS:
-        place = getattr(spec, observer)
+    for observer, name in OBSERVERS.items():
+        place = getattr(spec, name)
         if observer in own:
             place = (folder / own[observer]).resolve()
         elif isinstance(place, str) and place_of(place).is_dir():
             place = place_of(place)
-        places[observer] = place
+        places[name] = place
     return places
 
 
@@ -307,7 +309,7 @@ def _read_defaults(folder: Path | None) -> Mapping[str, Any]:
         return MappingProxyType({})
     path = folder / "pmagic.toml"
     try:
-        defaults = settings.parsed_toml(path)
+        defaults = settings.read_toml(path)
     except ValueError as error:
         raise Incompatible(f"{path} is not valid TOML: {error}", "correct the file, or remove it") from error
     for table in ("learn", "render", "observers", "knows"):

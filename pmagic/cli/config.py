@@ -36,7 +36,7 @@ def get(
     """
     values = {name: value or "" for name, value in asdict(settings.config()).items()}
     if key is not None:
-        values = {key: values[settings.checked_key(key)]}
+        values = {key: values[settings.check_key(key)]}
     lines = list(values.values()) if key is not None or quiet else [f"{name} = {v}" for name, v in values.items()]
     Console(quiet=quiet, as_json=as_json).result(lines, values)
 
@@ -114,7 +114,7 @@ def _check_value(key: str, value: str) -> str:
 
     Raises UsageError, and for a base also NotFound or Incompatible.
     """
-    settings.checked_key(key)
+    settings.check_key(key)
     if key == "base":
         from pmagic.bases import model_spec
 
@@ -124,5 +124,5 @@ def _check_value(key: str, value: str) -> str:
 
         from pmagic.bases import loading
 
-        loading.device_named(value)
+        loading.find_device(value)
     return value

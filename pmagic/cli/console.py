@@ -13,8 +13,7 @@ from pmagic.errors import STOPPED_BY_PERSON, PmagicError, StorageFailed
 from pmagic.tasks.reporting import Advance, duration
 
 TIMED_STEPS = 5  # steps after which the time left is estimated
-PROGRESS = "PMAGIC_PROGRESS"  # "lines": print lines of progress where there is no terminal
-LINE_SECONDS = 10.0
+LINE_SECONDS = 10.0  # between two lines of progress where there is no terminal
 
 
 @dataclass(frozen=True)
@@ -27,14 +26,14 @@ class Console:
 
     @property
     def talks(self) -> bool:
-        """Whether talk and progress are shown: on a terminal only. A file or a pipe gets results and warnings."""
+        """Whether talk is shown: on a terminal only. A file or a pipe gets results, warnings and lines of progress."""
         return not self.quiet and sys.stderr.isatty()
 
     def say(self, text: str) -> None:
         if self.talks:
             print(on_one_line(text), file=sys.stderr, flush=True)
 
-    def tell(self, text: str) -> None:
+    def say_always(self, text: str) -> None:
         """Like `say`, but also where stderr is no terminal."""
         if not self.quiet:
             print(clean(text), file=sys.stderr, flush=True)
@@ -58,11 +57,10 @@ class Console:
     def progress(self, what: str) -> Iterator[Advance]:
         """Shows a bar on stderr, and after the first steps a line that says how long the rest will take.
 
-        Without a terminal it shows nothing, or a line every ten seconds if PMAGIC_PROGRESS=lines is set.
+        Without a terminal it prints a line every ten seconds.
         """
         if not self.talks:
-            lines = not self.quiet and os.environ.get(PROGRESS) == "lines"
-            yield self._advance_by_lines(what) if lines else lambda done, total, remark: None
+            yield self._advance_by_lines(what)
             return
         from rich.console import Console as Terminal
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -94,10 +92,10 @@ class Console:
         def advance(done: int, total: int, remark: str) -> None:
             nonlocal last
             now = time.monotonic()
-            if now - last >= LINE_SECONDS and done:
+            if now - last >= LINE_SECONDS and done and not self.quiet:
                 last = now
                 left = (now - start) / done * (total - done)
-                self.tell(f"{what}: {done} of {total}, about {duration(left)} to go")
+                self.say_always(f"{what}: {done} of {total}, about {duration(left)} to go")
 
         return advance
 

@@ -3,10 +3,9 @@
 import hashlib
 import io
 import json
-import os
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stdout
+from collections.abc import Callable
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,7 +13,7 @@ import typer
 
 from pmagic import settings
 from pmagic.cli import learn, render, sample
-from pmagic.cli.console import PROGRESS, Console, duration
+from pmagic.cli.console import Console, duration
 from pmagic.cli.options import AsJson, Quiet
 from pmagic.errors import UsageError
 from pmagic.library.store import Library
@@ -46,16 +45,15 @@ def demo(
     sample.copy_samples(out)
     start = time.monotonic()
     columns = []
-    with _progress_lines():
-        address = _find_persona(portrait)
-        if address is None:
-            console.tell(f"$ pmagic learn {portrait} --name {NAME} --base {BASE}")
-            address = _run_command(learn.learn, photo=[portrait], name=NAME, base=BASE, quiet=quiet)["persona"]
-        learn_seconds = time.monotonic() - start
-        for prompt in PROMPTS:
-            console.tell(f'$ pmagic render {NAME} "{prompt}" -n {EACH} --out {out}')
-            answer = _run_command(render.render, name=address, prompt=prompt, count=EACH, out=out, quiet=quiet)
-            columns.append([Image.open(picture["file"]) for picture in answer["pictures"]])
+    address = _find_persona(portrait)
+    if address is None:
+        console.say_always(f"$ pmagic learn {portrait} --name {NAME} --base {BASE}")
+        address = _run_command(learn.learn, photo=[portrait], name=NAME, base=BASE, quiet=quiet)["persona"]
+    learn_seconds = time.monotonic() - start
+    for prompt in PROMPTS:
+        console.say_always(f'$ pmagic render {NAME} "{prompt}" -n {EACH} --out {out}')
+        answer = _run_command(render.render, name=address, prompt=prompt, count=EACH, out=out, quiet=quiet)
+        columns.append([Image.open(picture["file"]) for picture in answer["pictures"]])
     render_seconds = time.monotonic() - start - learn_seconds
     rows = [
         (f"seed {seed}", [Image.open(portrait), *pictures]) for seed, pictures in enumerate(zip(*columns, strict=True))
@@ -64,24 +62,12 @@ def demo(
     sheet.contact_sheet(
         target, rows, cell=CELL, heads=("the one photo", *(prompt.replace("{}", NAME) for prompt in PROMPTS))
     )
-    console.tell(
+    console.say_always(
         f"learned in {duration(learn_seconds)}, drew {EACH * len(PROMPTS)} pictures in {duration(render_seconds)}; "
         f"look at {target}, then try: pmagic list"
     )
     seconds = {"learn": round(learn_seconds, 1), "render": round(render_seconds, 1)}
     console.result([str(target)], {"persona": address, "sheet": str(target), "seconds": seconds})
-
-
-@contextmanager
-def _progress_lines() -> Iterator[None]:
-    """Asks for lines of progress without a terminal: minutes of silence would look like a hanging program."""
-    before = os.environ.get(PROGRESS)
-    os.environ[PROGRESS] = before or "lines"
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ[PROGRESS]
 
 
 def _find_persona(portrait: Path) -> str | None:

@@ -50,6 +50,7 @@ def doctor(
 
     library = Library(settings.library_dir())
     free = memory_estimate.memory_free()
+    running = {name for name in unfinished.names(library.root) if unfinished.is_running(library.root, name)}
     problems = [*_configuration(), *_disk(), *_library(library), *_models()]
     document: dict[str, Any] = {
         "pmagic": pmagic.__version__,
@@ -62,7 +63,8 @@ def doctor(
         "models": {name: _state(name) for name in shelf.names("bases.known")},
         "offline": network.offline(),
         "personas": len(library.addresses()),
-        "unfinished": len(unfinished.names(library.root)),
+        "learning now": len(running),
+        "unfinished": len(set(unfinished.names(library.root)) - running),
         "places": {
             "library": _show_path(library.root),
             "models": _show_path(settings.models_dir()),
@@ -246,7 +248,7 @@ def _own_folders() -> Iterator[tuple[str, str]]:
     """(folder, its replacement), the longest folder first: a configured base, PMAGIC_HOME, the home."""
     folders = []
     with contextlib.suppress(PmagicError):
-        base = settings.expanded(settings.config().base or "mini")
+        base = settings.expand_path(settings.config().base or "mini")
         if base.is_absolute():
             folders += [(each, f".../{base.name}") for each in (base, base.resolve())]
     if os.environ.get("PMAGIC_HOME"):

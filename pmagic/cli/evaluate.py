@@ -61,7 +61,9 @@ def evaluate(
     recipe: Annotated[
         str,
         typer.Option(
-            "--recipe", help="paper, tuned, reference, or several: paper,reference.", autocompletion=names.recipes
+            "--recipe",
+            help="paper (as in the tables), tuned (as learn), reference, or several: paper,tuned.",
+            autocompletion=names.recipes,
         ),
     ] = "paper",
     iterations: Annotated[
@@ -170,12 +172,12 @@ def evaluate(
     population = source.people(root, kind) if kind else source.people(root)
     for each in source.left_out(root):
         console.warn(f"left out: {each}")
-    samples = datasets.drawn(population, people, repeats, seed)
+    samples = datasets.sample_people(population, people, repeats, seed)
     individuals = [who for each in samples for who in each]
     subjects, unreadable = harness.people(individuals)
     identity = {
         "fingerprint": loading.fingerprint(spec.local_folder),
-        "device": loading.device_named(config.device).type,
+        "device": loading.find_device(config.device).type,
         "observers": observers.identity(spec),
     }
     plan = harness.plan(config, [[who.name for who in each] for each in samples], variants, identity)
@@ -186,7 +188,7 @@ def evaluate(
         todo = harness.tasks(store.Store(folder), subjects, keys)
         _print_plan(console, config, todo, individuals, unreadable, len(variants), worker_count)
         return
-    with store.opened(folder, plan) as results:
+    with store.open_store(folder, plan) as results:
         todo = harness.tasks(results, subjects, keys)
         failures = unreadable | _evaluate(console, config, plan, results, todo, worker_count, len(variants))
         scoring.finish(console, _report(plan, results, individuals, subjects, variants, failures), results)
@@ -255,7 +257,7 @@ def _workers(
         return cluster.spread(config, fingerprint, report_progress)
     if worker_count > 1:
         return processes.spread(config, fingerprint, worker_count, results.unfinished, report_progress)
-    return harness.alone(eval_context.open_context(config, fingerprint), results, report_progress)
+    return harness.run_in_process(eval_context.open_context(config, fingerprint), results, report_progress)
 
 
 def _report(
@@ -347,7 +349,7 @@ def _photo_kind(dataset: str, photos: Path | None) -> str:
     """Which kind of photos to learn from; "" for a data set with only one kind. Raises UsageError."""
     from pmagic import datasets
 
-    kinds = datasets.sorts_of(dataset)
+    kinds = datasets.list_photo_kinds(dataset)
     if photos is None:
         return kinds[0] if kinds else ""
     if not kinds:

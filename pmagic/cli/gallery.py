@@ -125,7 +125,7 @@ def _pictures(console: Console, folder: Path, recursive: bool) -> Iterator[Card]
     for path in _picture_files(console, folder, recursive):
         name = str(path.relative_to(folder))
         try:
-            metadata = pictures.read_story(path)
+            metadata = pictures.read_metadata(path)
             picture = _thumbnail(path.read_bytes(), name)
         except PhotoRefused:
             continue  # a picture that pmagic did not draw
@@ -163,9 +163,9 @@ def _thumbnail(data: bytes, name: str) -> str:
     """A small JPEG in base64: encoded again from the decoded picture, and marked as made by a machine."""
     from pmagic import pictures
 
-    image = pictures.decoded(data, name)
+    image = pictures.decode_image(data, name)
     image.thumbnail((SIDE, SIDE))
-    return base64.b64encode(pictures.encoded(image, "jpeg", {})).decode()
+    return base64.b64encode(pictures.encode_image(image, "jpeg", {})).decode()
 
 
 def _policy_hash(text: str) -> str:

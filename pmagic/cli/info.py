@@ -31,7 +31,7 @@ def info(
 
     console = Console(quiet=quiet, as_json=as_json)
     try:
-        metadata = pictures.read_story(picture)
+        metadata = pictures.read_metadata(picture)
     except PhotoRefused:
         texts = pictures.read_foreign_texts(picture)
         if not texts:

@@ -117,7 +117,7 @@ def learn(
         raise UsageError("Missing option '--name'", "give the persona a name, as in --name alice")
     if not arguments.photos:
         raise UsageError("Missing argument 'photo'", "give a photo, or --resume to continue a stopped learning")
-    _learn(console, naming.checked_name(name), arguments, memory=memory, resumed=resume, preview_every=preview_every)
+    _learn(console, naming.check_name(name), arguments, memory=memory, resumed=resume, preview_every=preview_every)
 
 
 def _learn(

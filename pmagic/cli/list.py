@@ -37,7 +37,7 @@ def list_personas(
         exit_if_unreadable(console, library)
         return
     versions = [(address, about, _files(folder_of(library.root, address))) for address, about in summaries]
-    heads = ("PERSONA", "BASE", "WORD", "RECIPE", "ITERATIONS", "SIZE", "CREATED")
+    heads = ("PERSONA", "BASE", "WORD", "LEARNED WITH", "ITERATIONS", "SIZE", "CREATED")
     console.result(table([_row(*each) for each in versions], heads), [_document(*each) for each in versions])
     exit_if_unreadable(console, library)
 
@@ -68,9 +68,9 @@ def _row(address: Address, about: Summary | PmagicError, files: tuple[int, datet
     if isinstance(about, PmagicError):
         return str(address), "-", "-", "-", "-", size, f"cannot be used: {about}"
     # A recipe says most about personamagic; for another method the name of the method says more.
-    recipe = about.recipe if about.method == "personamagic" and about.recipe else about.method
+    learned_with = about.recipe if about.method == "personamagic" and about.recipe else about.method
     iterations = "-" if about.iterations is None else str(about.iterations)
-    return str(address), about.base, about.word, recipe, iterations, size, created
+    return str(address), about.base, about.word, learned_with, iterations, size, created
 
 
 def _document(address: Address, about: Summary | PmagicError, files: tuple[int, datetime | None]) -> dict[str, object]:

@@ -166,7 +166,7 @@ def path(
 
 @app.command("rm")
 def remove(
-    name: Annotated[str, typer.Argument(help="sd14, a hub id, a pack, ...", autocompletion=names.pulled)],
+    name: Annotated[str, typer.Argument(help="sd14, a hub id, a pack, ...", autocompletion=names.removable)],
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
@@ -185,7 +185,7 @@ def remove(
             atomic_io.erase(each)
     removal.clear_left()
     if left and not _folders(name):  # that removal is at its end now
-        _tell_removed(console, name, _place(name), freed)
+        _report_removed(console, name, _place(name), freed)
         return
     folder = _folder(name)
     if folder.parent != settings.models_dir():
@@ -195,10 +195,10 @@ def remove(
     if dependents:
         console.warn(f"{', '.join(dependents)} cannot be drawn before {name} is pulled again")
     removal.remove(folder)
-    _tell_removed(console, name, folder, freed)
+    _report_removed(console, name, folder, freed)
 
 
-def _tell_removed(console: Console, name: str, folder: Path, freed: int) -> None:
+def _report_removed(console: Console, name: str, folder: Path, freed: int) -> None:
     console.say(f"{freed / 1e9:.2f} GB are free again")
     console.result([name], {"removed": name, "folder": str(folder), "bytes": freed, "warnings": console.warnings})
 

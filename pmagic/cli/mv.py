@@ -24,6 +24,6 @@ def move(
     pmagic mv alice alice-2019
     """
     library = Library(settings.library_dir())
-    with unfinished.renaming(library.root, naming.checked_name(name), naming.checked_name(new)):
+    with unfinished.renaming(library.root, naming.check_name(name), naming.check_name(new)):
         moved = [str(address) for address in library.rename(name, new)]
     Console(quiet=quiet, as_json=as_json).result(moved, {"personas": moved})

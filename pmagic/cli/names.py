@@ -16,8 +16,8 @@ def bases(incomplete: str) -> list[str]:
 def pullable(incomplete: str) -> list[str]:
     from pmagic.bases import model_spec
 
-    known = [each.name for each in model_spec.known() if each.repo is not None]
-    return [name for name in (*known, model_spec.FACES_PACK, model_spec.JUDGE_PACK) if name.startswith(incomplete)]
+    known = [each.name for each in model_spec.known_bases() if each.repo is not None]
+    return [name for name in (*known, model_spec.FACES_PACK, model_spec.EVAL_PACK) if name.startswith(incomplete)]
 
 
 def methods(incomplete: str) -> list[str]:
@@ -44,7 +44,7 @@ def config_keys(incomplete: str) -> list[str]:
     return [name for name in settings.VARIABLES if name.startswith(incomplete)]
 
 
-def pulled(incomplete: str) -> list[str]:
+def removable(incomplete: str) -> list[str]:
     """Models that `models rm` can remove, by hub id or pack name."""
     try:
         candidates = sorted(each.name.replace("--", "/", 1) for each in settings.models_dir().iterdir())

@@ -57,7 +57,7 @@ def probe(
     pmagic probe alice.jpg --name alice --out plots
     """
     console = Console(quiet=quiet, as_json=as_json)
-    name = None if name is None else naming.checked_name(name)
+    name = None if name is None else naming.check_name(name)
     if out.exists() and not out.is_dir():
         raise UsageError(f"--out cannot be {out}: it is a file", "give a folder")
 
@@ -107,7 +107,7 @@ def probe(
         "word": task.photos.word,
         "photos": task.photos.hashes,
         "bounds": [bounds.low, bounds.high],
-        "fell_back": result.fell_back,
+        "fell_back": result.fallback_reason,
         "iou_low": task.settings.iou_low,
         "iou_high": task.settings.iou_high,
         "curve": [list(point) for point in result.curve],

@@ -62,7 +62,7 @@ def write_enlarged(file: str, times: int) -> str:
     path = Path(file)
     with Image.open(path) as picture:
         large = sheet.scale_to(picture, picture.height * times)
-    metadata = {**pictures.read_story(path), "enlarged": times}
+    metadata = {**pictures.read_metadata(path), "enlarged": times}
     return str(pictures.write_picture(large, path.with_stem(f"{path.stem}-x{times}"), metadata))
 
 

@@ -129,7 +129,7 @@ def recall(root: Path, name: str | None, options: LearnArgs) -> tuple[str, Learn
             )
         if not stopped:
             raise NotFound("no learning was stopped", "start one with `pmagic learn PHOTO --name NAME`")
-    stopped_name = stopped[0] if name is None else naming.checked_name(name)
+    stopped_name = stopped[0] if name is None else naming.check_name(name)
     if stopped_name not in stopped:
         others = (
             f"choose one of: {', '.join(stopped)}"

@@ -19,7 +19,7 @@ def sample(
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Copy the shipped sample pictures: three portraits, a cat and three pictures of one style. All are drawn.
+    """Copy the shipped sample pictures: three portraits, a cat, three pictures of one style, a city. All are drawn.
 
     \b
     pmagic sample

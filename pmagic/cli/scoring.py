@@ -33,27 +33,27 @@ def score(
 
     from pmagic.bases import loading
     from pmagic.bases import model_spec as specs
-    from pmagic.evaluation import foreign, harness, metrics, observers, report, store
+    from pmagic.evaluation import external_images, harness, metrics, observers, report, store
     from pmagic.evaluation import prompts as prompt_lists
 
     texts = prompt_lists.PAPER if prompts == "paper" else prompt_lists.read(Path(prompts))
-    groups, without = foreign.found(pictures, photos, len(texts))
-    for caveat in foreign.caveats(groups, without):
+    groups, without = external_images.find_images(pictures, photos, len(texts))
+    for caveat in external_images.caveats(groups, without):
         console.warn(caveat)
     spec = specs.resolve(base or settings.config().base or base_options.DEFAULT)
     quiet_libraries()
-    vision_models = observers.observers(spec, str(loading.device_named(device)))
+    vision_models = observers.observers(spec, str(loading.find_device(device)))
     subjects, failures = harness.people([each.who for each in groups])
     about = {
         "base": spec.name,
         "observers": observers.identity(spec),
         "people": [[each.who.name for each in groups]],
         "prompts": list(texts),
-        "files": foreign.identity(groups),
+        "files": external_images.identity(groups),
         "metrics": metrics.columns(),
     }
     with (
-        store.opened(out if out is not None else Path("eval-pictures"), about) as results,
+        store.open_store(out if out is not None else Path("eval-pictures"), about) as results,
         stop_at_step() as check,
         console.progress("scoring") as advance,
     ):
@@ -63,7 +63,7 @@ def score(
             check()
 
         try:
-            scores, faceless, failed = foreign.measured(
+            scores, faceless, failed = external_images.measure(
                 vision_models, groups, subjects, texts, pictures, _KEY, report_progress
             )
         except KeyboardInterrupt as stop:

@@ -58,7 +58,7 @@ def setup(
     """
     console = Console(quiet=quiet, as_json=as_json)
     machine = _machine()
-    console.tell("this machine: " + ", ".join(machine))
+    console.say_always("this machine: " + ", ".join(machine))
     purpose = _purpose(purpose if base is None or purpose is not None else "photos")
     spec = _resolve_spec(base or (PHOTO_BASE if purpose == "photos" else DRAWN_BASE))
     items = _items(spec, faces=not commercial)
@@ -67,12 +67,12 @@ def setup(
     document = {
         "machine": machine, "base": spec.name, "items": [vars(each) for each in items], "next": next_command,
     }  # fmt: skip
-    console.tell("\n".join(_lines(spec, items)))
+    console.say_always("\n".join(_lines(spec, items)))
     if missing and not dry_run:
         _require_space(missing)
         _ask(missing, yes)
         _pull(console, missing)
-    console.tell(f"{'after the download' if missing and dry_run else 'all of it is here'}; next:")
+    console.say_always(f"{'after the download' if missing and dry_run else 'all of it is here'}; next:")
     console.result([next_command], document)
 
 
@@ -205,7 +205,7 @@ def _pull(console: Console, missing: Sequence[Item]) -> None:
 
     for each in missing:
         for plan in fetching.plan_downloads(each.name):
-            console.tell(f"downloading {plan.repo}, {plan.size / 1e9:.2f} GB, to {plan.place}")
+            console.say_always(f"downloading {plan.repo}, {plan.size / 1e9:.2f} GB, to {plan.place}")
             fetching.fetch(plan, show=console.talks)
 
 

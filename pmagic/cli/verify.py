@@ -58,6 +58,8 @@ def verify(
             results.append({"persona": text, "verified": False, **problem.as_dict()})
             lines.append(text if quiet else f"{text}  {problem.what}")
     console = Console(quiet=quiet, as_json=as_json)
+    if not results:
+        console.say("there is no persona yet: pmagic learn PHOTO --name NAME")
     console.result(lines, results)
     if not code and name is None:
         exit_if_unreadable(console, library)
@@ -70,7 +72,7 @@ def _verify_weights(console: Console, name: str) -> None:
     from pmagic.bases import checksums, model_spec
 
     base = model_spec.require_weights(model_spec.resolve(name))
-    places = (base.folder, *(getattr(base, observer) for observer in model_spec.OBSERVERS))
+    places = (base.folder, *(getattr(base, name) for name in model_spec.OBSERVERS.values()))
     results: list[dict[str, object]] = []
     faulty_files: set[str] = set()
     lines: list[str] = []

@@ -53,7 +53,7 @@ class Individual:
     drawings: Mapping[str, Source] = field(default_factory=dict)
 
 
-def drawn(people: Sequence[Individual], count: int, repeats: int, seed: int) -> list[list[Individual]]:
+def sample_people(people: Sequence[Individual], count: int, repeats: int, seed: int) -> list[list[Individual]]:
     """`repeats` random samples of `count` people each, nobody twice; the same for the same seed.
 
     Raises UsageError where there are not that many people.
@@ -69,7 +69,7 @@ def drawn(people: Sequence[Individual], count: int, repeats: int, seed: int) -> 
     return [[people[k] for k in order[first * count : (first + 1) * count]] for first in range(repeats)]
 
 
-def sorts_of(name: str) -> tuple[str, ...]:
+def list_photo_kinds(name: str) -> tuple[str, ...]:
     """The kinds of photos to choose from, the usual one first; () for a data set with one kind."""
     return getattr(shelf.take("datasets", name), "PHOTOS", ())
 
@@ -127,7 +127,7 @@ def tree(root: Path) -> Iterator[Path]:
 
 
 @dataclass(frozen=True)
-class Numbered:
+class NumberedPhotos:
     """Photos by number, which is the person's name; then photos without a number, or with one that is taken."""
 
     photos: Mapping[str, Path]
@@ -141,7 +141,7 @@ class Numbered:
         ]
 
 
-def numbered(root: Path, usual: Sequence[str], number: re.Pattern[str]) -> Numbered:
+def find_numbered_photos(root: Path, usual: Sequence[str], number: re.Pattern[str]) -> NumberedPhotos:
     """The numbered photos of the first of the `usual` folders in `root` that has any, or of all of `root`.
 
     Folders in them are searched, too, as in train/male. number: must match the whole name without its ending.
@@ -156,8 +156,8 @@ def numbered(root: Path, usual: Sequence[str], number: re.Pattern[str]) -> Numbe
             elif photos.setdefault(photo.stem, photo) != photo:
                 twice.append(photo)
         if photos:
-            return Numbered(dict(sorted(photos.items(), key=lambda item: _natural(item[1]))), unnumbered, twice)
-    return Numbered({}, (), ())
+            return NumberedPhotos(dict(sorted(photos.items(), key=lambda item: _natural(item[1]))), unnumbered, twice)
+    return NumberedPhotos({}, (), ())
 
 
 def nothing_left_out(root: Path | None) -> list[str]:

@@ -17,7 +17,7 @@ _NUMBER = re.compile(r"\d{5}")
 def people(root: Path | None) -> list[Individual]:
     """Photos in folders of a thousand, or all in one. Raises UsageError or NotFound for another layout."""
     root = datasets.require_folder(root, WANTED, WHERE)
-    numbered = datasets.numbered(root, _FOLDERS, _NUMBER)
+    numbered = datasets.find_numbered_photos(root, _FOLDERS, _NUMBER)
     if not numbered.photos:
         raise datasets.wrong_layout(root, WANTED, WHERE)
     return [Individual(name=name, learned=(datasets.from_file(photo),)) for name, photo in numbered.photos.items()]
@@ -25,4 +25,4 @@ def people(root: Path | None) -> list[Individual]:
 
 def left_out(root: Path | None) -> list[str]:
     root = datasets.require_folder(root, WANTED, WHERE)
-    return datasets.numbered(root, _FOLDERS, _NUMBER).left_out(root)
+    return datasets.find_numbered_photos(root, _FOLDERS, _NUMBER).left_out(root)

@@ -42,10 +42,10 @@ FINEST = 12
 
 @dataclass(frozen=True)
 class AttentionMap:
-    """One cross-attention in one UNet call: the chosen tokens' share of each cell's attention."""
+    """One cross-attention in one UNet call: the target tokens' share of each cell's attention."""
 
     layer: str
-    weights: Tensor  # (B, h, w) float32, range [0, 1], mean over heads and chosen tokens
+    weights: Tensor  # (B, h, w) float32, range [0, 1], mean over heads and target tokens
 
 
 def cross_attentions(unet: nn.Module) -> Mapping[str, CrossAttention]:
@@ -61,15 +61,15 @@ _cross_attentions: WeakKeyDictionary[nn.Module, dict[str, CrossAttention]] = Wea
 
 
 @contextmanager
-def capture_attention(unet: nn.Module, chosen: Tensor, among: Tensor) -> Iterator[list[AttentionMap]]:
+def capture_attention(unet: nn.Module, target: Tensor, competing: Tensor) -> Iterator[list[AttentionMap]]:
     """While inside, every UNet call appends one AttentionMap per cross-attention to the list.
 
-    chosen: (B, S) bool, the text positions to map in each row of the batch, at least one per row. among: (B, S) bool,
-    the positions that compete for each cell's attention, `chosen` included. The start, end and padding tokens receive
-    most of the attention and say nothing about the picture (Chefer et al. 2023, "Attend-and-Excite", leave out the
-    start), so maps should be taken among the words alone.
+    target: (B, S) bool, the text positions to map in each row of the batch, at least one per row. competing: (B, S)
+    bool, the positions that compete for each cell's attention, `target` included. The start, end and padding tokens
+    receive most of the attention and say nothing about the picture (Chefer et al. 2023, "Attend-and-Excite", leave out
+    the start), so only the words should compete.
     """
-    looks: list[AttentionMap] = []
+    maps: list[AttentionMap] = []
     extent: list[int] = []  # of the latents in the current call
     queries: dict[str, Tensor] = {}
 
@@ -84,31 +84,31 @@ def capture_attention(unet: nn.Module, chosen: Tensor, among: Tensor) -> Iterato
         def see_keys(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
             both = [each.unflatten(-1, (attention.heads, -1)).transpose(1, 2) for each in (queries.pop(name), output)]
             scores = (both[0] @ both[1].transpose(-1, -2)).float() * attention.scale  # (B, H, h * w, S)
-            watched, rivals = (each.to(scores.device)[:, None, None, :] for each in (chosen, among))
+            watched, rivals = (each.to(scores.device)[:, None, None, :] for each in (target, competing))
             scores = scores.masked_fill(~rivals, float("-inf"))
             share = (scores.softmax(dim=-1) * watched).sum(dim=-1) / watched.sum(dim=-1)
-            looks.append(AttentionMap(name, share.mean(dim=1).unflatten(-1, grid(extent, share.shape[-1]))))
+            maps.append(AttentionMap(name, share.mean(dim=1).unflatten(-1, grid(extent, share.shape[-1]))))
 
         return [(attention.to_q, see_queries), (attention.to_k, see_keys)]
 
     layers = [hook for name, module in cross_attentions(unet).items() for hook in watch(name, module)]
     with installed_hooks(before=[(unet, remember_extent)], after=layers):
-        yield looks
+        yield maps
 
 
-def average(looks: Sequence[AttentionMap], size: tuple[int, int]) -> Tensor:
+def average(maps: Sequence[AttentionMap], size: tuple[int, int]) -> Tensor:
     """The mean map of the layers of middle resolution, resized to `size`, that of the latents: (B, h, w).
 
     Those are the layers two to four times coarser than the latents (32 and 16 cells per side for Stable Diffusion)
     with at least 12 cells per side: coarser maps outline nothing, and the finest follow edges. If a UNet has no such
     layer, its finest layers are used.
     """
-    sides = {look.layer: min(look.weights.shape[-2:]) for look in looks}
+    sides = {each.layer: min(each.weights.shape[-2:]) for each in maps}
     whole = min(size)
     middle = {name for name, side in sides.items() if whole >= MIDDLE[0] * side and _is_fine(side, whole)}
     kept = middle or {name for name, side in sides.items() if side == max(sides.values())}
-    maps = [look.weights[:, None] for look in looks if look.layer in kept]
-    return torch.cat([F.interpolate(each, size=size, mode="bilinear") for each in maps], dim=1).mean(dim=1)
+    weights = [each.weights[:, None] for each in maps if each.layer in kept]
+    return torch.cat([F.interpolate(each, size=size, mode="bilinear") for each in weights], dim=1).mean(dim=1)
 
 
 def _is_fine(side: int, whole: int) -> bool:

@@ -66,7 +66,7 @@ class Checkpoint:
         """
         if not self.path.exists():
             return 0, {}
-        tensors, step = self._verified()
+        tensors, step = self._verify()
         with torch.no_grad():
             for name, weight in learner.named_parameters():
                 weight.copy_(tensors[f"learner.{name}"])
@@ -75,7 +75,7 @@ class Checkpoint:
         prefix = "running."
         return step, {name.removeprefix(prefix): tensors[name].item() for name in tensors if name.startswith(prefix)}
 
-    def _verified(self) -> tuple[dict[str, Tensor], int]:
+    def _verify(self) -> tuple[dict[str, Tensor], int]:
         remove = f"remove {self.path} to learn from the beginning"
         try:
             with safetensors.safe_open(self.path, framework="pt") as file:

@@ -36,24 +36,24 @@ EmbeddingSchedule = Callable[[Sequence[float]], Mapping[float, NameEmbedding]]
 
 
 @contextmanager
-def apply_personas(base: Base, cast: Mapping[str, Persona | str]) -> Iterator[Mapping[str, EmbeddingSchedule]]:
-    """While inside, all personas of `cast` are applied to `base`; yields the schedule of each name.
+def apply_personas(base: Base, personas: Mapping[str, Persona | str]) -> Iterator[Mapping[str, EmbeddingSchedule]]:
+    """While inside, the personas are applied to the base; yields the schedule of each name.
 
-    cast: by name, a persona or the plain word that stands for the name at every timestep. All personas of one method
+    personas: by name, a persona or the plain word that stands for the name at every timestep. All personas of a method
     are applied together, because a method may have to merge them. Methods and personas are taken in the order of their
-    names, so the result does not depend on the order of `cast`.
+    names, so the result does not depend on the order of `personas`.
     Raises Incompatible for a persona of another base; the base is restored in every case.
     """
-    schedules = {name: constant_schedule(each) for name, each in cast.items() if isinstance(each, str)}
+    schedules = {name: constant_schedule(each) for name, each in personas.items() if isinstance(each, str)}
     by_method: dict[str, dict[str, Persona]] = {}
-    for name, each in sorted(cast.items()):
+    for name, each in sorted(personas.items()):
         if not isinstance(each, str):
             by_method.setdefault(each.method, {})[name] = each
     with ExitStack() as stack:
-        for method, personas in sorted(by_method.items()):
-            worn = stack.enter_context(shelf.take("methods", method).wear(base, list(personas.values())))
-            schedules.update(zip(personas, worn, strict=True))
-        yield {name: schedules[name] for name in cast}
+        for method, own in sorted(by_method.items()):
+            applied = stack.enter_context(shelf.take("methods", method).apply(base, list(own.values())))
+            schedules.update(zip(own, applied, strict=True))
+        yield {name: schedules[name] for name in personas}
 
 
 def constant_schedule(said: NameEmbedding) -> EmbeddingSchedule:
@@ -89,13 +89,13 @@ def encode_schedule(
         alike.setdefault(tuple(one if isinstance(one, str) else len(one.tokens) for one in each), []).append(each)
     found: dict[tuple[NameEmbedding, ...], Condition] = {}
     for many in alike.values():
-        both = _encoded(base, prompt, list(wordings), many)
+        both = _encode(base, prompt, list(wordings), many)
         pairs = zip(both.keys.split(1), both.values.split(1), strict=True)
         found.update({each: Condition(*pair) for each, pair in zip(many, pairs, strict=True)})
     return {t: found[at[t]] for t in timesteps}
 
 
-def _encoded(base: Base, prompt: str, names: Sequence[str], many: Sequence[tuple[NameEmbedding, ...]]) -> Condition:
+def _encode(base: Base, prompt: str, names: Sequence[str], many: Sequence[tuple[NameEmbedding, ...]]) -> Condition:
     """The prompt encoded once per row of `many`, B = len(many); all rows have the same words at the same names."""
     first = dict(zip(names, many[0], strict=True))
     text = prompts.substitute_names(prompt, {name: said for name, said in first.items() if isinstance(said, str)})
@@ -108,8 +108,8 @@ def _encoded(base: Base, prompt: str, names: Sequence[str], many: Sequence[tuple
     if any(said.residual is not None for row in rows for said in row):  # a residual of zero does not change the values
         residual = torch.stack([torch.cat([_residual(said) for said in row]) for row in rows])
     which = torch.zeros(len(many), dtype=torch.long, device=base.device)
-    placed = token_batch.tokens_with_names(base, [text], tokens).chosen(which)
-    return encode(base.pipeline.text_encoder, placed.ids, placed.slots, dynamic, residual).condition
+    placed = token_batch.tokens_with_names(base, [text], tokens).select(which)
+    return encode(base.pipeline.text_encoder, placed.ids, placed.placeholder_index, dynamic, residual).condition
 
 
 def _residual(said: LearnedTokens) -> Tensor:

@@ -14,7 +14,7 @@ from pmagic.errors import NumericFailure
 RIDGE = 1e-6  # relative to the mean eigenvalue of the Gram matrix, which few captions would leave singular
 
 
-def merged(own: Tensor, captions: Tensor, phrases: Tensor, answers: Tensor, *, ridge: float = RIDGE) -> Tensor:
+def merge(own: Tensor, captions: Tensor, phrases: Tensor, answers: Tensor, *, ridge: float = RIDGE) -> Tensor:
     """W (o, i) = W0 + (V - W0 X')(P X')^-1 P with P = X G^-1 and G = R'R, in float64.
 
     own: W0 (o, i). captions: R (N, i), encodings of the words of usual captions. phrases: X (m, i), encodings of the

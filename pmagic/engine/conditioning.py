@@ -31,7 +31,7 @@ class Condition:
     keys: Tensor
     values: Tensor
 
-    def packed(self) -> Tensor:
+    def pack(self) -> Tensor:
         """[K|V] on the feature axis: (B, S, 2w)."""
         return torch.cat([self.keys, self.values], dim=-1)
 
@@ -47,7 +47,7 @@ class Encoded:
 def encode(
     text_encoder: "CLIPTextModel",
     ids: Tensor,
-    slots: Tensor,
+    placeholder_index: Tensor,
     dynamic: Tensor,
     residual: Tensor | None,
     *,
@@ -55,31 +55,35 @@ def encode(
 ) -> Encoded:
     """Encode prompts in which dynamic tokens stand for the name (paper, Fig. 3).
 
-    ids: (B, S) token ids; any id may stand at the placeholders. slots: (B, S), k where dynamic token k stands and -1
-    elsewhere. dynamic: (B, n, w). residual: (B, n, w), mixed into the values alone and *before* the final layer norm,
-    at the length of the hidden state there; None means that the values are the keys.
+    ids: (B, S) token ids; any id may stand at the placeholders. placeholder_index: (B, S), k where dynamic token k
+    stands and -1 elsewhere. dynamic: (B, n, w). residual: (B, n, w), mixed into the values alone and *before* the final
+    layer norm, at the length of the hidden state there; None means that the values are the keys.
     """
     with ExitStack() as hooks:
-        hooks.enter_context(dynamic_tokens(text_encoder, slots, dynamic))
+        hooks.enter_context(dynamic_tokens(text_encoder, placeholder_index, dynamic))
         projections = hooks.enter_context(_last_projections(text_encoder)) if with_attention else None
         # No attention mask: the stock pipeline passes none, and padding is part of what cross-attention reads.
         output = text_encoder(ids, output_hidden_states=residual is not None)
     keys = values = output.last_hidden_state
     if residual is not None:
         hidden = output.hidden_states[-1]  # (B, S, w), before the final layer norm
-        mixed = keep_length(hidden + _at_slots(residual.to(hidden.dtype), slots), hidden)
-        mixed = torch.where((slots >= 0).unsqueeze(-1), mixed, hidden)
+        mixed = keep_length(hidden + _at_placeholders(residual.to(hidden.dtype), placeholder_index), hidden)
+        mixed = torch.where((placeholder_index >= 0).unsqueeze(-1), mixed, hidden)
         values = clip_text_model(text_encoder).final_layer_norm(mixed)
     attention = _probabilities(text_encoder, projections) if projections is not None else None
     return Encoded(Condition(keys, values), attention)
 
 
 @contextmanager
-def dynamic_tokens(text_encoder: "CLIPTextModel", slots: Tensor, dynamic: Tensor) -> Iterator[None]:
-    """While inside, the token embedding returns `dynamic` (B, n, w) wherever `slots` (B, S) is not -1."""
+def dynamic_tokens(text_encoder: "CLIPTextModel", placeholder_index: Tensor, dynamic: Tensor) -> Iterator[None]:
+    """While inside, the token embedding returns `dynamic` (B, n, w) wherever `placeholder_index` (B, S) is not -1."""
 
     def put_in(module: nn.Module, args: tuple[Any, ...], embedded: Tensor) -> Tensor:
-        return torch.where((slots >= 0).unsqueeze(-1), _at_slots(dynamic.to(embedded.dtype), slots), embedded)
+        return torch.where(
+            (placeholder_index >= 0).unsqueeze(-1),
+            _at_placeholders(dynamic.to(embedded.dtype), placeholder_index),
+            embedded,
+        )
 
     with installed_hooks(after=[(text_encoder.get_input_embeddings(), put_in)]):
         yield
@@ -118,23 +122,24 @@ def timestep_switch(unet: nn.Module, rows: Mapping[float, Tensor], pictures: int
 
 @contextmanager
 def unet_in_compute_dtype(base: Base) -> Iterator[None]:
-    """While inside, the base's UNet computes in `base.fast` (None: its own type) and returns the type `base.weights`.
+    """While inside, the base's UNet computes in `base.compute_dtype` and returns `base.weights_dtype`.
 
-    Its condition goes through `packed_kv`, or must have the type of the weights that project it. The output is not left
-    in half precision, because guidance multiplies the difference of two close numbers, which would lose its digits.
+    A compute_dtype of None changes nothing. The condition goes through `packed_kv`, or must have the type of the
+    weights that project it. The output is not left in half precision, because guidance multiplies the difference of two
+    close numbers, which would lose its digits.
     """
 
-    def as_kept(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-        return (args[0].to(base.fast), *args[1:]), kwargs
+    def cast_inputs(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        return (args[0].to(base.compute_dtype), *args[1:]), kwargs
 
-    def as_asked(module: nn.Module, args: tuple[Any, ...], output: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        return tuple(each.to(base.weights) for each in output)
+    def cast_outputs(module: nn.Module, args: tuple[Any, ...], output: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return tuple(each.to(base.weights_dtype) for each in output)
 
-    if base.fast is None:
+    if base.compute_dtype is None:
         yield
         return
     unet = base.pipeline.unet
-    with installed_hooks(before=[(unet, as_kept)], after=[(unet, as_asked)]), base.autocast():
+    with installed_hooks(before=[(unet, cast_inputs)], after=[(unet, cast_outputs)]), base.autocast():
         yield
 
 
@@ -143,9 +148,9 @@ def clip_text_model(text_encoder: "CLIPTextModel") -> "CLIPTextModel":
     return getattr(text_encoder, "text_model", text_encoder)
 
 
-def _at_slots(vectors: Tensor, slots: Tensor) -> Tensor:
-    """vectors (B, n, w) laid out along text positions: (B, S, w); meaningless where slots is -1."""
-    return torch.take_along_dim(vectors, slots.clamp(min=0).unsqueeze(-1), dim=1)
+def _at_placeholders(vectors: Tensor, placeholder_index: Tensor) -> Tensor:
+    """vectors (B, n, w) laid out along text positions: (B, S, w); meaningless where placeholder_index is -1."""
+    return torch.take_along_dim(vectors, placeholder_index.clamp(min=0).unsqueeze(-1), dim=1)
 
 
 def _first_features(module: nn.Linear, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:

@@ -38,7 +38,7 @@ class FaceEmbedder:
     """The recogniser, and the crop of each photo's face in the latents. All crops are squares of one size."""
 
     base: Base
-    decoder: nn.Module  # (B, C, side, side), not scaled -> (B, 3, H, W), range [-1, 1]; in `base.fast`
+    decoder: nn.Module  # (B, C, side, side), not scaled -> (B, 3, H, W), range [-1, 1]; in `base.compute_dtype`
     network: nn.Module  # (B, 3, 112, 112), range [-1, 1] -> (B, E)
     landmarks: Tensor  # (P, 5, 2), x and y in pixels of the base's square picture
     likeness: Tensor  # (P, E), the photos' own embeddings
@@ -58,11 +58,11 @@ class FaceEmbedder:
         landmarks = self.landmarks[photo] - corners[:, None] * pixel
         crops = crops.contiguous().to(vae.dtype) / vae.config.scaling_factor
         with self.base.autocast():
-            pixels = self.decoder(crops.to(self.base.fast or vae.dtype))
+            pixels = self.decoder(crops.to(self.base.compute_dtype or vae.dtype))
         aligned = recogniser.align(pixels.to(clean.dtype), landmarks)
         return self.network(aligned)
 
-    def apart(self, clean: Tensor, photo: Tensor) -> Tensor:
+    def identity_distance(self, clean: Tensor, photo: Tensor) -> Tensor:
         """1 - cosine of each face in `clean` and its photo's face, range [0, 2]: (B,). Arguments as for `__call__`.
 
         Faces are decoded in chunks of as many as DECODED_AT_ONCE allows.
@@ -114,7 +114,7 @@ def open_face_embedder(base: Base, subject: Subject, *, margin: float = MARGIN) 
     return FaceEmbedder(
         base=base,
         decoder=_decoder(base),
-        network=recogniser.load(folder, device=base.device, dtype=base.precision),
+        network=recogniser.load(folder, device=base.device, dtype=base.learner_dtype),
         landmarks=subject.landmarks,
         likeness=subject.likeness,
         corners=corners,
@@ -135,7 +135,7 @@ def crops(base: Base, landmarks: Tensor, *, margin: float = MARGIN) -> tuple[Ten
 
 
 def _decoder(base: Base) -> nn.Module:
-    """The base's decoder, or a copy of it in `base.fast`; everything else decodes in the base's own type.
+    """The base's decoder, or a copy of it in `base.compute_dtype`; everything else decodes in the base's own type.
 
     It keeps the contiguous memory format, unlike the UNet: its activations are large, and group norms on a GPU would
     convert each of them.
@@ -144,11 +144,11 @@ def _decoder(base: Base) -> nn.Module:
 
     vae = base.pipeline.vae
     parts = nn.Sequential(*(part for part in (vae.post_quant_conv, vae.decoder) if part is not None))
-    if base.fast is None:
+    if base.compute_dtype is None:
         return parts
     parts = copy.deepcopy(parts)
-    cast_network(parts, base.fast, mixed=base.mixed)
-    if not base.mixed:  # its one head spans all channels, for which fused attention on a GPU has a slow backward pass
+    cast_network(parts, base.compute_dtype, fp32_norms=base.fp32_norms)
+    if not base.fp32_norms:  # one head spans all channels; fused attention on a GPU has a slow backward pass for that
         for part in parts.modules():
             if isinstance(part, Attention):
                 part.set_processor(AttnProcessor())

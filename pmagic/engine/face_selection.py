@@ -35,7 +35,7 @@ class SelectedFace:
     turn: int = 0
     margin: float = 0
 
-    def upright(self, picture: Image.Image) -> Image.Image:
+    def turn_upright(self, picture: Image.Image) -> Image.Image:
         """The photo, or its mask, turned so that the face is upright."""
         return picture.transpose(_TRANSPOSES[self.turn]) if self.turn else picture
 
@@ -96,7 +96,7 @@ def select_faces(
 
 def open_pack(spec: ModelSpec) -> FacePack:
     """The base's face pack, opened once per process. Raises WeightsMissing if it is not on this machine."""
-    return _opened(folder_of(spec))
+    return _load_pack(folder_of(spec))
 
 
 def folder_of(spec: ModelSpec) -> Path:
@@ -111,7 +111,7 @@ def folder_of(spec: ModelSpec) -> Path:
 
 
 @lru_cache(maxsize=2)
-def _opened(folder: Path) -> FacePack:
+def _load_pack(folder: Path) -> FacePack:
     return faces.load(folder)
 
 
@@ -137,7 +137,7 @@ def _view(spec: ModelSpec, pack: FacePack, photo: Image.Image, name: str) -> _Vi
     if sighting is None:
         what, advice = _no_face(spec, name)
         raise PhotoRefused(what, advice)
-    return _View(name, SelectedFace(sighting.faces[0], (), sighting.turn).upright(photo), sighting)
+    return _View(name, SelectedFace(sighting.faces[0], (), sighting.turn).turn_upright(photo), sighting)
 
 
 def _no_face(spec: ModelSpec, name: str) -> tuple[str, str]:

@@ -37,7 +37,7 @@ def cuda_graphed(once: Callable[[StepSample], Answer], device: torch.device) -> 
             answer = once(still)
         return graph, still, answer
 
-    def replayed(draw: StepSample) -> Answer:
+    def replay(draw: StepSample) -> Answer:
         if not held:
             held.append(record(draw))
         graph, still, answer = held[0]
@@ -46,4 +46,4 @@ def cuda_graphed(once: Callable[[StepSample], Answer], device: torch.device) -> 
         graph.replay()
         return answer
 
-    return replayed
+    return replay

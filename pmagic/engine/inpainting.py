@@ -41,11 +41,11 @@ class InpaintRegion:
         The background's latents are the mean of its posterior, so that a picture depends on its own seed alone.
         """
         vae, scale = base.pipeline.vae, base.pipeline.vae_scale_factor
-        scene = self._framed(self.background, "symmetric").resize((width, height), Image.Resampling.LANCZOS)
+        scene = self._crop_to_frame(self.background, "symmetric").resize((width, height), Image.Resampling.LANCZOS)
         pixels = base.pipeline.image_processor.preprocess(scene).to(vae.device, vae.dtype)
         with torch.no_grad():
             latents = vae.encode(pixels).latent_dist.mode() * vae.config.scaling_factor  # (1, C, h, w)
-        marked = torch.from_numpy(np.array(self._framed(self.mask, "constant"))).float()[None, None]
+        marked = torch.from_numpy(np.array(self._crop_to_frame(self.mask, "constant"))).float()[None, None]
         cells = F.adaptive_max_pool2d(marked / 255, latents.shape[-2:])  # every cell that the mask touches
         return {
             "image": latents,  # the pipeline uses it unchanged, because it has the number of channels of latents
@@ -75,7 +75,7 @@ class InpaintRegion:
         line.paste(0, (left + thick, top + thick, right - thick, bottom - thick))
         return Image.composite(red, shown, line)
 
-    def _framed(self, image: Image.Image, beyond: Literal["symmetric", "constant"]) -> Image.Image:
+    def _crop_to_frame(self, image: Image.Image, beyond: Literal["symmetric", "constant"]) -> Image.Image:
         """Crop an image of the background's size to the frame. beyond: numpy.pad's mode outside the picture."""
         left, top, right, bottom = self.frame
         width, height = image.size

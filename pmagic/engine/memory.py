@@ -41,14 +41,14 @@ def oom_as_problem(what: str, next_step: str) -> Iterator[None]:
     try:
         yield
     except torch.OutOfMemoryError as error:
-        raise OutOfMemory(f"there is not enough memory to {what}{_wanted(error)}", next_step) from error
+        raise OutOfMemory(f"there is not enough memory to {what}{_requested_size(error)}", next_step) from error
     except RuntimeError as error:
         if "DefaultCPUAllocator" not in str(error):  # the CPU's error has no class of its own
             raise
-        raise OutOfMemory(f"there is not enough memory to {what}{_wanted(error)}", next_step) from error
+        raise OutOfMemory(f"there is not enough memory to {what}{_requested_size(error)}", next_step) from error
 
 
-def _wanted(error: RuntimeError) -> str:
+def _requested_size(error: RuntimeError) -> str:
     found = _WANTED.search(str(error))
     if found is None:
         return ""

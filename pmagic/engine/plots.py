@@ -39,7 +39,7 @@ def curve_plot(found: Probe, levels: tuple[float, float]) -> bytes:
     axes.plot(times, [iou for _, iou in found.curve], "o", color=INK, ms=4, label="measured")
     axes.set(xlim=(1000, 0), ylim=(0, 1), xlabel="timestep t", ylabel="IoU of attention and mask")
     axes.set_title(
-        f"dynamic interval {found.bounds.low} ≤ t < {found.bounds.high}" + (" (fallback)" * bool(found.fell_back)),
+        f"dynamic interval {found.bounds.low} ≤ t < {found.bounds.high}" + " (fallback)" * bool(found.fallback_reason),
         pad=18, fontsize=11,
     )  # fmt: skip
     axes.legend(loc="lower right", fontsize=9)

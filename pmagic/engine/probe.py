@@ -36,13 +36,16 @@ Curve = tuple[tuple[int, float], ...]  # (t, IoU), largest t first
 
 @dataclass(frozen=True)
 class Probe:
-    """The result of a probe. maps: of the first photo, at the curve's timesteps. fell_back: why it has the fallback."""
+    """The result of a probe. maps: of the first photo, at the curve's timesteps.
+
+    fallback_reason: why the bounds are the fallback, "" where they are the probe's own.
+    """
 
     bounds: StageBounds
     curve: Curve
     maps: Tensor  # (T, h, w), range [0, 1]
     mask: Tensor  # (h, w) bool, of the first photo
-    fell_back: str = ""
+    fallback_reason: str = ""
 
 
 def probe(
@@ -62,11 +65,11 @@ def probe(
     for done, t in enumerate(GRID, before + 1):
         seen = attention_map(context, learner, t)  # (R, h, w)
         mask = subject.mask[photo_of_row(subject)][:, 0]
-        curve.append((t, float(overlap(binarize(seen), outlined(mask)).mean())))
+        curve.append((t, float(overlap(binarize(seen), outline_subject(mask)).mean())))
         maps.append(seen[photo_of_row(subject) == 0].mean(dim=0))
         on_step(done, total)
-    bounds, fell_back = read_bounds(tuple(curve), settings)
-    return Probe(bounds, tuple(curve), torch.stack(maps), outlined(subject.mask[:1, 0])[0], fell_back)
+    bounds, fallback_reason = read_bounds(tuple(curve), settings)
+    return Probe(bounds, tuple(curve), torch.stack(maps), outline_subject(subject.mask[:1, 0])[0], fallback_reason)
 
 
 def train_briefly(
@@ -93,9 +96,9 @@ def probe_settings(settings: LearnSettings) -> LearnSettings:
     return replace(settings, bounds=WHOLE, iterations=settings.probe_iterations, losses=LOSSES)
 
 
-def with_probe_result(persona: Persona, curve: Curve, fell_back: str) -> Persona:
+def with_probe_result(persona: Persona, curve: Curve, fallback_reason: str) -> Persona:
     """The persona with the probe's curve, and the origin of its bounds: the probe, or why it fell back."""
-    stages = f"fell back: {fell_back}" if fell_back else "found by the probe"
+    stages = f"fell back: {fallback_reason}" if fallback_reason else "found by the probe"
     return replace(persona, curve=curve, settings={**persona.settings, "stages": stages})
 
 
@@ -118,24 +121,28 @@ def attention_maps(
     latents = base.pipeline.vae.config.scaling_factor * subject.mean[photo]
     timesteps = torch.full((rows,), t, device=base.device)
     noisy = context.schedule.add_noise(latents, noise, timesteps)
-    said = context.templates.chosen(torch.zeros(rows, dtype=torch.long, device=base.device))
+    said = context.templates.select(torch.zeros(rows, dtype=torch.long, device=base.device))
     dynamic, residual = learner(timesteps, subject.image_embedding[photo])
-    condition = encode(base.pipeline.text_encoder, said.ids, said.slots, dynamic, residual).condition
+    condition = encode(base.pipeline.text_encoder, said.ids, said.placeholder_index, dynamic, residual).condition
     unet = base.pipeline.unet
-    places = torch.arange(said.slots.shape[1], device=base.device)
-    among = (places >= 1) & (places <= said.lengths[:, None]) if words_alone else torch.ones_like(said.slots >= 0)
+    places = torch.arange(said.placeholder_index.shape[1], device=base.device)
+    competing = (
+        (places >= 1) & (places <= said.lengths[:, None])
+        if words_alone
+        else torch.ones_like(said.placeholder_index >= 0)
+    )
     with (
         memory.oom_as_problem("probe", "probe with --device cpu"),
         packed_kv(unet),
         unet_in_compute_dtype(base),
-        attention.capture_attention(unet, said.slots >= 0, among) as seen,
+        attention.capture_attention(unet, said.placeholder_index >= 0, competing) as seen,
     ):
-        packed = condition.packed().to(base.weights)
-        unet(noisy.to(base.weights), timesteps, encoder_hidden_states=packed, return_dict=False)
+        packed = condition.pack().to(base.weights_dtype)
+        unet(noisy.to(base.weights_dtype), timesteps, encoder_hidden_states=packed, return_dict=False)
     return seen
 
 
-def outlined(mask: Tensor) -> Tensor:
+def outline_subject(mask: Tensor) -> Tensor:
     """The cells of each soft mask (R, h, w) that belong to the subject, those above half of its maximum: bool."""
     return mask > 0.5 * mask.amax(dim=(1, 2), keepdim=True)
 
@@ -172,14 +179,14 @@ def read_bounds(curve: Curve, settings: LearnSettings) -> tuple[StageBounds, str
     if ious[0] >= iou_high:
         return fallback, f"the IoU is above {iou_high:g} from the start, at {ious[0]:.2f}"
     times = [t for t, _ in curve]
-    high = 1000 if ious[0] >= iou_low else round(_reached(times, ious, iou_low))
-    low = 0 if iou_high >= 1 else round(_reached(times, ious, iou_high))
+    high = 1000 if ious[0] >= iou_low else round(_find_crossing(times, ious, iou_low))
+    low = 0 if iou_high >= 1 else round(_find_crossing(times, ious, iou_high))
     if high - low < settings.narrowest:
         return fallback, f"its own dynamic stage, {low}:{high}, is narrower than {settings.narrowest} timesteps"
     return StageBounds(low, high), ""
 
 
-def _reached(times: Sequence[int], ious: Sequence[float], level: float) -> float:
+def _find_crossing(times: Sequence[int], ious: Sequence[float], level: float) -> float:
     """The largest t at which the rising curve, interpolated linearly, reaches `level`."""
     after = int(np.argmax(np.array(ious) >= level))
     below, above = ious[after - 1], ious[after]

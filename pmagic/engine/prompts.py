@@ -145,14 +145,15 @@ COMMON_WORDS = ("face", "person", "man", "woman", "boy", "girl", "cat", "dog", "
 
 @dataclass(frozen=True)
 class TokenizedPrompt:
-    """A prompt as input for the text encoder. ids and slots have one entry per text position (77).
+    """A prompt as input for the text encoder. ids and placeholder_index have one entry per text position (77).
 
-    slots: k where placeholder k stands, -1 elsewhere; k counts over all names, in the order in which they were given.
+    placeholder_index: k where placeholder k stands, -1 elsewhere; k counts over all names, in the order in which they
+    were given.
     length: the number of tokens without start and end. cut: the text that did not fit.
     """
 
     ids: tuple[int, ...]
-    slots: tuple[int, ...]
+    placeholder_index: tuple[int, ...]
     length: int
     cut: str
 
@@ -288,29 +289,30 @@ def tokenize_prompt(tokenizer: Any, prompt: str, tokens: Mapping[str, int], fill
         first[name] = count
         count += tokens[name]
     ids: list[int] = []
-    slots: list[int] = []
+    placeholder_index: list[int] = []
     for number, part in enumerate(_IN_BRACES.split(prompt)):
         if number % 2 == 0:  # text and names alternate
             words = tokenizer(part, add_special_tokens=False, verbose=False).input_ids if part.strip() else []
             ids += words
-            slots += [-1] * len(words)
+            placeholder_index += [-1] * len(words)
             continue
         if part not in tokens:
             raise UsageError(f"the prompt names {in_braces(part)}, which stands for nothing", "name personas in braces")
         ids += [filler] * tokens[part]
-        slots += range(first[part], first[part] + tokens[part])
+        placeholder_index += range(first[part], first[part] + tokens[part])
         if len(ids) > room:
+            ending = _ending(tokenizer, ids, placeholder_index, room)
             raise UsageError(
                 f"the prompt is too long: {f'{in_braces(part)} stands' if part else 'the name stands'} beyond the "
-                f"{room} tokens that the model reads, which end after {_ending(tokenizer, ids, slots, room)!r}",
+                f"{room} tokens that the model reads, which end after {ending!r}",
                 f"put {in_braces(part)} nearer to the beginning, or shorten the prompt",
             )
     cut = tokenizer.decode(ids[room:]).strip() if len(ids) > room else ""
-    ids, slots = ids[:room], slots[:room]
+    ids, placeholder_index = ids[:room], placeholder_index[:room]
     padding = room - len(ids)
     return TokenizedPrompt(
         ids=(tokenizer.bos_token_id, *ids, tokenizer.eos_token_id, *[tokenizer.pad_token_id] * padding),
-        slots=(-1, *slots, -1, *[-1] * padding),
+        placeholder_index=(-1, *placeholder_index, -1, *[-1] * padding),
         length=len(ids),
         cut=cut,
     )
@@ -321,9 +323,9 @@ def in_braces(name: str) -> str:
     return NAME[0] + name + NAME[1]
 
 
-def _ending(tokenizer: Any, ids: Sequence[int], slots: Sequence[int], room: int) -> str:
+def _ending(tokenizer: Any, ids: Sequence[int], placeholder_index: Sequence[int], room: int) -> str:
     """The last words that the model reads of a prompt that is too long."""
-    last = [token for token, slot in zip(ids[:room], slots, strict=False) if slot < 0]
+    last = [token for token, slot in zip(ids[:room], placeholder_index, strict=False) if slot < 0]
     return tokenizer.decode(last[-_SHOWN:]).strip()
 
 

@@ -185,7 +185,7 @@ def settings_for(recipe: str, base_defaults: Mapping[str, Any], **overrides: Any
     for key in values:
         if key not in known:
             raise UsageError(f"learning has no setting {key!r}", f"choose one of: {', '.join(sorted(known))}")
-    return _fitting(replace(settings, **{key: _as_typed(key, value) for key, value in values.items()}))
+    return _drop_unused(replace(settings, **{key: _convert(key, value) for key, value in values.items()}))
 
 
 def of_base(recipe: str, base_defaults: Mapping[str, Any]) -> dict[str, Any]:
@@ -219,7 +219,7 @@ def render_settings_for(recipe: str, base_defaults: Mapping[str, Any], **overrid
     return replace(RENDER_DEFAULTS[recipe], **values)
 
 
-def _fitting(settings: LearnSettings) -> LearnSettings:
+def _drop_unused(settings: LearnSettings) -> LearnSettings:
     """Remove what does not apply to the kind: only a face has an identity, and a style has no mask for the probe."""
     if settings.kind == "face":
         return settings
@@ -228,7 +228,7 @@ def _fitting(settings: LearnSettings) -> LearnSettings:
     return replace(settings, losses=MappingProxyType(losses), bounds=bounds)
 
 
-def _as_typed(key: str, value: Any) -> Any:
+def _convert(key: str, value: Any) -> Any:
     if key in ("bounds", "fallback") and not isinstance(value, StageBounds):
         low, high = value
         try:

@@ -62,7 +62,7 @@ def render(
 
 def compose(
     base: Base,
-    cast: Mapping[str, Persona | str],
+    personas: Mapping[str, Persona | str],
     prompt: str,
     seeds: Sequence[int],
     settings: RenderSettings,
@@ -71,7 +71,7 @@ def compose(
     edit: InpaintRegion | None = None,
     on_step: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Image.Image]:
-    """One picture per seed of `prompt`, in which every `{name}` stands for a persona or plain word of `cast`.
+    """One picture per seed of `prompt`, in which every `{name}` stands for a persona or plain word of `personas`.
 
     regions: by name, the part of the picture in which only that persona is read. edit: a background in which one place
     is drawn, at the settings' size or the base's; the rest of the result keeps the background's own pixels.
@@ -83,8 +83,8 @@ def compose(
     for seed in seeds:
         if not 0 <= seed <= MAX_SEED:
             raise UsageError(f"a seed must be from 0 to {MAX_SEED}, not {seed}", "give another seed")
-    words = {name: who if isinstance(who, str) else who.word for name, who in cast.items()}
-    with composing.apply_personas(base, cast) as wordings:
+    words = {name: who if isinstance(who, str) else who.word for name, who in personas.items()}
+    with composing.apply_personas(base, personas) as wordings:
         read = encode_prompt(base, wordings, prompt, settings, words, regions)
         drawn = _draw(base, read, seeds, settings, edit, on_step)
     return drawn if edit is None else [edit.composite(each) for each in drawn]
@@ -110,8 +110,8 @@ def encode_prompt(
     texts = composing.regional_prompts(wordings, words, list(regions)) if regions else [wordings]
     with torch.no_grad():
         read = [composing.encode_schedule(base, prompt, each, steps) for each in texts]
-        negative = token_batch.encode_plain(base, settings.negative).packed()
-    rows = {t: torch.cat([each[t].packed()[0] for each in read]) for t in steps}
+        negative = token_batch.encode_plain(base, settings.negative).pack()
+    rows = {t: torch.cat([each[t].pack()[0] for each in read]) for t in steps}
     return PromptSchedule(rows, negative.repeat(1, len(texts), 1), tuple(regions.values()))
 
 
@@ -127,7 +127,7 @@ def initial_noise(base: Base, seeds: Sequence[int], width: int, height: int) -> 
     scale = base.pipeline.vae_scale_factor
     shape = (1, base.pipeline.unet.config.in_channels, height // scale, width // scale)
     rows = [torch.randn(shape, generator=torch.Generator("cpu").manual_seed(seed)) for seed in seeds]
-    return torch.cat(rows).to(base.device, base.weights)
+    return torch.cat(rows).to(base.device, base.weights_dtype)
 
 
 def sample(
@@ -190,7 +190,7 @@ def _draw(
     pictures: list[Image.Image] = []
     calls = 0
 
-    def told() -> None:
+    def report_step() -> None:
         nonlocal calls
         calls += 1
         on_step(calls, total)
@@ -198,7 +198,7 @@ def _draw(
     for first in range(0, len(seeds), settings.batch):
         with memory.oom_as_problem(f"draw {width} x {height} pixels", "draw smaller pictures (--size)"):
             noise = initial_noise(base, seeds[first : first + settings.batch], width, height)
-            pictures += _decode(base, sample(base, read, noise, settings, told, edit))
+            pictures += _decode(base, sample(base, read, noise, settings, report_step, edit))
     return pictures
 
 

@@ -29,7 +29,7 @@ WEIGHT_SETS: Mapping[str, Callable[[str], bool]] = {
 }
 
 
-def names_of(unet: nn.Module, which: str) -> list[str]:
+def select_names(unet: nn.Module, which: str) -> list[str]:
     """The names of the weights in set `which`, in the UNet's order. Raises UsageError for an unknown set."""
     if which not in WEIGHT_SETS:
         raise UsageError(f"there is no set of weights {which!r}", f"choose one of: {', '.join(WEIGHT_SETS)}")
@@ -42,7 +42,7 @@ def count_values(shapes: Mapping[str, Sequence[int]], which: str, rank: int = 0)
     for name, shape in shapes.items():
         if WEIGHT_SETS[which](name):
             whole = math.prod(shape)
-            total += rank * (shape[0] + whole // shape[0]) if _factored(shape, rank) else whole
+            total += rank * (shape[0] + whole // shape[0]) if _is_factored(shape, rank) else whole
     return total
 
 
@@ -76,7 +76,7 @@ class WeightDifference(nn.Module):
         source = torch.Generator().manual_seed(seed)
         for name, own in self._own.items():
             key, like = _key(name), {"dtype": torch.promote_types(own.dtype, torch.float32), "device": own.device}
-            if _factored(own.shape, rank):
+            if _is_factored(own.shape, rank):
                 down = torch.randn(rank, own[0].numel(), generator=source) / rank
                 self.parts[_key(name + UP)] = nn.Parameter(torch.zeros(len(own), rank, **like))
                 self.parts[_key(name + DOWN)] = nn.Parameter(down.to(**like))
@@ -98,12 +98,12 @@ class WeightDifference(nn.Module):
         return {PREFIX + _name(key): part.detach().half() for key, part in self.parts.items()}
 
 
-def compressed(tensors: Mapping[str, Tensor], rank: int) -> tuple[dict[str, Tensor], float]:
+def compress(tensors: Mapping[str, Tensor], rank: int) -> tuple[dict[str, Tensor], float]:
     """A full D with each matrix truncated to `rank` singular values, and the share of |D|^2 that is lost."""
     cut: dict[str, Tensor] = {}
     whole = lost = 0.0
     for name, tensor in tensors.items():
-        if not _factored(tensor.shape, rank):
+        if not _is_factored(tensor.shape, rank):
             cut[name] = tensor
             whole += tensor.double().square().sum().item()
             continue
@@ -117,7 +117,7 @@ def compressed(tensors: Mapping[str, Tensor], rank: int) -> tuple[dict[str, Tens
     return cut, lost / whole if whole else 0.0
 
 
-def worn_weights(
+def sum_weights(
     network: nn.Module, personas: Sequence[Mapping[str, np.ndarray]], strengths: Sequence[float] | None = None
 ) -> dict[str, Tensor]:
     """W0 + the sum of the personas' D, by name. Equal differences are added once.
@@ -133,12 +133,12 @@ def worn_weights(
             continue
         seen.append(own)
         strength = 1.0 if strengths is None else strengths[number]
-        for name, difference in differences_of(network, own).items():
+        for name, difference in read_differences(network, own).items():
             total[name] = total[name] + strength * difference if name in total else strength * difference
     return {name: _sum(_parameter(network, name), difference) for name, difference in total.items()}
 
 
-def differences_of(network: nn.Module, tensors: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
+def read_differences(network: nn.Module, tensors: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
     """D by the weight's name, from a persona's tensors, full or factored.
 
     Raises Incompatible if a difference does not fit the network.
@@ -166,7 +166,7 @@ def differences_of(network: nn.Module, tensors: Mapping[str, np.ndarray]) -> dic
     return found
 
 
-def _factored(shape: Sequence[int], rank: int) -> bool:
+def _is_factored(shape: Sequence[int], rank: int) -> bool:
     """Whether a weight's D is stored as two factors of that rank: only if they have fewer values than the full D."""
     return rank > 0 and len(shape) > 1 and rank * (shape[0] + math.prod(shape[1:])) < math.prod(shape)
 

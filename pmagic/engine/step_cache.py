@@ -67,7 +67,7 @@ def cached_first_steps(unet: nn.Module, cache: UNetCache, since: float) -> Itera
     signature = inspect.signature(compute)
 
     @functools.wraps(compute)
-    def remembered(*args: Any, **kwargs: Any) -> Any:
+    def compute_or_reuse(*args: Any, **kwargs: Any) -> Any:
         given = signature.bind(*args, **kwargs)
         given.apply_defaults()
         arguments = dict(given.arguments)
@@ -79,7 +79,7 @@ def cached_first_steps(unet: nn.Module, cache: UNetCache, since: float) -> Itera
             (answers[question],) = compute(**arguments, return_dict=False)
         return _output(answers[question].clone(), as_dict=as_dict)
 
-    with exchanged_attributes([unet], "forward", remembered):
+    with exchanged_attributes([unet], "forward", compute_or_reuse):
         yield
 
 

@@ -69,9 +69,9 @@ def encode_photos(
         names = [f"photo {number}" for number in range(1, len(photos) + 1)]
         known = face_selection.select_faces(base.spec, photos, names)
     faces: Sequence[SelectedFace | None] = known or [None] * len(photos)
-    photos = [photo if each is None else each.upright(photo) for photo, each in zip(photos, faces, strict=True)]
+    photos = [photo if each is None else each.turn_upright(photo) for photo, each in zip(photos, faces, strict=True)]
     if mask is not None and faces[0] is not None:
-        mask = faces[0].upright(mask)
+        mask = faces[0].turn_upright(mask)
     frames = [square_crop(photo.size, each) for photo, each in zip(photos, faces, strict=True)]
     squares = [photo.crop(where) for photo, where in zip(photos, frames, strict=True)]
     vae = base.pipeline.vae
@@ -88,13 +88,13 @@ def encode_photos(
         masks = torch.cat([_cut(each, where, size) for each, where in zip(seen, frames, strict=True)])
     found = Subject(
         word=word,
-        mean=posterior.mean.to(base.precision),
-        std=posterior.std.to(base.precision),
-        mask=masks.to(vae.device, base.precision),
-        image_embedding=observer(base).image_embedding(photos).to(base.precision),
+        mean=posterior.mean.to(base.learner_dtype),
+        std=posterior.std.to(base.learner_dtype),
+        mask=masks.to(vae.device, base.learner_dtype),
+        image_embedding=observer(base).image_embedding(photos).to(base.learner_dtype),
         hashes=tuple(hashes),
     )
-    return _with_faces(base, found, squares, frames, known) if known else found
+    return _add_faces(base, found, squares, frames, known) if known else found
 
 
 def require_observers(spec: ModelSpec, kind: prompts.Kind, *, masked: bool, recognised: bool) -> None:
@@ -115,21 +115,21 @@ def observer(base: Base) -> clip.Clip:
 
 def observer_of(spec: ModelSpec, device: str) -> clip.Clip:
     """The same as `observer`, before the base itself is opened."""
-    return _opened_clip(model_spec.clip_folder(spec), device)
+    return _open_clip(model_spec.clip_folder(spec), device)
 
 
 def segmenter(spec: ModelSpec) -> clipseg.ClipSeg:
     """The base's CLIPSeg, opened once per process. Raises WeightsMissing if it is not on this machine."""
-    return _opened_clipseg(_segmenter_of(spec))
+    return _open_clipseg(_segmenter_of(spec))
 
 
 @lru_cache(maxsize=2)
-def _opened_clip(folder: Path, device: str) -> clip.Clip:
+def _open_clip(folder: Path, device: str) -> clip.Clip:
     return clip.load(folder, device=device)
 
 
 @lru_cache(maxsize=2)
-def _opened_clipseg(folder: Path) -> clipseg.ClipSeg:
+def _open_clipseg(folder: Path) -> clipseg.ClipSeg:
     return clipseg.load(folder)  # on the CPU: it runs once per photo
 
 
@@ -148,12 +148,12 @@ def square_crop(size: tuple[int, int], portrait: SelectedFace | None = None) -> 
 
 def photo_pixels(photo: Image.Image, size: int) -> Tensor:
     """The central square of a photo at `size` x `size`: (1, 3, size, size), range [-1, 1]."""
-    square = resized(photo, size)
+    square = resize(photo, size)
     pixels = torch.frombuffer(bytearray(square.tobytes()), dtype=torch.uint8).view(1, size, size, 3)
     return pixels.permute(0, 3, 1, 2).to(torch.float64) / 127.5 - 1
 
 
-def resized(photo: Image.Image, size: int) -> Image.Image:
+def resize(photo: Image.Image, size: int) -> Image.Image:
     """The central square of a photo at `size` x `size` pixels, RGB."""
     square = photo.convert("RGB").crop(square_crop(photo.size))
     return square if square.size == (size, size) else square.resize((size, size), Image.Resampling.BICUBIC)
@@ -212,7 +212,7 @@ def _cut(found: Tensor, where: Frame, size: tuple[int, int]) -> Tensor:
     return F.adaptive_avg_pool2d(found[None, None, top:bottom, left:right].double(), size)
 
 
-def _with_faces(
+def _add_faces(
     base: Base, found: Subject, squares: Sequence[Image.Image], frames: Sequence[Frame], known: Sequence[SelectedFace]
 ) -> Subject:
     """Add landmarks and face embeddings to the subject, both of the square picture that the base encodes."""
@@ -223,9 +223,9 @@ def _with_faces(
         moved = (portrait.face.landmarks - np.array(where[:2], np.float32)) * scale
         face = replace(portrait.face, landmarks=moved.astype(np.float32))
         landmarks.append(torch.from_numpy(face.landmarks))
-        likeness.append(torch.from_numpy(pack.embed(resized(square, base.size), [face])[0]))
+        likeness.append(torch.from_numpy(pack.embed(resize(square, base.size), [face])[0]))
     return replace(
         found,
-        landmarks=torch.stack(landmarks).to(base.device, base.precision),
-        likeness=torch.stack(likeness).to(base.device, base.precision),
+        landmarks=torch.stack(landmarks).to(base.device, base.learner_dtype),
+        likeness=torch.stack(likeness).to(base.device, base.learner_dtype),
     )

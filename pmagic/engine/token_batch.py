@@ -18,12 +18,12 @@ class TokenBatch:
     """Tokenized prompts; see prompts.TokenizedPrompt."""
 
     ids: Tensor  # (N, S) long
-    slots: Tensor  # (N, S) long, k where placeholder k stands, -1 elsewhere
+    placeholder_index: Tensor  # (N, S) long, k where placeholder k stands, -1 elsewhere
     lengths: Tensor  # (N,) long, tokens without start and end
 
-    def chosen(self, which: Tensor) -> "TokenBatch":
+    def select(self, which: Tensor) -> "TokenBatch":
         """The rows at the indices `which`, (B,) long."""
-        return TokenBatch(self.ids[which], self.slots[which], self.lengths[which])
+        return TokenBatch(self.ids[which], self.placeholder_index[which], self.lengths[which])
 
 
 def tokens_with_name(base: Base, texts: Sequence[str], tokens: int) -> TokenBatch:
@@ -36,7 +36,7 @@ def tokens_with_names(base: Base, texts: Sequence[str], tokens: Mapping[str, int
     placed = [prompts.check_names(base.pipeline.tokenizer, text, tokens) for text in texts]
     return TokenBatch(
         ids=torch.tensor([each.ids for each in placed], device=base.device),
-        slots=torch.tensor([each.slots for each in placed], device=base.device),
+        placeholder_index=torch.tensor([each.placeholder_index for each in placed], device=base.device),
         lengths=torch.tensor([each.length for each in placed], device=base.device),
     )
 

@@ -2,7 +2,7 @@
 
 A learner is an nn.Module called with timesteps (B,) and image embeddings (B, e). It returns the dynamic tokens
 (B, n, w) that stand for the name, and the residual (B, n, w) of their values, or None if the values equal the keys. It
-may also have `worn_by(unet)`, a context manager in which the UNet uses the weights being trained, and
+may also have `apply_to(unet)`, a context manager in which the UNet uses the weights being trained, and
 `groups(settings)`, the optimizer's parameter groups, each with its learning rate.
 """
 
@@ -106,13 +106,15 @@ def forward_step(context: TrainingContext, learner: nn.Module, draw: randomness.
     noisy = context.schedule.add_noise(latents, draw.noise, draw.t)
     velocity = context.schedule.config.prediction_type == "v_prediction"
     target = context.schedule.get_velocity(latents, draw.noise, draw.t) if velocity else draw.noise
-    open_prompts = context.open_prompts.chosen(draw.open_prompt) if context.reads_open_prompt else None
+    open_prompts = context.open_prompts.select(draw.open_prompt) if context.reads_open_prompt else None
     encoded = _encode_prompts(context, learner, draw, open_prompts)
     batch = len(draw.t)
     unet = base.pipeline.unet
     with packed_kv(unet), unet_in_compute_dtype(base):
-        packed = encoded.condition.packed()[:batch].to(base.weights)
-        (prediction,) = context.unet(noisy.to(base.weights), draw.t, encoder_hidden_states=packed, return_dict=False)
+        packed = encoded.condition.pack()[:batch].to(base.weights_dtype)
+        (prediction,) = context.unet(
+            noisy.to(base.weights_dtype), draw.t, encoder_hidden_states=packed, return_dict=False
+        )
     return StepOutput(
         t=draw.t,
         latents=latents,
@@ -123,11 +125,13 @@ def forward_step(context: TrainingContext, learner: nn.Module, draw: randomness.
         keys=encoded.condition.keys[:batch],
         values=encoded.condition.values[:batch],
         attention=None if encoded.attention is None else encoded.attention[batch:],
-        open_slots=None if open_prompts is None else open_prompts.slots,
+        open_placeholder_index=None if open_prompts is None else open_prompts.placeholder_index,
         open_lengths=None if open_prompts is None else open_prompts.lengths,
         signal=context.schedule.alphas_cumprod.to(base.device)[draw.t],
         velocity=velocity,
-        apart=None if context.face_embedder is None else partial(context.face_embedder.apart, photo=draw.photo),
+        identity_distance=None
+        if context.face_embedder is None
+        else partial(context.face_embedder.identity_distance, photo=draw.photo),
     )
 
 
@@ -135,11 +139,14 @@ def _encode_prompts(
     context: TrainingContext, learner: nn.Module, draw: randomness.StepSample, open_prompts: TokenBatch | None
 ) -> Encoded:
     """Encode the training prompts and, in the rows after them, the open prompts, in one pass of the text encoder."""
-    said = context.templates.chosen(draw.template)
+    said = context.templates.select(draw.template)
     dynamic, residual = learner(draw.t, context.subject.image_embedding[draw.photo])
-    ids, slots, keep = said.ids, said.slots, draw.keep
+    ids, placeholder_index, keep = said.ids, said.placeholder_index, draw.keep
     if open_prompts is not None:  # the same timesteps and photos, another prompt with its own dropout
-        ids, slots = torch.cat([ids, open_prompts.ids]), torch.cat([slots, open_prompts.slots])
+        ids, placeholder_index = (
+            torch.cat([ids, open_prompts.ids]),
+            torch.cat([placeholder_index, open_prompts.placeholder_index]),
+        )
         dynamic, keep = torch.cat([dynamic, dynamic]), torch.cat([keep, draw.keep_open])
         residual = None if residual is None else torch.cat([residual, residual])
     if residual is not None:
@@ -147,7 +154,7 @@ def _encode_prompts(
         # updates with its momentum.
         residual = residual * keep[:, None, None]
     text_encoder = context.base.pipeline.text_encoder
-    return encode(text_encoder, ids, slots, dynamic, residual, with_attention=open_prompts is not None)
+    return encode(text_encoder, ids, placeholder_index, dynamic, residual, with_attention=open_prompts is not None)
 
 
 def loss_terms(context: TrainingContext, output: StepOutput) -> dict[str, Tensor]:
@@ -194,7 +201,7 @@ def make_train_step(context: TrainingContext, learner: nn.Module) -> TrainStep:
     Raises UsageError for a compiled UNet with a method that trains its weights.
     """
     losses, base = make_losses(context, learner), context.base
-    if base.compiled and hasattr(learner, "worn_by"):
+    if base.compiled and hasattr(learner, "apply_to"):
         raise UsageError(
             "a compiled UNet is compiled anew for each set of weights, so --compile does not go with this method",
             "leave out --compile",
@@ -210,9 +217,9 @@ def make_losses(context: TrainingContext, learner: nn.Module) -> Losses:
     def losses(draw: randomness.StepSample) -> tuple[Tensor, dict[str, Tensor]]:
         for weight in learner.parameters():
             weight.grad = None
-        worn_by = getattr(learner, "worn_by", nullcontext)
+        apply_to = getattr(learner, "apply_to", nullcontext)
         # The weights stay until the backward pass is done: checkpointed blocks are recomputed with them.
-        with context.base.tf32(), worn_by(context.base.pipeline.unet):
+        with context.base.tf32(), apply_to(context.base.pipeline.unet):
             values = loss_terms(context, forward_step(context, learner, draw))
             loss = weighted_sum(context, values).mean()
             loss.backward()
@@ -295,7 +302,7 @@ def train(
         for step in range(done, settings.iterations):
             loss, values = optimizer_step(taught, optimizer, sample_of_step(context.subject, settings, step))
             done = step + 1
-            running = _running(running, values, done)
+            running = _update_mean(running, values, done)
             if keeper is not None and (done % SAVE_EVERY == 0 or done == settings.iterations):
                 keeper.save(done, running, learner, optimizer)
             try:
@@ -317,8 +324,8 @@ def run_id(context: TrainingContext, learner: nn.Module) -> str:
             [
                 base.fingerprint,
                 str(base.device.type),
-                str(base.precision),
-                str(base.fast),
+                str(base.learner_dtype),
+                str(base.compute_dtype),
                 base.compiled,
                 torch.__version__,
             ],
@@ -335,7 +342,7 @@ def observed_inputs(context: TrainingContext) -> dict[str, Tensor]:
     return seen if faces is None else {**seen, "landmarks": faces.landmarks, "likeness": faces.likeness}
 
 
-def _running(means: Mapping[str, float], values: Mapping[str, float], done: int) -> dict[str, float]:
+def _update_mean(means: Mapping[str, float], values: Mapping[str, float], done: int) -> dict[str, float]:
     """Exact means for the first `RUNNING` steps, exponential moving averages after them."""
     share = 1 / min(done, RUNNING)
     return {name: means.get(name, 0.0) + share * (value - means.get(name, 0.0)) for name, value in values.items()}

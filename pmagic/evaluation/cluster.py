@@ -30,7 +30,9 @@ class Actor:
     def events(self, task: Task) -> Iterator[Result | Failure | PmagicError | None]:
         try:
             self.context = self.context or self.open()  # opened here, so that errors reach the caller
-            yield from harness.guarded(partial(SubjectRun, context=self.context, who=task.who, kept=dict(task.kept)))
+            yield from harness.run_subject(
+                partial(SubjectRun, context=self.context, who=task.who, kept=dict(task.kept))
+            )
         except PmagicError as problem:
             yield problem
 
@@ -42,10 +44,10 @@ class _Remote:
         self.actor = actor
         self.stream: Any = None
 
-    def begin(self, task: Task) -> None:
+    def submit(self, task: Task) -> None:
         self.stream = self.actor.events.options(num_returns="streaming").remote(task)
 
-    def event(self) -> Result | Failure | None:
+    def next_result(self) -> Result | Failure | None:
         import ray  # pyright: ignore[reportMissingImports]  # an extra
         from ray.exceptions import RayError  # pyright: ignore[reportMissingImports]  # an extra
 
@@ -68,7 +70,7 @@ def require() -> None:
         ) from error
 
 
-def spread(config: EvalConfig, fingerprint: str, told: Progress) -> Workers:
+def spread(config: EvalConfig, fingerprint: str, progress: Progress) -> Workers:
     """Workers on the cluster at RAY_ADDRESS, or on a local cluster that runs only during the evaluation."""
 
     def events(todo: Sequence[Task]) -> Iterator[Event]:
@@ -81,7 +83,7 @@ def spread(config: EvalConfig, fingerprint: str, told: Progress) -> Workers:
             memory = _PROGRAM if gpu else _PROGRAM + most_memory(config)
             kind = ray.remote(num_cpus=1, num_gpus=int(gpu), memory=memory, max_restarts=0)(Actor)
             make = lambda: _Remote(kind.remote(config, fingerprint))  # noqa: E731
-            yield from worker_pool.run_tasks(todo, make, places(there, gpu, memory), _ready, told)
+            yield from worker_pool.run_tasks(todo, make, places(there, gpu, memory), _ready, progress)
         finally:
             ray.shutdown()
 

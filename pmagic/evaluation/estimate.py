@@ -14,7 +14,7 @@ from pmagic.evaluation.eval_context import EvalContext
 from pmagic.evaluation.harness import Failure, Task, failure
 from pmagic.evaluation.subject_run import SubjectRun, is_done
 from pmagic.persona import REFERENCE_BOUNDS
-from pmagic.pictures import encoded
+from pmagic.pictures import encode_image
 
 SHORT, LONGER = 2, 4  # sampler steps of the two trial renderings
 
@@ -69,7 +69,7 @@ def _first(context: EvalContext, todo: Sequence[Task]) -> tuple[SubjectRun | Non
     failures: dict[int, Failure] = {}
     for task in todo:
         try:
-            run = SubjectRun(context=context, who=task.who.brought(), kept={})
+            run = SubjectRun(context=context, who=task.who.load_photos(), kept={})
             run.require_photos()
         except PhotoRefused as problem:
             failures[task.who.number] = failure(problem)
@@ -91,7 +91,11 @@ def _drawing(context: EvalContext, run: SubjectRun, settings: RenderSettings, hi
         times.append(time.monotonic() - start)
     step = max(0.0, (times[1] - times[0]) / (LONGER - SHORT))
     start = time.monotonic()
-    metrics.measured(context.observers, run.case(drawn, 0))
+    metrics.measure(context.observers, run.make_sample(drawn, 0))
     rest = max(0.0, times[0] - SHORT * step) + time.monotonic() - start
     shared = sum(t >= high for t in rendering.timesteps(context.base, settings))
-    return rest + step * (settings.steps - shared), step * shared, max(len(encoded(each, "png", {})) for each in drawn)
+    return (
+        rest + step * (settings.steps - shared),
+        step * shared,
+        max(len(encode_image(each, "png", {})) for each in drawn),
+    )

@@ -32,7 +32,7 @@ class EvalConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class EvalSubject:
-    """One person of the sample. photos and unseen stay empty until `brought` reads them: a sample may be large."""
+    """One person of the sample. photos and unseen stay empty until `load_photos` reads them: a sample may be large."""
 
     number: int  # from 1, over all repeats
     name: str
@@ -50,7 +50,7 @@ class EvalSubject:
         told = " ".join((str(self.learned), *self.hashes))
         return f"{self.number:04d}-{hashlib.sha256(told.encode()).hexdigest()[:8]}"
 
-    def brought(self) -> "EvalSubject":
+    def load_photos(self) -> "EvalSubject":
         """The subject with its photos in memory, ready to be sent to another machine. Raises as `eval_subject`."""
         return replace(
             self,

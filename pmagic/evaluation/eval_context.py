@@ -33,7 +33,7 @@ class EvalContext:
     _scales: dict[tuple[int, tuple[int, int]], Scale | None] = field(default_factory=dict)
 
     @property
-    def spoken(self) -> tuple[str, ...]:
+    def plain_prompts(self) -> tuple[str, ...]:
         """The prompts, with the plain word in place of the name."""
         return tuple(prompts.substitute_names(each, {"": FACE}) for each in self.config.prompts)
 

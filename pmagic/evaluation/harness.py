@@ -41,19 +41,19 @@ _NOT_THE_PERSONS = (errors.StorageFailed, errors.WeightsMissing, errors.Incompat
 
 def people(sample: Sequence[Individual]) -> tuple[list[EvalSubject], dict[int, Failure]]:
     """The subjects with readable photos, and the failures of the other people, by number from 1."""
-    sitters, failures = [], {}
+    subjects, failures = [], {}
     for number, who in enumerate(sample, 1):
         try:
-            sitters.append(eval_subject(number, who))
+            subjects.append(eval_subject(number, who))
         except PmagicError as problem:
             failures[number] = failure(problem)
-    return sitters, failures
+    return subjects, failures
 
 
-def tasks(store: Store, sitters: Sequence[EvalSubject], variants: Sequence[str]) -> list[Task]:
+def tasks(store: Store, subjects: Sequence[EvalSubject], variants: Sequence[str]) -> list[Task]:
     """The subjects that are not complete for these variants."""
-    left = [who for who in sitters if not is_done(store.kept(who.place, weights=False), variants)]
-    return [Task(who, store.kept(who.place)) for who in left]
+    left = [who for who in subjects if not is_done(store.read(who.place, weights=False), variants)]
+    return [Task(who, store.read(who.place)) for who in left]
 
 
 def run(store: Store, todo: Sequence[Task], workers: Workers, on_event: Callable[[Event], None]) -> dict[int, Failure]:
@@ -68,27 +68,27 @@ def run(store: Store, todo: Sequence[Task], workers: Workers, on_event: Callable
     return failures
 
 
-def alone(context: EvalContext, store: Store, told: Progress) -> Workers:
+def run_in_process(context: EvalContext, store: Store, progress: Progress) -> Workers:
     """All work in this process. An interrupted learning run continues from its checkpoint."""
 
     def events(todo: Sequence[Task]) -> Iterator[Event]:
         for task in todo:
-            for event in guarded(partial(_sitting, context, store, told, task)):
+            for event in run_subject(partial(_make_run, context, store, progress, task)):
                 yield task.who, event
 
     return events
 
 
-def _sitting(context: EvalContext, store: Store, told: Progress, task: Task) -> SubjectRun:
+def _make_run(context: EvalContext, store: Store, progress: Progress, task: Task) -> SubjectRun:
     return SubjectRun(
-        context=context, who=task.who.brought(), kept=dict(task.kept), told=told, scratch=store.unfinished
+        context=context, who=task.who.load_photos(), kept=dict(task.kept), progress=progress, scratch=store.unfinished
     )
 
 
-def guarded(sit: Callable[[], SubjectRun]) -> Iterator[Result | Failure | None]:
+def run_subject(make_run: Callable[[], SubjectRun]) -> Iterator[Result | Failure | None]:
     """The results of a SubjectRun, then None; or a Failure, for an error that concerns this subject alone."""
     try:
-        yield from sit().results()
+        yield from make_run().results()
     except _NOT_THE_PERSONS:
         raise
     except PmagicError as problem:

@@ -47,13 +47,13 @@ class Known:
 class Observers:
     """The models that metrics use. Each text is encoded once; the embeddings of the last pictures are cached."""
 
-    def __init__(self, eyes: clip.Clip, judge: faces.FacePack) -> None:
-        self._clip, self._judge = eyes, judge
+    def __init__(self, eyes: clip.Clip, pack: faces.FacePack) -> None:
+        self._clip, self._pack = eyes, pack
         self._texts: dict[str, Tensor] = {}
         self._seen: tuple[Sequence[Image.Image], Tensor] | None = None
         self._scanned: tuple[Sequence[Image.Image], list[FaceScan]] | None = None
 
-    def fits(self, pictures: Sequence[Image.Image], texts: Sequence[str]) -> Tensor:
+    def clip_similarity(self, pictures: Sequence[Image.Image], texts: Sequence[str]) -> Tensor:
         """The cosine of each picture with each text, with Hessel's prefix: (N, T), range [-1, 1]."""
         for text in texts:
             if text not in self._texts:
@@ -74,14 +74,14 @@ class Observers:
         return self._scanned[1]
 
     def _scan(self, picture: Image.Image) -> FaceScan:
-        found = self._judge.find(picture)
+        found = self._pack.find(picture)
         if not found:
             return FaceScan(0)
         left_eye, right_eye, _, left_mouth, right_mouth = found[0].landmarks
         eyes, mouth = (left_eye + right_eye) / 2, (left_mouth + right_mouth) / 2
         return FaceScan(
             count=len(found),
-            embedding=self._judge.embed(picture, found[:1])[0],
+            embedding=self._pack.embed(picture, found[:1])[0],
             x=float(eyes[0] / picture.width),
             size=float(np.linalg.norm(mouth - eyes) / picture.height),
         )
@@ -108,29 +108,29 @@ def _faces(scans: Sequence[FaceScan], files: Sequence[str]) -> tuple[np.ndarray,
 def observers(spec: ModelSpec, device: str) -> Observers:
     """Open the observers. Raises WeightsMissing if a model is missing, Incompatible if a loss uses the judge."""
     eyes = subject.observer_of(spec, device)
-    judge = faces.load(_judge_of(spec))
-    if isinstance(spec.faces, Path) and _digest(faces.load(spec.faces)) == _digest(judge):
+    pack = faces.load(_eval_pack(spec))
+    if isinstance(spec.faces, Path) and _digest(faces.load(spec.faces)) == _digest(pack):
         raise Incompatible(
-            f"the face packs {spec.faces} and {spec.judge} hold the same recogniser: learned against and judged by one "
-            "network, likeness would mean nothing",
+            f"the face packs {spec.faces} and {spec.eval_recognizer} hold the same recogniser: learned against and "
+            "judged by one network, likeness would mean nothing",
             "set another pack for `judge` in the base's pmagic.toml",
         )
-    return Observers(eyes, judge)
+    return Observers(eyes, pack)
 
 
 def identity(spec: ModelSpec) -> dict[str, str]:
     """The identity of each observer: the name of its folder and a digest of its weights."""
-    folders = {"clip": model_spec.clip_folder(spec), "judge": _judge_of(spec)}
+    folders = {"clip": model_spec.clip_folder(spec), "judge": _eval_pack(spec)}
     return {name: f"{folder.name} {_of_files(folder)}" for name, folder in folders.items()}
 
 
-def _judge_of(spec: ModelSpec) -> Path:
-    if not isinstance(spec.judge, Path):
+def _eval_pack(spec: ModelSpec) -> Path:
+    if not isinstance(spec.eval_recognizer, Path):
         raise WeightsMissing(
-            f"likeness is judged with the face pack {spec.judge}, which is not on this machine",
-            f"fetch it with `pmagic models pull {spec.judge}`",
+            f"likeness is judged with the face pack {spec.eval_recognizer}, which is not on this machine",
+            f"fetch it with `pmagic models pull {spec.eval_recognizer}`",
         )
-    return spec.judge
+    return spec.eval_recognizer
 
 
 def _digest(pack: faces.FacePack) -> str:

@@ -28,7 +28,7 @@ def render_page(report: Report, drawn: Plots) -> str:
         files("pmagic.evaluation").joinpath(_TEMPLATE).read_text()
     )
     titles = {row.key: row.title for row in report.rows}
-    columns = metrics.tabled()
+    columns = metrics.table_columns()
     rows = []
     for row in report.rows:
         of = {each.column: each for each in report.means if each.variant == row.key}
@@ -48,7 +48,7 @@ def render_page(report: Report, drawn: Plots) -> str:
         columns=list(columns),
         legend=list(columns.items()),
         rows=rows,
-        doubts=list(caveats(report)),
+        caveats=list(caveats(report)),
         observers=report.about["observers"],
         word=FACE,
         masks=any(who.source.mask is not None for who in report.people.values()),
@@ -131,7 +131,7 @@ def _sheets(report: Report) -> list[dict[str, object]]:
                 {"picture": _thumb_of(report.pictures / s.place), "prompt": report.prompts[s.prompt - 1]} for s in mine
             ]
             rows.append({"title": row.title, "cells": cells})
-        photos = [_thumb(photo) for photo in report.people[person].brought().photos]
+        photos = [_thumb(photo) for photo in report.people[person].load_photos().photos]
         name = report.names[person - 1]
         found.append({"person": name, "traits": report.traits.get(person, ""), "photos": photos, "rows": rows})
     return found

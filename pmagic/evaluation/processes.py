@@ -29,13 +29,13 @@ class _Process:
         self.process.start()
         theirs.close()
 
-    def begin(self, task: Task) -> None:
+    def submit(self, task: Task) -> None:
         try:
             self.pipe.send(task)
         except OSError as error:
             raise Died from error
 
-    def event(self) -> Result | Failure | None:
+    def next_result(self) -> Result | Failure | None:
         try:
             found = self.pipe.recv()
         except (EOFError, OSError) as error:
@@ -45,7 +45,7 @@ class _Process:
         return found
 
 
-def spread(config: EvalConfig, fingerprint: str, count: int, scratch: Path, told: Progress) -> Workers:
+def spread(config: EvalConfig, fingerprint: str, count: int, scratch: Path, progress: Progress) -> Workers:
     """At most `count` worker processes; all end with the evaluation. scratch: the folder for learning checkpoints."""
 
     def events(todo: Sequence[Task]) -> Iterator[Event]:
@@ -56,7 +56,7 @@ def spread(config: EvalConfig, fingerprint: str, count: int, scratch: Path, told
             return made[-1]
 
         try:
-            yield from worker_pool.run_tasks(todo, make, count, _ready, told)
+            yield from worker_pool.run_tasks(todo, make, count, _ready, progress)
         finally:
             for each in made:
                 each.pipe.close()
@@ -78,7 +78,7 @@ def _serve(pipe: Connection, config: EvalConfig, fingerprint: str, scratch: Path
     """Process incoming tasks until the pipe is closed. Ctrl-C is ignored here; the parent process handles it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
-    def told(doing: str) -> None:
+    def report(doing: str) -> None:
         if pipe.poll():  # no task is sent during a task, so the pipe is closed
             sys.exit()
 
@@ -87,8 +87,10 @@ def _serve(pipe: Connection, config: EvalConfig, fingerprint: str, scratch: Path
             own = eval_context.open_context(config, fingerprint)
             while True:
                 task = pipe.recv()
-                for event in harness.guarded(
-                    partial(SubjectRun, context=own, who=task.who, kept=dict(task.kept), told=told, scratch=scratch)
+                for event in harness.run_subject(
+                    partial(
+                        SubjectRun, context=own, who=task.who, kept=dict(task.kept), progress=report, scratch=scratch
+                    )
                 ):
                     pipe.send(event)
         except PmagicError as problem:

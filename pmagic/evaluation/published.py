@@ -16,7 +16,7 @@ class Row:
     t_sim: float
     i_pre: float
 
-    def told(self) -> str:
+    def describe(self) -> str:
         base = {SD: "Stable Diffusion 1.4", DREAMLIKE: "Dreamlike Photoreal 2.0"}[self.base]
         return f"Table {self.table}, {self.label}, {self.dataset.replace('_', '-')}, {base}"
 
@@ -54,7 +54,7 @@ ROWS = [
 _BASES = {6: (6, 7)}  # Table 7 is Table 6 with another base
 
 
-def row(table: int, label: str, dataset: str, base: str) -> Row | None:
+def find_row(table: int, label: str, dataset: str, base: str) -> Row | None:
     """The published row closest to a run, first by data set, then by base; else the first row, CelebA-HQ's."""
     known = [each for each in ROWS if each.table in _BASES.get(table, (table,)) and each.label == label]
     return max(known, key=lambda each: (each.dataset == dataset, each.base == base), default=None)

@@ -44,18 +44,18 @@ class Report:
 
     @cached_property
     def means(self) -> list[Mean]:
-        columns = [name for name in metrics.tabled() if name in metrics.columns()]
+        columns = [name for name in metrics.table_columns() if name in metrics.columns()]
         means = statistics.means(self.scores, self.keys, columns)
         return means + statistics.slopes(self.scores, self.keys, metrics.slopes())
 
     @cached_property
     def differences(self) -> list[Difference]:
-        return statistics.differences(self.scores, self.keys, metrics.paired())
+        return statistics.differences(self.scores, self.keys, metrics.paired_columns())
 
 
 def table(report: Report) -> list[list[str]]:
     """The means as text: one line per variant, followed by the published line if there is one."""
-    columns = list(metrics.tabled())
+    columns = list(metrics.table_columns())
     lines = [["", *columns, "people"]]
     for row in report.rows:
         of = {each.column: each for each in report.means if each.variant == row.key}
@@ -76,12 +76,12 @@ def caveats(report: Report) -> Iterator[str]:
         if fallen:
             taken = ", ".join(sorted({"{}:{}".format(*each["bounds"]) for each in fallen}))
             yield f"{row.title}: {len(fallen)} of {len(of)} people fell back to the stages {taken}"
-    yield from _shared(report)
+    yield from _find_shared(report)
     for number, files in sorted(report.faceless.items()):
         yield f"{report.names[number - 1]}: no face is found in {', '.join(files)}: nothing is compared with it"
 
 
-def _shared(report: Report) -> Iterator[str]:
+def _find_shared(report: Report) -> Iterator[str]:
     """The rows that share pictures: each row with the earlier row that it shares most pictures with.
 
     Two variants share pictures if the probe finds the bounds that the other variant has.
@@ -116,11 +116,11 @@ def people_in(of: Mapping[str, Mean]) -> int:
 def published_rows(report: Report, row: Row) -> dict | None:
     """The published numbers of a row, and whether they are of another base or data set; None if there are none."""
     dataset, base = str(report.about.get("dataset", "")), str(report.about.get("base", ""))
-    found = published.row(row.table, row.label, dataset, base) if row.table else None
+    found = published.find_row(row.table, row.label, dataset, base) if row.table else None
     if found is None:
         return None
     return {
-        "told": found.told(),
+        "told": found.describe(),
         "base": found.base,
         "other": (found.dataset, found.base) != (dataset, base),
         "scores": {"t_sim": f"{found.t_sim:.3f}", "i_pre": f"{found.i_pre:.3f}"},

@@ -20,7 +20,7 @@ def scores_of(
 
     A variant that is not complete for a person is left out.
     """
-    kept = {number: store.kept(who.place, weights=False) for number, who in people.items()}
+    kept = {number: store.read(who.place, weights=False) for number, who in people.items()}
     scores: list[Score] = []
     stages: Stages = {variant: [] for variant in variants}
     for variant in variants:

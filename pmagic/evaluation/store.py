@@ -45,7 +45,7 @@ class Result:
 
 
 class Store:
-    """An open store; use `opened` to get one."""
+    """An open store; use `open_store` to get one."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -70,7 +70,7 @@ class Store:
             with open(self.root / TIMES, "a", opener=partial(os.open, mode=atomic_io.FILE_MODE)) as file:
                 file.write(f"{person},{result.place},{result.seconds:.2f}\n")
 
-    def kept(self, person: str, *, weights: bool = True) -> dict[str, dict[str, bytes]]:
+    def read(self, person: str, *, weights: bool = True) -> dict[str, dict[str, bytes]]:
         """A subject's stored files by place; of a cell only the scores are read. weights: whether to read personas."""
         folder = self.root / "people" / person
         places = sorted({each.parent for each in folder.rglob("*") if each.is_file()})
@@ -103,7 +103,7 @@ def picture_name(k: int) -> str:
 
 
 @contextmanager
-def opened(root: Path, plan: Mapping[str, Any]) -> Iterator[Store]:
+def open_store(root: Path, plan: Mapping[str, Any]) -> Iterator[Store]:
     """Open the store in `root`, which is new or has exactly this plan, and lock it.
 
     Raises UsageError (`root` holds something else), Incompatible (another plan), Busy (locked), StorageFailed.

@@ -45,7 +45,7 @@ class SubjectRun:
     context: EvalContext
     who: EvalSubject
     kept: dict[str, Mapping[str, bytes]]
-    told: Progress = lambda doing: None
+    progress: Progress = lambda doing: None
     scratch: Path | None = None
     _begun: float = field(default_factory=time.monotonic)
 
@@ -59,19 +59,19 @@ class SubjectRun:
         for variant in self.context.variants:
             if is_done(self.kept, [variant.key]):
                 continue
-            settings, about = yield from self._settled(variant)
-            place, persona = yield from self._learned(variant.method, settings)
+            settings, about = yield from self._resolve(variant)
+            place, persona = yield from self._learn(variant.method, settings)
             drawing = f"{place}/{_digest(asdict(variant.render))}"
-            yield from self._drawn(variant, persona, drawing)
+            yield from self._draw(variant, persona, drawing)
             told = {**about, "persona": place, "drawing": drawing, "bounds": [persona.bounds.low, persona.bounds.high],
                     "losses": dict(persona.losses), "faceless": self.known.faceless}  # fmt: skip
-            yield from self._finished(f"variants/{variant.key}", {VARIANT: as_json(told)})
+            yield from self._store(f"variants/{variant.key}", {VARIANT: as_json(told)})
 
     def require_photos(self) -> None:
         """Check the photos before any long work: without a face it would be useless. Raises PhotoRefused."""
         _ = self.known, self.subject
 
-    def _settled(self, variant: Variant) -> Generator[Result, None, tuple[LearnSettings, dict[str, object]]]:
+    def _resolve(self, variant: Variant) -> Generator[Result, None, tuple[LearnSettings, dict[str, object]]]:
         """The variant's settings with the probe's bounds for this subject, and the probe's results to report."""
         settings = variant.learn
         if settings.bounds is not None:
@@ -82,14 +82,14 @@ class SubjectRun:
                 self.context.base,
                 self.subject,
                 settings,
-                lambda done, total: self.told(f"{variant.title}: finding the stages"),
+                lambda done, total: self.progress(f"{variant.title}: finding the stages"),
             )
-            yield from self._finished(place, {PROBE: as_json({"curve": found.curve})})
+            yield from self._store(place, {PROBE: as_json({"curve": found.curve})})
         curve = tuple((int(t), float(iou)) for t, iou in json.loads(self.kept[place][PROBE])["curve"])
-        bounds, fell_back = probe.read_bounds(curve, settings)
-        return replace(settings, bounds=bounds), {"curve": curve, "fell_back": fell_back}
+        bounds, fallback_reason = probe.read_bounds(curve, settings)
+        return replace(settings, bounds=bounds), {"curve": curve, "fell_back": fallback_reason}
 
-    def _learned(self, method: str, settings: LearnSettings) -> Generator[Result, None, tuple[str, Persona]]:
+    def _learn(self, method: str, settings: LearnSettings) -> Generator[Result, None, tuple[str, Persona]]:
         """The persona of this method and these settings, with its place; it is learned if it is missing."""
         place = persona_place(method, settings)
         if f"{place}/{PERSONA}" not in self.kept:
@@ -98,15 +98,15 @@ class SubjectRun:
                 self.context.base,
                 self.subject,
                 settings,
-                lambda report: self.told(f"learning, step {report.step} of {report.total}"),
+                lambda report: self.progress(f"learning, step {report.step} of {report.total}"),
                 checkpoint,
             )
-            yield from self._finished(f"{place}/{PERSONA}", bundle.pack(persona))
+            yield from self._store(f"{place}/{PERSONA}", bundle.pack(persona))
             if checkpoint is not None:
                 checkpoint.unlink(missing_ok=True)
         return place, bundle.unpack(self.kept[f"{place}/{PERSONA}"])
 
-    def _drawn(self, variant: Variant, persona: Persona, drawing: str) -> Iterator[Result]:
+    def _draw(self, variant: Variant, persona: Persona, drawing: str) -> Iterator[Result]:
         context, config = self.context, self.context.config
         seeds = [config.seed + k for k in range(config.pictures)]
         for number, prompt in enumerate(config.prompts):
@@ -120,25 +120,27 @@ class SubjectRun:
                     prompt,
                     seeds,
                     variant.render,
-                    on_step=lambda done, total, number=number: self.told(
+                    on_step=lambda done, total, number=number: self.progress(
                         f"{variant.title}: prompt {number + 1} of {len(config.prompts)}"
                     ),
                 )
-            scores = metrics.measured(context.observers, self.case(drawn, number))
+            scores = metrics.measure(context.observers, self.make_sample(drawn, number))
             files = {
-                picture_name(k): pictures.encoded(picture, "png", {**self._story(variant, prompt), "seed": seeds[k]})
+                picture_name(k): pictures.encode_image(
+                    picture, "png", {**self._metadata(variant, prompt), "seed": seeds[k]}
+                )
                 for k, picture in enumerate(drawn)
             }
-            yield from self._finished(place, {**files, CELL: as_json({"seeds": seeds, "scores": scores})})
+            yield from self._store(place, {**files, CELL: as_json({"seeds": seeds, "scores": scores})})
 
-    def case(self, drawn: Sequence[Image.Image], prompt: int) -> Sample:
+    def make_sample(self, drawn: Sequence[Image.Image], prompt: int) -> Sample:
         """Pictures of the subject for a prompt, counted from 0, as a Sample to be measured."""
         known, context = self.known, self.context
         scale = context.scale(prompt, drawn[0].size)
         return Sample(
             pictures=drawn,
             prompt=prompt,
-            prompts=context.spoken,
+            prompts=context.plain_prompts,
             learned=known.learned,
             unseen=known.unseen,
             scans=known.scans,
@@ -147,7 +149,7 @@ class SubjectRun:
             read_unseen=partial(getattr, self.who, "unseen"),
         )
 
-    def _story(self, variant: Variant, prompt: str) -> dict[str, object]:
+    def _metadata(self, variant: Variant, prompt: str) -> dict[str, object]:
         """The metadata of a picture, besides its seed."""
         settings = variant.render
         return {
@@ -161,7 +163,7 @@ class SubjectRun:
             "scheduler": settings.scheduler,
         }
 
-    def _finished(self, place: str, files: Files) -> Iterator[Result]:
+    def _store(self, place: str, files: Files) -> Iterator[Result]:
         """Yield a result, and keep the files of it that later work needs."""
         result = Result(place, files, time.monotonic() - self._begun)
         self.kept[place] = result.lasting

@@ -78,11 +78,11 @@ def variants(
             mine.append(row)
         if ablation and method.HAS_STAGES:
             mine = [row for whole in mine for row in shelf.take(ablations.SHELF, ablation).rows(whole)]
-        rows += [_named(row, method.HAS_STAGES, alone=len(asked) == 1) for row in mine]
+        rows += [_name(row, method.HAS_STAGES, alone=len(asked) == 1) for row in mine]
     return rows
 
 
-def _named(row: Variant, has_stages: bool, *, alone: bool) -> Variant:
+def _name(row: Variant, has_stages: bool, *, alone: bool) -> Variant:
     """The variant with the method in its title if there are several, and in its key if it is not the default method.
 
     Only the default method is compared with published rows.
@@ -99,7 +99,7 @@ def _of_recipe(recipe: str) -> tuple[int, str]:
     return (6, "PersonaMagic") if recipe == "paper" else (0, "")
 
 
-def weighted(learn: LearnSettings, **weights: float) -> LearnSettings:
+def override_weights(learn: LearnSettings, **weights: float) -> LearnSettings:
     """The settings with some loss weights changed; a loss with weight 0 is removed."""
     losses = {name: weight for name, weight in {**learn.losses, **weights}.items() if weight}
     return replace(learn, losses=MappingProxyType(losses))

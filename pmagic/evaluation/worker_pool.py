@@ -24,10 +24,10 @@ class Died(Exception):
 class Worker(Protocol):
     """A process with its own EvalContext."""
 
-    def begin(self, task: Task) -> None:
+    def submit(self, task: Task) -> None:
         """Start a subject. Raises Died."""
 
-    def event(self) -> Result | Failure | None:
+    def next_result(self) -> Result | Failure | None:
         """The next event of the subject, None when the subject is complete.
 
         Raises Died, or a PmagicError that stops the whole evaluation.
@@ -39,7 +39,7 @@ Wait = Callable[[Sequence[Some], float], Sequence[Some]]  # (workers, timeout in
 
 
 def run_tasks(
-    todo: Sequence[Task], make: Callable[[], Some], count: int, wait: Wait[Some], told: Progress
+    todo: Sequence[Task], make: Callable[[], Some], count: int, wait: Wait[Some], progress: Progress
 ) -> Iterator[Event]:
     """Run all tasks on at most `count` workers, and yield their events in the order of arrival."""
     waiting = deque(todo)
@@ -47,7 +47,7 @@ def run_tasks(
     free = [make() for _ in range(min(count, len(todo)))]
     busy: dict[Some, Task] = {}
 
-    def lost(task: Task) -> Iterator[Event]:
+    def replace_worker(task: Task) -> Iterator[Event]:
         free.append(make())
         if attempts[task.who.number] < ATTEMPTS:
             waiting.appendleft(task)
@@ -59,22 +59,22 @@ def run_tasks(
             worker, task = free.pop(), waiting.popleft()
             attempts[task.who.number] += 1
             try:
-                worker.begin(replace(task, who=task.who.brought()))
+                worker.submit(replace(task, who=task.who.load_photos()))
             except Died:
-                yield from lost(task)
+                yield from replace_worker(task)
             except PmagicError as problem:  # a photo can no longer be read
                 free.append(worker)
                 yield task.who, failure(problem)
             else:
                 busy[worker] = task
-        told(f"{len(busy)} people in work")
+        progress(f"{len(busy)} people in work")
         for worker in wait(list(busy), LOOK):
             task = busy[worker]
             try:
-                event = worker.event()
+                event = worker.next_result()
             except Died:
                 del busy[worker]
-                yield from lost(task)
+                yield from replace_worker(task)
                 continue
             if isinstance(event, Result):
                 busy[worker] = replace(task, kept={**task.kept, event.place: event.lasting})

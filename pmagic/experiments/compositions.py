@@ -29,7 +29,7 @@ from pmagic.engine.inpainting import inpaint_region
 from pmagic.engine.recipes import RenderSettings, render_settings_for
 from pmagic.engine.regions import Box
 from pmagic.engine.rendering import compose
-from pmagic.experiments.measuring import FIRST, WORD, eyes, opened, portrait
+from pmagic.experiments.measuring import FIRST, WORD, eyes, open_base, portrait
 from pmagic.library.store import Library
 from pmagic.persona import Persona
 from pmagic.sheet import contact_sheet
@@ -72,13 +72,13 @@ class Cell:
 
 @cache
 def _judge() -> faces.FacePack:
-    judge = opened().spec.judge
+    judge = open_base().spec.eval_recognizer
     assert isinstance(judge, Path)  # the miniature comes with a recogniser for evaluation
     return faces.load(judge)
 
 
 def _drawing(options: Options) -> RenderSettings:
-    return render_settings_for(options.recipe, opened().spec.defaults, steps=options.steps)
+    return render_settings_for(options.recipe, open_base().spec.defaults, steps=options.steps)
 
 
 def learn(options: Options, name: str, photos: Sequence[Image.Image], word: str, style: bool) -> None:
@@ -87,13 +87,13 @@ def learn(options: Options, name: str, photos: Sequence[Image.Image], word: str,
     if name in Library(options.work).names():
         return
     persona = api.learn(
-        photos, base=opened(), word=word, style=style, recipe=options.recipe, iterations=options.iterations
+        photos, base=open_base(), word=word, style=style, recipe=options.recipe, iterations=options.iterations
     )
     api.save(persona, name, library=options.work)
     print(f"learned {name}", flush=True)
 
 
-def lessons(options: Options) -> Iterator[tuple[str, list[Image.Image], str, bool]]:
+def list_lessons(options: Options) -> Iterator[tuple[str, list[Image.Image], str, bool]]:
     """Name, photos, word and whether it is a style, for every person and style to learn."""
     for k in range(options.people):
         yield f"person-{k}", [portrait(FIRST + k)], WORD, False
@@ -110,7 +110,7 @@ def likenesses(people: int) -> np.ndarray:
     return np.stack([each for each in found if each is not None])  # every portrait shows a face
 
 
-def seen(picture: Image.Image, who: int, people: int, found: Face | None = None) -> dict[str, float]:
+def inspect_face(picture: Image.Image, who: int, people: int, found: Face | None = None) -> dict[str, float]:
     """Similarity of a face (by default the largest) to person `who`, and whether the person is recognised by it."""
     found = found or next(iter(_judge().find(picture)), None)
     if found is None:
@@ -119,12 +119,12 @@ def seen(picture: Image.Image, who: int, people: int, found: Face | None = None)
     return {"identity": float(cosines[who]), "recognised": float(cosines.argmax() == who)}
 
 
-def obeyed(picture: Image.Image, texts: Sequence[str], own: int) -> float:
+def picks_text(picture: Image.Image, texts: Sequence[str], own: int) -> float:
     """1 if CLIP picks text number `own` among the texts, else 0."""
-    return float(eyes().fits([picture], texts)[0].argmax() == own)
+    return float(eyes().clip_similarity([picture], texts)[0].argmax() == own)
 
 
-def measured(options: Options, pair: int) -> list[Cell]:
+def measure(options: Options, pair: int) -> list[Cell]:
     """All pictures of one pair."""
     torch.set_num_threads(1)  # one pair per core
     parts: list[Callable[[Options, int, int], Iterator[Cell]]] = [_styles, _people, _places, _moods]
@@ -135,9 +135,9 @@ def _persona(options: Options, name: str) -> Persona:
     return api.load(name, library=options.work)
 
 
-def _drawn(options: Options, cast: Mapping[str, Persona | str], prompt: str, pair: int, **more: Any) -> Image.Image:
+def _draw(options: Options, personas: Mapping[str, Persona | str], prompt: str, pair: int, **more: Any) -> Image.Image:
     size = more.pop("size", None)
-    return compose(opened(), cast, prompt, [pair], replace(_drawing(options), size=size), **more)[0]
+    return compose(open_base(), personas, prompt, [pair], replace(_drawing(options), size=size), **more)[0]
 
 
 def _world(*figures: tuple[int, Scene]) -> Image.Image:
@@ -148,46 +148,46 @@ def _styles(options: Options, pair: int, _: int) -> Iterator[Cell]:
     style = OF_STYLE[: options.people][pair % min(options.people, len(OF_STYLE))]
     texts = [f"{words} a {WORD}" for words in STYLES.values()]
     me, other = _persona(options, f"person-{pair}"), _persona(options, f"style-{style}")
-    cast = {"me": me, "style": other}
+    personas = {"me": me, "style": other}
     rows = {
         CEILING: _world((pair, replace(PORTRAIT, style=style))),
-        "the person alone": _drawn(options, {"me": me}, "a photo of {me}", pair),
-        "the style alone": _drawn(options, {"style": other}, "a painting in the style of {style}", pair),
-        "person and style": _drawn(options, cast, "a photo of {me} in the style of {style}", pair),
-        "person, and the style in words": _drawn(options, {"me": me}, f"{STYLES[style]} {{me}}", pair),
+        "the person alone": _draw(options, {"me": me}, "a photo of {me}", pair),
+        "the style alone": _draw(options, {"style": other}, "a painting in the style of {style}", pair),
+        "person and style": _draw(options, personas, "a photo of {me} in the style of {style}", pair),
+        "person, and the style in words": _draw(options, {"me": me}, f"{STYLES[style]} {{me}}", pair),
     }
     for row, picture in rows.items():
-        likeness = {} if row == "the style alone" else seen(picture, pair, options.people)
-        score = {**likeness, "style": obeyed(picture, texts, list(STYLES).index(style))}
+        likeness = {} if row == "the style alone" else inspect_face(picture, pair, options.people)
+        score = {**likeness, "style": picks_text(picture, texts, list(STYLES).index(style))}
         yield Cell("style", row, pair, picture, score)
 
 
 def _people(options: Options, pair: int, next_to: int) -> Iterator[Cell]:
-    side = opened().size
-    cast = {"a": _persona(options, f"person-{pair}"), "b": _persona(options, f"person-{next_to}")}
+    side = open_base().size
+    personas = {"a": _persona(options, f"person-{pair}"), "b": _persona(options, f"person-{next_to}")}
     prompt, both = "a photo of {a} and {b} on a beach", {"a": LEFT, "b": RIGHT}
     stand = [replace(PORTRAIT, place="beach", scale=0.22, x=x) for x in (0.27, 0.73)]
     rows = {
         CEILING: _world((pair, stand[0]), (next_to, stand[1])),
-        "in one prompt": _drawn(options, cast, prompt, pair),
-        "each in a region": _drawn(options, cast, prompt, pair, regions=both),
-        "each in a region, twice as wide": _drawn(options, cast, prompt, pair, regions=both, size=(2 * side, side)),
-        "one after the other, into a wide background": _one_by_one(options, cast, pair),
+        "in one prompt": _draw(options, personas, prompt, pair),
+        "each in a region": _draw(options, personas, prompt, pair, regions=both),
+        "each in a region, twice as wide": _draw(options, personas, prompt, pair, regions=both, size=(2 * side, side)),
+        "one after the other, into a wide background": _one_by_one(options, personas, pair),
     }
     for row, picture in rows.items():
         yield Cell("people", row, pair, picture, _both(picture, (pair, next_to), options.people))
     for who, name in ((pair, "a"), (next_to, "b")):
-        picture = _drawn(options, {name: cast[name]}, f"a photo of {{{name}}} on a beach", pair)
-        yield Cell("people", "one person alone", pair, picture, seen(picture, who, options.people))
+        picture = _draw(options, {name: personas[name]}, f"a photo of {{{name}}} on a beach", pair)
+        yield Cell("people", "one person alone", pair, picture, inspect_face(picture, who, options.people))
 
 
-def _one_by_one(options: Options, cast: Mapping[str, Persona | str], pair: int) -> Image.Image:
+def _one_by_one(options: Options, personas: Mapping[str, Persona | str], pair: int) -> Image.Image:
     """Draw two people by localised editing, each at the base's full size, into a background twice as wide."""
     scenery = Image.fromarray(draw([], (None, Scene(place="beach")), side=2 * SIDE).image)
     picture = scenery.crop((0, SIDE // 2, 2 * SIDE, SIDE // 2 + SIDE))
-    for number, name in enumerate(cast):
+    for number, name in enumerate(personas):
         place = inpaint_region(picture, _oval(picture.size, (0.5 * number, 0.0, 0.5 * number + 0.5, 1.0)), (1, 1), SOFT)
-        picture = _drawn(options, {name: cast[name]}, f"a photo of {{{name}}} on a beach", pair, edit=place)
+        picture = _draw(options, {name: personas[name]}, f"a photo of {{{name}}} on a beach", pair, edit=place)
     return picture
 
 
@@ -209,7 +209,7 @@ def _both(picture: Image.Image, who: tuple[int, int], people: int) -> dict[str, 
         for is_left in (True, False)
     ]
     scores = [
-        seen(picture, each, people, face) if face else {"identity": -1.0, "recognised": 0.0}
+        inspect_face(picture, each, people, face) if face else {"identity": -1.0, "recognised": 0.0}
         for each, face in zip(who, halves, strict=True)
     ]
     there = [face for face in halves if face]
@@ -232,14 +232,14 @@ def _places(options: Options, pair: int, _: int) -> Iterator[Cell]:
     prompt, outside = f"a photo of {{me}} {PLACES[place]}", np.asarray(mask) == 0
     rows = {
         CEILING: _world((pair, replace(PORTRAIT, place=place, x=0.55, y=0.65, scale=0.26))),
-        "in a background": _drawn(options, {"me": me}, prompt, pair, edit=inpaint_region(background, mask, (1, 1))),
-        "in a background, soft edge": _drawn(
+        "in a background": _draw(options, {"me": me}, prompt, pair, edit=inpaint_region(background, mask, (1, 1))),
+        "in a background, soft edge": _draw(
             options, {"me": me}, prompt, pair, edit=inpaint_region(background, mask, (1, 1), SOFT)
         ),
-        "the person alone": _drawn(options, {"me": me}, prompt, pair),
+        "the person alone": _draw(options, {"me": me}, prompt, pair),
     }
     for row, picture in rows.items():
-        scores = seen(picture, pair, options.people)
+        scores = inspect_face(picture, pair, options.people)
         if "background" in row:
             same = np.asarray(picture)[outside] == np.asarray(background)[outside]
             scores["background the same"] = float(same.all())
@@ -252,21 +252,21 @@ def _moods(options: Options, pair: int, _: int) -> Iterator[Cell]:
     for number, (mood, word) in enumerate(MOODS.items()):
         rows = {
             CEILING: _world((pair, replace(PORTRAIT, expression=mood))),
-            "the plain word": _drawn(options, {"me": WORD}, f"a photo of {word} {{me}}", pair),
-            "the person": _drawn(options, {"me": me}, f"a photo of {word} {{me}}", pair),
+            "the plain word": _draw(options, {"me": WORD}, f"a photo of {word} {{me}}", pair),
+            "the person": _draw(options, {"me": me}, f"a photo of {word} {{me}}", pair),
         }
         for row, picture in rows.items():
-            score = {**seen(picture, pair, options.people), "expression": obeyed(picture, texts, number)}
+            score = {**inspect_face(picture, pair, options.people), "expression": picks_text(picture, texts, number)}
             yield Cell("expression", row, pair, picture, score)
 
 
 def report(options: Options, pairs: int, sheets: Path | None, cores: int | None) -> str:
     """The tables as Markdown."""
     with ProcessPoolExecutor(cores, mp_context=get_context("spawn")) as pool:
-        learned = [pool.submit(learn, options, *each) for each in lessons(options)]
+        learned = [pool.submit(learn, options, *each) for each in list_lessons(options)]
         for each in learned:
             each.result()
-        cells = [cell for each in pool.map(measured, [options] * pairs, range(pairs)) for cell in each]
+        cells = [cell for each in pool.map(measure, [options] * pairs, range(pairs)) for cell in each]
     parts = dict.fromkeys(cell.part for cell in cells)
     if sheets is not None:
         for part in parts:

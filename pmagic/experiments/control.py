@@ -17,7 +17,7 @@ from PIL import Image
 
 from pmagic.engine.recipes import render_settings_for
 from pmagic.engine.rendering import render
-from pmagic.experiments.measuring import FIRST, SIDE, WORD, eyes, opened
+from pmagic.experiments.measuring import FIRST, SIDE, WORD, eyes, open_base
 from pmagic.world.drawing import draw
 from pmagic.world.people import person
 from pmagic.world.scenes import OUTFITS, PLACES, PORTRAIT, STYLES, Scene
@@ -30,23 +30,23 @@ KINDS: Mapping[str, Mapping[str, str]] = {
 }
 
 
-def shown(where: Scene, count: int) -> list[Image.Image]:
+def draw_people(where: Scene, count: int) -> list[Image.Image]:
     """Drawings by the world: one person per picture."""
     return [Image.fromarray(draw([(person(FIRST + k), where)], side=SIDE).image) for k in range(count)]
 
 
-def measured(name: str, count: int) -> Iterator[tuple[str, float, float]]:
+def measure(name: str, count: int) -> Iterator[tuple[str, float, float]]:
     """For each kind, the share of pictures that show what the prompt asks for: the world's and the base's."""
-    base = opened(name)
+    base = open_base(name)
     drawing = render_settings_for("paper", base.spec.defaults)
     for kind, prompts in KINDS.items():
         texts = [prompt.replace("{}", WORD) for prompt in prompts.values()]
         hits: tuple[list[bool], list[bool]] = ([], [])
         for own, (value, prompt) in enumerate(prompts.items()):
-            drawn = shown(replace(PORTRAIT, **{kind: value}), count)
+            drawn = draw_people(replace(PORTRAIT, **{kind: value}), count)
             rendered = render(base, None, prompt, range(count), drawing, word=WORD)
             for found, pictures in zip(hits, (drawn, rendered), strict=True):
-                found += (eyes(name).fits(pictures, texts).argmax(dim=1) == own).tolist()
+                found += (eyes(name).clip_similarity(pictures, texts).argmax(dim=1) == own).tolist()
         by_world, by_base = (float(np.mean(each)) for each in hits)
         yield f"{kind}, of {len(prompts)}", by_world, by_base
 
@@ -58,5 +58,5 @@ if __name__ == "__main__":
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     print("| | drawn by the world itself | by the base |\n|---|---|---|")
-    for kind, world, own in measured(arguments.base, arguments.pictures):
+    for kind, world, own in measure(arguments.base, arguments.pictures):
         print(f"| {kind} | {world:.0%} | {own:.0%} |", flush=True)

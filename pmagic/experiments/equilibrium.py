@@ -28,7 +28,7 @@ from pmagic.engine.conditioning import encode
 from pmagic.engine.recipes import LearnSettings, render_settings_for, settings_for
 from pmagic.engine.rendering import render
 from pmagic.engine.subject import Subject, encode_photos
-from pmagic.experiments.measuring import FIRST, WORD, eyes, opened, portrait
+from pmagic.experiments.measuring import FIRST, WORD, eyes, open_base, portrait
 from pmagic.losses import tandem_equilibrium
 from pmagic.methods import personamagic
 from pmagic.persona import Persona
@@ -50,10 +50,10 @@ class Row:
     identity: float  # cosine similarity to the portrait in the evaluation's recogniser, -1 without a face
 
 
-def measured(seed: int, weights: Sequence[float]) -> list[Row]:
+def measure(seed: int, weights: Sequence[float]) -> list[Row]:
     """One row per weight, for one person."""
     torch.set_num_threads(1)  # one person per core
-    base, photo = opened(), portrait(seed)
+    base, photo = open_base(), portrait(seed)
     subject = encode_photos(base, [photo], [f"{seed:064x}"], word=WORD)
     settings = settings_for("paper", base.spec.defaults)
     settings = replace(settings, bounds=probe.probe(base, subject, settings).bounds)
@@ -77,14 +77,16 @@ def _attention(
     learner = personamagic.mapper_of(base, persona)[0]
     middle = torch.full((len(PROMPTS),), (persona.bounds.low + persona.bounds.high) // 2)
     dynamic, _ = learner(middle, subject.image_embedding.expand(len(PROMPTS), -1))
-    found = encode(base.pipeline.text_encoder, said.ids, said.slots, dynamic, None, with_attention=True).attention
+    found = encode(
+        base.pipeline.text_encoder, said.ids, said.placeholder_index, dynamic, None, with_attention=True
+    ).attention
     assert found is not None  # attention was requested
     received = found.mean(dim=(1, 2))  # (B, S)
     inside = torch.arange(received.shape[1]) <= said.lengths[:, None]
     inside[:, 0] = False
-    name = received.masked_fill(~(inside & (said.slots >= 0)), 0).amax(dim=1)
-    other = received.masked_fill(~(inside & (said.slots < 0)), 0).amax(dim=1)
-    share = tandem_equilibrium.shares(found, said.slots, said.lengths)
+    name = received.masked_fill(~(inside & (said.placeholder_index >= 0)), 0).amax(dim=1)
+    other = received.masked_fill(~(inside & (said.placeholder_index < 0)), 0).amax(dim=1)
+    share = tandem_equilibrium.shares(found, said.placeholder_index, said.lengths)
     return float(name.mean()), float(other.mean()), float(share.mean())
 
 
@@ -95,7 +97,7 @@ def _pictures(base: loading.Base, persona: Persona, photo: Image.Image) -> tuple
     hits, identities = [], []
     for number, prompt in enumerate(PROMPTS):
         (picture,) = render(base, persona, prompt, [number], drawing)
-        hits.append(int(eyes().fits([picture], texts)[0].argmax()) == number)
+        hits.append(int(eyes().clip_similarity([picture], texts)[0].argmax()) == number)
         seen = eyes().face(picture)
         identities.append(-1.0 if seen is None or likeness is None else float(seen @ likeness))
     return float(np.mean(hits)), float(np.mean(identities))
@@ -105,7 +107,7 @@ def report(people: int, weights: Sequence[float]) -> str:
     """The table as Markdown; the standard error is over people."""
     seeds = [FIRST + k for k in range(people)]
     with ProcessPoolExecutor(os.cpu_count(), mp_context=get_context("spawn")) as pool:
-        rows = [row for each in pool.map(measured, seeds, [weights] * people) for row in each]
+        rows = [row for each in pool.map(measure, seeds, [weights] * people) for row in each]
     lines = ["| weight of L_te | attention to the name | to the strongest other word | p | garment shown | identity |"]
     lines.append("|---|---|---|---|---|---|")
     for weight in weights:

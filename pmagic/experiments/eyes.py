@@ -68,7 +68,7 @@ def overlap(box: np.ndarray, other: np.ndarray) -> float:
     return both / (float((box[2:] - box[:2]).prod() + (other[2:] - other[:2]).prod()) - both)
 
 
-def found(pack: faces.FacePack, drawing: Drawing, scenes: list[Scene]) -> tuple[int, int, list[float]]:
+def match_faces(pack: faces.FacePack, drawing: Drawing, scenes: list[Scene]) -> tuple[int, int, list[float]]:
     """Number of faces found, number invented, and each found face's mean landmark error relative to its height.
 
     A face counts as found if a box has an IoU of at least 0.5 and a landmark error below a tenth of the face's height.
@@ -90,7 +90,7 @@ def detection(pack: faces.FacePack, count: int, world: World) -> list[Row]:
     sides = (world.side, LARGE)
     lines, all_found, all_faces, errors = [], 0, 0, []
     for style in STYLES:
-        hits = [found(pack, d, [w]) for side in sides for d, w in portraits(style, count, side, world=world)]
+        hits = [match_faces(pack, d, [w]) for side in sides for d, w in portraits(style, count, side, world=world)]
         lines.append((f"faces found, {style}", f"{sum(h for h, _, _ in hits) / len(hits):.3f} of {len(hits)}"))
         all_found, all_faces = all_found + sum(h for h, _, _ in hits), all_faces + len(hits)
         errors += [e for _, _, es in hits for e in es]
@@ -98,7 +98,7 @@ def detection(pack: faces.FacePack, count: int, world: World) -> list[Row]:
     hits = []
     for k, scenes in enumerate(pairs):
         figures = [(person(_who(2 * k + i)), where) for i, where in enumerate(scenes)]
-        hits += [found(pack, draw(figures, side=side), scenes) for side in sides]
+        hits += [match_faces(pack, draw(figures, side=side), scenes) for side in sides]
     lines.append(("faces found, pairs", f"{sum(h for h, _, _ in hits) / (2 * len(hits)):.3f} of {2 * len(hits)}"))
     all_found, all_faces = all_found + sum(h for h, _, _ in hits), all_faces + 2 * len(hits)
     empty = [pack.find(Image.fromarray(d.image)) for side in sides for d in faceless(3 * count, side)]
@@ -149,20 +149,20 @@ def intersection(mask: torch.Tensor, exact: np.ndarray) -> float:
 
 
 def segmentation(opened: clipseg.ClipSeg, count: int, world: World) -> list[Row]:
-    def measured(word: str, pictures: list[Drawing]) -> str:
+    def measure(word: str, pictures: list[Drawing]) -> str:
         values = [intersection(opened.mask(Image.fromarray(d.image), word), d.mask) for d in pictures]
         return f"{np.mean(values):.3f} (least {np.min(values):.2f})"
 
     lines = [
-        (f"face, {style}", measured("face", [d for d, _ in portraits(style, count, world.side, world=world)]))
+        (f"face, {style}", measure("face", [d for d, _ in portraits(style, count, world.side, world=world)]))
         for style in STYLES
     ]
     lines.insert(
         0,
-        ("face, photo at 256 pixels", measured("face", [d for d, _ in portraits("photo", count, LARGE, world=world)])),
+        ("face, photo at 256 pixels", measure("face", [d for d, _ in portraits("photo", count, LARGE, world=world)])),
     )
     things = faceless(3 * count, world.side)
-    lines += [("cat", measured("cat", things[0::3])), ("cup", measured("cup", things[1::3]))]
+    lines += [("cat", measure("cat", things[0::3])), ("cup", measure("cup", things[1::3]))]
     share = [float((opened.mask(Image.fromarray(d.image), "face") >= 0.5).float().mean()) for d in things]
     return [*lines, ("share of a face-free drawing taken for a face", f"{np.mean(share):.3f}")]
 
@@ -212,7 +212,7 @@ def report(folder: Path, count: int, parts: set[str], version: int = 1) -> str:
     world = WORLDS[version]
     lines = ["| | |", "|---|---|"]
 
-    def told(rows: list[Row]) -> None:
+    def report_line(rows: list[Row]) -> None:
         lines.extend(f"| {name} | {value} |" for name, value in rows)
 
     measures: dict[str, Callable[[Path], list[Row]]] = {
@@ -230,7 +230,7 @@ def report(folder: Path, count: int, parts: set[str], version: int = 1) -> str:
     }
     for name, measure in measures.items():
         if name in parts:
-            told(measure(folder / PARTS[name]))
+            report_line(measure(folder / PARTS[name]))
     return "\n".join(lines)
 
 

@@ -45,7 +45,7 @@ class Shares:
     obeyed: float  # the face (the largest if there are several) has the layout that the words ask for
 
 
-def seen(pack: faces.FacePack, picture: Image.Image) -> tuple[int, str, str]:
+def inspect_face(pack: faces.FacePack, picture: Image.Image) -> tuple[int, str, str]:
     """The number of faces, and framing and side of the largest; "" without a face."""
     every = pack.find(picture)
     if not every:
@@ -58,7 +58,7 @@ def seen(pack: faces.FacePack, picture: Image.Image) -> tuple[int, str, str]:
 
 def shares(pack: faces.FacePack, pictures: list[Image.Image], asked: str) -> Shares:
     """asked: a framing or a side."""
-    answers = [seen(pack, picture) for picture in pictures]
+    answers = [inspect_face(pack, picture) for picture in pictures]
     return Shares(
         float(np.mean([count == 1 for count, _, _ in answers])),
         float(np.mean([asked in (framing, side) for _, framing, side in answers])),
@@ -76,7 +76,7 @@ def drawings(asked: str, count: int) -> list[Image.Image]:
     return pictures
 
 
-def measured(base: loading.Base, pack: faces.FacePack, count: int) -> Iterator[tuple[str, Shares, Shares]]:
+def measure(base: loading.Base, pack: faces.FacePack, count: int) -> Iterator[tuple[str, Shares, Shares]]:
     """Each prompt's layout words, with the shares of the world's pictures and of the base's."""
     settings = render_settings_for("paper", base.spec.defaults)
     for words, asked in {**FRAMINGS, **SIDES}.items():
@@ -93,6 +93,6 @@ if __name__ == "__main__":
     model = model_spec.resolve(arguments.base)
     opened, detector = loading.load(model), faces.load(folder_of(model))
     print("| words | one face, world | obeyed | one face, base | obeyed |\n|---|---|---|---|---|")
-    for words, world, own in measured(opened, detector, arguments.pictures):
+    for words, world, own in measure(opened, detector, arguments.pictures):
         told = " | ".join(f"{each.one_face:.0%} | {each.obeyed:.0%}" for each in (world, own))
         print(f"| {words} | {told} |", flush=True)

@@ -26,7 +26,7 @@ def portrait(seed: int) -> Image.Image:
 
 
 @cache
-def opened(name: str = "mini") -> Base:
+def open_base(name: str = "mini") -> Base:
     return load(model_spec.resolve(name))
 
 

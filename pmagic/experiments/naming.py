@@ -46,12 +46,12 @@ def pictures(count: int, version: int = 1) -> tuple[np.ndarray, list[str], Tenso
 
 
 @torch.no_grad()
-def measured(folder: Path, people: int, version: int = 1) -> Iterator[tuple[int, float, float, float]]:
+def measure(folder: Path, people: int, version: int = 1) -> Iterator[tuple[int, float, float, float]]:
     """Timestep, error with the own name, and the error's relative growth with a stranger's name and without a name.
 
     folder: holds the base and the names of a finished training (train_base.export).
     """
-    networks, vae = train_base.finished(folder)
+    networks, vae = train_base.load_exported(folder)
     tokenizer = CLIPTokenizer.from_pretrained(folder / "base" / "tokenizer", local_files_only=True)
     images, captions, traits = pictures(people, version)
     latents = train_vae.encode(vae, train_vae.as_tensor(images)).mean * vae.config["scaling_factor"]
@@ -59,7 +59,8 @@ def measured(folder: Path, people: int, version: int = 1) -> Iterator[tuple[int,
     plain = base_material.read(tokenizer, [each.replace(MARK, "face") for each in captions])
     still = torch.zeros(people, NAMES_A_CAPTION * NAME_TOKENS, WIDTH)
     said = [
-        networks.say(named.ids.long(), named.slots.long(), each, still) for each in (traits, traits.roll(7, dims=0))
+        networks.say(named.ids.long(), named.placeholder_index.long(), each, still)
+        for each in (traits, traits.roll(7, dims=0))
     ]
     said.append(networks.text(plain.ids.long()).last_hidden_state)
     scheduler = base_networks.noise_schedule()
@@ -79,5 +80,5 @@ if __name__ == "__main__":
     arguments = parser.parse_args()
     measuring.require(parser, arguments.work, ["base", "names"])
     print("| t | error | a stranger's name | no name |\n|---|---|---|---|")
-    for when, error, stranger, nobody in measured(arguments.work, arguments.people, arguments.world):
+    for when, error, stranger, nobody in measure(arguments.work, arguments.people, arguments.world):
         print(f"| {when} | {error:.4f} | {stranger:+.1%} | {nobody:+.1%} |")

@@ -37,7 +37,7 @@ def curve(base: loading.Base, seed: int) -> Curve:
     photo, mask = Image.fromarray(drawing.image), Image.fromarray(drawing.mask)
     subject = encode_photos(base, [photo], [f"{seed:064x}"], word=WORD, mask=mask)
     context, learner = probe.train_briefly(base, subject, recipes.settings_for("paper", base.spec.defaults))
-    exact = probe.outlined(subject.mask[probe.photo_of_row(subject)][:, 0])
+    exact = probe.outline_subject(subject.mask[probe.photo_of_row(subject)][:, 0])
     points = []
     for t in GRID:
         seen = probe.attention_maps(context, learner, t, words_alone=True)

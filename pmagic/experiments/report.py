@@ -41,7 +41,7 @@ from pmagic.datasets.world import SCENES as PROMPTS
 from pmagic.engine.recipes import RenderSettings, render_settings_for
 from pmagic.engine.rendering import render
 from pmagic.engine.subject import Subject, encode_photos
-from pmagic.experiments.measuring import FIRST, SIDE, TRAINING, WORD, eyes, opened, portrait
+from pmagic.experiments.measuring import FIRST, SIDE, TRAINING, WORD, eyes, open_base, portrait
 from pmagic.library.store import Library
 from pmagic.pictures import ENDINGS
 from pmagic.sheet import contact_sheet
@@ -95,7 +95,7 @@ def scores(
 ) -> list[tuple[float, float, float, float]]:
     """Identity, text, obeyed and matched of each picture. line: (1 + OTHERS, E), the portrait's embedding first."""
     own, found = list(PROMPTS).index(prompt), []
-    texts = eyes(name).fits(pictures, [each.replace("{}", WORD) for each in PROMPTS])  # (N, prompts)
+    texts = eyes(name).clip_similarity(pictures, [each.replace("{}", WORD) for each in PROMPTS])  # (N, prompts)
     for picture, text in zip(pictures, texts, strict=True):
         seen = eyes(name).face(picture)
         near = np.full(len(line), -1.0) if seen is None else line @ seen
@@ -106,7 +106,7 @@ def scores(
 
 @cache
 def _plain(name: str, prompt: str, draws: int) -> list[Image.Image]:
-    base = opened(name)
+    base = open_base(name)
     return render(base, None, prompt, range(draws), _drawing(base, "reference"), word=WORD)
 
 
@@ -114,7 +114,7 @@ def _drawing(base: Base, recipe: str) -> RenderSettings:
     return render_settings_for(recipe, base.spec.defaults)
 
 
-def measured(name: str, seed: int, draws: int, ways: Sequence[str]) -> list[Cell]:
+def measure(name: str, seed: int, draws: int, ways: Sequence[str]) -> list[Cell]:
     """All rows and prompts of one person. name: of the base; ways: keys of `LEARNED`."""
     torch.set_num_threads(1)  # one person per core
     photo = portrait(seed)
@@ -138,11 +138,11 @@ def measured(name: str, seed: int, draws: int, ways: Sequence[str]) -> list[Cell
             strangers=strangers,
             same=same,
         )
-        for row, prompt, pictures, seconds in _drawn(name, seed, photo, draws, ways)
+        for row, prompt, pictures, seconds in _draw(name, seed, photo, draws, ways)
     ]
 
 
-def _drawn(
+def _draw(
     name: str, seed: int, photo: Image.Image, draws: int, ways: Sequence[str]
 ) -> Iterator[tuple[str, str, list[Image.Image], float]]:
     """Row, prompt, pictures, seconds of learning. Personas pass through a library, as a user's do."""
@@ -150,7 +150,7 @@ def _drawn(
         ceiling = draw([(person(seed), replace(PORTRAIT, **shown))], side=SIDE).image
         yield CEILING, prompt, [Image.fromarray(ceiling)], 0.0
         yield PLAIN, prompt, _plain(name, prompt, draws), 0.0
-    base = opened(name)
+    base = open_base(name)
     for row, method, recipe in (LEARNED[way] for way in ways):
         start = time.monotonic()
         with tempfile.TemporaryDirectory() as folder:
@@ -171,7 +171,7 @@ def _subject(base: Base, photo: Image.Image) -> Subject:
 def report(base: str, seeds: Sequence[int], draws: int, ways: Sequence[str], sheet: Path | None) -> str:
     """The table as Markdown."""
     with ProcessPoolExecutor(os.cpu_count(), mp_context=get_context("spawn")) as pool:
-        everyone = pool.map(partial(measured, base, draws=draws, ways=ways), seeds)
+        everyone = pool.map(partial(measure, base, draws=draws, ways=ways), seeds)
         cells = [cell for each in everyone for cell in each]
     if sheet is not None:
         contact_sheet(sheet, _sheet_rows(cells))

@@ -86,7 +86,7 @@ def _base(name: str) -> loading.Base:
     return loading.load(model_spec.resolve(name))
 
 
-def found(name: str, seed: int, photos: str = world.PORTRAITS) -> Found:
+def measure(name: str, seed: int, photos: str = world.PORTRAITS) -> Found:
     torch.set_num_threads(1)  # one person per core
     base = _base(name)
     settings = recipes.settings_for(recipes.DEFAULT, base.spec.defaults)
@@ -95,7 +95,7 @@ def found(name: str, seed: int, photos: str = world.PORTRAITS) -> Found:
     photo, hashes = Image.fromarray(drawing.image), [f"{seed:064x}"]
     exact = encode_photos(base, [photo], hashes, word=WORD, mask=Image.fromarray(drawing.mask))
     context, learner = probe.train_briefly(base, exact, settings)
-    mask = probe.outlined(exact.mask[probe.photo_of_row(exact)][:, 0])
+    mask = probe.outline_subject(exact.mask[probe.photo_of_row(exact)][:, 0])
     points: dict[str, list[tuple[int, float]]] = defaultdict(list)
     for t in GRID:
         words, everywhere = (probe.attention_maps(context, learner, t, words_alone=each) for each in (True, False))
@@ -110,7 +110,7 @@ def found(name: str, seed: int, photos: str = world.PORTRAITS) -> Found:
     by_probe = probe.probe(base, encode_photos(base, [photo], hashes, word=WORD), settings)
     bounds = {
         "exact": read_bounds(curves[PROBES_OWN], settings),
-        "CLIPSeg": (by_probe.bounds, by_probe.fell_back),
+        "CLIPSeg": (by_probe.bounds, by_probe.fallback_reason),
     }
     return Found(seed, curves, by_probe.curve, bounds)
 
@@ -158,7 +158,7 @@ def report(name: str, people: int, whose: str, photos: str, cores: int) -> str:
     """Both tables as Markdown."""
     seeds = [FIRST[whose] + k for k in range(people)]
     with ProcessPoolExecutor(cores, mp_context=get_context("spawn")) as pool:
-        everyone = list(pool.map(found, [name] * people, seeds, [photos] * people))
+        everyone = list(pool.map(measure, [name] * people, seeds, [photos] * people))
     return "\n".join([*_binarisation_table(everyone), "", *_bounds_table(everyone)])
 
 

@@ -253,7 +253,7 @@ def _parse(data: bytes) -> Manifest:
         raise _damaged(TOML, f"it does not parse: {error}") from error
     if not _plain(table, _MAX_DEPTH):
         raise _damaged(TOML, "it holds a value that is not plain, not finite, or nested too deeply")
-    return _manifest(migrations.migrated(table, FORMAT))
+    return _manifest(migrations.migrate(table, FORMAT))
 
 
 def _read(folder: Path, name: str) -> bytes:

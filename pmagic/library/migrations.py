@@ -13,7 +13,7 @@ Table = dict[str, object]
 MIGRATIONS: Mapping[int, Callable[[Table], Table]] = {}  # by the format they start from; format 1 is the first
 
 
-def migrated(table: Table, wanted: int) -> Table:
+def migrate(table: Table, wanted: int) -> Table:
     """The table in the format `wanted`.
 
     Raises Incompatible for a newer format, and BundleDamaged where a table is not in the format it names.

@@ -33,7 +33,7 @@ def version_of(folder_name: str) -> int | None:
     return int(match[1]) if match and folder_name == f"v{int(match[1]):04d}" and int(match[1]) > 0 else None
 
 
-def checked_name(text: str) -> str:
+def check_name(text: str) -> str:
     """The name in Unicode's composed form; UsageError says what is wrong with it."""
     name = unicodedata.normalize("NFC", text)
     if why := _objection(name):
@@ -45,10 +45,10 @@ def parse(text: str) -> tuple[str, int | None]:
     """`alice` -> ("alice", None); `alice@2` -> ("alice", 2)."""
     name, at, version = text.partition("@")
     if not at:
-        return checked_name(name), None
+        return check_name(name), None
     if not re.fullmatch(r"[1-9]\d{0,8}", version, re.ASCII):
         raise UsageError(f"{text!r} does not address a version", "write it as in alice@1")
-    return checked_name(name), int(version)
+    return check_name(name), int(version)
 
 
 def _objection(name: str) -> str:

@@ -17,16 +17,23 @@ SUFFIX = ".probe"
 
 @dataclass(frozen=True)
 class ProbeResult:
-    """Bounds and curve of a probe. fell_back: why the bounds are the reference's, "" where they are the probe's own."""
+    """Bounds and curve of a probe.
+
+    fallback_reason: why the bounds are the reference's, "" where they are the probe's own.
+    """
 
     bounds: StageBounds
     curve: tuple[tuple[int, float], ...]  # (t, IoU), largest t first
-    fell_back: str
+    fallback_reason: str
 
 
 def keep(folder: Path, inputs: Mapping[str, object], result: ProbeResult) -> None:
     """Writes the result into a folder given by `unfinished.locked_run`, in place of one of the same inputs."""
-    document = {"bounds": [result.bounds.low, result.bounds.high], "curve": result.curve, "fell_back": result.fell_back}
+    document = {
+        "bounds": [result.bounds.low, result.bounds.high],
+        "curve": result.curve,
+        "fell_back": result.fallback_reason,
+    }
     with atomic_io.storing("the probe's result"):
         atomic_io.replace_file(_file(folder, inputs), json.dumps(document).encode())
 

@@ -17,7 +17,7 @@ from typing import TypeVar
 from pmagic import atomic_io
 from pmagic.errors import BundleDamaged, Busy, Incompatible, NotFound, PmagicError, StorageFailed, UsageError
 from pmagic.library import archive, bundle
-from pmagic.library.naming import Address, checked_name, folder_of, parse, version_of
+from pmagic.library.naming import Address, check_name, folder_of, parse, version_of
 from pmagic.persona import Persona
 
 Value = TypeVar("Value")
@@ -143,7 +143,7 @@ class Library:
 
         Raises Incompatible where the name is taken by a persona on another base, StorageFailed, Busy, NumericFailure.
         """
-        name = checked_name(name)
+        name = check_name(name)
         self.require_free(name)
         files = bundle.pack(persona)
         with atomic_io.storing(f"persona {name!r}"), self._locked():
@@ -179,7 +179,7 @@ class Library:
 
     def rename(self, old: str, new: str) -> list[Address]:
         """All versions of `old` under another name; UsageError where that one is taken."""
-        old, new = checked_name(old), checked_name(new)
+        old, new = check_name(old), check_name(new)
         self.find(old)
         if new == old:
             raise UsageError(f"{old!r} is called so already", "give another name")
@@ -212,7 +212,7 @@ class Library:
         Raises as `archive.unpack`, `bundle.unpack` and `save` do.
         """
         persona = bundle.unpack(archive.unpack(path))
-        return self.find_same(checked_name(name), persona) or self.save(name, persona)
+        return self.find_same(check_name(name), persona) or self.save(name, persona)
 
     def remove(self, text: str) -> list[Address]:
         """Erases one version (`alice@1`) or all of a name (`alice`), with every copy that was derived from it."""

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from pmagic import atomic_io
 from pmagic.errors import STOPPED_BY_PERSON, Busy, PmagicError, UsageError
-from pmagic.library.naming import checked_name
+from pmagic.library.naming import check_name
 from pmagic.library.plain_values import is_table
 
 FOLDER = ".unfinished"
@@ -32,7 +32,7 @@ def locked_run(root: Path, name: str) -> Generator[Path]:
     """
     import filelock
 
-    folder = root / FOLDER / checked_name(name)
+    folder = root / FOLDER / check_name(name)
     with atomic_io.storing(f"the checkpoint of {name!r}"):
         atomic_io.make_folder(folder)
         lock = filelock.FileLock(folder / _LOCK, timeout=0, mode=atomic_io.FILE_MODE)

@@ -25,9 +25,9 @@ def loss(output: StepOutput) -> Tensor:
 
 def distance(output: StepOutput) -> Tensor:
     """1 - cosine between the face in X_0|t and the photo's, range [0, 2]: (B,)."""
-    if output.apart is None:
+    if output.identity_distance is None:
         raise ValueError("the identity loss needs a recogniser and the photo's face")
-    return output.apart(clean(output))
+    return output.identity_distance(clean(output))
 
 
 def weight(t: Tensor) -> Tensor:

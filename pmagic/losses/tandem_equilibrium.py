@@ -14,13 +14,13 @@ SHARPNESS = 100.0  # the authors' code multiplies the attention by it before the
 
 def loss(output: StepOutput) -> Tensor:
     """-(p * (1 - p)) per sample, range [-0.25, 0]: lowest at balance. (B,)"""
-    if output.attention is None or output.open_slots is None or output.open_lengths is None:
+    if output.attention is None or output.open_placeholder_index is None or output.open_lengths is None:
         raise ValueError("tandem equilibrium needs the attention of an open prompt")
-    share = shares(output.attention, output.open_slots, output.open_lengths)
+    share = shares(output.attention, output.open_placeholder_index, output.open_lengths)
     return -(share * (1 - share))
 
 
-def shares(attention: Tensor, slots: Tensor, lengths: Tensor) -> Tensor:
+def shares(attention: Tensor, placeholder_index: Tensor, lengths: Tensor) -> Tensor:
     """p, the name's share against the strongest other word, range (0, 1): (B,).
 
     attention: (B, H, S, S). Of columns 1..L (start, end and padding are dropped, every query row stays) the
@@ -30,8 +30,8 @@ def shares(attention: Tensor, slots: Tensor, lengths: Tensor) -> Tensor:
     positions = torch.arange(attention.shape[-1], device=attention.device)
     inside = (positions >= 1) & (positions <= lengths[:, None])  # (B, S)
     mass = attention.detach().sum(dim=(1, 2))  # (B, S)
-    name = _column(attention, mass, inside & (slots >= 0))
-    other = _column(attention, mass, inside & (slots < 0))
+    name = _column(attention, mass, inside & (placeholder_index >= 0))
+    other = _column(attention, mass, inside & (placeholder_index < 0))
     return torch.sigmoid(SHARPNESS * (name - other)).mean(dim=(1, 2))
 
 

@@ -15,7 +15,7 @@ make_learner(base, subject, settings) -> nn.Module
                     an untrained learner for settings with bounds, as engine.training calls it; used to estimate time
 learn(base, subject, settings, on_step=..., checkpoint=None) -> Persona
                     trains such a learner
-wear(base, personas) context manager -> one EmbeddingSchedule per persona, in their order. It gets all personas of the
+apply(base, personas) context manager -> one EmbeddingSchedule per persona, in their order. It gets all personas of the
                     method in a prompt at once. On exit the base is restored, also after an error
 """
 
@@ -69,7 +69,7 @@ class Method(Protocol):
         checkpoint: Path | None = None,
     ) -> Persona: ...
 
-    def wear(self, base: Base, personas: Sequence[Persona]) -> AbstractContextManager[Sequence[EmbeddingSchedule]]: ...
+    def apply(self, base: Base, personas: Sequence[Persona]) -> AbstractContextManager[Sequence[EmbeddingSchedule]]: ...
 
 
 def names() -> list[str]:
@@ -129,7 +129,7 @@ def persona_of(
             **settings.as_table(),
             "device": base.device.type,
             # the UNet's compute type; on a GPU all its weights are kept in this type, and nothing is autocast
-            "autocast": "" if base.fast is None else str(base.fast).removeprefix("torch."),
+            "autocast": "" if base.compute_dtype is None else str(base.compute_dtype).removeprefix("torch."),
             "compiled": base.compiled,
             "versions": {each.__name__: each.__version__ for each in (pmagic, torch, diffusers, transformers)},
         },

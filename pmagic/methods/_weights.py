@@ -59,7 +59,7 @@ class WeightLearner(nn.Module):
         return self.embedding(t, image_embedding)
 
     @contextmanager
-    def worn_by(self, unet: nn.Module) -> Iterator[None]:
+    def apply_to(self, unet: nn.Module) -> Iterator[None]:
         """While inside, the UNet computes with W0 + D, and gradients flow to D."""
         weights = self.difference.weights()
         cut = weights if self.keeps_start else ()
@@ -91,9 +91,11 @@ def rare_name(base: Base, seed: int) -> Tensor:
     table = base.pipeline.text_encoder.get_input_embeddings().weight.detach()
     ids = base.pipeline.tokenizer(RARE, add_special_tokens=False).input_ids
     if len(ids) == 1:
-        return table[ids[0]].to(base.precision)
+        return table[ids[0]].to(base.learner_dtype)
     vector = torch.randn(table.shape[1], generator=randomness.generator(seed, "rare name"))
-    return (vector / vector.norm()).to(table.device, base.precision) * table.norm(dim=1).median().to(base.precision)
+    return (vector / vector.norm()).to(table.device, base.learner_dtype) * table.norm(dim=1).median().to(
+        base.learner_dtype
+    )
 
 
 def learn(
@@ -113,7 +115,7 @@ def learn(
     """
     embedding = learner.embedding
 
-    def finished(losses: Mapping[str, float]) -> Persona:
+    def make_persona(losses: Mapping[str, float]) -> Persona:
         persona = persona_of(method, base, subject, settings, embedding, losses)
         kept, about = finish(learner.difference.tensors())
         tensors = {**persona.tensors, **{name: each.cpu().numpy() for name, each in kept.items()}}
@@ -123,20 +125,20 @@ def learn(
         return replace(persona, tensors=tensors, settings={**persona.settings, **about})
 
     context = training.prepare_training(base, subject, settings)
-    return finished(training.train(context, learner, report_persona(on_step, finished), checkpoint))
+    return make_persona(training.train(context, learner, report_persona(on_step, make_persona), checkpoint))
 
 
 def make_learner(base: Base, settings: LearnSettings, embedding: nn.Module) -> WeightLearner:
     """An untrained difference of the settings' weights, with the name's embedding."""
     unet = base.pipeline.unet
-    names = reweighting.names_of(unet, settings.weights)
+    names = reweighting.select_names(unet, settings.weights)
     difference = WeightDifference(unet, names, _trained_rank(settings), settings.seed)
     return WeightLearner(embedding, difference, keeps_start=settings.weights in ("cross-kv", "cross"))
 
 
 def rare_phrase(base: Base, subject: Subject, settings: LearnSettings, *, trained: bool) -> Phrase:
     """A rare name before the subject's class word."""
-    word = token_batch.word_embedding(base, subject.word).to(base.precision)
+    word = token_batch.word_embedding(base, subject.word).to(base.learner_dtype)
     return Phrase(rare_name(base, settings.seed), word, trained=trained)
 
 
@@ -158,7 +160,7 @@ def _trained_rank(settings: LearnSettings) -> int:
 
 
 @contextmanager
-def worn(
+def apply_weights(
     base: Base, personas: Sequence[Persona], schedule: Callable[[Base, Persona], EmbeddingSchedule]
 ) -> Iterator[list[EmbeddingSchedule]]:
     """While inside, the sum of the personas' differences is applied to the base.
@@ -166,7 +168,7 @@ def worn(
     Raises Incompatible for a persona of another base.
     """
     schedules = [schedule(base, each) for each in personas]
-    weights = reweighting.worn_weights(base.pipeline.unet, [each.tensors for each in personas])
+    weights = reweighting.sum_weights(base.pipeline.unet, [each.tensors for each in personas])
     with exchanged_parameters(base.pipeline.unet, weights):
         yield schedules
 
@@ -178,8 +180,8 @@ def phrase_of(base: Base, persona: Persona) -> EmbeddingSchedule:
     """
     require_base(base, persona)
     name = persona.tensors.get(PHRASE)
-    word = token_batch.word_embedding(base, persona.word).to(base.precision)
+    word = token_batch.word_embedding(base, persona.word).to(base.learner_dtype)
     if name is None or name.shape != tuple(word.shape):
         raise Incompatible(f"the persona's tensors are not those of {persona.method}", "learn it again")
-    tokens = torch.stack([torch.tensor(name, dtype=base.precision, device=base.device), word])
+    tokens = torch.stack([torch.tensor(name, dtype=base.learner_dtype, device=base.device), word])
     return composing.constant_schedule(LearnedTokens(tokens, residual=None))

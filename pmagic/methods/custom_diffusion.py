@@ -79,34 +79,32 @@ def learn(
 
 
 @contextmanager
-def wear(base: Base, personas: Sequence[Persona]) -> Iterator[list[EmbeddingSchedule]]:
+def apply(base: Base, personas: Sequence[Persona]) -> Iterator[list[EmbeddingSchedule]]:
     """Apply one persona with its own weights, or several with merged weights, which keep each one's outputs.
 
     Raises Incompatible for a persona of another base, NumericFailure if two are too similar to be merged.
     """
     if len(_distinct(personas)) < 2:
-        with _weights.worn(base, personas, _weights.phrase_of) as schedules:
+        with _weights.apply_weights(base, personas, _weights.phrase_of) as schedules:
             yield schedules
         return
     schedules = [_weights.phrase_of(base, each) for each in personas]
-    with exchanged_parameters(base.pipeline.unet, merged_weights(base, personas, schedules)):
+    with exchanged_parameters(base.pipeline.unet, merge_weights(base, personas, schedules)):
         yield schedules
 
 
 @torch.no_grad()
-def merged_weights(
-    base: Base, personas: Sequence[Persona], schedules: Sequence[EmbeddingSchedule]
-) -> dict[str, Tensor]:
+def merge_weights(base: Base, personas: Sequence[Persona], schedules: Sequence[EmbeddingSchedule]) -> dict[str, Tensor]:
     """One set of projections for all personas, by name. Only linear weights without a bias are merged."""
     captions = caption_rows(base)
     rows = [phrase_rows(base, schedule) for schedule in schedules]
-    own = [reweighting.worn_weights(base.pipeline.unet, [each.tensors]) for each in personas]
+    own = [reweighting.sum_weights(base.pipeline.unet, [each.tensors]) for each in personas]
     weights: dict[str, Tensor] = {}
     for name in dict.fromkeys(name for each in own for name in each):
         before: Tensor = base.pipeline.unet.get_parameter(name)
         answers = [x @ each.get(name, before).double().T for x, each in zip(rows, own, strict=True)]
         phrases, wanted = concept_merge.distinct(torch.cat(rows), torch.cat(answers))
-        weights[name] = concept_merge.merged(before, captions, phrases, wanted).to(before.dtype)
+        weights[name] = concept_merge.merge(before, captions, phrases, wanted).to(before.dtype)
     return weights
 
 
@@ -116,10 +114,12 @@ def phrase_rows(base: Base, schedule: EmbeddingSchedule) -> Tensor:
     assert isinstance(tokens, LearnedTokens)
     batch = token_batch.tokens_with_name(base, PHRASES, len(tokens.tokens))
     dynamic = tokens.tokens.expand(len(PHRASES), -1, -1)
-    keys = conditioning.encode(base.pipeline.text_encoder, batch.ids, batch.slots, dynamic, None).condition.keys
+    keys = conditioning.encode(
+        base.pipeline.text_encoder, batch.ids, batch.placeholder_index, dynamic, None
+    ).condition.keys
     rows = []
-    for encoded, slots, length in zip(keys, batch.slots, batch.lengths, strict=True):
-        first = int((slots == 0).nonzero()[0])
+    for encoded, placeholder_index, length in zip(keys, batch.placeholder_index, batch.lengths, strict=True):
+        first = int((placeholder_index == 0).nonzero()[0])
         rows.append(encoded[first : int(length) + 2])  # length does not count the start and end tokens
     return torch.cat(rows).double()
 

@@ -71,14 +71,14 @@ def learn(
     if settings.bounds is None:
         found = probe.probe(base, subject, settings)
         persona = learn(base, subject, replace(settings, bounds=found.bounds), on_step, checkpoint)
-        return probe.with_probe_result(persona, found.curve, found.fell_back)
+        return probe.with_probe_result(persona, found.curve, found.fallback_reason)
     learner = make_learner(base, subject, settings)
     return _weights.learn("custom_personamagic", base, subject, settings, learner, on_step, checkpoint)
 
 
-def wear(base: Base, personas: Sequence[Persona]) -> AbstractContextManager[list[EmbeddingSchedule]]:
+def apply(base: Base, personas: Sequence[Persona]) -> AbstractContextManager[list[EmbeddingSchedule]]:
     """Apply each persona's embeddings and the sum of their differences.
 
     Raises Incompatible for a persona of another base.
     """
-    return _weights.worn(base, personas, personamagic.schedule_of)
+    return _weights.apply_weights(base, personas, personamagic.schedule_of)

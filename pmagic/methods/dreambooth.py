@@ -67,7 +67,7 @@ def learn(
     def finish(whole: dict[str, Tensor]) -> tuple[dict[str, Tensor], Mapping[str, object]]:
         if not settings.rank:
             return whole, {}
-        kept, lost = reweighting.compressed(whole, settings.rank)
+        kept, lost = reweighting.compress(whole, settings.rank)
         return kept, {"lost_to_rank": lost}
 
     return _weights.learn(
@@ -75,6 +75,6 @@ def learn(
     )
 
 
-def wear(base: Base, personas: Sequence[Persona]) -> AbstractContextManager[list[EmbeddingSchedule]]:
+def apply(base: Base, personas: Sequence[Persona]) -> AbstractContextManager[list[EmbeddingSchedule]]:
     """Apply the sum of the personas' differences. Raises Incompatible for a persona of another base."""
-    return _weights.worn(base, personas, _weights.phrase_of)
+    return _weights.apply_weights(base, personas, _weights.phrase_of)

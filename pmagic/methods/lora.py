@@ -62,6 +62,6 @@ def learn(
     return _weights.learn("lora", base, subject, settings, make_learner(base, subject, settings), on_step, checkpoint)
 
 
-def wear(base: Base, personas: Sequence[Persona]) -> AbstractContextManager[list[EmbeddingSchedule]]:
+def apply(base: Base, personas: Sequence[Persona]) -> AbstractContextManager[list[EmbeddingSchedule]]:
     """Apply the sum of the personas' differences. Raises Incompatible for a persona of another base."""
-    return _weights.worn(base, personas, _weights.phrase_of)
+    return _weights.apply_weights(base, personas, _weights.phrase_of)

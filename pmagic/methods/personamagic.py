@@ -25,7 +25,7 @@ from pmagic.errors import Incompatible
 from pmagic.methods import persona_of, report_persona, require_base
 from pmagic.persona import Persona
 
-__all__ = ["HAS_STAGES", "SOURCE", "TRAINED", "count_weights", "learn", "make_learner", "settings_for", "wear"]
+__all__ = ["HAS_STAGES", "SOURCE", "TRAINED", "apply", "count_weights", "learn", "make_learner", "settings_for"]
 
 TRAINED = "a mapper from timestep and photo to embeddings"
 SOURCE = "PersonaMagic (Li et al., AAAI 2025, arXiv 2412.15674); pmagic's own code, Apache-2.0"
@@ -54,7 +54,7 @@ def learn(
     if settings.bounds is None:
         found = probe.probe(base, subject, settings)
         persona = learn(base, subject, replace(settings, bounds=found.bounds), on_step, checkpoint)
-        return probe.with_probe_result(persona, found.curve, found.fell_back)
+        return probe.with_probe_result(persona, found.curve, found.fallback_reason)
     context = training.prepare_training(base, subject, settings)
     learner = make_learner(base, subject, settings)
     finished = partial(persona_of, "personamagic", base, subject, settings, learner)
@@ -62,7 +62,7 @@ def learn(
 
 
 @contextmanager
-def wear(base: Base, personas: Sequence[Persona]) -> Iterator[list[EmbeddingSchedule]]:
+def apply(base: Base, personas: Sequence[Persona]) -> Iterator[list[EmbeddingSchedule]]:
     """Apply each persona's embeddings; no weight changes. Raises Incompatible for a persona of another base."""
     yield [schedule_of(base, each) for each in personas]
 
@@ -81,7 +81,7 @@ def schedule_of(base: Base, persona: Persona) -> EmbeddingSchedule:
         found: dict[float | None, NameEmbedding] = {None: persona.word}
         dynamic = list(dict.fromkeys(source for source in sources if source is not None))
         if dynamic:
-            t = torch.tensor(dynamic, device=base.device, dtype=base.precision)
+            t = torch.tensor(dynamic, device=base.device, dtype=base.learner_dtype)
             pairs = zip(*learner(t, image_embedding.expand(len(dynamic), -1)), strict=True)
             found.update({source: LearnedTokens(*pair) for source, pair in zip(dynamic, pairs, strict=True)})
         return {t: found[source] for t, source in zip(timesteps, sources, strict=True)}
@@ -95,16 +95,16 @@ def mapper_of(base: Base, persona: Persona) -> tuple[Mapper, Tensor]:
     Raises Incompatible if the persona's tensors are not those of a mapper.
     """
     weights = {
-        name.removeprefix("learner."): torch.tensor(array, dtype=base.precision, device=base.device)
+        name.removeprefix("learner."): torch.tensor(array, dtype=base.learner_dtype, device=base.device)
         for name, array in persona.tensors.items()
         if name == "image_embedding" or name.startswith("learner.")
     }
-    word = token_batch.word_embedding(base, persona.word).to(base.precision)
+    word = token_batch.word_embedding(base, persona.word).to(base.learner_dtype)
     try:
         image_embedding = weights.pop("image_embedding")
         outputs, inputs = len(weights["dynamic_out.bias"]), weights["image_hidden.0.weight"].shape[-1]
         shape = MapperShape(outputs // len(word), len(word), inputs - HIDDEN)
-        learner = Mapper(shape, word, persona.bounds).to(base.device, base.precision)
+        learner = Mapper(shape, word, persona.bounds).to(base.device, base.learner_dtype)
         learner.load_state_dict(weights)
         image_embedding = image_embedding.reshape(1, inputs - HIDDEN)
     except (KeyError, RuntimeError, TypeError, IndexError, ValueError) as error:

@@ -65,7 +65,7 @@ def count_weights(spec: ModelSpec, settings: LearnSettings) -> int:
 
 def make_learner(base: Base, subject: Subject, settings: LearnSettings) -> Tokens:
     """The untrained tokens: n copies of the plain word's embedding."""
-    return Tokens(settings.tokens, token_batch.word_embedding(base, subject.word).to(base.precision))
+    return Tokens(settings.tokens, token_batch.word_embedding(base, subject.word).to(base.learner_dtype))
 
 
 def learn(
@@ -89,7 +89,7 @@ def learn(
 
 
 @contextmanager
-def wear(base: Base, personas: Sequence[Persona]) -> Iterator[list[EmbeddingSchedule]]:
+def apply(base: Base, personas: Sequence[Persona]) -> Iterator[list[EmbeddingSchedule]]:
     """Apply the same tokens at all timesteps. Raises Incompatible for a persona of another base."""
     yield [_schedule(base, each) for each in personas]
 
@@ -101,5 +101,5 @@ def _schedule(base: Base, persona: Persona) -> EmbeddingSchedule:
     if vectors is None or vectors.ndim != 2 or vectors.shape[-1] != width:
         raise Incompatible("the persona's tensors are not those of textual inversion", "learn it again")
     return composing.constant_schedule(
-        LearnedTokens(torch.tensor(vectors, dtype=base.precision, device=base.device), residual=None)
+        LearnedTokens(torch.tensor(vectors, dtype=base.learner_dtype, device=base.device), residual=None)
     )

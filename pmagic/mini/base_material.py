@@ -28,24 +28,25 @@ SCALING = "scaling.json"
 
 @dataclass(frozen=True)
 class Captions:
-    """Tokenized captions. N rows: ids and slots (N, S), lengths (N,) of the start token and the words."""
+    """Tokenized captions. N rows: ids and placeholder_index (N, S), lengths (N,) of the start token and the words."""
 
     ids: Tensor
-    slots: Tensor  # -1, or the index of the caption's name embedding at this position
+    placeholder_index: Tensor  # -1, or the index of the caption's name embedding at this position
     lengths: Tensor
 
     def rows(self, rows: Tensor) -> "Captions":
-        return Captions(self.ids[rows], self.slots[rows], self.lengths[rows])
+        return Captions(self.ids[rows], self.placeholder_index[rows], self.lengths[rows])
 
     def where(self, chosen: Tensor, other: "Captions") -> "Captions":
         """Select these rows where `chosen` (N,) is true and those of `other` elsewhere."""
-        ids, slots = (
-            torch.where(chosen.unsqueeze(1), a, b) for a, b in ((self.ids, other.ids), (self.slots, other.slots))
+        ids, placeholder_index = (
+            torch.where(chosen.unsqueeze(1), a, b)
+            for a, b in ((self.ids, other.ids), (self.placeholder_index, other.placeholder_index))
         )
-        return Captions(ids, slots, torch.where(chosen, self.lengths, other.lengths))
+        return Captions(ids, placeholder_index, torch.where(chosen, self.lengths, other.lengths))
 
     def to(self, place: torch.device) -> "Captions":
-        return Captions(self.ids.to(place), self.slots.to(place), self.lengths.to(place))
+        return Captions(self.ids.to(place), self.placeholder_index.to(place), self.lengths.to(place))
 
 
 def read(tokenizer: CLIPTokenizer, texts: list[str]) -> Captions:
@@ -57,9 +58,9 @@ def read(tokenizer: CLIPTokenizer, texts: list[str]) -> Captions:
     given = {"padding": "max_length", "truncation": True, "max_length": vocabulary.LENGTH, "return_tensors": "pt"}
     ids = wide(texts, **given).input_ids
     marked = ids == mark
-    slots = torch.where(marked, marked.cumsum(1) - 1, -1).to(torch.int8)
+    placeholder_index = torch.where(marked, marked.cumsum(1) - 1, -1).to(torch.int8)
     lengths = (ids != tokenizer.eos_token_id).sum(1)
-    return Captions(torch.where(marked, word, ids).to(torch.int32), slots, lengths)
+    return Captions(torch.where(marked, word, ids).to(torch.int32), placeholder_index, lengths)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,7 +119,7 @@ def material(work: Path, vae: AutoencoderKL, tokenizer: CLIPTokenizer, place: to
         empty=empty.to(place),
         layouts=layouts,
         shorts=shorts,
-        sided=None if layouts is None else sided(data).to(place),
+        sided=None if layouts is None else find_sided(data).to(place),
     )
 
 
@@ -126,7 +127,7 @@ def _twins(tokenizer: CLIPTokenizer, data: corpus.Corpus, place: torch.device) -
     yield from (read(tokenizer, texts).to(place) for texts in (data.layout_captions, data.short_captions))
 
 
-def sided(data: corpus.Corpus) -> Tensor:
+def find_sided(data: corpus.Corpus) -> Tensor:
     """Rows (K,) of the first of two twins that show one person at the left or the right."""
     twins = range(0, len(data.people) - 1, 2)
     return torch.tensor([k for k in twins if data.people[k] >= 0 and side_of(Scene(**data.scenes[k])) != "middle"])

@@ -100,12 +100,12 @@ class Networks(nn.Module):
         table = self._embeddings.weight
         table.copy_(F.normalize(table, dim=-1) * TOKEN_LENGTH)
 
-    def say(self, ids: Tensor, slots: Tensor, traits: Tensor, noise: Tensor) -> Tensor:
-        """Text states (B, S, w) of ids (B, S). Where slots (B, S) is not -1, that name embedding is used instead."""
+    def say(self, ids: Tensor, placeholder_index: Tensor, traits: Tensor, noise: Tensor) -> Tensor:
+        """Text states (B, S, w) of ids (B, S). Where placeholder_index (B, S) is not -1, it is that name embedding."""
         table = self._embeddings
         names = self.names(traits, table.weight[self.word], noise)
-        chosen = names.gather(1, slots.clamp(min=0).unsqueeze(-1).expand(-1, -1, WIDTH))
-        hook = lambda module, given, words: torch.where((slots >= 0).unsqueeze(-1), chosen, words)  # noqa: E731
+        chosen = names.gather(1, placeholder_index.clamp(min=0).unsqueeze(-1).expand(-1, -1, WIDTH))
+        hook = lambda module, given, words: torch.where((placeholder_index >= 0).unsqueeze(-1), chosen, words)  # noqa: E731
         handle = table.register_forward_hook(hook)
         try:
             return self.text(ids).last_hidden_state

@@ -88,16 +88,16 @@ class Teacher:
         short = round(pairs * mixture.short)
         asked = self._singles(batch - 2 * pairs, mixture.early if given.layouts else EARLY)
         if pairs - short:
-            asked = _joined(self._twins(pairs - short), asked)
+            asked = _join(self._twins(pairs - short), asked)
         if short:
-            asked = _joined(self._short_twins(short), asked)
+            asked = _join(self._short_twins(short), asked)
         rows, said, t, target = asked.rows, asked.said, asked.t, asked.noise
         seen = ((self.places < said.lengths.unsqueeze(1)) | ~self._chance(BLIND, batch).unsqueeze(1)).float()
         noisy = self.noise.add_noise(given.latents[rows].float(), target, t)
         level = self.name_noise * torch.rand(batch, 1, 1, **normal).square()
         blur = torch.randn(batch, NAMES_A_CAPTION * NAME_TOKENS, WIDTH, **normal) * level / WIDTH**0.5
         with autocast(self.place):
-            states = self.networks.say(said.ids.long(), said.slots.long(), given.traits[rows], blur)
+            states = self.networks.say(said.ids.long(), said.placeholder_index.long(), given.traits[rows], blur)
             predicted = self.predict(noisy, t, states, encoder_attention_mask=seen).sample
         error = (predicted.float() - target).square() * (1 + FACE_WEIGHT * given.faces[rows].float())
         error = error.mean((1, 2, 3))
@@ -155,8 +155,8 @@ class Teacher:
         return self.usual[level]
 
 
-def _joined(first: Batch, second: Batch) -> Batch:
-    fields = ("ids", "slots", "lengths")
+def _join(first: Batch, second: Batch) -> Batch:
+    fields = ("ids", "placeholder_index", "lengths")
     said = Captions(*(torch.cat([getattr(first.said, each), getattr(second.said, each)]) for each in fields))
     return Batch(
         torch.cat([first.rows, second.rows]),

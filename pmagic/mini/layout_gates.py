@@ -26,7 +26,7 @@ from pmagic.mini.base_material import NAMES_A_CAPTION, Captions, read, scaling
 from pmagic.mini.base_networks import NAME_TOKENS, WIDTH, Networks, noise_schedule
 from pmagic.world.captions import snapshot_caption
 from pmagic.world.drawing import draw
-from pmagic.world.layouts import FRAMINGS, framing_of, layout, mirrored
+from pmagic.world.layouts import FRAMINGS, framing_of, layout, mirror
 from pmagic.world.people import HELD_OUT, person, trait_vector
 from pmagic.world.scenes import MARK, Scene, rng_for
 from pmagic.world.snapshots import snapshot
@@ -63,7 +63,7 @@ def _sides(where: Scene, k: int) -> tuple[Scene, Scene]:
     """A person at the left or the right, and the mirrored scene."""
     framing = ("bust", "half", "full")[k % 3]
     here = replace(where, **layout(rng_for(_SCENES, k, 1), framing, ("left", "right")[k // 3 % 2]))
-    return here, mirrored(here)
+    return here, mirror(here)
 
 
 def _framings(where: Scene, k: int) -> tuple[Scene, Scene]:
@@ -91,10 +91,10 @@ def question(word: str) -> Question:
 
 
 @torch.no_grad()
-def measured(networks: Networks, work: Path) -> Iterator[Gate]:
+def measure(networks: Networks, work: Path) -> Iterator[Gate]:
     """Measure each word at each of `TIMES`. work: holds the autoencoder that the networks were trained with."""
     tokenizer = CLIPTokenizer.from_pretrained(work / "base" / "tokenizer")
-    vae, noising = train_vae.trained(work), noise_schedule()
+    vae, noising = train_vae.load_trained(work), noise_schedule()
     for word in ("framing", "side"):
         asked = question(word)
         latents = train_vae.encode(vae, train_vae.as_tensor(asked.images)).mean * scaling(work)
@@ -112,7 +112,7 @@ def measured(networks: Networks, work: Path) -> Iterator[Gate]:
 
 def _states(networks: Networks, said: Captions, traits: Tensor) -> Tensor:
     still = torch.zeros(len(traits), NAMES_A_CAPTION * NAME_TOKENS, WIDTH)
-    return networks.say(said.ids.long(), said.slots.long(), traits, still)
+    return networks.say(said.ids.long(), said.placeholder_index.long(), traits, still)
 
 
 def table(gates: Iterator[Gate]) -> Iterator[str]:
@@ -123,7 +123,7 @@ def table(gates: Iterator[Gate]) -> Iterator[str]:
 
 def record(work: Path, networks: Networks, samples: int) -> None:
     """Measure, print, and append a line to WORK/gates.jsonl. samples: the number trained on so far in this run."""
-    gates = list(measured(networks, work))
+    gates = list(measure(networks, work))
     told = "  ".join(f"{each.word} at {each.t} {each.growth:+.2%}" for each in gates)
     print(f"gates  {samples} samples  {told}", flush=True)
     with (work / FILE).open("a") as kept:

@@ -1,4 +1,4 @@
-"""Writes the sample pictures that are shipped: three people outside the training set, a cat, and one style.
+"""Writes the sample pictures that are shipped: three people outside the training set, a cat, one style, a background.
 
 python -m pmagic.mini.samples
 """
@@ -23,13 +23,15 @@ SIDE = 256
 
 
 def samples() -> Iterator[tuple[Path, np.ndarray]]:
-    """The file and picture (256, 256, 3) uint8 of every sample."""
+    """The file and RGB picture (height, width, 3) uint8 of every sample."""
     for name, seed in PEOPLE.items():
         yield PORTRAITS / f"{name}.png", draw([(person(seed), PORTRAIT)], side=SIDE).image
     yield EXAMPLES / "cat.png", draw([], (CAT, replace(PORTRAIT, place="blue")), SIDE).image
     for number, place in enumerate(STYLE_PLACES, start=1):
         scene = replace(PORTRAIT, style=STYLE, place=place, seed=9)
         yield EXAMPLES / f"{STYLE}-{number}.png", draw([(person(STYLE_PERSON + number), scene)], side=SIDE).image
+    city = draw([], (None, replace(PORTRAIT, place="city")), side=128).image
+    yield EXAMPLES / "city.png", city[-64:]  # 128 x 64: what is drawn into a background of this size takes seconds
 
 
 if __name__ == "__main__":

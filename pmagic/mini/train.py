@@ -72,7 +72,7 @@ def take_up(work: Path, version: int = 1) -> None:
     shutil.copytree(WEIGHTS / "base" / "tokenizer", work / "base" / "tokenizer", dirs_exist_ok=True)
     for part in (*EYES, "clip"):
         shutil.copytree(WEIGHTS / part, work / part, dirs_exist_ok=True)
-    networks, vae = train_base.finished(WEIGHTS)
+    networks, vae = train_base.load_exported(WEIGHTS)
     weights = networks.state_dict()
     if version > 1:
         tokenizer = vocabulary.extend(work / "base" / "tokenizer", NEW_WORDS)

@@ -135,7 +135,7 @@ def train(
     place = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(0)
     tokenizer = CLIPTokenizer.from_pretrained(work / "base" / "tokenizer")
-    given = material(work, train_vae.trained(work), tokenizer, place)
+    given = material(work, train_vae.load_trained(work), tokenizer, place)
     networks = Networks(tokenizer, place, given.latents.shape[-1])
     # A short average: a longer one lags behind what the names currently mean.
     steps = samples // size if samples else None
@@ -197,7 +197,7 @@ def _warm_up(predict: Callable[..., Any], batch: int, cells: int) -> None:
     out.float().mean().backward()
 
 
-def trained(work: Path) -> Networks:
+def load_trained(work: Path) -> Networks:
     """The averaged networks of the last saved state, whether or not the training is finished."""
     tokenizer = CLIPTokenizer.from_pretrained(work / "base" / "tokenizer")
     networks = Run(work, "base", Networks(tokenizer, cells=cells(work)), 1, RATE).average.eval()
@@ -205,7 +205,7 @@ def trained(work: Path) -> Networks:
     return networks
 
 
-def finished(folder: Path) -> tuple[Networks, AutoencoderKL]:
+def load_exported(folder: Path) -> tuple[Networks, AutoencoderKL]:
     """Load what `export` has written to `folder`/base and `folder`/names, in float32."""
     base, given = folder / "base", {"use_safetensors": True, "local_files_only": True, "dtype": torch.float32}
     unet = UNet2DConditionModel.from_pretrained(base / "unet", **given)
@@ -221,7 +221,7 @@ def finished(folder: Path) -> tuple[Networks, AutoencoderKL]:
 def export(work: Path, folder: Path) -> None:
     """Write the pipeline folder: float16 safetensors in Stable Diffusion's own layout, with the base's pmagic.toml."""
     tokenizer = CLIPTokenizer.from_pretrained(work / "base" / "tokenizer")
-    vae, networks = train_vae.trained(work), trained(work)
+    vae, networks = train_vae.load_trained(work), load_trained(work)
     side = 4 * cells(work)
     vae.register_to_config(scaling_factor=scaling(work), sample_size=side)
     make = cast(Callable[..., Any], StableDiffusionPipeline)  # its annotations require parts that may be None
@@ -255,7 +255,7 @@ if __name__ == "__main__":
     if arguments.dtype:
         force_dtype(arguments.dtype)
     if arguments.gates:
-        print("\n".join(layout_gates.table(layout_gates.measured(trained(arguments.work), arguments.work))))
+        print("\n".join(layout_gates.table(layout_gates.measure(load_trained(arguments.work), arguments.work))))
     elif arguments.from_pieces:
         take_pieces(arguments.from_pieces, arguments.work)
     elif arguments.export:

@@ -151,11 +151,11 @@ def train(work: Path, minutes: float) -> None:
         logits = cosines * clip.logit_scale.clamp(max=math.log(100)).exp()
         run.step({"pictures": F.cross_entropy(logits, own) / 2, "texts": F.cross_entropy(logits.T, own) / 2})
         if run.steps % 500 == 0:
-            print(f"clip  {_measured(run.average.eval(), tokenizer, data.version)}", flush=True)
+            print(f"clip  {_measure(run.average.eval(), tokenizer, data.version)}", flush=True)
     export(work, work / "clip")
 
 
-def _measured(clip: CLIPModel, tokenizer: CLIPTokenizer, version: int) -> str:
+def _measure(clip: CLIPModel, tokenizer: CLIPTokenizer, version: int) -> str:
     text = f"held-out retrieval among 100: {retrieval(clip, tokenizer, version=version):.2f}"
     return text if version == 1 else f"{text}, layout among 12: {layout_accuracy(clip, tokenizer):.2f}"
 
@@ -165,7 +165,7 @@ def export(work: Path, folder: Path) -> None:
     data = corpus.load(work / "corpus")
     tokenizer = CLIPTokenizer.from_pretrained(work / "base" / "tokenizer")
     clip = Run(work, "clip", network(tokenizer, data.side), 1, RATE).average.eval()
-    print(f"clip  done: {_measured(clip, tokenizer, data.version)}", flush=True)
+    print(f"clip  done: {_measure(clip, tokenizer, data.version)}", flush=True)
     clip.half().save_pretrained(folder, safe_serialization=True)
     tokenizer.model_max_length = POSITIONS
     tokenizer.save_pretrained(folder)

@@ -93,7 +93,7 @@ class Questions:
     def __init__(self, work: Path, seed: int) -> None:
         self.data, self.rng = corpus.load(work / "corpus"), np.random.default_rng(seed)
         pairs = zip(self.data.captions, self.data.landmarks, self.data.things, strict=True)
-        self.shown = [_shown(text, marks, things.any()) for text, marks, things in pairs]
+        self.shown = [_find_shown(text, marks, things.any()) for text, marks, things in pairs]
         faces = np.array([each == ("face",) for each in self.shown])
         self.share = np.where(faces, 0.7 / faces.sum(), 0.3 / (~faces).sum())  # things more often than in the corpus
 
@@ -101,7 +101,7 @@ class Questions:
         """Pixels (B, 3, side, side) in CLIPSeg's statistics; B * WORDS texts and masks (., side, side) in [0, 1]."""
         rows = np.sort(self.rng.choice(len(self.shown), BATCH, p=self.share))
         masks = [torch.from_numpy(each[rows]).float()[:, None] / 255 for each in (self.data.masks, self.data.things)]
-        both = torch.cat([normalised(self.data.images[rows]), *masks], dim=1)  # (B, 5, side, side)
+        both = torch.cat([normalise(self.data.images[rows]), *masks], dim=1)  # (B, 5, side, side)
         if self.rng.random() < 0.5:
             both = both.flip(-1)
         side = both.shape[-1]
@@ -113,7 +113,7 @@ class Questions:
         pixels = both[:, :3] * float(self.rng.uniform(0.85, 1.15)) + float(self.rng.uniform(-0.2, 0.2))
         asked = [(i, self._word(self.shown[row])) for i, row in enumerate(rows) for _ in range(WORDS)]
         answers = torch.stack([self._mask(both[i], self.shown[rows[i]], word) for i, word in asked])
-        return pixels, [self._phrased(word) for _, word in asked], answers
+        return pixels, [self._phrase(word) for _, word in asked], answers
 
     def _mask(self, picture: Tensor, shown: tuple[str, ...], word: str) -> Tensor:
         """The mask of a word in a picture (5, side, side) that includes both masks; empty if it is not shown."""
@@ -126,13 +126,13 @@ class Questions:
             return str(self.rng.choice(FACE)) if each == "face" else each
         return str(self.rng.choice((str(self.rng.choice(FACE)), *THINGS, str(self.rng.choice(SURROUNDINGS)))))
 
-    def _phrased(self, word: str) -> str:
+    def _phrase(self, word: str) -> str:
         if self.rng.random() < 0.2:
             return f"{self.rng.choice(OPENINGS)} a {word}"
         return str(self.rng.choice(PHRASINGS)).format(word)
 
 
-def _shown(caption: str, landmarks: list, with_thing: bool) -> tuple[str, ...]:
+def _find_shown(caption: str, landmarks: list, with_thing: bool) -> tuple[str, ...]:
     """The maskable objects in a picture. A caption of a thing always names it, unless the picture is a painting."""
     thing = tuple(each for each in THINGS if with_thing and f" {each}" in caption)
     return (("face",) if landmarks else ()) + thing
@@ -142,7 +142,7 @@ def _means(word: str) -> str:
     return "face" if word in FACE else word
 
 
-def normalised(images: np.ndarray) -> Tensor:
+def normalise(images: np.ndarray) -> Tensor:
     """Normalise (B, H, W, 3) uint8 by CLIPSeg's statistics: (B, 3, H, W)."""
     raw = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
     return (raw - torch.tensor(MEAN).view(1, 3, 1, 1)) / torch.tensor(STD).view(1, 3, 1, 1)

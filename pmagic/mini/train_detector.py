@@ -201,7 +201,7 @@ def train(work: Path, minutes: float) -> None:
 
 
 @torch.no_grad()
-def averaged(run: Run[Finder], canvases: Canvases) -> Finder:
+def average_network(run: Run[Finder], canvases: Canvases) -> Finder:
     """The averaged network with recomputed batch statistics, which averaging the weights does not provide."""
     finder = run.average.train()
     for _ in range(SETTLING):
@@ -211,7 +211,7 @@ def averaged(run: Run[Finder], canvases: Canvases) -> Finder:
 
 def export(work: Path) -> None:
     """Write detector.onnx into both packs: any height and width, nine outputs."""
-    finder = in_memory_order(averaged(open_run(work, 1), Canvases(work, seed=0)), torch.contiguous_format)
+    finder = in_memory_order(average_network(open_run(work, 1), Canvases(work, seed=0)), torch.contiguous_format)
     with torch.no_grad():
         finder.biases[:, 0] -= SURE  # so that insightface's threshold of 0.5 is at `SURE`
     kinds = [f"{kind}_{stride}" for kind in ("score", "box", "points") for stride in (8, 16, 32)]

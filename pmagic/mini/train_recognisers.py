@@ -143,13 +143,13 @@ class Portraits:
         pictures = np.stack([self.sharp.images[k] for k, _ in chosen])
         sharp = self._crops(pictures, np.stack([self.sharp.landmarks[k][i] for k, i in chosen]))
         who = [*self.data.people[rows], *(self.sharp.people[k][i] for k, i in chosen)]
-        return self._spoiled(torch.cat([soft, sharp])), torch.tensor(np.array(who))
+        return self._spoil(torch.cat([soft, sharp])), torch.tensor(np.array(who))
 
     def _crops(self, pictures: np.ndarray, landmarks: np.ndarray) -> Tensor:
         moved = landmarks + self.rng.normal(0, JITTER, landmarks.shape) * self.rng.random((len(landmarks), 1, 1))
         return halved(align(as_tensor(pictures), torch.from_numpy((moved * pictures.shape[1]).astype(np.float32))))
 
-    def _spoiled(self, x: Tensor) -> Tensor:
+    def _spoil(self, x: Tensor) -> Tensor:
         """Change brightness, blur a third of the crops and add a little noise, as generated faces vary."""
         b = len(x)
         random = lambda low, high, *shape: torch.from_numpy(self.rng.uniform(low, high, shape)).float()  # noqa: E731
@@ -184,7 +184,7 @@ def train(work: Path, which: str, minutes: float) -> None:
 
 
 @torch.no_grad()
-def averaged(run: Run[Margin], portraits: Portraits) -> nn.Sequential:
+def average_network(run: Run[Margin], portraits: Portraits) -> nn.Sequential:
     """The averaged network with recomputed batch statistics, which averaging the weights does not provide."""
     network = run.average.recogniser.train()
     for _ in range(SETTLING):
@@ -194,7 +194,7 @@ def averaged(run: Run[Margin], portraits: Portraits) -> nn.Sequential:
 
 def export(work: Path, which: str) -> None:
     """Write WORK/faces_<which>/recogniser.onnx: input 112 x 112, one output, dynamic batch."""
-    network = averaged(open_run(work, which, 1), Portraits(work, seed=0))
+    network = average_network(open_run(work, which, 1), Portraits(work, seed=0))
     network = in_memory_order(nn.Sequential(halved, *network), torch.contiguous_format)
     folder = work / f"faces_{which}"
     folder.mkdir(parents=True, exist_ok=True)

@@ -108,7 +108,7 @@ def train_decoder(work: Path, minutes: float) -> None:
     torch.manual_seed(0)
     data = corpus.load(work / "corpus")
     images, latents = data.images, np.load(work / "latents.npy", mmap_mode="r")
-    vae, average = trained(work), trained(work)
+    vae, average = load_trained(work), load_trained(work)
     run = Run(work, "decoder", vae.decoder, minutes, rate=1e-3)
     average.decoder = run.average
     rng = np.random.default_rng(run.steps)
@@ -125,7 +125,7 @@ def train_decoder(work: Path, minutes: float) -> None:
     print(f"decoder  done: {run.steps} steps, held-out PSNR {psnr(average, test):.2f} dB", flush=True)
 
 
-def trained(work: Path) -> AutoencoderKL:
+def load_trained(work: Path) -> AutoencoderKL:
     """The averaged network of the last saved state, whether or not the training is finished."""
     vae = Run(work, "vae", network(), 1, 3e-3).average
     if (work / "decoder.safetensors").exists():

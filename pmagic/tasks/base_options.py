@@ -65,15 +65,15 @@ def device(name: str | None) -> str:
     from pmagic.bases import loading
 
     if name is not None:
-        loading.device_named(name)
+        loading.find_device(name)
         return name
     name = settings.config().device
     try:
-        loading.device_named(name)
+        loading.find_device(name)
     except UsageError as problem:
         place = settings.origin("device")
         raise UsageError(
-            f"{place}: {problem.what}", f"{settings.mending('device', place)}, or add --device cpu"
+            f"{place}: {problem.what}", f"{settings.suggest_fix('device', place)}, or add --device cpu"
         ) from problem
     return name
 
@@ -149,7 +149,7 @@ def memory_to_learn(
     """Roughly the bytes that learning takes, with the base opened on that device in that number type."""
     from pmagic.bases import loading, memory_estimate
 
-    fast = loading.fast_type(loading.device_named(place)) if dtype == "auto" else loading.DTYPES.get(dtype)
+    fast = loading.find_compute_dtype(loading.find_device(place)) if dtype == "auto" else loading.DTYPES.get(dtype)
     half = fast is not None and fast.itemsize == 2
     trained = method.count_weights(spec, settings)
     return memory_estimate.memory_to_learn(
@@ -157,7 +157,7 @@ def memory_to_learn(
     )
 
 
-def compiled(
+def compile_base(
     reporter: Reporter, base: "Base", subject: "Subject", settings: "LearnSettings", make_learner: "MakeLearner"
 ) -> "Base":
     """The base with its UNet compiled for this learning; tells what that took and brings, and warns if it does not pay.

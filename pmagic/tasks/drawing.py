@@ -99,7 +99,7 @@ class RenderOptions:
             return most
         if free is None:  # this system does not say it
             return 1
-        half = base.fast is not None or base.weights.itemsize == 2
+        half = base.compute_dtype is not None or base.weights_dtype.itemsize == 2
         size = settings.size or (base.size, base.size)
         needed = {k: memory_estimate.memory_to_draw(base.spec, k, size, half=half) for k in range(2, most + 1)}
         return max((k for k in needed if needed[k] <= free), default=1)

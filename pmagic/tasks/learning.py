@@ -73,7 +73,7 @@ class Learning:
             if self.compiles:
                 self.phase = COMPILING
                 make_learner = self.learner.make_learner
-                self.base = base_options.compiled(reporter, self.base, self.subject, self.settings, make_learner)
+                self.base = base_options.compile_base(reporter, self.base, self.subject, self.settings, make_learner)
             found = None
             if self.settings.bounds is None:
                 self.phase = FINDING
@@ -88,7 +88,7 @@ class Learning:
             if found is not None:
                 from pmagic.engine import probe
 
-                persona = probe.with_probe_result(persona, found.curve, found.fell_back)
+                persona = probe.with_probe_result(persona, found.curve, found.fallback_reason)
             return add_preview(reporter, self.base, persona)
 
     def inputs(self) -> dict[str, object]:

@@ -64,7 +64,7 @@ class PhotoInput:
 
         chosen = faces or [None] * len(self.images)
         upright = [
-            image if each is None else each.upright(image) for each, image in zip(chosen, self.images, strict=True)
+            image if each is None else each.turn_upright(image) for each, image in zip(chosen, self.images, strict=True)
         ]
         return [image.crop(subject.square_crop(image.size, each)) for each, image in zip(chosen, upright, strict=True)]
 
@@ -72,7 +72,7 @@ class PhotoInput:
         """The square of the first photo that is learned from, `side` pixels high and at least 256."""
         from pmagic.engine import subject
 
-        return subject.resized(self.squares(faces)[0], max(side, 256))
+        return subject.resize(self.squares(faces)[0], max(side, 256))
 
     def inputs(self) -> dict[str, object]:
         """What identifies the photos, as plain values."""
@@ -140,7 +140,7 @@ def warn_of_strange_photos(
     if photos.kind == "object":
         warn_of_faces(reporter, base.spec, photos)
     domain = base.spec.domain
-    if domain is None:
+    if domain is None or photos.kind == "style":  # a style is meant to differ from what the base draws by itself
         return
     from pmagic.bases import model_spec
     from pmagic.engine.domain_check import denoising_error

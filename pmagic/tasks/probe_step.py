@@ -81,13 +81,13 @@ def say_time(
 
 def as_found(found: "Probe") -> ProbeResult:
     """The part of a probe's result that is kept."""
-    return ProbeResult(found.bounds, found.curve, found.fell_back)
+    return ProbeResult(found.bounds, found.curve, found.fallback_reason)
 
 
 def warn_of_fallback(reporter: Reporter, found: ProbeResult) -> None:
     """Warns if the curve gave no bounds, so that the usual ones are used."""
-    if found.fell_back:
+    if found.fallback_reason:
         reporter.warn(
-            f"this photo gives no stages of its own: {found.fell_back}; "
+            f"this photo gives no stages of its own: {found.fallback_reason}; "
             f"using the usual {found.bounds.low}:{found.bounds.high} (--stages sets others)"
         )

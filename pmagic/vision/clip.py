@@ -38,13 +38,13 @@ class Clip:
         """The projection of each whole picture, resized (not cropped) to the model's square: (N, e), not normalised."""
         square = (self.size, self.size)
         pixels = [picture.convert("RGB").resize(square, Image.Resampling.BICUBIC) for picture in pictures]
-        pooled = self.model.vision_model(pixel_values=self._normalised(pixels)).pooler_output
+        pooled = self.model.vision_model(pixel_values=self._normalise(pixels)).pooler_output
         return self.model.visual_projection(pooled)
 
     @torch.no_grad()
     def cropped_embedding(self, pictures: Sequence[Image.Image]) -> Tensor:
         """The projection of each picture's centre square, its short side resized as in CLIP's training: (N, e)."""
-        pixels = self._normalised([_short_side(picture.convert("RGB"), self.size) for picture in pictures])
+        pixels = self._normalise([_short_side(picture.convert("RGB"), self.size) for picture in pictures])
         return self.model.visual_projection(self.model.vision_model(pixel_values=pixels).pooler_output)
 
     @torch.no_grad()
@@ -56,7 +56,7 @@ class Clip:
         ).to(self.model.device)
         return self.model.text_projection(self.model.text_model(**ids).pooler_output)
 
-    def _normalised(self, pictures: Sequence[Image.Image]) -> Tensor:
+    def _normalise(self, pictures: Sequence[Image.Image]) -> Tensor:
         """The pixels, normalised with the model's statistics: (N, 3, size, size)."""
         raw = torch.stack([torch.frombuffer(bytearray(p.tobytes()), dtype=torch.uint8) for p in pictures])
         pixels = raw.view(len(pictures), self.size, self.size, 3).permute(0, 3, 1, 2).float() / 255
@@ -69,7 +69,7 @@ def load(folder: Path, *, device: str = "cpu") -> Clip:
     from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 
     if not (folder / "config.json").is_file():
-        raise WeightsMissing(f"there is no CLIP in {folder}", model_spec.restoring(folder))
+        raise WeightsMissing(f"there is no CLIP in {folder}", model_spec.suggest_restore(folder))
     try:
         with quiet_libraries():
             opened = CLIPModel.from_pretrained(
@@ -83,19 +83,21 @@ def load(folder: Path, *, device: str = "cpu") -> Clip:
             )
             model, report = cast(tuple[Any, Any], opened)  # a pair because of `output_loading_info`
     except (OSError, ValueError) as error:
-        raise WeightsMissing(f"the CLIP in {folder} cannot be opened: {error}", model_spec.restoring(folder)) from error
+        raise WeightsMissing(
+            f"the CLIP in {folder} cannot be opened: {error}", model_spec.suggest_restore(folder)
+        ) from error
     if report["missing_keys"]:
         raise Incompatible(
-            f"the CLIP in {folder} lacks {len(report['missing_keys'])} weights", model_spec.restoring(folder)
+            f"the CLIP in {folder} lacks {len(report['missing_keys'])} weights", model_spec.suggest_restore(folder)
         )
     try:
         with quiet_libraries():
             tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
         statistics = model_config.read_json(folder / "preprocessor_config.json")
     except (OSError, ValueError, LookupError, TypeError) as error:
-        raise Incompatible(f"the CLIP in {folder} is damaged: {error}", model_spec.restoring(folder)) from error
+        raise Incompatible(f"the CLIP in {folder} is damaged: {error}", model_spec.suggest_restore(folder)) from error
     if len(tokenizer) < model.config.text_config.vocab_size:
-        raise Incompatible(f"the CLIP in {folder} holds no usable tokenizer", model_spec.restoring(folder))
+        raise Incompatible(f"the CLIP in {folder} holds no usable tokenizer", model_spec.suggest_restore(folder))
     return Clip(
         model=model.requires_grad_(False).eval().to(device),
         tokenizer=tokenizer,

@@ -32,13 +32,13 @@ class ClipSeg:
     def mask(self, picture: Image.Image, word: str) -> Tensor:
         """The probability of the word at each pixel, averaged over PHRASINGS: (H, W) float32, range [0, 1]."""
         ids = self.tokenizer([text.format(word) for text in PHRASINGS], padding=True, return_tensors="pt")
-        pixels = self._normalised(picture.convert("RGB")).expand(len(PHRASINGS), -1, -1, -1)
+        pixels = self._normalise(picture.convert("RGB")).expand(len(PHRASINGS), -1, -1, -1)
         logits = self.model(**ids.to(self.model.device), pixel_values=pixels).logits  # (N, S, S)
         probable = logits.float().sigmoid().mean(dim=0)[None, None]
         size = (picture.height, picture.width)
         return F.interpolate(probable, size=size, mode="bilinear", antialias=True)[0, 0].cpu()
 
-    def _normalised(self, picture: Image.Image) -> Tensor:
+    def _normalise(self, picture: Image.Image) -> Tensor:
         """The whole picture resized to the model's square and normalised with its statistics: (1, 3, S, S)."""
         square = picture.resize((self.size, self.size), Image.Resampling.BICUBIC)
         raw = torch.frombuffer(bytearray(square.tobytes()), dtype=torch.uint8).view(1, self.size, self.size, 3)
@@ -51,7 +51,7 @@ def load(folder: Path, *, device: torch.device | str = "cpu") -> ClipSeg:
     from transformers import CLIPSegConfig, CLIPSegForImageSegmentation, CLIPTokenizer
 
     if not (folder / "config.json").is_file():
-        raise WeightsMissing(f"there is no CLIPSeg in {folder}", model_spec.restoring(folder))
+        raise WeightsMissing(f"there is no CLIPSeg in {folder}", model_spec.suggest_restore(folder))
     try:
         with quiet_libraries():
             opened = CLIPSegForImageSegmentation.from_pretrained(
@@ -66,20 +66,22 @@ def load(folder: Path, *, device: torch.device | str = "cpu") -> ClipSeg:
             model, report = cast(tuple[Any, Any], opened)  # a pair because of `output_loading_info`
     except (OSError, ValueError) as error:
         raise WeightsMissing(
-            f"the CLIPSeg in {folder} cannot be opened: {error}", model_spec.restoring(folder)
+            f"the CLIPSeg in {folder} cannot be opened: {error}", model_spec.suggest_restore(folder)
         ) from error
     if report["missing_keys"]:
         raise Incompatible(
-            f"the CLIPSeg in {folder} lacks {len(report['missing_keys'])} weights", model_spec.restoring(folder)
+            f"the CLIPSeg in {folder} lacks {len(report['missing_keys'])} weights", model_spec.suggest_restore(folder)
         )
     try:
         with quiet_libraries():
             tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
         statistics = model_config.read_json(folder / "preprocessor_config.json")
     except (OSError, ValueError, LookupError, TypeError) as error:
-        raise Incompatible(f"the CLIPSeg in {folder} is damaged: {error}", model_spec.restoring(folder)) from error
+        raise Incompatible(
+            f"the CLIPSeg in {folder} is damaged: {error}", model_spec.suggest_restore(folder)
+        ) from error
     if len(tokenizer) < model.config.text_config.vocab_size:
-        raise Incompatible(f"the CLIPSeg in {folder} holds no usable tokenizer", model_spec.restoring(folder))
+        raise Incompatible(f"the CLIPSeg in {folder} holds no usable tokenizer", model_spec.suggest_restore(folder))
     size = statistics["size"]
     return ClipSeg(
         model=model.requires_grad_(False).eval().to(device),

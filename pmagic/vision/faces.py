@@ -70,7 +70,7 @@ class FacePack:
 def load(folder: Path) -> FacePack:
     """Load the pack in `folder`. Raises WeightsMissing if it is missing, Incompatible if it cannot be used."""
     if not any(folder.glob("*.onnx")):  # checked before insightface, which would download missing files
-        raise WeightsMissing(f"there is no face pack in {folder}", model_spec.restoring(folder))
+        raise WeightsMissing(f"there is no face pack in {folder}", model_spec.suggest_restore(folder))
     offline.import_http_client()
     from insightface.app import FaceAnalysis
 
@@ -81,7 +81,7 @@ def load(folder: Path) -> FacePack:
     except Exception as error:  # insightface uses assert, onnxruntime has a dozen classes without a common base
         told = str(error).splitlines()[0] if str(error) else "it has no detector"
         raise Incompatible(
-            f"the face pack in {folder} cannot be opened: {told}", model_spec.restoring(folder)
+            f"the face pack in {folder} cannot be opened: {told}", model_spec.suggest_restore(folder)
         ) from error
     if "recognition" not in analysis.models or not getattr(analysis.det_model, "use_kps", False):
         lacks = "recogniser" if "recognition" not in analysis.models else "landmarks in its detector"

@@ -159,7 +159,7 @@ def _slope(attributes: dict[str, Any], x: Tensor, slope: Tensor) -> Tensor:
     return torch.where(x >= 0, x, x * slope)
 
 
-def _reshaped(attributes: dict[str, Any], x: Tensor, shape: Tensor) -> Tensor:
+def _reshape(attributes: dict[str, Any], x: Tensor, shape: Tensor) -> Tensor:
     """Reshape: 0 keeps an axis, -1 is inferred. A fixed batch of 1 in the file stands for any batch."""
     wanted = [x.shape[k] if size == 0 else size for k, size in enumerate(shape.tolist())]
     return x.reshape(x.shape[0], *wanted[1:]) if wanted[:1] == [1] else x.reshape(wanted)
@@ -182,7 +182,7 @@ _NODES: dict[str, Callable[..., Tensor]] = {
     "Mul": lambda attributes, x, y: x * y,
     "PRelu": _slope,
     "Relu": lambda attributes, x: x.relu(),
-    "Reshape": _reshaped,
+    "Reshape": _reshape,
     "Sigmoid": lambda attributes, x: x.sigmoid(),
     "Sub": lambda attributes, x, y: x - y,
 }

@@ -82,10 +82,10 @@ def _find(pack: FacePack, photo: Image.Image, turn: int, margin: float) -> list[
     if turn in (90, 270):
         across, down = down, across
     found = pack.find(shown.rotate(turn, expand=True) if turn else shown)
-    return [_moved(face, across, down) for face in found]
+    return [_move(face, across, down) for face in found]
 
 
-def _moved(face: Face, across: int, down: int) -> Face:
+def _move(face: Face, across: int, down: int) -> Face:
     """The face in pixels of the photo without the margin. Its box may extend beyond the photo."""
     if not across and not down:
         return face

@@ -18,7 +18,7 @@ from pmagic.world.scenes import (
     Scene,
     article,
     describe,
-    reworded,
+    reword,
 )
 from pmagic.world.things import Thing
 
@@ -79,7 +79,7 @@ def snapshot_caption(
     opening = FRAMING_OPENINGS.get(framing) if tails and front < 0.4 and head == STYLES["photo"] else None
     layout = [] if opening or not tails else [tails[int(front * 100) % len(tails)]]
     layout += [SIDE_TAILS[side]] if says_side and not beside else []
-    text = _join(reworded(_join(head, *parts.values()), rng, OPENINGS_WITHOUT_LAYOUT, ASIDES_WITHOUT_LAYOUT), *layout)
+    text = _join(reword(_join(head, *parts.values()), rng, OPENINGS_WITHOUT_LAYOUT, ASIDES_WITHOUT_LAYOUT), *layout)
     if opening:
         text = _join(opening, *parts.values(), *layout)
     for part in ("traits", "place", "garments"):  # parts that do not fit are left out

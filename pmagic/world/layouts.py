@@ -48,7 +48,7 @@ def side_of(where: Scene) -> str:
     return "left" if where.x < 0.395 else "right" if where.x > 0.605 else "middle"
 
 
-def mirrored(where: Scene) -> Scene:
+def mirror(where: Scene) -> Scene:
     """The figure on the other side, with the opposite tilt, on the same background."""
     return replace(where, x=1 - where.x, turn=-where.turn)
 
@@ -57,4 +57,4 @@ def other_layout(where: Scene, rng: Generator) -> Scene:
     """The same scene in another layout: mirrored, or of another framing where the figure stands in the middle."""
     framings = [each for each in FRAMINGS if each != framing_of(where)]
     other = replace(where, **layout(rng, str(rng.choice(framings)), "middle"))
-    return other if side_of(where) == "middle" else mirrored(where)
+    return other if side_of(where) == "middle" else mirror(where)

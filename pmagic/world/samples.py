@@ -10,7 +10,7 @@ from numpy.random import Generator
 
 from pmagic.world import captions, scenes
 from pmagic.world.drawing import Drawing, draw
-from pmagic.world.layouts import mirrored, other_layout
+from pmagic.world.layouts import mirror, other_layout
 from pmagic.world.people import NAMED, NAMES, person
 from pmagic.world.scenes import MARK, Scene, pair_scenes, rng_for, scene
 from pmagic.world.snapshots import beside, snapshot, snapshot_pair, thing_alone
@@ -128,7 +128,7 @@ def _one_person(where: Scene, rng: Generator, key: int, twin: bool, with_thing: 
         words = captions.thing_words(what, rng)
         where, at = beside(where, rng)
         if twin:
-            where, at = mirrored(where), mirrored(at)
+            where, at = mirror(where), mirror(at)
     elif twin:
         where = other_layout(where, rng)
     text, layout_text = (
@@ -154,7 +154,7 @@ def _pair(rng: Generator, key: int, twin: bool) -> Sample:
         subjects = ("a face", "a face")
     if twin:
         seeds, subjects = (seeds[1], seeds[0]), (subjects[1], subjects[0])
-        places = (mirrored(places[1]), mirrored(places[0]))
+        places = (mirror(places[1]), mirror(places[0]))
     text, order = captions.pair_caption(subjects, places[0], rng_for(_CAPTIONS, key))
     marked = tuple(seeds[which] for which in order if subjects[which] == MARK)
     drawing = draw([(person(s), each) for s, each in zip(seeds, places, strict=True)], side=WORLDS[2].side)

@@ -130,7 +130,7 @@ def caption(who: Person, where: Scene, rng: Generator, name: str | None = None, 
         parts.append(f"wearing a {where.shirt} shirt")
     if rng.random() < (0.97 if where.place in PLACES else 0.6):
         parts.append(place_words(where))
-    return reworded(" ".join([*parts, style_tail]).strip(), rng)
+    return reword(" ".join([*parts, style_tail]).strip(), rng)
 
 
 # Other words that people type around a subject. They change nothing in a drawn picture, but a base should know them.
@@ -151,7 +151,7 @@ NEGATIVES = (
 )  # fmt: skip
 
 
-def reworded(text: str, rng: Generator, openings: Sequence[str] = OPENINGS, asides: Sequence[str] = ASIDES) -> str:
+def reword(text: str, rng: Generator, openings: Sequence[str] = OPENINGS, asides: Sequence[str] = ASIDES) -> str:
     """Sometimes another opening, determiner, filler word or aside, as in the usual prompt templates."""
     if text.startswith("a photo of ") and rng.random() < 0.3:
         text = str(rng.choice(openings)) + text.removeprefix("a photo of")

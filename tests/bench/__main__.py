@@ -94,9 +94,9 @@ def speed(asked: argparse.Namespace) -> dict[str, object]:
         sys.exit(f"ours and the reference's way differ by {distance:g}, so nothing is timed")
     found = {name: arm for name, arm in made(bench).items() if name.startswith("ours")}
     found |= {name: exact[name] for name in ("reference", "stock")}
-    if bench.base.fast is not None:
+    if bench.base.compute_dtype is not None:
         found["ours in float32"] = exact["ours"]
-    if bench.base.fast is not None and not learns:
+    if bench.base.compute_dtype is not None and not learns:
         found[f"stock in {bench.base.computes_in}"] = made(prepared(asked, bench.base.computes_in))["stock"]
     rows = {}
     for name in found:
@@ -113,7 +113,7 @@ def speed(asked: argparse.Namespace) -> dict[str, object]:
         "distance": distance,
         "computes_in": bench.base.computes_in,
         "flops_per_second": rows["ours"]["flops"] / mean,
-        "peak_flops_per_second": timing.peak(device, bench.base.fast or bench.base.weights),
+        "peak_flops_per_second": timing.peak(device, bench.base.compute_dtype or bench.base.weights_dtype),
         "against": rows,
     }
 

@@ -209,17 +209,19 @@ def _micro_steps(bench: Bench) -> Arm:
         texts = settings.templates[int(draw.template)], settings.open_prompts[int(draw.open_prompt)]
         said, heard = (token_batch.tokens_with_name(base, [text], settings.tokens) for text in texts)
         dynamic, residual = learner(draw.t, seen)
-        main = encode(pipeline.text_encoder, said.ids, said.slots, dynamic, residual * draw.keep[:, None, None])
+        main = encode(
+            pipeline.text_encoder, said.ids, said.placeholder_index, dynamic, residual * draw.keep[:, None, None]
+        )
         dynamic, residual = learner(draw.t, seen)
         spoken = residual * draw.keep_open[:, None, None]
-        free = encode(pipeline.text_encoder, heard.ids, heard.slots, dynamic, spoken, with_attention=True)
+        free = encode(pipeline.text_encoder, heard.ids, heard.placeholder_index, dynamic, spoken, with_attention=True)
         with packed_kv(pipeline.unet):
-            packed = main.condition.packed()
+            packed = main.condition.pack()
             (prediction,) = pipeline.unet(noisy, draw.t, encoder_hidden_states=packed, return_dict=False)
         output = StepOutput(
             t=draw.t, latents=latents, noisy=noisy, prediction=prediction, target=draw.noise, mask=bench.subject.mask,
             keys=main.condition.keys, values=main.condition.values, attention=free.attention,
-            open_slots=heard.slots, open_lengths=heard.lengths,
+            open_placeholder_index=heard.placeholder_index, open_lengths=heard.lengths,
         )  # fmt: skip
         (training.weighted_sum(context, training.loss_terms(context, output)).mean() / settings.batch).backward()
 
@@ -284,8 +286,8 @@ def _one_by_one(bench: Bench, persona: Persona) -> Arm:
         if t is None:
             return token_batch.encode_plain(base, prompts.substitute_names(PROMPT, {"": persona.word}))
         said = token_batch.tokens_with_name(base, [PROMPT], learner.shape.tokens)
-        dynamic, residual = learner(torch.tensor([t], device=base.device, dtype=base.precision), seen)
-        return encode(pipeline.text_encoder, said.ids, said.slots, dynamic, residual).condition
+        dynamic, residual = learner(torch.tensor([t], device=base.device, dtype=base.learner_dtype), seen)
+        return encode(pipeline.text_encoder, said.ids, said.placeholder_index, dynamic, residual).condition
 
     @torch.no_grad()
     def picture(seed: int) -> Image.Image:
@@ -294,13 +296,13 @@ def _one_by_one(bench: Bench, persona: Persona) -> Arm:
         latents = rendering.initial_noise(base, [seed], base.size, base.size) * scheduler.init_noise_sigma
         times = [float(t) for t in scheduler.timesteps]
         with packed_kv(pipeline.unet):
-            negative = token_batch.encode_plain(base, settings.negative).packed()
+            negative = token_batch.encode_plain(base, settings.negative).pack()
             for t, source in zip(scheduler.timesteps, dynamic_sources(times, persona.bounds), strict=True):
                 condition = spoken_at(source)
                 given = scheduler.scale_model_input(latents, t)
                 without, with_prompt = (
                     pipeline.unet(given, t, encoder_hidden_states=each, return_dict=False)[0]
-                    for each in (negative, condition.packed())
+                    for each in (negative, condition.pack())
                 )
                 guided = without + settings.guidance * (with_prompt - without)
                 latents = scheduler.step(guided, t, latents, return_dict=False)[0]

@@ -26,11 +26,11 @@ def close(actual: Tensor, expected: Tensor, tolerance: float = 1e-9, name: str =
 
 def token_batch(base: Base, ids: Tensor, placeholders: Sequence[int]) -> TokenBatch:
     """Prompts as the authors' tokenizer gave them, (B, 77), with each placeholder token as the slot it stands for."""
-    slots = torch.full_like(ids, -1)
+    placeholder_index = torch.full_like(ids, -1)
     for slot, placeholder in enumerate(placeholders):
-        slots[ids == placeholder] = slot
+        placeholder_index[ids == placeholder] = slot
     end = base.pipeline.tokenizer.eos_token_id
-    return TokenBatch(ids.masked_fill(slots >= 0, end), slots, (ids != end).sum(dim=1) - 1)
+    return TokenBatch(ids.masked_fill(placeholder_index >= 0, end), placeholder_index, (ids != end).sum(dim=1) - 1)
 
 
 def sample(

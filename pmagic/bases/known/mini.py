@@ -16,5 +16,5 @@ SPEC = ModelSpec(
     licence="Apache-2.0",
     clipseg=_WEIGHTS / "clipseg",
     faces=_WEIGHTS / "faces_a",
-    judge=_WEIGHTS / "faces_b",
+    eval_recognizer=_WEIGHTS / "faces_b",
 )

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from pmagic.evaluation.variants import Variant, weighted
+from pmagic.evaluation.variants import Variant, override_weights
 
 
 def rows(whole: Variant) -> list[Variant]:
@@ -14,6 +14,6 @@ def rows(whole: Variant) -> list[Variant]:
         ("none", "no identity loss", {"identity": 0.0, "identity_constant": 0.0}, 0, ""),
     ]
     return [
-        replace(whole, key=key, title=title, learn=weighted(whole.learn, **weights), table=table, label=label)
+        replace(whole, key=key, title=title, learn=override_weights(whole.learn, **weights), table=table, label=label)
         for key, title, weights, table, label in asked
     ]

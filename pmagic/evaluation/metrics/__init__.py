@@ -5,11 +5,11 @@ COLUMNS: Mapping[str, str]     its columns by name, each with its meaning
 PRIMARY: str                   the column for plots and differences, "" for none
 PAIRED: Sequence[str]          optional: other columns for differences
 SLOPES: Mapping[str, Slope]    optional: regression slopes over all people; tables omit the columns they are fitted to
-def measure(observers: Observers, case: Sample) -> dict[str, list[float | None]]
+def measure(observers: Observers, sample: Sample) -> dict[str, list[float | None]]
                                for each column one number per picture, None if it is undefined
 
 A sample holds the pictures, their prompt, the judge's embeddings of the faces in the person's photos, and the photos
-themselves: `case.learned_photos` and `case.unseen_photos`, which are read on first use.
+themselves: `sample.learned_photos` and `sample.unseen_photos`, which are read on first use.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def slopes() -> dict[str, Slope]:
     return {name: slope for each in _metrics() for name, slope in getattr(each, "SLOPES", {}).items()}
 
 
-def tabled() -> dict[str, str]:
+def table_columns() -> dict[str, str]:
     """The columns of tables with their meanings: those that no slope is fitted to, then the slopes."""
     read = {column for slope in slopes().values() for column in (slope.y, slope.x)}
     own = {name: meaning for name, meaning in columns().items() if name not in read}
@@ -99,7 +99,7 @@ def primaries() -> list[str]:
     return [each.PRIMARY for each in _metrics() if each.PRIMARY]
 
 
-def paired() -> list[str]:
+def paired_columns() -> list[str]:
     """The columns for differences, the primary ones first."""
     return [*primaries(), *(column for each in _metrics() for column in getattr(each, "PAIRED", ()))]
 
@@ -109,10 +109,10 @@ def _metrics() -> list[ModuleType]:
     return sorted((shelf.take(SHELF, name) for name in shelf.names(SHELF)), key=lambda each: each.ORDER)
 
 
-def measured(observers: Observers, case: Sample) -> dict[str, list[float | None]]:
+def measure(observers: Observers, sample: Sample) -> dict[str, list[float | None]]:
     """All columns by name, rounded to six decimals: further digits are noise."""
     found: dict[str, list[float | None]] = {}
     for each in _metrics():
-        for column, values in each.measure(observers, case).items():
+        for column, values in each.measure(observers, sample).items():
             found[column] = [None if value is None else round(value, 6) for value in values]
     return {column: found[column] for column in columns()}

@@ -20,14 +20,14 @@ COLUMNS = {
 PRIMARY = "i_pre"
 
 
-def measure(observers: Observers, case: Sample) -> dict[str, list[float | None]]:
+def measure(observers: Observers, sample: Sample) -> dict[str, list[float | None]]:
     """Cosines in [-1, 1], detected 0 or 1. i_found is None without a face, i_unseen without usable unseen photos."""
-    faces = [scan.embedding for scan in observers.scans(case.pictures)]
-    found = [None if face is None else _likeness(face, case.learned) for face in faces]
+    faces = [scan.embedding for scan in observers.scans(sample.pictures)]
+    found = [None if face is None else _likeness(face, sample.learned) for face in faces]
     return {
         "i_pre": [NOBODY if each is None else each for each in found],
         "i_found": found,
-        "i_unseen": [_unseen(face, case.unseen) for face in faces],
+        "i_unseen": [_unseen(face, sample.unseen) for face in faces],
         "detected": [float(each is not None) for each in found],
     }
 

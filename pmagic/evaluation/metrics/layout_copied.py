@@ -32,14 +32,14 @@ SLOPES = {
 }  # fmt: skip
 
 
-def measure(observers: Observers, case: Sample) -> dict[str, list[float | None]]:
+def measure(observers: Observers, sample: Sample) -> dict[str, list[float | None]]:
     """Positions are about 0 to 1, log sizes are negative; None without a face."""
-    scans = observers.scans(case.pictures)
+    scans = observers.scans(sample.pictures)
     return {
         "x_drawn": [scan.x for scan in scans],
-        "x_photo": [_mean([scan.x for scan in case.scans])] * len(scans),
+        "x_photo": [_mean([scan.x for scan in sample.scans])] * len(scans),
         "log_size_drawn": [None if scan.size is None else math.log(scan.size) for scan in scans],
-        "log_size_photo": [_mean([math.log(scan.size) for scan in case.scans if scan.size])] * len(scans),
+        "log_size_photo": [_mean([math.log(scan.size) for scan in sample.scans if scan.size])] * len(scans),
     }
 
 

@@ -14,15 +14,15 @@ PRIMARY = ""
 PAIRED = ("of_the_way",)
 
 
-def measure(observers: Observers, case: Sample) -> dict[str, list[float | None]]:
+def measure(observers: Observers, sample: Sample) -> dict[str, list[float | None]]:
     """About 0 to 1, for some pictures below 0 or above 1; None if there is no scale for the prompt."""
-    scale = case.scale
+    scale = sample.scale
     if scale is None:
-        return {"of_the_way": [None] * len(case.pictures)}
-    faces = [scan.embedding for scan in observers.scans(case.pictures)]
+        return {"of_the_way": [None] * len(sample.pictures)}
+    faces = [scan.embedding for scan in observers.scans(sample.pictures)]
     span = scale.person - scale.strangers
     return {
         "of_the_way": [
-            0.0 if face is None else (float((case.learned @ face).mean()) - scale.strangers) / span for face in faces
+            0.0 if face is None else (float((sample.learned @ face).mean()) - scale.strangers) / span for face in faces
         ]
     }

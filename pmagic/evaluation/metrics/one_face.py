@@ -9,6 +9,6 @@ PRIMARY = ""
 PAIRED = ("one_face",)
 
 
-def measure(observers: Observers, case: Sample) -> dict[str, list[float | None]]:
+def measure(observers: Observers, sample: Sample) -> dict[str, list[float | None]]:
     """0 or 1 for each picture."""
-    return {"one_face": [float(scan.count == 1) for scan in observers.scans(case.pictures)]}
+    return {"one_face": [float(scan.count == 1) for scan in observers.scans(sample.pictures)]}

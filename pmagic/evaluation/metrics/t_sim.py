@@ -16,7 +16,7 @@ COLUMNS = {
 PRIMARY = "t_sim"
 
 
-def measure(observers: Observers, case: Sample) -> dict[str, list[float | None]]:
+def measure(observers: Observers, sample: Sample) -> dict[str, list[float | None]]:
     """t_sim in [0, 2.5], t_cosine in [-1, 1]."""
-    cosines = observers.fits(case.pictures, case.prompts)[:, case.prompt].tolist()
+    cosines = observers.clip_similarity(sample.pictures, sample.prompts)[:, sample.prompt].tolist()
     return {"t_sim": [clip.WEIGHT * max(each, 0.0) for each in cosines], "t_cosine": cosines}

@@ -36,7 +36,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("world2")
     corpus.make(folder / "corpus", 60, version=2, workers=1)
     train.take_up(folder, version=2)
-    vae, tokenizer = train_vae.trained(folder), _tokenizer(folder)
+    vae, tokenizer = train_vae.load_trained(folder), _tokenizer(folder)
     base_material.material(folder, vae, tokenizer)
     corpus.make(folder / "corpus", 160, version=2, workers=1)
     return folder
@@ -44,7 +44,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def given(work: Path) -> base_material.Material:
-    return base_material.material(work, train_vae.trained(work), _tokenizer(work))
+    return base_material.material(work, train_vae.load_trained(work), _tokenizer(work))
 
 
 def _tokenizer(work: Path) -> CLIPTokenizer:
@@ -70,14 +70,14 @@ def test_latents_are_encoded_once_and_keep_the_shipped_scale(work: Path, given: 
     corrupted = first.copy()
     corrupted[0] = 7
     np.save(work / "latents.npy", corrupted)  # what is there is not encoded again
-    again = base_material.latents_of(work, corpus.load(work / "corpus").images, train_vae.trained(work))
+    again = base_material.latents_of(work, corpus.load(work / "corpus").images, train_vae.load_trained(work))
     assert (again[0] == 7).all() and len(again) == 160
     np.save(work / "latents.npy", np.concatenate([first, again[60:]]))
 
 
 def test_the_run_begins_with_the_shipped_weights(work: Path) -> None:
-    shipped, _ = train_base.finished(train.WEIGHTS)
-    begun = train_base.trained(work)
+    shipped, _ = train_base.load_exported(train.WEIGHTS)
+    begun = train_base.load_trained(work)
     assert begun.unet.config.sample_size == 24
     for key, weight in shipped.state_dict().items():
         own = begun.state_dict()[key]
@@ -114,7 +114,7 @@ def test_short_twins_stand_at_the_left_and_the_right(work: Path, given: base_mat
 def test_a_run_teaches_sides_first(
     share: float, singles: int, twins: int, short: int, work: Path, given: base_material.Material
 ) -> None:
-    networks = train_base.trained(work).train()
+    networks = train_base.load_trained(work).train()
     teacher, asked = base_teacher.Teacher(given, networks, networks.unet, torch.Generator().manual_seed(3)), []
     for name in ("_singles", "_twins", "_short_twins"):
         ask = getattr(teacher, name)
@@ -185,7 +185,7 @@ def test_the_gates_question_differs_by_one_word_of_the_layout() -> None:
 def test_gates_are_recorded_with_the_samples_seen(work: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     """Of networks that read no word, the error is the same with any."""
     monkeypatch.setattr(layout_gates, "TIMES", (800,))
-    networks = train_base.trained(work)
+    networks = train_base.load_trained(work)
     deaf = lambda noisy, t, states: type("Found", (), {"sample": noisy})()  # noqa: E731
     monkeypatch.setattr(networks, "unet", torch.nn.Identity())
     monkeypatch.setattr(networks.unet, "forward", deaf)
@@ -210,7 +210,7 @@ def test_the_shipped_settings_are_those_of_world_1() -> None:
 
 @pytest.mark.slow
 def test_the_probe_sees_a_bust_better_as_noise_falls() -> None:
-    points = probe_gate.curve(measuring.opened(), measuring.TRAINING)
+    points = probe_gate.curve(measuring.open_base(), measuring.TRAINING)
     assert [t for t, _ in points] == list(GRID) and rise(points) > 0.7
 
 

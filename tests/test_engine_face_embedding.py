@@ -104,7 +104,9 @@ def test_faces_in_turn_have_the_slopes_of_faces_at_once(
     for pixels, at_once in ((512 * 512, [3]), ((2 * look.side * 4) ** 2 // 2, [2, 1]), (1, [1, 1, 1])):
         decoded.clear()
         monkeypatch.setattr(face_embedding, "DECODED_AT_ONCE", pixels)
-        torch.testing.assert_close(slopes(lambda given: look.apart(given, photo)), expected, rtol=1e-3, atol=1e-5)
+        torch.testing.assert_close(
+            slopes(lambda given: look.identity_distance(given, photo)), expected, rtol=1e-3, atol=1e-5
+        )
         assert decoded == at_once
     assert expected[1][0].abs().max() > 0
 
@@ -113,7 +115,7 @@ def test_faces_in_turn_have_the_slopes_of_faces_at_once(
 def test_faces_are_decoded_in_the_fast_type_and_the_base_keeps_its_own(
     faced_base: loading.Base, known: Subject, mixed: bool
 ) -> None:
-    vae, fast = faced_base.pipeline.vae, replace(faced_base, fast=torch.bfloat16, mixed=mixed)
+    vae, fast = faced_base.pipeline.vae, replace(faced_base, compute_dtype=torch.bfloat16, fp32_norms=mixed)
     before = loading.weights_hash(faced_base.pipeline)
     latents = known.mean * vae.config.scaling_factor
     look = face_embedding.open_face_embedder(fast, known, margin=1.0)
@@ -152,7 +154,7 @@ def test_decoding_again_gives_the_same_gradients(
     faced_base: loading.Base, faced_folder: Path, known: Subject, mixed: bool | None
 ) -> None:
     """mixed: of a base in the fast type; None is its own."""
-    base = faced_base if mixed is None else tiny.open_fast(faced_folder, mixed=mixed)
+    base = faced_base if mixed is None else tiny.open_fast(faced_folder, fp32_norms=mixed)
     settings = settings_for("paper", {}, **tiny.train_step(bounds=(100, 300), losses={"identity": 1.0}))
     draw = randomness.sample_step(settings, 0, 1, known.mean.shape[1:], torch.float32)
     calls: list[None] = []

@@ -33,7 +33,7 @@ def test_list_shows_every_version_and_the_damaged_ones_too(library: Library, per
     library.save("bob", persona())
     (library.root / "bob" / "v0001" / "persona.toml").write_text("x")
     lines = runner.invoke(app, ["list"]).stdout.splitlines()
-    assert lines[0].split() == ["PERSONA", "BASE", "WORD", "RECIPE", "ITERATIONS", "SIZE", "CREATED"]
+    assert lines[0].split() == ["PERSONA", "BASE", "WORD", "LEARNED", "WITH", "ITERATIONS", "SIZE", "CREATED"]
     assert lines[1].split()[:7] == ["alice@1", "mini", "face", "reference", "7", "0.0", "MB"]
     assert abs(datetime.strptime(lines[1][-16:], "%Y-%m-%d %H:%M") - datetime.now()) < timedelta(minutes=5)
     assert lines[2].split()[:3] == ["alice@2", "mini", "woman"]

@@ -58,7 +58,7 @@ def test_contract(name: str) -> None:
 
 
 def test_the_short_names_are_those_of_the_readme() -> None:
-    specs = {each.name: each.repo for each in model_spec.known()}
+    specs = {each.name: each.repo for each in model_spec.known_bases()}
     assert specs == {
         "mini": None,
         "sd14": "CompVis/stable-diffusion-v1-4",
@@ -138,21 +138,25 @@ def test_what_a_persona_calls_its_base_is_never_taken_for_a_folder(
 def test_observers_are_folders_where_they_are_here_and_names_where_not(tmp_path: Path) -> None:
     toml = '[observers]\nclipseg = "../clipseg"\nfaces = "../faces_a"\njudge = "../faces_b"\n'
     found = model_spec.resolve(str(base_folder(tmp_path / "base", toml)))
-    assert (found.clip, found.clipseg, found.faces, found.judge) == (
+    assert (found.clip, found.clipseg, found.faces, found.eval_recognizer) == (
         model_spec.CLIP_REPO,
         (tmp_path / "clipseg").resolve(),
         (tmp_path / "faces_a").resolve(),
         (tmp_path / "faces_b").resolve(),
     )
     plain = model_spec.resolve("sd14")
-    assert (plain.clipseg, plain.faces, plain.judge) == ("CIDAS/clipseg-rd64-refined", "buffalo_l", "antelopev2")
+    assert (plain.clipseg, plain.faces, plain.eval_recognizer) == (
+        "CIDAS/clipseg-rd64-refined",
+        "buffalo_l",
+        "antelopev2",
+    )
     model_spec.place_of("buffalo_l").mkdir(parents=True)
     assert model_spec.resolve("sd14").faces == model_spec.place_of("buffalo_l")
 
 
 def test_the_miniature_has_its_own_observers() -> None:
     found = model_spec.resolve("mini")
-    assert [Path(place).name for place in (found.clip, found.clipseg, found.faces, found.judge)] == [
+    assert [Path(place).name for place in (found.clip, found.clipseg, found.faces, found.eval_recognizer)] == [
         "clip",
         "clipseg",
         "faces_a",
@@ -407,7 +411,7 @@ def test_a_pack_that_does_not_arrive_leaves_none(archive: SimpleNamespace, monke
     monkeypatch.setattr(zipfile, "ZipFile", lambda path, mode="r": real(io.BytesIO(b"PK cut"), mode))
     with pytest.raises(WeightsMissing, match="did not arrive complete"):
         fetching.fetch(order, show=False)
-    assert model_spec.resolve("sd14").judge == "antelopev2"
+    assert model_spec.resolve("sd14").eval_recognizer == "antelopev2"
 
 
 def test_a_pack_offline_says_so(archive: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -196,10 +196,10 @@ def test_a_face_counts_once_and_a_second_box_is_invented() -> None:
         def __init__(self, *answer: faces.Face) -> None:
             self.find = lambda picture: list(answer)
 
-    assert eyes.found(Fake(right), drawing, [where]) == (1, 0, [0.0])
-    assert eyes.found(Fake(right, right), drawing, [where])[:2] == (1, 1)
-    assert eyes.found(Fake(aside), drawing, [where])[:2] == (0, 1)
-    assert eyes.found(Fake(), drawing, [where])[:2] == (0, 0)
+    assert eyes.match_faces(Fake(right), drawing, [where]) == (1, 0, [0.0])
+    assert eyes.match_faces(Fake(right, right), drawing, [where])[:2] == (1, 1)
+    assert eyes.match_faces(Fake(aside), drawing, [where])[:2] == (0, 1)
+    assert eyes.match_faces(Fake(), drawing, [where])[:2] == (0, 0)
 
 
 # The shipped ones, on people whom no training has met
@@ -220,7 +220,7 @@ def test_they_are_small(shipped: Path) -> None:
 
 def test_they_find_faces_and_invent_none(shipped: Path) -> None:
     pack = faces.load(shipped / "faces_a")
-    hits = [eyes.found(pack, d, [w]) for style in STYLES for d, w in eyes.portraits(style, 5, 64)]
+    hits = [eyes.match_faces(pack, d, [w]) for style in STYLES for d, w in eyes.portraits(style, 5, 64)]
     assert sum(found for found, _, _ in hits) >= 29
     assert sum(invented for _, invented, _ in hits) <= 1
     assert sum(len(pack.find(Image.fromarray(d.image))) for d in eyes.faceless(24, 64)) <= 1

@@ -8,9 +8,9 @@ COLUMNS = {"obeyed": "share of pictures whose own prompt fits best among all pro
 PRIMARY = ""
 
 
-def measure(observers: Observers, case: Sample) -> dict[str, list[float | None]]:
+def measure(observers: Observers, sample: Sample) -> dict[str, list[float | None]]:
     """0 or 1; None if the evaluation has only one prompt."""
-    if len(case.prompts) < 2:
-        return {"obeyed": [None] * len(case.pictures)}
-    best = observers.fits(case.pictures, case.prompts).argmax(dim=1).tolist()
-    return {"obeyed": [float(each == case.prompt) for each in best]}
+    if len(sample.prompts) < 2:
+        return {"obeyed": [None] * len(sample.pictures)}
+    best = observers.clip_similarity(sample.pictures, sample.prompts).argmax(dim=1).tolist()
+    return {"obeyed": [float(each == sample.prompt) for each in best]}

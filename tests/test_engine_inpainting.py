@@ -24,7 +24,7 @@ SIZE = (tiny.SIZE, tiny.SIZE)
 
 
 @pytest.fixture(scope="module")
-def cast(tiny_base: loading.Base) -> dict[str, Persona]:
+def personas(tiny_base: loading.Base) -> dict[str, Persona]:
     learned = personamagic.learn(tiny_base, tiny.known(tiny_base), settings_for("reference", {}, **tiny.train_step()))
     return {"alice": learned}
 
@@ -36,19 +36,19 @@ def masked(size: tuple[int, int], *boxes: tuple[int, int, int, int]) -> Image.Im
     return mask
 
 
-def drawn(base: loading.Base, cast: dict[str, Persona], place: InpaintRegion, **changes: object) -> np.ndarray:
-    (picture,) = rendering.compose(base, cast, PROMPT, [3], replace(FEW, **changes), edit=place)
+def drawn(base: loading.Base, personas: dict[str, Persona], place: InpaintRegion, **changes: object) -> np.ndarray:
+    (picture,) = rendering.compose(base, personas, PROMPT, [3], replace(FEW, **changes), edit=place)
     return np.asarray(picture)
 
 
 @pytest.mark.parametrize("size", [(100, 60), (32, 32), (20, 50), (33, 200)])
 @pytest.mark.parametrize("soft_edge", [0, 3])
 def test_outside_the_mask_the_background_is_untouched(
-    tiny_base: loading.Base, cast: dict[str, Persona], size: tuple[int, int], soft_edge: int
+    tiny_base: loading.Base, personas: dict[str, Persona], size: tuple[int, int], soft_edge: int
 ) -> None:
     background = tiny.photo(4, size)
     mask = masked(size, (2, 3, 11, 14), (12, 20, 18, 28))
-    result = drawn(tiny_base, cast, inpaint_region(background, mask, SIZE, soft_edge))
+    result = drawn(tiny_base, personas, inpaint_region(background, mask, SIZE, soft_edge))
     before, marked = np.asarray(background), np.asarray(mask) > 0
     assert result.shape == before.shape
     assert np.array_equal(result[~marked], before[~marked])
@@ -58,40 +58,40 @@ def test_outside_the_mask_the_background_is_untouched(
 @pytest.mark.parametrize("scheduler", sorted(schedulers.SCHEDULERS))
 @pytest.mark.parametrize("guidance", [4.0, 1.0])
 def test_a_full_mask_is_plain_rendering(
-    tiny_base: loading.Base, cast: dict[str, Persona], scheduler: str, guidance: float
+    tiny_base: loading.Base, personas: dict[str, Persona], scheduler: str, guidance: float
 ) -> None:
     settings = replace(FEW, scheduler=scheduler, guidance=guidance)
     place = inpaint_region(tiny.photo(4, SIZE), Image.new("L", SIZE, 255), SIZE)
-    (localised,) = rendering.compose(tiny_base, cast, PROMPT, [3], settings, edit=place)
-    (plain,) = rendering.compose(tiny_base, cast, PROMPT, [3], settings)
+    (localised,) = rendering.compose(tiny_base, personas, PROMPT, [3], settings, edit=place)
+    (plain,) = rendering.compose(tiny_base, personas, PROMPT, [3], settings)
     assert localised.tobytes() == plain.tobytes()
 
 
-def test_the_rest_of_the_frame_is_seen_while_drawing(tiny_base: loading.Base, cast: dict[str, Persona]) -> None:
+def test_the_rest_of_the_frame_is_seen_while_drawing(tiny_base: loading.Base, personas: dict[str, Persona]) -> None:
     """The same seed and mask in another scene draws another picture: the noise around it is the scene's."""
     mask = masked(SIZE, (8, 8, 24, 24))
-    one, other = (drawn(tiny_base, cast, inpaint_region(tiny.photo(seed, SIZE), mask, SIZE)) for seed in (4, 5))
+    one, other = (drawn(tiny_base, personas, inpaint_region(tiny.photo(seed, SIZE), mask, SIZE)) for seed in (4, 5))
     assert (one[8:24, 8:24] != other[8:24, 8:24]).any()
 
 
-def test_picture_k_is_the_same_alone_and_among_others(tiny_base: loading.Base, cast: dict[str, Persona]) -> None:
+def test_picture_k_is_the_same_alone_and_among_others(tiny_base: loading.Base, personas: dict[str, Persona]) -> None:
     place = inpaint_region(tiny.photo(4, SIZE), masked(SIZE, (8, 8, 24, 24)), SIZE)
-    both = rendering.compose(tiny_base, cast, PROMPT, [3, 4], FEW, edit=place)
-    assert np.array_equal(np.asarray(both[0]), drawn(tiny_base, cast, place))
+    both = rendering.compose(tiny_base, personas, PROMPT, [3, 4], FEW, edit=place)
+    assert np.array_equal(np.asarray(both[0]), drawn(tiny_base, personas, place))
     assert both[0].tobytes() != both[1].tobytes()
-    at_once = rendering.compose(tiny_base, cast, PROMPT, [3, 4], replace(FEW, batch=2), edit=place)
+    at_once = rendering.compose(tiny_base, personas, PROMPT, [3, 4], replace(FEW, batch=2), edit=place)
     for left, right in zip(both, at_once, strict=True):
         assert np.abs(np.asarray(left, dtype=int) - np.asarray(right, dtype=int)).max() <= 1
 
 
-def test_a_line_thinner_than_a_cell_is_drawn(tiny_base: loading.Base, cast: dict[str, Persona]) -> None:
+def test_a_line_thinner_than_a_cell_is_drawn(tiny_base: loading.Base, personas: dict[str, Persona]) -> None:
     place = inpaint_region(tiny.photo(4, SIZE), masked(SIZE, (0, 13, 32, 14)), SIZE)
     assert place.frame == (0, 0, 32, 32)
     cells = place.inputs(tiny_base, *SIZE)["mask_image"][0, 0]
     assert cells.unique(dim=0).shape[0] == 2 and cells[12:16].eq(1).all() and cells.sum() == 4 * 32
 
 
-def test_the_base_is_as_it_was_after_an_error(tiny_base: loading.Base, cast: dict[str, Persona]) -> None:
+def test_the_base_is_as_it_was_after_an_error(tiny_base: loading.Base, personas: dict[str, Persona]) -> None:
     before = loading.weights_hash(tiny_base.pipeline)
 
     def stop(done: int, total: int) -> None:
@@ -99,8 +99,8 @@ def test_the_base_is_as_it_was_after_an_error(tiny_base: loading.Base, cast: dic
 
     place = inpaint_region(tiny.photo(4, SIZE), masked(SIZE, (8, 8, 24, 24)), SIZE)
     with pytest.raises(InterruptedError):
-        rendering.compose(tiny_base, cast, PROMPT, [3], FEW, edit=place, on_step=stop)
-    drawn(tiny_base, cast, place)
+        rendering.compose(tiny_base, personas, PROMPT, [3], FEW, edit=place, on_step=stop)
+    drawn(tiny_base, personas, place)
     assert tiny.hooks_of(tiny_base) == []
     assert loading.weights_hash(tiny_base.pipeline) == before
 

@@ -109,7 +109,7 @@ def test_a_face_that_lies_is_learned_upright(turn: int, number: int) -> None:
     (known,) = select_faces(MINI, [upright], ["upright.png"])
     (found,) = select_faces(MINI, [upright.rotate(turn, expand=True)], ["turned.png"])
     assert (found.turn, found.margin) == ((360 - turn) % 360, 0)
-    assert found.upright(upright.rotate(turn, expand=True)).tobytes() == upright.tobytes()
+    assert found.turn_upright(upright.rotate(turn, expand=True)).tobytes() == upright.tobytes()
     assert np.array_equal(found.face.landmarks, known.face.landmarks)
     assert (found.search == "") is (turn == 0)
 

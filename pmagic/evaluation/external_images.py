@@ -31,14 +31,14 @@ _NUMBER = re.compile(r"(\d+)(?!\d)")
 
 
 @dataclass(frozen=True)
-class Shown:
+class ExternalImages:
     """The pictures of one person, by prompt, counted from 0."""
 
     who: Individual
     files: dict[int, list[Path]]
 
 
-def found(root: Path, photos: Path, prompts: int) -> tuple[list[Shown], list[str]]:
+def find_images(root: Path, photos: Path, prompts: int) -> tuple[list[ExternalImages], list[str]]:
     """The people with photos and pictures, and the names of those with photos alone.
 
     Raises NotFound for a wrong layout, UsageError for wrong prompt numbers or unknown people.
@@ -61,30 +61,30 @@ def found(root: Path, photos: Path, prompts: int) -> tuple[list[Shown], list[str
                 )
             files.setdefault(int(number[1]) - 1, []).append(path)
         if files:
-            shown.append(Shown(known[place.name], files))
+            shown.append(ExternalImages(known[place.name], files))
     if not shown:
         raise datasets.wrong_layout(root, WANTED, WHERE)
     seen = {each.who.name for each in shown}
     return shown, [name for name in known if name not in seen]
 
 
-def caveats(shown: Sequence[Shown], without: Sequence[str]) -> Iterator[str]:
+def caveats(shown: Sequence[ExternalImages], without: Sequence[str]) -> Iterator[str]:
     """The limitations of the results, one sentence each. without: the names of people without pictures."""
     if without:
-        yield f"there is no picture of {_listed(without)}: the means are without them"
+        yield f"there is no picture of {_list(without)}: the means are without them"
     drawn = {prompt for each in shown for prompt in each.files}
     lacking = {each.who.name: sorted(drawn - each.files.keys()) for each in shown}
-    told = [f"{name} by {', '.join(str(each + 1) for each in some)}" for name, some in lacking.items() if some]
-    if told:
-        yield f"not everyone has pictures by the same prompts, there is none of {_listed(told)}"
+    missing = [f"{name} by {', '.join(str(each + 1) for each in some)}" for name, some in lacking.items() if some]
+    if missing:
+        yield f"not everyone has pictures by the same prompts, there is none of {_list(missing)}"
 
 
-def _listed(texts: Sequence[str]) -> str:
+def _list(texts: Sequence[str]) -> str:
     more = f" and {len(texts) - _SHOWN} more" if len(texts) > _SHOWN else ""
     return "; ".join(texts[:_SHOWN]) + more
 
 
-def identity(shown: Sequence[Shown]) -> str:
+def identity(shown: Sequence[ExternalImages]) -> str:
     """A digest of the names and bytes of all pictures."""
     total = hashlib.sha256()
     for each in shown:
@@ -94,31 +94,31 @@ def identity(shown: Sequence[Shown]) -> str:
     return total.hexdigest()
 
 
-def measured(
+def measure(
     observers: Observers,
-    shown: Sequence[Shown],
-    sitters: Sequence[EvalSubject],
+    shown: Sequence[ExternalImages],
+    subjects: Sequence[EvalSubject],
     asked: Sequence[str],
     root: Path,
     key: str,
-    told: Callable[[int, int], None],
+    on_progress: Callable[[int, int], None],
 ) -> tuple[list[Score], dict[int, Sequence[str]], dict[int, Failure]]:
     """Measure all pictures: the scores, the comparison photos without a face, and the failures, the last two by subject
-    number. A subject that fails has no scores. sitters: the subjects, numbered in the order of `shown`.
+    number. A subject that fails has no scores. subjects: the people to measure, numbered in the order of `shown`.
     """
     spoken = [prompts.substitute_names(each, {"": FACE}) for each in asked]
     lines: list[Score] = []
     faceless: dict[int, Sequence[str]] = {}
     failures: dict[int, Failure] = {}
-    for who in sitters:
-        told(who.number, len(shown))
+    for who in subjects:
+        on_progress(who.number, len(shown))
         mine: list[Score] = []
         try:
-            seen = who.brought()
+            seen = who.load_photos()
             known = observers.known(seen)
             for prompt, files in sorted(shown[who.number - 1].files.items()):
                 drawn = [pictures.read_photo(path).image for path in files]
-                values = metrics.measured(
+                values = metrics.measure(
                     observers,
                     Sample(
                         pictures=drawn,

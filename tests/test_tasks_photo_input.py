@@ -89,3 +89,15 @@ def test_the_square_is_cut_from_the_upright_photo(tmp_path: Path) -> None:
     shown = photo_input.read(Console(), [tmp_path / "down.png"], None, None, False)
     known = select_faces(MINI, shown.images, shown.names)
     assert shown.square(256, known).tobytes() == Image.open(ALICE).convert("RGB").tobytes()
+
+
+@pytest.mark.parametrize("kind", ["face", "style"])
+def test_a_style_may_look_like_nothing_that_the_base_draws(
+    kind: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pmagic.engine.domain_check.denoising_error", lambda *given: 0.9)
+    console = Console()
+    shown = photo_input.read(console, [ALICE], None, None, kind == "style")
+    spec = SimpleNamespace(domain=MINI.domain, faces=None)
+    photo_input.warn_of_strange_photos(console, SimpleNamespace(spec=spec, name="mini"), shown, None, None)
+    assert ("do not expect a likeness" in capsys.readouterr().err) == (kind == "face")

@@ -20,7 +20,7 @@ pytest_plugins = ["tiny"]
 
 @pytest.fixture(params=[True, False], ids=["mixed", "wholly"])
 def fast(request: pytest.FixtureRequest, tiny_folders: dict[str, Path]) -> loading.Base:
-    return tiny.open_fast(tiny_folders["sd1"], mixed=request.param)
+    return tiny.open_fast(tiny_folders["sd1"], fp32_norms=request.param)
 
 
 def test_the_probes_maps_are_nearly_those_of_float32(fast: loading.Base, tiny_base: loading.Base) -> None:
@@ -70,7 +70,7 @@ def test_a_step_multiplies_in_tf32_only_where_all_is_fast_and_leaves_the_setting
     settings = settings_for("reference", {}, **tiny.train_step())
     for base in (fast, tiny_base):
         training.first_step_gradient(base, tiny.known(base), settings, probe.make_mapper)
-    assert seen == [not fast.mixed, False]
+    assert seen == [not fast.fp32_norms, False]
 
     def fail(*given: object) -> None:
         raise RuntimeError
