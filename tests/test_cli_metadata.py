@@ -84,7 +84,7 @@ def test_pictures_are_drawn_at_once_as_memory_allows(
     too_little = memory_estimate.memory_to_draw(spec, 8, (64, 64)) - 1  # for 8 at once
     for free, options, expected in (
         (10**12, [], [8] * 8 + [1]),
-        (too_little, ["--size", "64"], [7] * 7 + [2] * 2),
+        (too_little, ["--size", "64", "--dtype", "float32"], [7] * 7 + [2] * 2),
         (0, [], [1] * 9),
         (None, [], [1] * 9),
         (10**12, ["--exact"], [1] * 9),
