@@ -163,6 +163,7 @@ def render(
     device: str | None = None,
     dtype: NumberType = "auto",
     memory: Memory = "auto",
+    exact: bool = False,
     progress: bool = False,
 ) -> list[Image.Image]:
     """Draw a persona: n RGB pictures of each prompt, picture k of a prompt with seed + k.
@@ -170,8 +171,10 @@ def render(
     persona: a value, or the name of a saved one ("alice", "alice@1"). prompt: "as a cowboy" is completed to
     "a photo of {} as a cowboy"; in a prompt with {} the name goes there. steps, guidance, scheduler, negative: None for
     the recipe's and the base's own. size: (width, height) in pixels. strength: the factor of what the persona changes
-    of the base's weights. base: where the persona's base is, None for where it was. Each picture's `info["pmagic"]` is
-    a dict of everything that decided it: prompt, seed, settings.
+    of the base's weights. base: where the persona's base is, None for where it was. exact: draw one by one, so that a
+    picture has the same bytes alone or among others; else as many at once as fit into free memory, which may change
+    last bits. Each picture's `info["pmagic"]` is a dict of everything that decided it: prompt, seed, settings, and the
+    number of pictures drawn at once.
     Raises UsageError, NotFound, Incompatible, WeightsMissing, NumericFailure, OutOfMemory.
     """
     address, value = _persona(persona)
@@ -191,6 +194,7 @@ def render(
         device=device,
         dtype=dtype,
         memory=memory,
+        exact=exact,
     )
     return _draw({"": (address, value)}, scenes, options, base, progress)
 
@@ -212,6 +216,7 @@ def compose(
     device: str | None = None,
     dtype: NumberType = "auto",
     memory: Memory = "auto",
+    exact: bool = False,
     progress: bool = False,
 ) -> list[Image.Image]:
     """Draw several personas of one base in one picture: `compose({"alice": alice, "bob": bob}, "{alice} and {bob}")`.
@@ -249,6 +254,7 @@ def compose(
         device=device,
         dtype=dtype,
         memory=memory,
+        exact=exact,
     )
     return _draw(people, [scene], options, base, progress)
 

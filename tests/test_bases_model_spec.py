@@ -211,6 +211,14 @@ def test_memory_is_counted_from_the_headers(tmp_path: Path) -> None:
         for batch in (1, 2):
             alone = memory_estimate.memory_to_learn(found, batch, low=low, half=True)
             assert memory_estimate.memory_to_learn(found, batch, low=low, half=True, decodes=True) == alone + more
+    for pictures, side, half, needed in (
+        (1, 512, True, 1.2e9),  # of the decoder
+        (8, 512, True, 8 * 0.2e9),
+        (8, 512, False, 8 * 0.5e9),
+        (8, 1024, True, 32 * 0.2e9),
+        (2, 256, False, 1.2e9 / 4),
+    ):
+        assert memory_estimate.memory_to_draw(found, pictures, (side, side), half=half) == pytest.approx(needed)
     (found.folder / "unet" / "config.json").write_text(
         json.dumps({"sample_size": 32, "block_out_channels": [320, 640]})
     )

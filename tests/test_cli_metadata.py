@@ -21,10 +21,12 @@ from tiny import tiny_folders  # noqa: F401 - a fixture
 from typer.testing import CliRunner
 
 from pmagic import pictures, sheet
-from pmagic.cli import prompt_files
+from pmagic.bases import memory_estimate, model_spec
+from pmagic.cli import prompt_files, reproduce
 from pmagic.cli.app import app
 from pmagic.errors import UsageError
 from pmagic.library.store import Library
+from pmagic.tasks import base_options
 
 runner = CliRunner()
 
@@ -39,20 +41,22 @@ def alice(library: Library, tmp_path: Path, tiny_folders: dict[str, Path]) -> Li
 
 
 def test_the_command_that_info_prints_gives_the_same_bytes(alice: Library, tmp_path: Path) -> None:
-    """For each format, for a batch and alone, whatever config.toml says by then."""
+    """For each format, drawn at once with others or one by one, whatever config.toml says by then."""
     prompt = 'an "oil" painting of {} & $HOME; `x`'
-    for kind, ending in (("png", ".png"), ("jpeg", ".jpg"), ("webp", ".webp")):
+    for kind, ending, together in (("png", ".png", True), ("jpeg", ".jpg", False), ("webp", ".webp", True)):
         words = ["alice", prompt, "-n", "2", "--seed", "5", "--steps", "2", "--format", kind, "--negative", "-a 'hat'"]
+        words += [] if together else ["--exact"]
         done = runner.invoke(app, ["render", *words, "--out", str(tmp_path / "one")])
         first = Path(done.stdout.splitlines()[1])
         assert done.exit_code == 0 and first.suffix == ending
         runner.invoke(app, ["config", "set", "format", "jpeg" if kind == "png" else "png"])
         command = runner.invoke(app, ["info", "-q", str(first)]).stdout.strip()
         program, *again = shlex.split(command)
-        assert program == "pmagic" and "--seed=6" in again
+        assert program == "pmagic" and f"--seed={5 if together else 6}" in again
+        assert ("--count=2" in again and "--memory=normal" in again) is together
         repeated = runner.invoke(app, [*again, "--out", str(tmp_path / "two")])
         assert repeated.exit_code == 0, repeated.stderr
-        assert Path(repeated.stdout.strip()).read_bytes() == first.read_bytes()
+        assert Path(repeated.stdout.splitlines()[-1]).read_bytes() == first.read_bytes()
 
 
 def test_a_picture_says_that_it_was_drawn_together_with_others(alice: Library, tmp_path: Path) -> None:
@@ -60,9 +64,54 @@ def test_a_picture_says_that_it_was_drawn_together_with_others(alice: Library, t
     done = runner.invoke(app, ["render", *words, "-n", "3"])
     together = runner.invoke(app, ["info", "-q", done.stdout.splitlines()[0]])
     assert together.stdout.startswith("pmagic render ") and "one of 3 drawn at once" in together.stderr
+    assert "draws them all, and this is number 1 of them, with seed 0" in together.stderr
     done = runner.invoke(app, ["render", *words, "--seed", "9"])
     alone = runner.invoke(app, ["info", "-q", done.stdout.strip()])
     assert alone.stdout.startswith("pmagic render ") and not alone.stderr
+    about = json.loads(runner.invoke(app, ["info", done.stdout.strip(), "--json"]).stdout)
+    assert about["at_once"] == 1 and "first_seed" not in about
+
+
+def test_pictures_are_drawn_at_once_as_memory_allows(
+    alice: Library,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    tiny_folders: dict[str, Path],  # noqa: F811
+) -> None:
+    """Of 9: 8 and 1; 7 and 2 where no 8 fit; one by one where none is free, where it is unknown, and on request."""
+    words = ["render", "alice", "x", "-n", "9", "--steps", "1", "--json"]
+    spec = model_spec.resolve(str(tiny_folders["sd1"]))
+    too_little = memory_estimate.memory_to_draw(spec, 8, (64, 64)) - 1  # for 8 at once
+    for free, options, expected in (
+        (10**12, [], [8] * 8 + [1]),
+        (too_little, ["--size", "64", "--dtype", "float32"], [7] * 7 + [2] * 2),
+        (0, [], [1] * 9),
+        (None, [], [1] * 9),
+        (10**12, ["--exact"], [1] * 9),
+        (10**12, ["--memory", "low"], [1] * 9),
+        (0, ["--memory", "normal"], [8] * 8 + [1]),
+    ):
+        monkeypatch.setattr(base_options, "memory_free", lambda place, free=free: free)
+        done = runner.invoke(app, [*words, *options, "--out", str(tmp_path / f"{free}{options}")])
+        files = [picture["file"] for picture in json.loads(done.stdout)["pictures"]]
+        assert [pictures.read_metadata(Path(each))["at_once"] for each in files] == expected
+    both = runner.invoke(app, ["render", "alice", "x", "--exact", "--memory", "normal"])
+    assert both.exit_code == 2 and "--exact draws one by one" in both.stderr
+
+
+@pytest.mark.parametrize(
+    ("first", "count", "seed", "seeds"),
+    [
+        (5, 3, 6, range(5, 8)),
+        *((5, count, 5, range(0)) for count in (1, 9, 10**9, "3", None)),
+        *((first, 3, 6, range(0)) for first in (0, 7, -1, "5", None)),
+        (5, 3, "6", range(0)),
+    ],
+)
+def test_a_batch_that_a_picture_cannot_have_is_not_repeated(
+    first: object, count: object, seed: object, seeds: range
+) -> None:
+    assert reproduce.batch_of({"first_seed": first, "at_once": count, "seed": seed}) == seeds
 
 
 def test_info_warns_where_the_persona_is_another_one_by_now(
@@ -127,7 +176,8 @@ def test_a_story_that_a_jpeg_cannot_hold_is_told() -> None:
 
 
 def test_prompts_from_standard_input_and_a_grid(alice: Library, tmp_path: Path) -> None:
-    words = ["render", "alice", "-", "-n", "2", "--steps", "1", "--grid", "--json", "--out", str(tmp_path / "out")]
+    words = ["render", "alice", "-", "-n", "2", "--steps", "1", "--grid", "--json", "--exact"]
+    words += ["--out", str(tmp_path / "out")]
     done = runner.invoke(app, words, input="as a cowboy\n\n  {} in snow\nas a cowboy\n")
     assert done.exit_code == 0, done.stderr
     document = json.loads(done.stdout)

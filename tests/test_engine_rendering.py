@@ -118,6 +118,16 @@ def test_picture_k_is_the_same_alone_and_among_others(tiny_base: loading.Base, p
     assert not same(together[0], together[1])
 
 
+@pytest.mark.parametrize("name", schedulers.SCHEDULERS)
+def test_timesteps_stay_on_the_cpu_whatever_the_device(tiny_base: loading.Base, name: str) -> None:
+    """A GPU is not waited for at each step. "meta" stands for it, a device whose numbers cannot be read."""
+    scheduler = schedulers.make(name, tiny_base.pipeline.scheduler.config)
+    scheduler.set_timesteps(5, device=torch.device("meta"))
+    expected = schedulers.make(name, tiny_base.pipeline.scheduler.config)
+    expected.set_timesteps(5)
+    assert scheduler.timesteps.tolist() == expected.timesteps.tolist()
+
+
 def test_several_at_once_are_the_same_pictures_but_for_rounding(tiny_base: loading.Base, persona: Persona) -> None:
     alone = rendering.render(tiny_base, persona, PROMPT, [7, 8, 9], FEW)
     with unet_rows(tiny_base) as rows:

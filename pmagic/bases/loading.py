@@ -15,8 +15,9 @@ from torch import nn
 from pmagic import settings
 from pmagic.bases import kinds, model_config, single_file
 from pmagic.bases.kinds import SDXL, Architecture
+from pmagic.bases.light_imports import import_models
 from pmagic.bases.model_spec import ModelSpec, require_weights, suggest_restore
-from pmagic.bases.offline import import_http_client, offline
+from pmagic.bases.offline import offline
 from pmagic.errors import Incompatible, UsageError
 
 if TYPE_CHECKING:
@@ -262,7 +263,7 @@ def quiet_libraries() -> Iterator[None]:
 
     Warnings that matter are checked here instead.
     """
-    import_http_client()
+    import_models()
     from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging as transformers_logging
 
@@ -375,16 +376,17 @@ def _open(folder: Path, part: str, dtype: torch.dtype) -> Any:
         own = {}
     names = [path.name for path in (folder / part).iterdir() if path.is_file()]
     try:
-        model, report = kind.from_pretrained(
-            folder / part,
-            dtype=dtype,
-            variant=kinds.variant_of(names, part),
-            use_safetensors=True,
-            local_files_only=True,
-            output_loading_info=True,
-            low_cpu_mem_usage=False,
-            **own,
-        )
+        with _uninitialized_embeddings():
+            model, report = kind.from_pretrained(
+                folder / part,
+                dtype=dtype,
+                variant=kinds.variant_of(names, part),
+                use_safetensors=True,
+                local_files_only=True,
+                output_loading_info=True,
+                low_cpu_mem_usage=False,
+                **own,
+            )
     except (OSError, ValueError, RuntimeError, TypeError, LookupError, ArithmeticError, AttributeError) as error:
         raise Incompatible(f"{folder / part} cannot be opened: {error}", suggest_restore(folder)) from error
     missing = [key for key in report["missing_keys"] if not key.endswith("position_ids")]
@@ -394,6 +396,20 @@ def _open(folder: Path, part: str, dtype: torch.dtype) -> Any:
             suggest_restore(folder),
         )
     return model
+
+
+@contextmanager
+def _uninitialized_embeddings() -> Iterator[None]:
+    """While inside, new token embeddings hold no random numbers: the file's numbers follow, or the part is refused.
+
+    transformers makes them on torch's meta device, where random numbers need a package for algebra, slow to import.
+    """
+    own = nn.Embedding.reset_parameters
+    nn.Embedding.reset_parameters = lambda self: None
+    try:
+        yield
+    finally:
+        nn.Embedding.reset_parameters = own
 
 
 def _check(pipeline: "StockPipeline", folder: Path) -> None:

@@ -22,6 +22,10 @@ _SAMPLE_AREA_XL = 128 * 128
 # 128 channels at the last level.
 _FACE = {(True, False): 2.4e9, (True, True): 1.3e9, (False, False): 3.9e9, (False, True): 1.8e9}
 _FACE_AREA, _FACE_CHANNELS = 512 * 512, 128
+# Bytes that drawing needs besides the weights, by two bytes a number in the UNet: for each picture drawn at once in the
+# UNet, with guidance, and for the decoding of one. In the same shape (`peak --job render`).
+_PICTURE = {True: 0.2e9, False: 0.5e9}
+_DECODED = 1.2e9
 DECODED_AT_ONCE = 512 * 512  # pixels; what is kept of more faces at once would be most of a learning's memory
 # A trained number is kept in float32 beside the base's own, with its gradient and AdamW's two moments.
 _TRAINED = 4 * _FLOAT32
@@ -82,6 +86,19 @@ def _text_bytes(spec: ModelSpec) -> int:
     keys = ("max_position_embeddings", "num_hidden_layers", "hidden_size", "intermediate_size")
     positions, layers, width, inner = (_width(configuration, key) for key in keys)
     return int(_FLOAT32 * positions * layers * (6.5 * width + 2 * inner))
+
+
+def memory_to_draw(spec: ModelSpec, pictures: int, size: tuple[int, int], *, half: bool = False) -> int:
+    """Bytes, roughly, that `pictures` drawn at once need besides the weights. They are decoded one by one.
+
+    size: width and height in pixels. half: with the UNet in two bytes a number instead of four.
+    """
+    assert spec.folder is not None  # as above
+    _, channels, _ = _shape(spec.folder / "unet" / "config.json")
+    _, width, _ = _shape(spec.folder / "vae" / "config.json")
+    area = size[0] * size[1] / _FACE_AREA
+    drawn = pictures * _PICTURE[half] * area * channels / _SAMPLE_CHANNELS
+    return int(max(drawn, _DECODED * area * width / _FACE_CHANNELS))
 
 
 def text_width(spec: ModelSpec) -> int:

@@ -12,6 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 import pmagic
+from pmagic.bases import light_imports
 from pmagic.cli import (
     archives,
     compose,
@@ -132,6 +133,7 @@ def main() -> None:
     if not sys.warnoptions:
         warnings.simplefilter("ignore")  # warnings of libraries, which the user cannot act on
     stopping.stop_anywhere()
+    light_imports.enable()
     app()
 
 

@@ -72,6 +72,7 @@ def compose(
     device: drawing.Device = None,
     dtype: drawing.Dtype = "auto",
     memory: drawing.Memory = "auto",
+    exact: drawing.Exact = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
@@ -99,6 +100,7 @@ def compose(
         device=device,
         dtype=dtype,
         memory=memory,
+        exact=exact,
     )
     check_text(mask_text or "", "--mask-text")
     prompt_names = compose_names(prompt)

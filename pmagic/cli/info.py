@@ -42,7 +42,12 @@ def info(
     command = "" if unrepeatable else reproduce.repeat(metadata)
     if unrepeatable:
         console.warn(f"this is a {metadata['kind']}: no single command draws it again")
-    elif isinstance(metadata.get("at_once"), int):
+    elif batch := reproduce.batch_of(metadata):
+        console.warn(
+            f"this picture was one of {len(batch)} drawn at once, which changes last bits: the command draws them all, "
+            f"and this is number {batch.index(metadata['seed']) + 1} of them, with seed {metadata['seed']}"
+        )
+    elif isinstance(metadata.get("at_once"), int) and metadata["at_once"] != 1:
         console.warn(
             f"this picture was one of {metadata['at_once']} drawn at once: drawn alone, its last bits may differ"
         )

@@ -43,6 +43,7 @@ def render(
     device: drawing.Device = None,
     dtype: drawing.Dtype = "auto",
     memory: drawing.Memory = "auto",
+    exact: drawing.Exact = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
@@ -68,6 +69,7 @@ def render(
         device=device,
         dtype=dtype,
         memory=memory,
+        exact=exact,
     )
     address, persona = Library(settings.library_dir()).load(name)
     full_prompts = [render_prompt(text, str(address)) for text in texts]

@@ -9,6 +9,7 @@ from pmagic import settings
 from pmagic.errors import PhotoRefused, PmagicError
 from pmagic.library import bundle
 from pmagic.library.store import Library
+from pmagic.tasks.drawing import AT_ONCE
 
 OPTIONS = ("seed", "steps", "guidance", "scheduler", "negative", "size", "format", "device", "dtype")
 # No single command draws these: a sheet, a picture drawn while learning, and one whose persona is in no library.
@@ -17,7 +18,7 @@ _MAX_PERSONAS = 64  # personas of one prompt; no base reads more
 
 
 def repeat(metadata: Mapping[str, object]) -> str:
-    """The command line that draws the picture with this metadata, quoted for a shell.
+    """The command line that draws the picture with this metadata, quoted for a shell. See `batch_of`, too.
 
     Anybody may have written the metadata: the command is shown, never run. Raises PhotoRefused if metadata are missing.
     """
@@ -28,15 +29,31 @@ def repeat(metadata: Mapping[str, object]) -> str:
         raise PhotoRefused(
             f"the picture does not say its {', '.join(missing)}", "give a picture written by `pmagic render`"
         )
+    batch = batch_of(metadata)
+    if batch:
+        values["seed"] = batch[0]
     options = [f"--{name}={values[name]}" for name in OPTIONS]  # with =, for a value may begin with a dash
     if isinstance(metadata.get("strength"), int | float):
         options.append(f"--strength={metadata['strength']}")
+    options += [f"--count={len(batch)}", "--memory=normal"] if batch else []
     is_compose = metadata.get("verb") == "compose"
     words = [str(values["prompt"])] if is_compose else [str(values["persona"]), str(values["prompt"])]
     options += _compose_options(metadata) if is_compose else []
     verb = "compose" if is_compose else "render"
     has_dash = any(word.startswith("-") for word in words)
     return " ".join(map(_quote, ["pmagic", verb, *options, *(["--"] if has_dash else []), *words]))
+
+
+def batch_of(metadata: Mapping[str, object]) -> range:
+    """The seeds of the pictures that were drawn at once with this one, all of which `repeat` draws; else empty.
+
+    It is also empty for a picture that does not say them, and for numbers that cannot be true.
+    """
+    first, count, seed = (metadata.get(name) for name in ("first_seed", "at_once", "seed"))
+    if not (isinstance(first, int) and isinstance(count, int) and 1 < count <= AT_ONCE and first >= 0):
+        return range(0)
+    seeds = range(first, first + count)
+    return seeds if seed in seeds else range(0)
 
 
 def find_changes(metadata: Mapping[str, object]) -> Iterator[str]:

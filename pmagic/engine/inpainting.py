@@ -13,7 +13,6 @@ from typing import Any, Literal, cast
 import numpy as np
 import torch
 from PIL import Image
-from scipy.ndimage import distance_transform_edt
 from torch.nn import functional as F
 
 from pmagic.bases.loading import Base
@@ -98,6 +97,8 @@ def inpaint_region(
     Raises UsageError for a mask of another size and for a soft edge that leaves no pixel fully opaque, PhotoRefused
     for a mask that marks nothing.
     """
+    from scipy.ndimage import distance_transform_edt  # most pictures need no mask
+
     if mask.size != background.size:
         raise UsageError(
             f"the mask is {mask.width} x {mask.height}, the background is {background.width} x {background.height}",

@@ -24,7 +24,15 @@ def make(name: str, config: Mapping[str, Any]) -> Any:
     import diffusers
 
     kind, own = SCHEDULERS[name]
-    return getattr(diffusers, kind).from_config(config, **own)
+    scheduler = getattr(diffusers, kind).from_config(config, **own)
+    set_timesteps = scheduler.set_timesteps
+
+    def set_on_cpu(steps: int, device: Any = None, **more: Any) -> None:
+        """The sampler reads the value of a timestep at every step; on a GPU, that would wait for all work before it."""
+        set_timesteps(steps, **more)
+
+    scheduler.set_timesteps = set_on_cpu
+    return scheduler
 
 
 class NoiseSchedule(Protocol):

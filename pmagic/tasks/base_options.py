@@ -118,9 +118,9 @@ def quiet_libraries() -> None:
     """Turns off the bars and advice of the model libraries. Call this before using them."""
     for name in ("TRANSFORMERS_VERBOSITY", "DIFFUSERS_VERBOSITY"):
         os.environ.setdefault(name, "error")  # read when they are imported
-    from pmagic.bases import offline
+    from pmagic.bases import light_imports
 
-    offline.import_http_client()
+    light_imports.import_models()
     import diffusers.utils.logging
     import transformers.utils.logging
 
@@ -134,7 +134,7 @@ def learn_low(reporter: Reporter, needed: Callable[..., int], memory: str, place
     Reports how much memory learning takes, and warns if less is free. needed: `memory_to_learn` of this learning,
     called with `low` alone. place: as `--device` names it.
     """
-    free = _free(place)
+    free = memory_free(place)
     usual = needed()
     low = memory == "low" or (memory == "auto" and free is not None and free < usual)
     wanted = needed(low=low)
@@ -192,14 +192,15 @@ def compile_base(
     return base
 
 
-def _free(place: str) -> int | None:
-    """Bytes free where the models will be: on the first GPU, or else in the machine."""
+def memory_free(place: str) -> int | None:
+    """Bytes free where the models are: on the first GPU, or else in the machine. None if the system does not say."""
     import torch
 
     from pmagic.bases import memory_estimate
 
     if place.partition(":")[0] in ("auto", "cuda") and torch.cuda.is_available():
-        return torch.cuda.mem_get_info()[0]
+        # What torch keeps for later tensors is free, too.
+        return torch.cuda.mem_get_info()[0] + torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
     return memory_estimate.memory_free()
 
 

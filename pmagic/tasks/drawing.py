@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 CountFaces = Callable[["Image.Image"], Mapping[str, int]]  # the number of faces in the place of each name
 
-AT_ONCE = 4  # pictures, with memory "normal"
+AT_ONCE = 8  # pictures, at most; more are hardly faster (`python -m tests.bench pictures`)
 MAX_PICTURES = 10_000
 MAX_STRENGTH = 10.0
 UNSAVED = "unsaved"  # what a picture's metadata call a persona that is in no library
@@ -36,8 +36,9 @@ UNSAVED = "unsaved"  # what a picture's metadata call a persona that is in no li
 class RenderOptions:
     """How pictures are drawn. None means the value of the recipe or of the base.
 
-    size: (width, height) in pixels. strength: the factor of the personas' weight differences. memory: "auto" and "low"
-    draw one by one, "normal" four at once.
+    size: (width, height) in pixels. strength: the factor of the personas' weight differences. memory: "auto" draws as
+    many pictures at once as free memory allows, up to AT_ONCE; "normal" AT_ONCE, whatever is free; "low" one by one.
+    exact: one by one, so that a picture has the same bytes alone or among others.
     Raises UsageError.
     """
 
@@ -52,6 +53,7 @@ class RenderOptions:
     device: str | None = None
     dtype: str = "auto"
     memory: str = "auto"
+    exact: bool = False
 
     def __post_init__(self) -> None:
         if not 1 <= self.count <= MAX_PICTURES:
@@ -63,6 +65,10 @@ class RenderOptions:
                 "1 draws the persona as it was learned, 0.5 with half of its weights",
             )
         base_options.check_memory(self.memory)
+        if self.exact and self.memory == "normal":
+            raise UsageError(
+                "--exact draws one by one, and --memory normal several pictures at once", "leave one of them out"
+            )
         base_options.check_numbers(self.device, self.dtype)
         check_text(self.negative or "", "--negative")
 
@@ -86,8 +92,24 @@ class RenderOptions:
             scheduler=self.scheduler,
             negative=self.negative,
             size=self.size,
-            batch=AT_ONCE if self.memory == "normal" else None,
         )
+
+    def pictures_at_once(self, base: "Base", settings: "RenderSettings") -> int:
+        """The number of pictures to draw in one batch on this base, now that its weights are in memory."""
+        from pmagic.bases import memory_estimate
+
+        if self.exact or self.memory == "low":
+            return 1
+        most = min(self.count, AT_ONCE)
+        free = base_options.memory_free(base.device.type)
+        if self.memory == "normal" or most == 1:
+            return most
+        if free is None:  # this system does not say it
+            return 1
+        half = base.compute_dtype is not None or base.weights_dtype.itemsize == 2
+        size = settings.size or (base.size, base.size)
+        needed = {k: memory_estimate.memory_to_draw(base.spec, k, size, half=half) for k in range(2, most + 1)}
+        return max((k for k in needed if needed[k] <= free), default=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,8 +157,9 @@ class Drawing:
 
     @property
     def where(self) -> str:
-        """The base, and where and in which numbers it computes."""
-        return f"{self.base.spec.name} ({self.base.device}, {self.base.computes_in})"
+        """The base, where and in which numbers it computes, and the number of pictures drawn at once."""
+        base = self.base
+        return f"{base.spec.name} ({base.device}, {base.computes_in}), {self.settings.batch} at once"
 
     @property
     def total(self) -> int:
@@ -201,7 +224,7 @@ class Drawing:
                     settings = replace(settings, batch=1)
                     batches = deque((each, [seed]) for each, several in ((number, now), *batches) for seed in several)
                     continue
-                batch_metadata = {"at_once": len(now)} if len(now) > 1 else {}
+                batch_metadata = {"at_once": len(now), **({"first_seed": now[0]} if len(now) > 1 else {})}
                 for seed, image in zip(now, images, strict=True):
                     metadata = {**shared, "prompt": scene.title, **scene.metadata, **batch_metadata, "seed": seed}
                     faces = None if scene.count_faces is None else scene.count_faces(image)
@@ -249,6 +272,7 @@ def prepare(
 
     if isinstance(base, ModelSpec):
         base = opened_bases.open_base(spec, device=base_options.device(options.device), dtype=options.dtype)
+    settings = replace(settings, batch=options.pictures_at_once(base, settings))
     for address, persona in personas.values():
         if base.fingerprint != persona.fingerprint:
             raise Incompatible(

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from pmagic import methods
+from pmagic.bases import light_imports
 from pmagic.errors import Incompatible, NumericFailure, OutOfMemory, UsageError
 from pmagic.library import probes, unfinished
 from pmagic.library.probes import ProbeResult
@@ -259,6 +260,8 @@ def prepare(
     given = photo_input.read(reporter, photos, mask, word, style)
     methods.require(method)
     spec = base_options.resolve_base(base)
+    if compiles:
+        light_imports.enable(False)  # it needs the compiler, and what the libraries tell it on import
     base_options.quiet_libraries()
     chosen = methods.take(method)
     settings = chosen.settings_for(

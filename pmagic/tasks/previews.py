@@ -14,14 +14,16 @@ if TYPE_CHECKING:
 
 PROMPT = "a photo of {}"
 SIDE = 256  # pixels of the kept preview, at most
+STEPS = 20  # of the sampler, at most: enough to recognise a face
 
 
 def draw_preview(base: "Base", persona: "Persona") -> "tuple[Image.Image, dict[str, object]]":
-    """A picture with the base's usual settings, and its metadata."""
+    """A picture with the base's usual settings but at most STEPS steps, and its metadata."""
     from pmagic.engine import recipes, rendering
     from pmagic.tasks.metadata import shared_metadata
 
     settings = recipes.render_settings_for(str(persona.settings["recipe"]), base.spec.defaults)
+    settings = replace(settings, steps=min(settings.steps, STEPS))
     (image,) = rendering.render(base, persona, PROMPT, [0], settings)
     return image, {**shared_metadata(base, [persona], settings), "prompt": PROMPT, "seed": 0, "size": list(image.size)}
 

@@ -6,6 +6,7 @@
     python -m tests.bench whole --shape mini --steps 50 --threads 2    a user's whole jobs: 1000 steps, four pictures
     python -m tests.bench whole --shape mini --steps 50 --threads 2 --compiled    the same, after compilation
     python -m tests.bench compiled --shape mini         what `learn --compile` saves per step, and its cost
+    python -m tests.bench cold --shape mini --steps 50   whole commands that draw, from start to end
     python -m tests.bench pictures|resolution|steps|people|personas    series: the cost of one more of something
 
 Shapes: `mini` is the shipped miniature; `scaled` is a Stable Diffusion with a fifth of the widths and half the side;

@@ -97,7 +97,7 @@ def learning(bench: Bench) -> dict[str, Arm]:
 
 
 def drawing(bench: Bench) -> dict[str, Arm]:
-    """Four pictures; our arm draws them at once, as `--memory normal` does, and must agree with the reference."""
+    """Four pictures; our arm draws them at once, as the default does, and must agree with the reference."""
     persona, seeds = bench.persona(), range(PICTURES)
     pipeline = stock_pipeline(bench.base, bench.drawing)
 
@@ -138,7 +138,8 @@ def jobs(bench: Bench, iterations: int, faces: Sequence[Subject]) -> dict[str, A
     for face in faces:
         _, side = face_embedding.crops(base, face.landmarks)
         found[f"learn, paper, a face of {side} / {cells} cells"] = learn("paper", face)
-    found["render"] = drawing(bench)["ours"]
+    found["render, 4 pictures"] = drawing(bench)["ours"]
+    found["render, 4 pictures, --exact"] = drawing(bench)["ours, one by one"]
     return found
 
 

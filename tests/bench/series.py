@@ -13,6 +13,7 @@ from bench import arms, timing
 from pmagic.engine import rendering, step_cache
 from pmagic.engine.recipes import RenderSettings
 from pmagic.library import bundle
+from pmagic.library.store import Library
 from pmagic.persona import REFERENCE_BOUNDS, Persona
 
 REPEATS = 3
@@ -82,11 +83,25 @@ def personas() -> Found:
     return _found("personas in the library", "seconds of a command", rows)
 
 
+def cold(bench: arms.Bench) -> Found:
+    """Processor time in seconds of a whole `pmagic render`, from its start to its end, by the number of pictures."""
+    rows: dict[str, dict[int, list[float]]] = {"render": {}, "render --exact": {}}
+    with tempfile.TemporaryDirectory() as home:
+        Library(Path(home, "library")).save("alice", bench.persona())
+        place = ["--base", str(bench.base.spec.local_folder), "--out", home, "--steps", str(bench.drawing.steps)]
+        for count in (1, 4, 8):
+            for name, times in rows.items():
+                words = [*name.split(), "alice", "as a cowboy", "-n", str(count), *place]
+                times[count] = [crowd.seconds_of(*words, PMAGIC_HOME=home)]
+    return _found("pictures", "seconds of a command", rows)
+
+
 OF_BASE: dict[str, Callable[[arms.Bench], Found]] = {
     "pictures": pictures,
     "resolution": resolution,
     "steps": steps,
     "people": people,
+    "cold": cold,
 }
 
 
