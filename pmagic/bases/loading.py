@@ -186,9 +186,10 @@ def models_of(pipeline: "StockPipeline") -> tuple[str, ...]:
     return (*MODELS, *second)
 
 
-def file_stamps(folder: Path) -> tuple[tuple[str, int, int, int], ...]:
-    """Name, inode, size and time of change of the files that `fingerprint` reads: the same while nobody writes them."""
-    stats = [(path.name, path.stat()) for path in _identity_files(folder)]
+def file_stamps(spec: ModelSpec) -> tuple[tuple[str, int, int, int], ...]:
+    """Path, inode, size and time of change of the files that `fingerprint_of` reads: the same while nobody writes them."""
+    paths = [*_identity_files(spec.local_folder), *([] if spec.file is None else [spec.file])]
+    stats = [(str(path), path.stat()) for path in paths]
     return tuple((name, each.st_ino, each.st_size, each.st_ctime_ns) for name, each in stats)
 
 

@@ -76,6 +76,9 @@ learning_rate = 5e-5
 [learn.custom_diffusion]
 learning_rate = 3e-4
 token_rate = 5e-3
+# This base has seen no picture on black and no "far away": of one person, 250 steps gave an identity of 0.649 with
+# views of the photo, and 0.783 without.
+augment = false
 
 [learn.custom_personamagic]
 learning_rate = 1e-4

@@ -55,9 +55,9 @@ def open_base(spec: "ModelSpec", *, device: str, dtype: str) -> "Base":
 
     if _kept is None:
         return loading.load(spec, device=device, dtype=dtype)
-    folder = model_spec.require_weights(spec).local_folder
+    model_spec.require_weights(spec)
     place = str(loading.find_device(device))
-    identity = (folder, dtype, loading.file_stamps(folder))
+    identity = (dtype, loading.file_stamps(spec))
     with _lock:
         kept = _kept.get(place)
         if kept is not None and kept.identity == identity:
