@@ -187,7 +187,7 @@ def models_of(pipeline: "StockPipeline") -> tuple[str, ...]:
 
 
 def file_stamps(spec: ModelSpec) -> tuple[tuple[str, int, int, int], ...]:
-    """Path, inode, size and time of change of the files that `fingerprint_of` reads: the same while nobody writes them."""
+    """Path, inode, size and time of change of what `fingerprint_of` reads: the same while nobody writes the files."""
     paths = [*_identity_files(spec.local_folder), *([] if spec.file is None else [spec.file])]
     stats = [(str(path), path.stat()) for path in paths]
     return tuple((name, each.st_ino, each.st_size, each.st_ctime_ns) for name, each in stats)
