@@ -79,6 +79,6 @@ def test_the_shipped_samples_are_what_the_command_draws() -> None:
 
     drawn = dict(samples.samples())
     shipped = {path for folder in (samples.PORTRAITS, samples.EXAMPLES) for path in folder.glob("*.png")}
-    assert set(drawn) == shipped and len(shipped) == 7
+    assert set(drawn) == shipped and len(shipped) == 8
     for path, picture in drawn.items():
         assert np.abs(np.asarray(Image.open(path).convert("RGB")).astype(int) - picture).mean() < 1, path
