@@ -219,14 +219,14 @@ def test_pictures_do_not_stay_in_memory(evaluate: Evaluate, tmp_path: Path, monk
 
 
 def test_a_defect_fails_one_person_and_says_so(evaluate: Evaluate, tmp_path: Path, monkeypatch) -> None:
-    original = SubjectRun._drawn
+    original = SubjectRun._draw
 
     def broken(self: SubjectRun, *args: object) -> object:
         if self.who.name == "alice":
             raise ZeroDivisionError("by accident")
         return original(self, *args)
 
-    monkeypatch.setattr(SubjectRun, "_drawn", broken)
+    monkeypatch.setattr(SubjectRun, "_draw", broken)
     done = evaluate(tmp_path / "out")
     assert done.exit_code == 12
     assert "alice: this is a defect of pmagic: ZeroDivisionError: by accident" in done.stderr
