@@ -30,8 +30,10 @@ ARCHITECTURES: Mapping[str, Mapping[str, str]] = {
     "sd2": {"unet": UNET, "vae": VAE, "text_encoder": "cond_stage_model.model."},
     "sd1": {"unet": UNET, "vae": VAE, "text_encoder": "cond_stage_model.transformer."},
 }
+IP_ADAPTER = "an IP-Adapter"
 # What another file is, by the names of its tensors; the first match counts.
 _SPECIAL = (
+    (re.compile(r"^ip_adapter\."), IP_ADAPTER),
     (re.compile(r"lora_|\.lora[._]|\.hada_|\.lokr_"), "a LoRA"),
     (re.compile(r"^control_model\.|^controlnet_"), "a ControlNet"),
     (re.compile(r"^edm_mean$"), "a single file of Playground 2.5, whose noise pmagic lacks"),
