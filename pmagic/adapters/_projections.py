@@ -4,6 +4,7 @@
 # w text width . d width of the resampler . H heads
 
 from collections.abc import Mapping
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -73,7 +74,8 @@ class Plus(nn.Module):
         """(N, P, v) -> (N, T, w)."""
         patches = self.proj_in(states)  # (N, P, d)
         latents = self.latents.expand(len(states), -1, -1)  # (N, T, d)
-        for attention, feed_forward in self.layers:
+        for layer in self.layers:
+            attention, feed_forward = cast(nn.ModuleList, layer)
             latents = attention(patches, latents) + latents
             latents = feed_forward(latents) + latents
         return self.norm_out(self.proj_out(latents))
@@ -91,8 +93,8 @@ class _ResamplerAttention(nn.Module):
         """patches (N, P, d), latents (N, T, d) -> (N, T, d)."""
         patches, latents = self.norm1(patches), self.norm2(latents)
         keys, values = self.to_kv(torch.cat([patches, latents], dim=1)).chunk(2, dim=-1)
-        heads = [each.unflatten(-1, (-1, HEAD)).transpose(1, 2) for each in (self.to_q(latents), keys, values)]
-        return self.to_out(F.scaled_dot_product_attention(*heads).transpose(1, 2).flatten(2))
+        q, k, v = (each.unflatten(-1, (-1, HEAD)).transpose(1, 2) for each in (self.to_q(latents), keys, values))
+        return self.to_out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
 
 
 def _feed_forward(width: int, hidden: int) -> nn.Sequential:
@@ -101,7 +103,5 @@ def _feed_forward(width: int, hidden: int) -> nn.Sequential:
     )
 
 
-LAYOUTS: Mapping[str, type[Classic | Full | Plus]] = {
-    "proj.weight": Classic, "proj.3.weight": Full, "latents": Plus,
-}  # fmt: skip
-"""The network of a file by the name of a tensor that only its layout has."""
+# The network of a file, by the name of a tensor that only its layout has.
+LAYOUTS: Mapping[str, type[Classic | Full | Plus]] = {"proj.weight": Classic, "proj.3.weight": Full, "latents": Plus}

@@ -103,6 +103,12 @@ class AdapterFiles:
             ) from error
 
 
+def files_of(name: str) -> list[str]:
+    """The files of the hub's repository that a known adapter, or the encoder, consists of."""
+    encoder = [f"{ENCODER_FOLDER}/{each}" for each in ("config.json", "model.safetensors")]
+    return encoder if name == ENCODER else [KNOWN[name].file]
+
+
 def find(name: str) -> AdapterFiles:
     """The adapter of a known name, or of a safetensors file whose encoder is in `image_encoder` beside it.
 

@@ -113,8 +113,8 @@ def _attend(query: Tensor, keys: Tensor, values: Tensor, heads: int, guided: boo
     if guided:
         rows[: batch // 2] = 0
     parts = (query, *(each.to(query.dtype)[rows] for each in (keys, values)))
-    split = [each.unflatten(-1, (heads, -1)).transpose(1, 2) for each in parts]  # (B, H, positions, c / H)
-    return F.scaled_dot_product_attention(*split).transpose(1, 2).flatten(2)
+    q, k, v = (each.unflatten(-1, (heads, -1)).transpose(1, 2) for each in parts)  # (B, H, positions, c / H)
+    return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
 
 
 class _Shares:

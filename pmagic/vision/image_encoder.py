@@ -5,7 +5,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from PIL import Image
@@ -69,7 +69,7 @@ def load(folder: Path, *, device: str) -> ImageEncoder:
     config = _config(folder)
     try:
         with quiet_libraries():
-            model, report = CLIPVisionModelWithProjection.from_pretrained(
+            opened = CLIPVisionModelWithProjection.from_pretrained(
                 folder,
                 config=config,
                 attn_implementation=model_config.ATTENTION,
@@ -78,6 +78,7 @@ def load(folder: Path, *, device: str) -> ImageEncoder:
                 local_files_only=True,
                 output_loading_info=True,
             )
+            model, report = cast(tuple[Any, Any], opened)  # a pair because of `output_loading_info`
     except (OSError, ValueError, RuntimeError) as error:
         raise Incompatible(f"the image encoder in {folder} cannot be opened: {error}", f"restore {folder}") from error
     missing = [key for key in report["missing_keys"] if not key.endswith("position_ids")]
