@@ -74,6 +74,18 @@ def build_ip_adapter(folder: Path, unet: Any, layout: str = "classic", seed: int
     return path
 
 
+def build_mean_color(folder: Path, unet: Any) -> Path:
+    """A file of the example in CONTRIBUTING.md."""
+    make = functools.partial(_normal, torch.Generator().manual_seed(0))
+    tensors = {"color.weight": make(unet.config.cross_attention_dim, 3)}
+    for name, module in unet.named_modules():
+        if name.endswith("attn2"):
+            tensors |= {f"color.{name}.{part}": make(*module.to_k.weight.shape) for part in ("keys", "values")}
+    build_encoder(folder / "image_encoder")
+    save_file(tensors, folder / "mean_color.safetensors")
+    return folder / "mean_color.safetensors"
+
+
 def build_encoder(folder: Path, projected: int = PROJECTED) -> Path:
     """A CLIP vision model: pictures 32 x 32, four patches a side, two layers."""
     from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection

@@ -72,19 +72,17 @@ def test_contract(name: str, base: loading.Base, tmp_path: Path) -> None:
     again = kind.encode(base, files, {"": [LOOK]})
     assert again[""].identity == looks[""].identity
     assert kind.encode(base, files, {"": [tiny.photo(6)]})[""].identity != looks[""].identity
+    other = SAMPLES[name](tmp_path / "other", other_unet(base))
     with pytest.raises(Incompatible, match="another base"):
-        kind.encode(tiny.open_base(base.spec.local_folder), _for_other_base(files), {"": [LOOK]})
+        kind.encode(base, adapter_files.find(str(other)), {"": [LOOK]})
 
 
-def _for_other_base(files: adapter_files.AdapterFiles) -> adapter_files.AdapterFiles:
-    """The same file without the last attention of its base."""
-    from safetensors.torch import load_file, save_file
+def other_unet(base: loading.Base) -> Any:
+    """A UNet that reads a text of another width than the base's."""
+    from diffusers import UNet2DConditionModel
 
-    tensors = load_file(files.path)
-    last = max(int(name.split(".")[1]) for name in tensors if name.startswith("ip_adapter."))
-    path = files.path.with_name("other.safetensors")
-    save_file({name: each for name, each in tensors.items() if not name.startswith(f"ip_adapter.{last}.")}, path)
-    return adapter_files.find(str(path))
+    config = {**base.pipeline.unet.config, "cross_attention_dim": 24}
+    return UNet2DConditionModel.from_config(config)
 
 
 @pytest.mark.parametrize("photos", [1, 2])

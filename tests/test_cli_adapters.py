@@ -119,13 +119,13 @@ def test_each_person_of_a_layout_has_a_look(place: SimpleNamespace) -> None:
     pair = ("--look", "alice=a.png", "--look", "bob=b.png", "--scale", 1)
     document = json.loads(run(*words, *pair, *DRAW, "--json").stdout)
     sums = [[pictures.read_photo(Path(name)).sha256] for name in ("a.png", "b.png")]
-    assert document["look_sha256"] == dict(zip(("alice", "bob"), sums, strict=True))
+    assert document["look_sha256"] == dict(zip(("alice@1", "bob@1"), sums, strict=True))
     first = Path(document["pictures"][0]["file"])
     swapped = drawn(*words, "--look", "bob=a.png", "--look", "alice=b.png", "--scale", 1)
     assert Image.open(first).convert("RGB").tobytes() != swapped
     command = run("info", "-q", first).stdout
-    assert "--look=alice=LOOK" in command and "--look=bob=LOOK" in command
-    command = command.replace("alice=LOOK", "alice=a.png").replace("bob=LOOK", "bob=b.png")
+    assert "--look=alice@1=LOOK" in command and "--look=bob@1=LOOK" in command
+    command = command.replace("alice@1=LOOK", "alice@1=a.png").replace("bob@1=LOOK", "bob@1=b.png")
     again = shlex.split(command.replace("=plus.safetensors", f"={place.adapter}"))[1:]
     assert Path(run(*again, "--out", "again").stdout.strip()).read_bytes() == first.read_bytes()
     everywhere = drawn(*words, "--look", "a.png", "--scale", 1)

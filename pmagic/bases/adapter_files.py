@@ -144,7 +144,7 @@ def find(name: str) -> AdapterFiles:
 
 def _require_safetensors(path: Path, name: str) -> None:
     kind = file_kinds.file_kind(path) if path.is_file() else "no file"
-    if kind == file_kinds.IP_ADAPTER:
+    if kind in (file_kinds.IP_ADAPTER, file_kinds.WEIGHTS):  # the shelf of adapters says which one it is
         return
     if any(path.suffix.lower() in endings for endings in file_kinds.UNREAD.values()):
         advice = f"give the .safetensors file of the same adapter, as {REPO} has it"
@@ -152,4 +152,4 @@ def _require_safetensors(path: Path, name: str) -> None:
         advice = f"remove it with `pmagic models rm {name}`, then fetch it with `pmagic models pull {name}`"
     else:
         advice = "give an IP-Adapter as one complete .safetensors file"
-    raise Incompatible(f"{path} is {kind}, and an adapter is a safetensors file of IP-Adapter", advice)
+    raise Incompatible(f"{path} is {kind}, and an adapter is a whole safetensors file of its own", advice)

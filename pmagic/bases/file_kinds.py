@@ -30,7 +30,7 @@ ARCHITECTURES: Mapping[str, Mapping[str, str]] = {
     "sd2": {"unet": UNET, "vae": VAE, "text_encoder": "cond_stage_model.model."},
     "sd1": {"unet": UNET, "vae": VAE, "text_encoder": "cond_stage_model.transformer."},
 }
-IP_ADAPTER = "an IP-Adapter"
+IP_ADAPTER, WEIGHTS = "an IP-Adapter", "a file of weights"
 # What another file is, by the names of its tensors; the first match counts.
 _SPECIAL = (
     (re.compile(r"^ip_adapter\."), IP_ADAPTER),
@@ -95,7 +95,7 @@ def _safetensors_kind(path: Path) -> str:
     if kind:
         return kind
     if not _has(shapes, UNET):
-        return "a file of weights"
+        return WEIGHTS
     channels = shapes.get(_INPUT, (0, 4))[1:2]
     if channels == (9,):
         return "a single file of a Stable Diffusion for inpainting, whose UNet reads 9 channels instead of 4"

@@ -34,18 +34,6 @@ class AdapterInput:
     looks: "Mapping[str, Sequence[Photo]]"
     scale: float
 
-    @property
-    def metadata(self) -> dict[str, object]:
-        """What decides a picture besides the persona: hashes, and no path."""
-        hashes = {name: [each.sha256 for each in photos] for name, photos in self.looks.items()}
-        return {
-            "adapter": self.files.name,
-            "adapter_sha256": self.files.sha256,
-            "encoder_sha256": self.files.encoder_sha256,
-            "scale": self.scale,
-            "look_sha256": hashes.get("", hashes),
-        }
-
     def squares(self, reporter: Reporter, spec: "ModelSpec") -> "Mapping[str, list[Image.Image]]":
         """What the adapter reads of each look: the picture, or the largest face if it was trained on faces.
 
@@ -61,15 +49,32 @@ class AdapterInput:
             )
         return {name: [_face_square(reporter, spec, each) for each in photos] for name, photos in self.looks.items()}
 
-    def encode(self, base: "Base", pictures: "Mapping[str, Sequence[Image.Image]]") -> "AppliedAdapter":
-        """The looks as the base reads them. Raises Incompatible for an adapter of another base."""
+    def encode(
+        self, base: "Base", pictures: "Mapping[str, Sequence[Image.Image]]", titles: Mapping[str, str]
+    ) -> "AppliedAdapter":
+        """The looks as the base reads them. titles: of the names, for the metadata: alice@1 for alice.
+
+        Raises Incompatible for an adapter of another base.
+        """
         from pmagic import adapters
 
         kind = adapters.kind_of(self.files)
-        return AppliedAdapter(kind, kind.encode(base, self.files, pictures), self.scale, self.metadata)
+        looks = kind.encode(base, self.files, pictures)
+        return AppliedAdapter(kind=kind, looks=looks, scale=self.scale, metadata=self._metadata(titles))
+
+    def _metadata(self, titles: Mapping[str, str]) -> dict[str, object]:
+        """What decides a picture besides the persona: hashes, and no path."""
+        hashes = {name: [each.sha256 for each in photos] for name, photos in self.looks.items()}
+        return {
+            "adapter": self.files.name,
+            "adapter_sha256": self.files.sha256,
+            "encoder_sha256": self.files.encoder_sha256,
+            "scale": self.scale,
+            "look_sha256": hashes.get("", {titles.get(name, name): each for name, each in hashes.items()}),
+        }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class AppliedAdapter:
     """An adapter with its looks encoded for one base. metadata: of its pictures."""
 

@@ -295,15 +295,16 @@ def prepare(
                 f"{address} was learned on {persona.base}, and the base in {spec.place} has other weights",
                 "restore that base, or learn the persona again",
             )
+    names = {name: str(address) for name, (address, _) in personas.items()}
     return Drawing(
         base=base,
         personas={name: persona for name, (_, persona) in personas.items()},
-        names={name: str(address) for name, (address, _) in personas.items()},
+        names=names,
         options=options,
         settings=settings,
         scenes=scenes,
         cut=cut,
-        adapter=None if adapter is None else adapter.encode(base, squares),
+        adapter=None if adapter is None else adapter.encode(base, squares, names),
     )
 
 
