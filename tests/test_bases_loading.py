@@ -19,7 +19,7 @@ pytest_plugins = ["tiny"]
 @pytest.mark.parametrize("layout", ["sd1", "sd2", "fp16"])
 def test_every_layout_opens_frozen_in_float32(tiny_folders: dict[str, Path], layout: str) -> None:
     base = tiny.open_base(tiny_folders[layout])
-    for name in loading.MODELS:
+    for name in loading.models_of(base.pipeline):
         model = getattr(base.pipeline, name)
         assert not model.training
         assert {weight.dtype for weight in model.parameters()} == {torch.float32}
