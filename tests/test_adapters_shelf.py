@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import adapter_samples
+import numpy as np
 import pytest
 import tiny
 import torch
@@ -12,8 +13,11 @@ from PIL import Image
 from torch import Tensor
 
 from pmagic import adapters, shelf
+from pmagic.adapters import ip_adapter
 from pmagic.bases import adapter_files, loading
+from pmagic.engine import rendering
 from pmagic.engine.conditioning import packed_kv
+from pmagic.engine.recipes import RenderSettings
 from pmagic.errors import Incompatible
 
 pytest_plugins = ["tiny", "tiny_xl"]
@@ -30,7 +34,7 @@ def base(request: pytest.FixtureRequest) -> loading.Base:
 
 
 def call_unet(base: loading.Base, rows: int = 2, **others: Any) -> Tensor:
-    """The UNet's answer to fixed random inputs, half of them unconditional; the text packed as in drawing."""
+    """The UNet's answer to fixed random inputs, half of them unconditional."""
     unet = base.pipeline.unet
     source = torch.Generator().manual_seed(1)
     noise = torch.randn(rows, 4, 8, 8, generator=source)
@@ -42,9 +46,7 @@ def call_unet(base: loading.Base, rows: int = 2, **others: Any) -> Tensor:
             "time_ids": torch.tensor([[32.0, 32, 0, 0, 32, 32]] * rows),
         }
     with torch.no_grad(), packed_kv(unet):
-        return unet(
-            noise, 500, encoder_hidden_states=text.repeat(1, 1, 1), added_cond_kwargs=added or None, return_dict=False
-        )[0]
+        return unet(noise, 500, encoder_hidden_states=text, added_cond_kwargs=added or None, return_dict=False)[0]
 
 
 def apply(base: loading.Base, looks: Mapping[str, Any], scale: float, kind: Any, **how: Any) -> Tensor:
@@ -139,3 +141,20 @@ def test_without_guidance_every_row_reads_the_look(tiny_base: loading.Base, tmp_
     assert torch.allclose(guided[1], unguided[1], atol=1e-6)
     assert not torch.allclose(guided[0], unguided[0], atol=1e-4)
     assert not torch.allclose(guided[0], plain[0], atol=1e-4)  # of no picture, whose tokens are not nothing
+
+
+@pytest.mark.parametrize("fp32_norms", [True, False])
+def test_a_look_is_read_in_bfloat16(tiny_folders: dict[str, Path], tmp_path: Path, fp32_norms: bool) -> None:
+    """As on a CPU and as on a GPU that multiplies bfloat16: both halves of the numbers are cast where they must be."""
+    settings = RenderSettings(steps=2, guidance=3.0, batch=2)
+    drawn = {}
+    for base in (tiny.open_base(tiny_folders["sd1"]), tiny.open_fast(tiny_folders["sd1"], fp32_norms=fp32_norms)):
+        files = adapter_files.find(str(adapter_samples.build_ip_adapter(tmp_path, base.pipeline.unet, "plus")))
+        looks = ip_adapter.encode(base, files, {"": [LOOK]})
+        for scale in (0.0, 1.0):
+            with ip_adapter.apply(base, looks, scale, guided=True, regions={}):
+                images = rendering.render(base, None, "a photo of {}", [1, 2], settings, word="face")
+            drawn[base.compute_dtype, scale] = np.stack([np.asarray(each, dtype=float) for each in images])
+    for scale in (0.0, 1.0):
+        assert abs(drawn[None, scale] - drawn[torch.bfloat16, scale]).mean() < 2
+    assert abs(drawn[None, 0.0] - drawn[None, 1.0]).mean() > 4

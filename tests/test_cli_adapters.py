@@ -8,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import adapter_samples
+import numpy as np
 import pytest
 import tiny
 import torch
@@ -18,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner, Result
 
 from pmagic import pictures
-from pmagic.bases import adapter_files, model_spec
+from pmagic.bases import adapter_files, loading, model_spec
 from pmagic.cli.app import app
 from pmagic.library.store import Library
 
@@ -103,6 +104,39 @@ def test_without_a_persona(place: SimpleNamespace) -> None:
     assert len(several.splitlines()) == 3
 
 
+def test_on_stable_diffusion_xl(library: Library, xl_folder: Path, xl_base: loading.Base, tmp_path: Path) -> None:
+    """With guidance and without, by its pipeline with two text encoders."""
+    adapter = adapter_samples.build_ip_adapter(tmp_path / "adapters", xl_base.pipeline.unet)
+    tiny.photo(1).save(tmp_path / "a.png")
+    words = ("render", "a photo of a dog", "--base", xl_folder, "--with", adapter, "--look", tmp_path / "a.png")
+    for guidance in (4, 1):
+        options = ("--guidance", guidance, "--steps", 2, "--out", tmp_path / "out")
+        files = [run(*words, "--scale", scale, *options).stdout.strip() for scale in (0, 1)]
+        images = [np.asarray(Image.open(each), dtype=float) for each in files]
+        assert abs(images[0] - images[1]).mean() > 1
+        again = shlex.split(run("info", "-q", files[1]).stdout)[1:]
+        again = [
+            each.replace("=LOOK", f"={tmp_path}/a.png").replace("=classic", f"={adapter.parent}/classic")
+            for each in again
+        ]
+        assert Path(run(*again, "--out", tmp_path / "again").stdout.strip()).read_bytes() == Path(files[1]).read_bytes()
+
+
+def test_a_record_that_lies_gives_one_line(place: SimpleNamespace) -> None:
+    """Anybody may have written the metadata of a picture."""
+    first = Path(run("render", "alice", "x", "--with", place.adapter, "--look", "a.png", *DRAW).stdout.strip())
+    metadata = pictures.read_metadata(first)
+    for lie in (
+        {"adapter": "x\n$(id)", "scale": "1; id", "look_sha256": {"a\n`id`": ["0"] * 999}},
+        {"adapter": ["x"], "look_sha256": 7},
+        {"adapter": "ip-adapter", "adapter_sha256": None, "look_sha256": {"a": 1}},
+    ):
+        path = pictures.write_picture(Image.open(first), Path("lie.png"), {**metadata, **lie})
+        done = run("info", "-q", path)
+        assert len(done.stdout.splitlines()) == 1 and "$(id)" not in shlex.split(done.stdout)
+        assert done.stdout.count("--look") <= 64 and "--scale=1; id" not in shlex.split(done.stdout)
+
+
 def test_exact_pictures_are_the_same_alone_and_among_others(place: SimpleNamespace) -> None:
     words = ("render", "alice", "as a cowboy", "--with", place.adapter, "--look", "a.png", "--exact", *DRAW)
     together = run(*words, "-n", 3).stdout.splitlines()
@@ -144,7 +178,7 @@ def refused(code: int, *words: object) -> str:
     return f"{problem['what']}: {problem['next']}"
 
 
-def test_what_cannot_be_used_is_said_in_one_message(place: SimpleNamespace, xl_folder: Path) -> None:
+def test_what_cannot_be_used_is_said_in_one_message(place: SimpleNamespace) -> None:
     words = ("render", "alice", "as a cowboy")
     look = ("--look", "a.png")
     assert "add for example --with ip-adapter" in refused(2, *words, *look)
@@ -168,7 +202,7 @@ def test_what_cannot_be_used_is_said_in_one_message(place: SimpleNamespace, xl_f
     assert "cannot be together" in refused(2, *pair, *one, "--look", "b.png")
 
 
-def test_files_that_are_no_adapter_of_this_base(place: SimpleNamespace, xl_base: object, tmp_path: Path) -> None:
+def test_files_that_are_no_adapter_of_this_base(place: SimpleNamespace, xl_base: loading.Base, tmp_path: Path) -> None:
     words = ("render", "alice", "as a cowboy", "--look", "a.png", "--with")
     Path("a.bin").write_bytes(place.adapter.read_bytes())
     assert "pickles, which can hold code" in refused(6, *words, "a.bin")
@@ -179,7 +213,7 @@ def test_files_that_are_no_adapter_of_this_base(place: SimpleNamespace, xl_base:
     lora = place.adapter.with_name("lora.safetensors")
     save_file({"unet.lora_up": torch.zeros(1)}, lora)
     assert "a LoRA" in refused(6, *words, lora)
-    other = adapter_samples.build_ip_adapter(tmp_path / "xl", xl_base.pipeline.unet)  # type: ignore[attr-defined]
+    other = adapter_samples.build_ip_adapter(tmp_path / "xl", xl_base.pipeline.unet)
     assert "was trained for another base: it has 8 cross-attentions that read 80" in refused(6, *words, other)
     shutil.rmtree(place.adapter.parent / "image_encoder")
     assert "needs its image encoder" in refused(7, *words, place.adapter)
@@ -192,7 +226,7 @@ def test_files_that_are_no_adapter_of_this_base(place: SimpleNamespace, xl_base:
     assert "an IP-Adapter FaceID" in refused(6, *words, face_id)
 
 
-def test_a_face_adapter_reads_the_face(place: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_face_adapter_reads_the_face(place: SimpleNamespace) -> None:
     official = place.adapter.with_name("ip-adapter-plus-face_sd15.safetensors")
     shutil.copy(place.adapter, official)
     words = ("render", "alice", "as a cowboy", "--with", official, "--scale", 1)
@@ -216,9 +250,7 @@ def test_a_pulled_adapter_is_found_by_its_name(place: SimpleNamespace) -> None:
     assert "the adapter ip-adapter has other weights than the one that drew this" in run("info", first).stderr
 
 
-def test_a_pull_fetches_safetensors_and_the_encoder_once(
-    library: Library, hub_here: Callable[..., LocalHub], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_pull_fetches_safetensors_and_the_encoder_once(library: Library, hub_here: Callable[..., LocalHub]) -> None:
     weights = {name: adapter_files.KNOWN[name].file for name in ("ip-adapter", "ip-adapter-plus-face")}
     encoder = [f"models/image_encoder/{each}" for each in ("config.json", "model.safetensors", "pytorch_model.bin")]
     files = {name: name.encode() for name in (*weights.values(), *encoder, "models/ip-adapter_sd15.bin", "README.md")}

@@ -121,9 +121,10 @@ def find(name: str) -> AdapterFiles:
         missing = [each for each, there in ((name, path), (ENCODER, encoder)) if not os.path.lexists(there)]
         if missing:
             what = f"the adapter {name}" if name in missing else f"the image encoder of {name}"
+            size = sum(DOWNLOADS[each] for each in missing) / 1e9
             raise WeightsMissing(
                 f"{what} is not on this machine",
-                f"fetch it with `pmagic models pull {name}`, or give the path of a file of your own",
+                f"fetch {size:.2g} GB with `pmagic models pull {name}`, or give the path of a file of your own",
             )
     elif os.path.lexists(path):
         encoder = path.parent / BESIDE

@@ -68,17 +68,18 @@ def list_models(quiet: Quiet = False, as_json: AsJson = False) -> None:
                 licence=fetching.LICENCES[name],
             )
         )
-    for name, adapter in adapter_files.KNOWN.items():
-        place = model_spec.place_of(name)
+    for name, size in adapter_files.DOWNLOADS.items():
+        place, adapter = model_spec.place_of(name), adapter_files.KNOWN.get(name)
+        used = "for all adapters" if adapter is None else f"for {adapter.base}"
         documents.append(
             _model_entry(
                 name,
                 missing=[] if place.is_dir() else ["the weights"],
                 folder=place if place.is_dir() else None,
                 repo=adapter_files.REPO,
-                size_gb=adapter.size / 1e9,
-                licence=f"{adapter_files.LICENCE}, for {adapter.base}",
-                needs=[adapter_files.ENCODER],
+                size_gb=size / 1e9,
+                licence=f"{adapter_files.LICENCE}, {used}",
+                needs=[] if adapter is None else [adapter_files.ENCODER],
             )
         )
     rows = [

@@ -65,7 +65,7 @@ def render(
 ) -> None:
     """Draw a persona. Prints the path of each picture; no file is ever overwritten.
 
-    With an adapter and its look, the picture is drawn after both; without a name, after the look alone.
+    With an adapter the base also reads the picture of --look, and the name may be left out.
 
     \b
     pmagic render alice "as a cowboy" -n 4

@@ -81,10 +81,11 @@ def find_changes(metadata: Mapping[str, object]) -> Iterator[str]:
 
 def _adapter_options(metadata: Mapping[str, object]) -> Iterator[str]:
     """The options of an adapter. A picture does not say where its looks were: LOOK stands for a file."""
-    if "adapter" not in metadata:
+    if not isinstance(metadata.get("adapter"), str):
         return
     yield f"--with={metadata['adapter']}"
-    yield f"--scale={metadata.get('scale')}"
+    if isinstance(metadata.get("scale"), int | float):
+        yield f"--scale={metadata['scale']}"
     looks = metadata.get("look_sha256")
     if isinstance(looks, dict):
         named = [(name, hashes) for name, hashes in islice(looks.items(), _MAX_PERSONAS) if isinstance(hashes, list)]

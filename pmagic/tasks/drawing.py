@@ -172,9 +172,10 @@ class Drawing:
     def metadata(self) -> dict[str, object]:
         """What all pictures share."""
         personas = list(self.personas.values())
+        digests = {self.names[each]: bundle.digest(persona) for each, persona in self.personas.items()}
         return {
             "persona": ", ".join(self.names.values()),
-            "persona_sha256": {self.names[each]: bundle.digest(persona) for each, persona in self.personas.items()},
+            **({"persona_sha256": digests} if digests else {}),
             **({} if self.adapter is None else self.adapter.metadata),
             **shared_metadata(self.base, personas, self.settings, self.options.dtype),
             "size": list(
