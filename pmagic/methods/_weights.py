@@ -106,7 +106,7 @@ def settings_for(
     values = {**recipes.of_all(base_defaults), **own, **of_base}
     if wants_prior(values, overrides):
         values = {**values, **with_prior, **of_base}
-    if overrides.get("kind") != "style":  # the method's own prompts fit every kind of subject but a style
+    if "templates" in values and overrides.get("kind") != "style":  # its own prompts fit every kind but a style
         overrides = {"templates": values["templates"], **overrides}
     return recipes.settings_for(recipe, {**base_defaults, "learn": values}, **overrides)
 
