@@ -24,10 +24,10 @@ from pmagic.library.naming import check_name
 from pmagic.library.store import Library
 from pmagic.persona import Persona, StageBounds
 from pmagic.settings import NumberType
-from pmagic.tasks import base_options, drawing, learning, probing
+from pmagic.tasks import adapter_input, base_options, drawing, learning, probing
 from pmagic.tasks.base_options import Memory
 from pmagic.tasks.drawing import UNSAVED, RenderOptions, Scene
-from pmagic.tasks.prompt_text import compose_names, render_prompt, title_of
+from pmagic.tasks.prompt_text import compose_names, plain_prompt, render_prompt, title_of
 from pmagic.tasks.reporting import PythonWarnings
 
 if TYPE_CHECKING:
@@ -37,6 +37,9 @@ if TYPE_CHECKING:
     from pmagic.engine.probe import Probe
     from pmagic.engine.regions import Box
     from pmagic.engine.training import StepReport
+    from pmagic.tasks.adapter_input import AdapterInput
+
+    Look = str | Path | Image.Image | Sequence[str | Path | Image.Image]
 
 __all__ = [
     "Persona", "PmagicError", "StageBounds", "compose", "learn", "load", "open_base", "probe", "render", "save",
@@ -149,7 +152,7 @@ def probe(
 
 
 def render(
-    persona: Persona | str,
+    persona: Persona | str | None,
     prompt: str | Sequence[str],
     *,
     n: int = 1,
@@ -160,6 +163,9 @@ def render(
     negative: str | None = None,
     size: tuple[int, int] | None = None,
     strength: float = 1.0,
+    adapter: str | None = None,
+    look: Look | None = None,
+    scale: float | None = None,
     base: Base | str | None = None,
     device: str | None = None,
     dtype: NumberType = "auto",
@@ -176,11 +182,18 @@ def render(
     picture has the same bytes alone or among others; else as many at once as fit into free memory, which may change
     last bits. Each picture's `info["pmagic"]` is a dict of everything that decided it: prompt, seed, settings, and the
     number of pictures drawn at once.
-    Raises UsageError, NotFound, Incompatible, WeightsMissing, NumericFailure, OutOfMemory.
+    adapter, look, scale: "ip-adapter", ... or a safetensors file, and the picture or pictures that it reads besides the
+    prompt; scale None for 0.6. With an adapter the persona may be None: then each prompt is a whole one.
+    Raises UsageError, NotFound, PhotoRefused, Incompatible, WeightsMissing, NumericFailure, OutOfMemory.
     """
-    address, value = _persona(persona)
-    full_prompts = [render_prompt(each, str(address)) for each in ([prompt] if isinstance(prompt, str) else prompt)]
-    scenes = [Scene(prompt=each, title=title_of(each, str(address).partition("@")[0])) for each in full_prompts]
+    texts = [prompt] if isinstance(prompt, str) else prompt
+    if persona is None:
+        if adapter is None:
+            raise UsageError("no persona is given, and no adapter", "give a persona, or an adapter with its look")
+        people, scenes = {}, [Scene(prompt=plain_prompt(each), title=each) for each in texts]
+    else:
+        people, scenes = _persona_scenes(persona, texts)
+    given = adapter_input.read(adapter, {} if look is None else {"": _photos(look)}, scale)
     if not scenes:
         raise UsageError("there is no prompt", 'give one, as in "as a cowboy"')
     options = RenderOptions(
@@ -197,7 +210,7 @@ def render(
         memory=memory,
         exact=exact,
     )
-    return _draw({"": (address, value)}, scenes, options, base, progress)
+    return _draw(people, scenes, options, base, progress, given)
 
 
 def compose(
@@ -213,6 +226,9 @@ def compose(
     negative: str | None = None,
     size: tuple[int, int] | None = None,
     strength: float = 1.0,
+    adapter: str | None = None,
+    look: Look | Mapping[str, Look] | None = None,
+    scale: float | None = None,
     base: Base | str | None = None,
     device: str | None = None,
     dtype: NumberType = "auto",
@@ -223,8 +239,9 @@ def compose(
     """Draw several personas of one base in one picture: `compose({"alice": alice, "bob": bob}, "{alice} and {bob}")`.
 
     personas: values or names of saved ones, by the name in the prompt's braces. layout: by the same name, the box
-    (left, top, right, bottom), 0 to 1, whose prompt has that persona alone. The rest is as in `render`.
-    Raises UsageError, NotFound, Incompatible, WeightsMissing, NumericFailure, OutOfMemory.
+    (left, top, right, bottom), 0 to 1, whose prompt has that persona alone. look: by the same name, read in the box of
+    that name, or for all. The rest is as in `render`.
+    Raises UsageError, NotFound, PhotoRefused, Incompatible, WeightsMissing, NumericFailure, OutOfMemory.
     """
     from pmagic.engine import prompts
 
@@ -236,6 +253,9 @@ def compose(
     unknown = [name for name in layout or () if name not in people]
     if unknown:
         raise UsageError(f"the layout places {unknown[0]!r}, which the prompt does not name", "use the prompt's names")
+    looks = {} if look is None else look if isinstance(look, Mapping) else {"": look}
+    photos = {name: _photos(each) for name, each in looks.items()}
+    given = adapter_input.read(adapter, photos, scale, list(layout or ()))
     title = prompt
     for name, (address, _) in people.items():
         title = title.replace(prompts.in_braces(name), prompts.in_braces(str(address)))
@@ -257,7 +277,7 @@ def compose(
         memory=memory,
         exact=exact,
     )
-    return _draw(people, [scene], options, base, progress)
+    return _draw(people, [scene], options, base, progress, given)
 
 
 def save(persona: Persona, name: str, *, library: str | Path | None = None) -> str:
@@ -282,9 +302,13 @@ def _draw(
     options: RenderOptions,
     base: Base | str | None,
     progress: bool,
+    adapter: AdapterInput | None,
 ) -> list[Image.Image]:
     reporter = PythonWarnings(progress=progress)
-    if base is None or isinstance(base, str):
+    if not personas:
+        spec = base_options.resolve_base(base)
+        place = spec if base is None or isinstance(base, str) else base
+    elif base is None or isinstance(base, str):
         spec = place = drawing.find_base(list(personas.values()), base)
     else:
         spec, place = base.spec, base
@@ -295,12 +319,21 @@ def _draw(
         options,
         base=place,
         settings=options.settings([persona for _, persona in personas.values()], spec),
+        adapter=adapter,
     )
     images: list[Image.Image] = []
     for picture in task.pictures(reporter):
         picture.image.info["pmagic"] = picture.metadata
         images.append(picture.image)
     return images
+
+
+def _persona_scenes(persona: Persona | str, texts: Sequence[str]) -> tuple[dict[str, tuple[str, Persona]], list[Scene]]:
+    """The persona of `render`, as `_draw` takes it, and a scene for each text."""
+    address, value = _persona(persona)
+    full_prompts = [render_prompt(each, address) for each in texts]
+    scenes = [Scene(prompt=each, title=title_of(each, address.partition("@")[0])) for each in full_prompts]
+    return {"": (address, value)}, scenes
 
 
 def _persona(given: Persona | str, name: str = UNSAVED) -> tuple[str, Persona]:

@@ -18,6 +18,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner, Result
 
+import pmagic
 from pmagic import pictures
 from pmagic.bases import adapter_files, loading, model_spec
 from pmagic.cli.app import app
@@ -276,3 +277,22 @@ def test_a_repository_without_the_file_is_said(library: Library, hub_here: Calla
     hub_here({adapter_files.REPO: {"models/ip-adapter_sd15.bin": b"x"}})
     problem = json.loads(run("models", "pull", "ip-adapter", "--json", code=6).stdout)
     assert "it has no models/ip-adapter_sd15.safetensors" in problem["what"]
+
+
+def test_the_python_api_draws_the_same_pictures(place: SimpleNamespace) -> None:
+    adapter = str(place.adapter)
+    shell = drawn("render", "alice", "as a cowboy", "--with", adapter, "--look", "a.png")
+    (image,) = pmagic.render("alice", "as a cowboy", adapter=adapter, look="a.png", steps=2)
+    assert image.tobytes() == shell and image.info["pmagic"]["scale"] == 0.6
+    shell = drawn("render", "a photo of a dog", "--with", adapter, "--look", "a.png", "--base", place.base)
+    (image,) = pmagic.render(None, "a photo of a dog", adapter=adapter, look="a.png", base=str(place.base), steps=2)
+    assert image.tobytes() == shell
+    prompt, boxes = "{alice} and {bob}", {"alice": (0.0, 0.0, 0.5, 1.0), "bob": (0.5, 0.0, 1.0, 1.0)}
+    shell = drawn("compose", prompt, "--layout", "left,right", "--with", adapter, "--look", "alice=a.png",
+                  "--look", "bob=b.png")  # fmt: skip
+    looks = {"alice": Image.open("a.png"), "bob": Image.open("b.png")}
+    people = {"alice": "alice", "bob": "bob"}
+    (image,) = pmagic.compose(people, prompt, layout=boxes, adapter=adapter, look=looks, steps=2)
+    assert image.tobytes() == shell
+    with pytest.raises(pmagic.PmagicError, match="no persona is given, and no adapter"):
+        pmagic.render(None, "a photo of a dog")

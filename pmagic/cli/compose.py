@@ -16,7 +16,7 @@ from pmagic.cli.options import AsJson, Quiet, number
 from pmagic.engine.prompts import check_text
 from pmagic.errors import PhotoRefused, UsageError
 from pmagic.library.store import Library
-from pmagic.tasks.adapter_input import read
+from pmagic.tasks.adapter_input import parse_looks, read
 from pmagic.tasks.drawing import CountFaces, RenderOptions, Scene, find_base, prepare
 from pmagic.tasks.prompt_text import compose_names
 
@@ -112,7 +112,7 @@ def compose(
     regions = _regions(layout, prompt_names) if layout is not None else {}
     marks = (mask, mask_text, box)
     _check_place(background, marks, fit_mask, preview or soft_edge != 0)
-    given = read(adapter, look or [], scale, prompt_names, list(regions))
+    given = read(adapter, parse_looks(look or [], prompt_names), scale, list(regions))
     library = Library(settings.library_dir())
     personas = {name: library.load(name) for name in prompt_names}
     bare = prompts.bare_names(prompt, library.names())

@@ -15,7 +15,7 @@ from pmagic.engine.prompts import NAME, bare_names
 from pmagic.errors import UsageError
 from pmagic.library.store import Library
 from pmagic.tasks import base_options
-from pmagic.tasks.adapter_input import read
+from pmagic.tasks.adapter_input import parse_looks, read
 from pmagic.tasks.drawing import RenderOptions, Scene, find_base
 from pmagic.tasks.prompt_text import plain_prompt, render_prompt, title_of
 
@@ -96,7 +96,7 @@ def render(
         memory=memory,
         exact=exact,
     )
-    given = read(adapter, look or [], scale)
+    given = read(adapter, parse_looks(look or []), scale)
     scenes, personas, file_names = _persona_scenes(console, name, texts) if name is not None else _plain_scenes(texts)
     spec = find_base(list(personas.values()), base) if personas else base_options.choose_base(base)
     prepare_drawing = partial(via_server.prepare, console, personas, scenes, options, spec=spec, adapter=given)

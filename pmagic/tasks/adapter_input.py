@@ -92,14 +92,13 @@ class AppliedAdapter:
 
 def read(
     adapter: str | None,
-    looks: Sequence[str],
+    looks: "Mapping[str, Sequence[Path | Image.Image]]",
     scale: float | None,
-    names: Sequence[str] = (),
     placed: Sequence[str] = (),
 ) -> AdapterInput | None:
-    """The adapter and the looks of a command; None without an adapter.
+    """The adapter and the looks of a drawing; None without an adapter.
 
-    looks: paths, each as `NAME=PATH` if it is for one name. names: those in the prompt; placed: those with a region.
+    looks: by name, or by "" for the whole picture. placed: the names with a region.
     Raises UsageError, NotFound, PhotoRefused, WeightsMissing, Incompatible.
     """
     from pmagic import pictures
@@ -118,17 +117,22 @@ def read(
         raise UsageError(
             f"--scale must be from 0 to {MAX_SCALE:g}, not {scale}", "0 leaves the look out, 1 is the adapter in full"
         )
+    _check_names(list(looks), placed)
+    files = adapter_files.find(adapter)
+    photos = {
+        name: [pictures.read_photo(each) if isinstance(each, Path) else pictures.photo_of(each) for each in several]
+        for name, several in looks.items()
+    }
+    return AdapterInput(files=files, looks=photos, scale=scale)
+
+
+def parse_looks(looks: Sequence[str], names: Sequence[str] = ()) -> dict[str, list[Path]]:
+    """The paths of --look by name, or by "" for a path alone. names: those in the prompt. Raises UsageError."""
     paths: dict[str, list[Path]] = {}
     for each in looks:
         name, path = _split(each, names)
         paths.setdefault(name, []).append(path)
-    _check_names(list(paths), placed)
-    files = adapter_files.find(adapter)
-    return AdapterInput(
-        files=files,
-        looks={name: [pictures.read_photo(each) for each in some] for name, some in paths.items()},
-        scale=scale,
-    )
+    return paths
 
 
 def _split(look: str, names: Sequence[str]) -> tuple[str, Path]:
