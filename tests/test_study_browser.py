@@ -11,7 +11,7 @@ import browser
 import pytest
 import studied
 from studied import HOSTILE, loopback  # noqa: F401 - a fixture
-from test_study_server import start
+from test_study_server import Start, start_fixture  # noqa: F401 - a fixture
 
 from pmagic.study import answers, folder
 from pmagic.study.folder import Study
@@ -286,7 +286,11 @@ def stop(process: subprocess.Popen[str]) -> None:
     assert process.returncode == 0
 
 
-def test_two_participants_at_once_on_the_server(open_page: Open, made: tuple[Path, Study]) -> None:
+def test_two_participants_at_once_on_the_server(
+    open_page: Open,
+    start: Start,
+    made: tuple[Path, Study],
+) -> None:
     place, study = made
     process, client = start(place)
     address = f"http://127.0.0.1:{client.server.server_port}/?token={client.server.token}"
@@ -311,7 +315,11 @@ def test_two_participants_at_once_on_the_server(open_page: Open, made: tuple[Pat
     stop(process)
 
 
-def test_kill_9_while_a_participant_answers_loses_nothing(open_page: Open, made: tuple[Path, Study]) -> None:
+def test_kill_9_while_a_participant_answers_loses_nothing(
+    open_page: Open,
+    start: Start,
+    made: tuple[Path, Study],
+) -> None:
     place, study = made
     process, client = start(place)
     port = client.server.server_port

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -259,8 +259,26 @@ def test_a_host_that_is_not_there_is_refused(tmp_path: Path, monkeypatch: pytest
         pass
 
 
-def start(place: Path, port: int = 0) -> tuple[subprocess.Popen[str], Running]:
-    """`pmagic study serve` as a person starts it."""
+Start = Callable[..., tuple["subprocess.Popen[str]", Running]]
+
+
+@pytest.fixture(name="start")
+def start_fixture() -> Iterator[Start]:
+    """Starts `pmagic study serve` as a person does. None of the processes outlives the test."""
+    processes: list[subprocess.Popen[str]] = []
+
+    def started(place: Path, port: int = 0) -> tuple[subprocess.Popen[str], Running]:
+        process, client = _start(place, port)
+        processes.append(process)
+        return process, client
+
+    yield started
+    for each in processes:
+        each.kill()
+        each.communicate()
+
+
+def _start(place: Path, port: int) -> tuple[subprocess.Popen[str], Running]:
     command = [sys.executable, "-m", "pmagic", "study", "serve", str(place), "--port", str(port), "--json"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout is not None
@@ -277,7 +295,7 @@ def start(place: Path, port: int = 0) -> tuple[subprocess.Popen[str], Running]:
     return process, Running(place, folder.read(place), Other(), [])  # type: ignore[arg-type]
 
 
-def test_kill_9_in_the_middle_loses_no_answer_that_was_acknowledged(tmp_path: Path) -> None:
+def test_kill_9_in_the_middle_loses_no_answer_that_was_acknowledged(start: Start, tmp_path: Path) -> None:
     place, study = studied.make(tmp_path, count=40, checks=4)
     acknowledged: dict[str, list[int]] = {}
     port = 0
@@ -317,7 +335,7 @@ def test_kill_9_in_the_middle_loses_no_answer_that_was_acknowledged(tmp_path: Pa
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_it_stops_cleanly(tmp_path: Path, number: signal.Signals) -> None:
+def test_it_stops_cleanly(start: Start, tmp_path: Path, number: signal.Signals) -> None:
     place, _ = studied.make(tmp_path)
     process, client = start(place)
     assert client.send("p1", [choice(1)]) == 200

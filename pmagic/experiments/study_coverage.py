@@ -45,11 +45,16 @@ def cover(participants: int, questions: int, runs: int, seed: int = 0) -> Covera
     """Simulate `runs` panels, and count the intervals that hold the true share."""
     random, truth = np.random.default_rng(seed), true_share()
     shares = [preference.share(panel(participants, questions, random)) for _ in range(runs)]
-    known = [each for each in shares if each is not None and each.low is not None and each.high is not None]
-    covered = sum(each.low <= truth <= each.high for each in known)
-    by_wilson = sum(each.wilson[0] <= truth <= each.wilson[1] for each in known)
-    perfect = 2 * 1.96 * float(np.std([each.value for each in known]))
-    return Coverage(covered, by_wilson, runs, float(np.mean([each.high - each.low for each in known])) / perfect)
+    known = [
+        (each.value, each.low, each.high, *each.wilson)
+        for each in shares
+        if each is not None and each.low is not None and each.high is not None
+    ]
+    value, low, high, wilson_low, wilson_high = np.array(known).T
+    covered = int(((low <= truth) & (truth <= high)).sum())
+    by_wilson = int(((wilson_low <= truth) & (truth <= wilson_high)).sum())
+    perfect = 2 * 1.96 * float(value.std())
+    return Coverage(covered, by_wilson, runs, float((high - low).mean()) / perfect)
 
 
 def main() -> None:

@@ -7,7 +7,7 @@ import base64
 import hashlib
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -109,7 +109,7 @@ def is_large(path: Path) -> bool:
     return path.stat().st_size > _LARGE
 
 
-def picture(shown: dict[str, Any], name: str) -> Image.Image:
+def picture(shown: Mapping[str, Any], name: str) -> Image.Image:
     """A picture of the page by its name."""
     data = shown["pictures"][name].partition(",")[2]
     return Image.open(io.BytesIO(base64.b64decode(data))).convert("RGB")
