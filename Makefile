@@ -44,7 +44,7 @@ $(VENV)/.installed: pyproject.toml $(CONSTRAINTS)
 	touch $@
 
 $(VENV)/.tested: $(VENV)/.installed
-	$(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS) --editable ".[test,world]"
+	$(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS) --editable ".[test,world,browser]"
 	touch $@
 
 # What makes the two files below, kept apart so that it is in neither.
@@ -76,7 +76,7 @@ floors: $(TOOLS)/.installed
 	$(PYTHON) -m venv $(FLOORS)
 	$(FLOORS)/bin/python -m pip install --quiet --no-deps "$(TORCH)"
 	$(TOOLS)/bin/uv pip install --quiet --python $(FLOORS)/bin/python --resolution lowest-direct "$(TORCH)" \
-	  --editable ".[test,world]"
+	  --editable ".[test,world,browser]"
 	$(FLOORS)/bin/python -m pytest tests/test_api.py tests/test_engine_rendering.py tests/test_pictures.py \
 	  tests/test_cli_metadata.py tests/test_library_bundle.py tests/test_evaluation_report.py tests/test_bases_loading.py \
 	  tests/test_vision_faces.py tests/test_vision_recogniser.py tests/test_world_captions.py tests/test_world_snapshots.py

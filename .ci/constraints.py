@@ -20,7 +20,7 @@ def main(torch: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.json"
         plan = ["install", "--quiet", "--dry-run", "--ignore-installed", "--report", str(report)]
-        subprocess.run([sys.executable, "-m", "pip", *plan, torch, f"{ROOT}[test,world]"], check=True)
+        subprocess.run([sys.executable, "-m", "pip", *plan, torch, f"{ROOT}[test,world,browser]"], check=True)
         packages = [each["metadata"] for each in json.loads(report.read_text())["install"]]
     versions = {each["name"].lower(): each["version"].partition("+")[0] for each in packages}
     versions.pop("pmagic")

@@ -46,7 +46,8 @@ __all__ = [
 def open_base(name: str | None = None, *, device: str | None = None, dtype: NumberType = "auto") -> Base:
     """A base in memory, to be given to several calls.
 
-    name: "mini", "sd14", a hub id whose files are on this machine, or a diffusers folder; None for the configured one.
+    name: "mini", "sd14", a hub id whose files are on this machine, a diffusers folder or a single file; None for the
+        configured one.
     device: "cpu", "cuda", "mps", "auto"; None for the configured one. dtype: "auto", "float32", "bfloat16", "float16".
     Raises NotFound, WeightsMissing, UsageError, Incompatible.
     """

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import cast
 
 from pmagic.errors import StorageFailed
 
@@ -197,8 +198,9 @@ def is_running(number: int) -> bool:
 
 
 def _write(descriptor: int, data: Content) -> None:
-    for part in [data] if isinstance(data, Buffer) else data:
-        rest = memoryview(part)
+    parts = [data] if isinstance(data, bytes | bytearray) else data
+    for part in parts:
+        rest = memoryview(cast(Buffer, part))
         while rest:
             rest = rest[os.write(descriptor, rest) :]  # a short write is legal
     os.fsync(descriptor)

@@ -113,6 +113,7 @@ def weights_header(data: bytes) -> None:
     """A base's weights and, after the first line, its network's configuration."""
     for part in kinds.PARTS:
         (_FOLDER / part).mkdir(exist_ok=True)
+    (_FOLDER / "model_index.json").write_text('{"_class_name": "StableDiffusionPipeline"}')
     configuration, _, weights = data.partition(b"\n")
     (_FOLDER / "unet" / "config.json").write_bytes(configuration)
     (_FOLDER / "unet" / "diffusion_pytorch_model.safetensors").write_bytes(weights)

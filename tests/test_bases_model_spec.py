@@ -311,6 +311,27 @@ def test_an_order_tells_size_and_licence_and_takes_one_set_of_safetensors(hub: S
     assert hub.asked == []  # nothing is downloaded before it was announced
 
 
+def test_a_stable_diffusion_xl_is_pulled_in_half_precision_with_both_encoders() -> None:
+    """The names are those of stabilityai/stable-diffusion-xl-base-1.0, whose full precision is 14 GB."""
+    unet, encoder = "diffusion_pytorch_model", "model"
+    names = [
+        *(f"{part}/{stem}{variant}.safetensors" for part, stem in
+          (("unet", unet), ("vae", unet), ("vae_1_0", unet), ("text_encoder", encoder), ("text_encoder_2", encoder))
+          for variant in ("", ".fp16")),
+        *(f"{part}/config.json" for part in ("unet", "vae", "vae_1_0", "text_encoder", "text_encoder_2")),
+        *(f"{part}/{name}" for part in ("tokenizer", "tokenizer_2") for name in ("vocab.json", "merges.txt")),
+        "unet/model.onnx", "scheduler/scheduler_config.json", "model_index.json", "sd_xl_base_1.0.safetensors",
+    ]  # fmt: skip
+    assert fetching._base_files(kinds.SDXL, names) == sorted(
+        name for name in names
+        if ("/" in name and "vae_1_0" not in name and not name.endswith(".onnx")
+        and (".safetensors" not in name or ".fp16" in name)) or name == "model_index.json"
+    )  # fmt: skip
+    plain = [name for name in names if ".fp16" not in name or not name.startswith("vae/")]
+    assert f"vae/{unet}.safetensors" in fetching._base_files(kinds.SDXL, plain)
+    assert fetching._base_files(kinds.SDXL, [name for name in names if "text_encoder_2" not in name]) == []
+
+
 def test_what_was_pulled_is_found_and_not_pulled_again(hub: SimpleNamespace) -> None:
     for order in fetching.plan_downloads("sd14"):
         fetching.fetch(order, show=False)

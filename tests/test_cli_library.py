@@ -150,7 +150,7 @@ LONG = "x" * 300
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [
-        (["import", LONG], 2, "too long"),
+        (["import", LONG], 2, "longer than 100 bytes"),
         (["gallery", LONG], 2, "too long"),
         (["gallery", "--out", LONG], 8, "give a shorter name"),
         (["export", "alice", LONG], 2, "too long"),

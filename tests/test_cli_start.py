@@ -65,7 +65,7 @@ def test_commands_and_personas_are_completed(library: Library, persona: Callable
     library.save("alice", persona())
     library.save("alan", persona())
     library.save("bob", persona())
-    assert complete("pmagic sh") == ["show"]
+    assert complete("pmagic sho") == ["show"]
     assert complete("pmagic show al") == ["alan", "alice"]
     assert complete("pmagic learn p.png --base mi") == ["mini"]
     assert complete("pmagic render alice x --base mi") == ["mini"]

@@ -19,7 +19,8 @@ ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), ROOT / "tests/README.md"])
 PROSE = [path for path in PAGES if path.name != "CHANGELOG.md"]  # which names commands that are gone
 GUIDES = ["guide", "real-photos", "together", "evaluation", "performance", "miniature", "security", "troubleshooting",
-          "python-api", "serve", "how-it-works", "methods", "commands", "design", "study"]  # fmt: skip
+          "python-api", "serve", "how-it-works", "methods", "lora-files", "commands", "design", "study",
+          "sdxl"]  # fmt: skip
 FENCE = re.compile(r"^ *```\w*\n(.*?)^ *```", re.MULTILINE | re.DOTALL)
 SPAN = re.compile(r"`([^`\n]+(?:\n[^`\n]+)?)`")
 OPTION = re.compile(r"--?[a-zA-Z][\w-]*")

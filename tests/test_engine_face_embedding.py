@@ -144,7 +144,7 @@ def test_the_gradient_reaches_the_learner_and_nothing_frozen(faced_base: loading
     assert 0 < values["identity"] < 2
     assert learner.dynamic_out.weight.grad.abs().max() > 0
     frozen = [*context.face_embedder.network.buffers(), *context.face_embedder.network.parameters()]
-    for name in loading.MODELS:
+    for name in loading.models_of(faced_base.pipeline):
         frozen += getattr(faced_base.pipeline, name).parameters()
     assert all(each.grad is None for each in frozen)
 

@@ -75,7 +75,7 @@ def test_nothing_frozen_gets_a_gradient_and_the_base_is_unchanged(tiny_base: loa
     before = loading.weights_hash(tiny_base.pipeline)
     learned(tiny_base, known)
     assert loading.weights_hash(tiny_base.pipeline) == before
-    for name in loading.MODELS:
+    for name in loading.models_of(tiny_base.pipeline):
         assert all(weight.grad is None for weight in getattr(tiny_base.pipeline, name).parameters())
     assert tiny.hooks_of(tiny_base) == []
 

@@ -73,7 +73,7 @@ def test_times_are_read_and_an_unknown_one_is_none(tmp_path: Path) -> None:
     (tmp_path / "times.csv").write_text("a,x/persona,2.500\na,x/y-01,\nbroken\na,z,4\n")
     assert store.seconds() == {("a", "x/persona"): 2.5, ("a", "z"): 4.0}
     cost = Cost(learn_seconds=None, kept_bytes=2.5e6, picture_seconds=0.125)
-    assert costs.cells(cost) == ["-", "2.50", "0.12"] and costs.cells(None) == ["", "", ""]
+    assert costs.cells(cost) == ["-", "2.500", "0.12"] and costs.cells(None) == ["", "", ""]
     assert costs.as_csv({"lora": cost}) == (
         b"variant,learn_seconds,kept_bytes,picture_seconds\nlora,,2500000.000,0.125\n"
     )

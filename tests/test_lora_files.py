@@ -221,7 +221,7 @@ def test_the_words_that_call_it_up(
     assert (persona.word, persona.settings["tokens"], persona.method) == ("nice face", 2, "lora")
     with composing.apply_personas(tiny_base, {"": persona}) as schedules:
         script = rendering.encode_prompt(tiny_base, schedules, "a photo of {} in snow", RenderSettings(steps=2))
-        plain = token_batch.encode_plain(tiny_base, "a photo of nice face in snow").packed()[0]
+        plain = token_batch.encode_plain(tiny_base, "a photo of nice face in snow").pack()[0]
     assert all(torch.equal(row, plain) for row in script.rows.values())
     run("render", "ohwx", "in snow", "--steps", 2, "--out", tmp_path / "out")
     assert len(list((tmp_path / "out").iterdir())) == 1

@@ -101,7 +101,7 @@ import base64, json, os, signal, subprocess, sys, time, urllib.request
 options = ["--port", "0", "--json"]
 server = subprocess.Popen([sys.executable, "-m", "pmagic", "serve", *options], stdout=subprocess.PIPE, text=True)
 text = ""
-while not text.endswith("}\n"):
+while not text.endswith("}\\n"):
     text += server.stdout.readline()
 about = json.loads(text)
 head = {"authorization": "Bearer " + open(about["token_file"]).read(), "content-type": "application/json"}

@@ -83,7 +83,8 @@ def test_the_openai_client_draws_the_very_file_that_render_writes(
     assert [each.seed for each in answer.data] == [7, 8]
     assert answer.data[0].revised_prompt == "a photo of <alice> as a cowboy"
     by_version = generate(shared_server.client(), model="alice@1", size="32x32", seed=8, quality="hd")
-    assert files_of(by_version) == written[1:]
+    alone = render("alice", "as a cowboy", "--seed", "8", out=tmp_path)
+    assert files_of(by_version) == [Path(alone.stdout.strip()).read_bytes()]
 
 
 def test_size_and_format_are_as_asked_and_without_a_seed_each_picture_is_another(

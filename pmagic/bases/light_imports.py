@@ -153,6 +153,6 @@ def _import_real(name: str) -> ModuleType:
     for each in [name] if name == _SYMBOLS else [_COMPILER, _INDEXING]:
         if isinstance(sys.modules.get(each), _StandIn):
             del sys.modules[each]
-    if _COMPILER not in sys.modules:
-        vars(torch).pop("_dynamo", None)
+    if isinstance(vars(torch).get("_dynamo"), _StandIn) and _COMPILER not in sys.modules:
+        del torch._dynamo
     return importlib.import_module(name)

@@ -48,7 +48,7 @@ def demo(
     address = _find_persona(portrait)
     if address is None:
         console.say_always(f"$ pmagic learn {portrait} --name {NAME} --base {BASE}")
-        address = _run_command(learn.learn, photo=[portrait], name=NAME, base=BASE, quiet=quiet)["persona"]
+        address = _run_command(learn.learn, photo=[portrait], name=[NAME], base=BASE, quiet=quiet)["persona"]
     learn_seconds = time.monotonic() - start
     for prompt in PROMPTS:
         console.say_always(f'$ pmagic render {NAME} "{prompt}" -n {EACH} --out {out}')

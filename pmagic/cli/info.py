@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast
 
 import typer
 
@@ -45,7 +45,7 @@ def info(
     elif batch := reproduce.batch_of(metadata):
         console.warn(
             f"this picture was one of {len(batch)} drawn at once, which changes last bits: the command draws them all, "
-            f"and this is number {batch.index(metadata['seed']) + 1} of them, with seed {metadata['seed']}"
+            f"and this is number {batch.index(cast(int, metadata['seed'])) + 1} of them, with seed {metadata['seed']}"
         )
     elif isinstance(metadata.get("at_once"), int) and metadata["at_once"] != 1:
         console.warn(

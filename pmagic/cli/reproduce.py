@@ -53,7 +53,7 @@ def batch_of(metadata: Mapping[str, object]) -> range:
     if not (isinstance(first, int) and isinstance(count, int) and 1 < count <= AT_ONCE and first >= 0):
         return range(0)
     seeds = range(first, first + count)
-    return seeds if seed in seeds else range(0)
+    return seeds if isinstance(seed, int) and seed in seeds else range(0)
 
 
 def find_changes(metadata: Mapping[str, object]) -> Iterator[str]:

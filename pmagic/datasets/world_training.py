@@ -8,7 +8,7 @@ from pathlib import Path
 from pmagic.datasets import Individual, world
 
 WANTED, WHERE, PROMPTS, PHOTOS = world.WANTED, world.WHERE, world.PROMPTS, world.PHOTOS
-fetches, panel = world.fetches, world.panel
+fetches, panel, left_out = world.fetches, world.panel, world.left_out
 FIRST, PEOPLE = 30_000, 2_000  # seeds
 
 

@@ -12,7 +12,7 @@ from pmagic.engine.hooks import exchanged_attributes
 from pmagic.errors import OutOfMemory
 
 if TYPE_CHECKING:
-    from pmagic.bases.loading import StockPipeline
+    from pmagic.bases.pipelines import StockPipeline
 
 # The GPU's allocator says "Tried to allocate 20.00 MiB", the CPU's "you tried to allocate 8589934592 bytes".
 _WANTED = re.compile(r"tried to allocate ([\d.]+) ?(\w+)", re.IGNORECASE)

@@ -49,6 +49,12 @@ def count_values(shapes: Mapping[str, Sequence[int]], which: str, rank: int = 0)
     return total
 
 
+def tensor_names(shapes: Mapping[str, Sequence[int]], which: str, rank: int = 0) -> list[str]:
+    """The names in a persona of the tensors of a set's difference, full (rank 0) or of low rank."""
+    ends = {name: (UP, DOWN) if _is_factored(shape, rank) else ("",) for name, shape in shapes.items()}
+    return [PREFIX + name + end for name in shapes if WEIGHT_SETS[which](name) for end in ends[name]]
+
+
 @contextmanager
 def without_start_gradient(unet: nn.Module, names: Iterable[str]) -> Iterator[None]:
     """While inside, the outputs of these weights' projections at the first text position have no gradient.

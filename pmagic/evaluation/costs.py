@@ -57,7 +57,7 @@ def cells(cost: Cost | None) -> list[str]:
     if cost is None:
         return [""] * len(HEADS)
     learn, picture = ("-" if each is None else f"{each:.2f}" for each in (cost.learn_seconds, cost.picture_seconds))
-    return [learn, f"{cost.kept_bytes / 1e6:.2f}", picture]
+    return [learn, f"{cost.kept_bytes / 1e6:.3f}", picture]
 
 
 HEADS = ("learn s", "kept MB", "picture s")

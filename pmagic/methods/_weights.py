@@ -39,7 +39,7 @@ from pmagic.persona import Persona
 
 RARE = "sks"  # the word before the class word; if it is not one token, a vector takes its place
 MORE_RARE = ("ktn", "pll", "ucd")  # the same for the further subjects of joint training, in Custom Diffusion's order
-RECORD = 150  # bytes per tensor in a persona's two files besides its values
+RECORD = 80  # bytes per tensor in a persona's two files besides its values and, in both, its name
 PHRASE = "phrase.name"  # key in a persona's tensors of the vector before the class word, (w,)
 
 
@@ -106,7 +106,7 @@ def settings_for(
     values = {**recipes.of_all(base_defaults), **own, **of_base}
     if wants_prior(values, overrides):
         values = {**values, **with_prior, **of_base}
-    if overrides.get("kind") != "style":  # the method's own prompts fit every kind of subject but a style
+    if "templates" in values and overrides.get("kind") != "style":  # its own prompts fit every kind but a style
         overrides = {"templates": values["templates"], **overrides}
     return recipes.settings_for(recipe, {**base_defaults, "learn": values}, **overrides)
 
@@ -234,8 +234,9 @@ def count_weights(spec: ModelSpec, settings: LearnSettings) -> int:
 def kept_bytes(spec: ModelSpec, settings: LearnSettings) -> int:
     """Bytes of the stored difference in float16, including the record of each tensor."""
     shapes = memory_estimate.unet_shapes(spec)
-    named = sum(map(reweighting.WEIGHT_SETS[settings.weights], shapes))
-    return 2 * reweighting.count_values(shapes, settings.weights, settings.rank) + RECORD * named
+    names = reweighting.tensor_names(shapes, settings.weights, settings.rank)
+    record = sum(2 * len(name) + RECORD for name in names)
+    return 2 * reweighting.count_values(shapes, settings.weights, settings.rank) + record
 
 
 def _trained_rank(settings: LearnSettings) -> int:

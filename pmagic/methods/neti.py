@@ -47,6 +47,7 @@ SOURCE = (
     "written anew here under Apache-2.0"
 )
 HAS_STAGES = False
+DRIFTS = False
 
 
 def settings_for(recipe: str, base_defaults: Mapping[str, Any], **overrides: Any) -> LearnSettings:

@@ -72,7 +72,8 @@ def count_weights(spec: ModelSpec, settings: LearnSettings) -> int:
 def kept_bytes(spec: ModelSpec, settings: LearnSettings) -> int:
     """Bytes of token and targets, and of the encodings of concept and class word, in float32."""
     layers = memory_estimate.count_cross_attentions(spec)
-    return 4 * (count_weights(spec, settings) + 3 * memory_estimate.text_width(spec)) + _weights.RECORD * layers
+    record = layers * (_weights.RECORD + 2 * len("learner.values.0"))
+    return 4 * (count_weights(spec, settings) + 3 * memory_estimate.text_width(spec)) + record
 
 
 class ConceptLearner(nn.Module):
