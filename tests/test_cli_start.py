@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from crowd import MAIN, SETTINGS, fill, run, seconds_of
 
+from pmagic.bases import adapter_files
 from pmagic.library import bundle
 from pmagic.library.store import Library
 from pmagic.persona import Persona
@@ -69,7 +70,9 @@ def test_commands_and_personas_are_completed(library: Library, persona: Callable
     assert complete("pmagic show al") == ["alan", "alice"]
     assert complete("pmagic learn p.png --base mi") == ["mini"]
     assert complete("pmagic render alice x --base mi") == ["mini"]
-    assert complete("pmagic models pull ") == ["dreamlike", "sd14", "sd15", "sdxl", "buffalo_l", "antelopev2"]
+    fetched = ["dreamlike", "sd14", "sd15", "sdxl", "buffalo_l", "antelopev2", *adapter_files.KNOWN]
+    assert complete("pmagic models pull ") == fetched
+    assert complete("pmagic render alice x --with ip-adapter-f") == ["ip-adapter-full-face"]
     assert complete("pmagic learn p.png --recipe ref") == ["reference"]
     assert "--scheduler" in complete("pmagic render alice x --s")
 

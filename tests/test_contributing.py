@@ -1,4 +1,4 @@
-"""The five examples of CONTRIBUTING.md pass the conformance tests of their shelves."""
+"""The six examples of CONTRIBUTING.md pass the conformance tests of their shelves."""
 
 import importlib
 import json
@@ -8,7 +8,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import adapter_samples
 import pytest
+import test_adapters_shelf
 import test_bases_model_spec
 import test_datasets_shelf
 import test_evaluation_metrics
@@ -19,7 +21,7 @@ from test_cli_evaluating import Evaluate, evaluate, runner  # noqa: F401 - a fix
 from test_evaluation_metrics import case, eyes  # noqa: F401 - fixtures
 
 from pmagic import methods, shelf
-from pmagic.bases import memory_estimate, model_spec
+from pmagic.bases import loading, memory_estimate, model_spec
 from pmagic.cli.app import app
 from pmagic.evaluation import metrics
 from pmagic.evaluation.metrics import Sample
@@ -58,9 +60,16 @@ def add(tmp_path: Path) -> Iterator[Add]:
 
 
 def test_each_checklist_has_its_example() -> None:
-    shelves = ["pmagic/methods", "pmagic/losses", "pmagic/bases/known", "pmagic/datasets", "pmagic/evaluation/metrics"]
+    shelves = [
+        "pmagic/methods",
+        "pmagic/losses",
+        "pmagic/bases/known",
+        "pmagic/datasets",
+        "pmagic/evaluation/metrics",
+        "pmagic/adapters",
+    ]
     assert [path.rpartition("/")[0] for path in EXAMPLES] == shelves
-    assert PAGE.count("\n### Add a ") == 5
+    assert PAGE.count("\n### Add a") == 6
 
 
 @pytest.mark.parametrize("layout", ["sd1", "sd2"])
@@ -97,6 +106,12 @@ def test_a_metric(add: Add, eyes: Observers, case: Sample) -> None:  # noqa: F81
     assert list(metrics.table_columns()).index("brightness") > list(metrics.table_columns()).index("one_face")
     assert measured["brightness"] == measured["brighter"] and measured["brightness"][0] > 0
     assert metrics.measure(eyes, case)["brighter"] == [None] * len(case.pictures)
+
+
+def test_an_adapter(add: Add, tiny_base: loading.Base, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = add("pmagic/adapters/mean_color")
+    monkeypatch.setitem(test_adapters_shelf.SAMPLES, name, adapter_samples.build_mean_color)
+    test_adapters_shelf.test_contract(name, tiny_base, tmp_path)
 
 
 def test_a_method_is_compared_with_the_others(add: Add, evaluate: Evaluate, tmp_path: Path) -> None:  # noqa: F811

@@ -20,7 +20,7 @@ PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), ROOT / "tests
 PROSE = [path for path in PAGES if path.name != "CHANGELOG.md"]  # which names commands that are gone
 GUIDES = ["guide", "real-photos", "together", "evaluation", "performance", "miniature", "security", "troubleshooting",
           "python-api", "serve", "how-it-works", "methods", "lora-files", "commands", "design", "study",
-          "sdxl"]  # fmt: skip
+          "sdxl", "adapters"]  # fmt: skip
 FENCE = re.compile(r"^ *```\w*\n(.*?)^ *```", re.MULTILINE | re.DOTALL)
 SPAN = re.compile(r"`([^`\n]+(?:\n[^`\n]+)?)`")
 OPTION = re.compile(r"--?[a-zA-Z][\w-]*")

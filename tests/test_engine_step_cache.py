@@ -2,17 +2,20 @@
 
 import itertools
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+import adapter_samples
 import pytest
 import tiny
 import torch
 from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 
-from pmagic.bases import loading
+from pmagic.adapters import ip_adapter
+from pmagic.bases import adapter_files, loading
 from pmagic.engine import rendering, schedulers, step_cache
 from pmagic.engine.hooks import exchanged_parameters, installed_hooks
 from pmagic.engine.recipes import RenderSettings, settings_for
@@ -234,3 +237,26 @@ def test_weights_at_the_address_of_freed_ones_give_no_old_answer(unet: UNet2DCon
             del weights
         assert len(cache) <= 2  # the base's own, and those of the last person until others come
     assert len(addresses) == 1
+
+
+def test_another_look_or_scale_is_another_answer(tiny_base: loading.Base, tmp_path: Path) -> None:
+    """What an adapter adds is no argument of the UNet."""
+    files = adapter_files.find(str(adapter_samples.build_ip_adapter(tmp_path, tiny_base.pipeline.unet)))
+    looks = ip_adapter.encode(tiny_base, files, {"a": [tiny.photo(1)], "b": [tiny.photo(2)]})
+    answers = step_cache.UNetCache()
+
+    def draw(name: str, scale: float, cached: bool) -> bytes:
+        stack = ExitStack()
+        with stack:
+            if cached:
+                stack.enter_context(step_cache.cached_first_steps(tiny_base.pipeline.unet, answers, 0))
+            if name:
+                one = {"": looks[name]}
+                stack.enter_context(ip_adapter.apply(tiny_base, one, scale, guided=True, regions={}))
+            return rendering.render(tiny_base, None, PROMPT, [3], SETTINGS, word="face")[0].tobytes()
+
+    cases = [("a", 1.0), ("b", 1.0), ("a", 0.5), ("", 1.0), ("a", 1.0)]
+    plain = [draw(*case, cached=False) for case in cases]
+    assert len(set(plain)) == 4
+    assert [draw(*case, cached=True) for case in cases] == plain
+    assert len(answers) == 4 * SETTINGS.steps

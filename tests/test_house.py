@@ -24,7 +24,7 @@ FLOORS = [
     {"pictures", "sheet"},
     {"bases", "vision", "datasets"},
     {"engine"},
-    {"methods"},
+    {"methods", "adapters"},
     {"tasks"},
     {"api", "serving"},
     {"evaluation"},

@@ -17,8 +17,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import adapter_samples
 import openai
 import pytest
+import tiny
 from PIL import Image
 from served import Server, at_home, loopback, serving, shared_home, shared_server, wait_for  # noqa: F401 - fixtures
 from tiny import tiny_folders  # noqa: F401 - a fixture
@@ -272,6 +274,17 @@ def test_what_the_server_would_draw_otherwise_is_drawn_here_and_said(
             assert done.exit_code == 0
             assert f"drawing here and not in the server that is running: {reason}" in done.stderr
             assert len(shared_server.lines()) == before
+
+
+def test_an_adapter_is_drawn_with_here_and_that_is_said(
+    shared_server: Server, tiny_folders: dict[str, Path], tmp_path: Path
+) -> None:
+    base = tiny.open_base(tiny_folders["sd1"])
+    path = adapter_samples.build_ip_adapter(tmp_path / "adapter", base.pipeline.unet)
+    tiny.photo(1).save(tmp_path / "look.png")
+    done = render("alice", "x", "--with", str(path), "--look", str(tmp_path / "look.png"), out=tmp_path)
+    assert done.exit_code == 0, done.stderr
+    assert "drawing here and not in the server that is running: a server draws without adapters" in done.stderr
 
 
 def test_a_persona_of_the_same_number_that_is_another_one_is_drawn_as_what_it_is(

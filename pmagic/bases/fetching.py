@@ -13,13 +13,13 @@ import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pmagic import atomic_io, network
-from pmagic.bases import checksums, file_kinds, kinds
+from pmagic.bases import adapter_files, checksums, file_kinds, kinds
 from pmagic.bases import model_spec as specs
 from pmagic.bases.kinds import SD, SDXL, Architecture
 from pmagic.bases.model_spec import CLIP_REPO, CLIPSEG_REPO, HUB_OBSERVERS, PACKS, find_observer, place_of, resolve
@@ -31,9 +31,15 @@ if TYPE_CHECKING:
 
 ChooseFiles = Callable[[Sequence[str]], list[str]]
 _TEXTS = (".json", ".txt")
+_OBSERVER = "model.safetensors"  # the weights of an observer, in the hub's repository
 HUB, PACKS_HOST = "the hub", "insightface's server"  # the servers' names in messages
 PACK_LICENCE = "non-commercial research only (insightface's packs of pretrained models)"
-LICENCES = {CLIP_REPO: "MIT", CLIPSEG_REPO: "Apache-2.0"} | dict.fromkeys(PACKS, PACK_LICENCE)
+LICENCES = {
+    CLIP_REPO: "MIT",
+    CLIPSEG_REPO: "Apache-2.0",
+    **dict.fromkeys(PACKS, PACK_LICENCE),
+    **dict.fromkeys(adapter_files.DOWNLOADS, adapter_files.LICENCE),
+}
 _IN_PACK = re.compile(r"([\w-]+/)?[\w-]+\.onnx", re.ASCII)  # in one folder at most
 _CONVERTER = "SFconvertbot"  # the hub's own robot: offers safetensors of old repositories as a pull request
 
@@ -52,7 +58,7 @@ class DownloadPlan:
 
 
 def plan_downloads(name: str) -> list[DownloadPlan]:
-    """The missing downloads for a base and its two hub observers, for one such observer, or for a face pack.
+    """The missing downloads for a base and its two hub observers, for one such observer, a face pack, or an adapter.
 
     It asks the hub but downloads no weights. A base's plan leaves out its face pack, whose licence is stricter (see
     `besides`). Raises Incompatible for a repository that is not a Stable Diffusion in safetensors.
@@ -60,7 +66,9 @@ def plan_downloads(name: str) -> list[DownloadPlan]:
     if name in PACKS:
         return _pack(name)
     if name in HUB_OBSERVERS:
-        return [] if find_observer(name) is not None else [_plan(name, _observer_files, LICENCES[name])]
+        return [] if find_observer(name) is not None else [_plan(name, _observer_files, LICENCES[name], _OBSERVER)]
+    if name in adapter_files.DOWNLOADS:
+        return _adapter(name)
     spec = resolve(name)
     if spec.repo is None:
         raise UsageError(
@@ -71,7 +79,7 @@ def plan_downloads(name: str) -> list[DownloadPlan]:
         plans.append(_plan(spec.repo, None, spec.licence))
     for observer in (spec.clip, spec.clipseg):
         if not isinstance(observer, Path):
-            plans.append(_plan(observer, _observer_files, LICENCES.get(observer, "see its page")))
+            plans.append(_plan(observer, _observer_files, LICENCES.get(observer, "see its page"), _OBSERVER))
     if not plans:
         specs.require_weights(spec)  # a damaged download is reported, not overwritten
     return plans
@@ -79,7 +87,7 @@ def plan_downloads(name: str) -> list[DownloadPlan]:
 
 def besides(name: str) -> list[DownloadPlan]:
     """The plan of a base's face pack, which learning people needs and `plan_downloads` leaves to the person."""
-    if name in PACKS or name in HUB_OBSERVERS:
+    if name in PACKS or name in HUB_OBSERVERS or name in adapter_files.DOWNLOADS:
         return []
     faces = resolve(name).faces
     return _pack(faces) if isinstance(faces, str) else []
@@ -201,8 +209,24 @@ def _pack(name: str) -> list[DownloadPlan]:
     )
 
 
-def _plan(repo: str, choose: ChooseFiles | None, licence: str) -> DownloadPlan:
-    """choose: picks the files to fetch from all names; None for those of a base.
+def _adapter(name: str) -> list[DownloadPlan]:
+    """The missing downloads for an adapter: its file, and the image encoder that all known ones share."""
+    wanted = [each for each in dict.fromkeys((name, adapter_files.ENCODER)) if not place_of(each).is_dir()]
+    plans = []
+    for each in wanted:
+        files = adapter_files.files_of(each)
+        plan = _plan(
+            adapter_files.REPO,
+            lambda names, files=files: files if set(files) <= set(names) else [],
+            adapter_files.LICENCE,
+            " and ".join(files),
+        )
+        plans.append(replace(plan, place=place_of(each)))
+    return plans
+
+
+def _plan(repo: str, choose: ChooseFiles | None, licence: str, wanted: str = "") -> DownloadPlan:
+    """choose: picks the files to fetch from all names; None for those of a base. wanted: what it looks for, in words.
 
     Raises Incompatible where there are none, or for a base of an unknown architecture.
     """
@@ -221,8 +245,8 @@ def _plan(repo: str, choose: ChooseFiles | None, licence: str) -> DownloadPlan:
         files = choose([file.rfilename for file in info.siblings or ()])
     if not files:
         lacks = kinds.lacks({part: kinds.lack(_inside(names, part), part) for part in architecture.parts})
-        why = "it has no model.safetensors" if choose is _observer_files else lacks
-        raise Incompatible(f"{repo} offers no weights that can be read: {why}", "choose another base")
+        why, advice = (f"it has no {wanted}", "see its page on the hub") if wanted else (lacks, "choose another base")
+        raise Incompatible(f"{repo} offers no weights that can be read: {why}", advice)
     sizes = {file.rfilename: file.size or 0 for file in info.siblings or ()}
     licence = getattr(info.card_data, "license", None) or licence
     size = sum(sizes[name] for name in files)
@@ -287,9 +311,9 @@ def _inside(names: Sequence[str], part: str) -> list[str]:
 
 
 def _observer_files(names: Sequence[str]) -> list[str]:
-    if "model.safetensors" not in names:
+    if _OBSERVER not in names:
         return []
-    return sorted(name for name in names if name == "model.safetensors" or ("/" not in name and name.endswith(_TEXTS)))
+    return sorted(name for name in names if name == _OBSERVER or ("/" not in name and name.endswith(_TEXTS)))
 
 
 @contextlib.contextmanager

@@ -30,8 +30,10 @@ ARCHITECTURES: Mapping[str, Mapping[str, str]] = {
     "sd2": {"unet": UNET, "vae": VAE, "text_encoder": "cond_stage_model.model."},
     "sd1": {"unet": UNET, "vae": VAE, "text_encoder": "cond_stage_model.transformer."},
 }
+IP_ADAPTER, WEIGHTS = "an IP-Adapter", "a file of weights"
 # What another file is, by the names of its tensors; the first match counts.
 _SPECIAL = (
+    (re.compile(r"^ip_adapter\."), IP_ADAPTER),
     (re.compile(r"lora_|\.lora[._]|\.hada_|\.lokr_"), "a LoRA"),
     (re.compile(r"^control_model\.|^controlnet_"), "a ControlNet"),
     (re.compile(r"^edm_mean$"), "a single file of Playground 2.5, whose noise pmagic lacks"),
@@ -93,7 +95,7 @@ def _safetensors_kind(path: Path) -> str:
     if kind:
         return kind
     if not _has(shapes, UNET):
-        return "a file of weights"
+        return WEIGHTS
     channels = shapes.get(_INPUT, (0, 4))[1:2]
     if channels == (9,):
         return "a single file of a Stable Diffusion for inpainting, whose UNet reads 9 channels instead of 4"

@@ -16,6 +16,7 @@ from pmagic.cli.options import AsJson, Quiet, number
 from pmagic.engine.prompts import check_text
 from pmagic.errors import PhotoRefused, UsageError
 from pmagic.library.store import Library
+from pmagic.tasks.adapter_input import read
 from pmagic.tasks.drawing import CountFaces, RenderOptions, Scene, find_base, prepare
 from pmagic.tasks.prompt_text import compose_names
 
@@ -63,6 +64,9 @@ def compose(
     negative: drawing.Negative = None,
     size: drawing.Size = None,
     strength: drawing.Strength = 1.0,
+    adapter: drawing.With = None,
+    look: drawing.Look = None,
+    scale: drawing.Scale = None,
     out: drawing.Out = Path(),
     kind: drawing.Format = None,
     grid: drawing.Grid = False,
@@ -83,6 +87,7 @@ def compose(
     \b
     pmagic compose "a photo of {alice} and {bob} in snow" --layout left,right
     pmagic compose "{alice} on a chair" --background room.jpg --mask-text "the empty chair"
+    pmagic compose "{alice} and {bob}" --layout left,right --with ip-adapter --look alice=a.jpg --look bob=b.jpg
     """
     from pmagic.engine import prompts
 
@@ -107,6 +112,7 @@ def compose(
     regions = _regions(layout, prompt_names) if layout is not None else {}
     marks = (mask, mask_text, box)
     _check_place(background, marks, fit_mask, preview or soft_edge != 0)
+    given = read(adapter, look or [], scale, prompt_names, list(regions))
     library = Library(settings.library_dir())
     personas = {name: library.load(name) for name in prompt_names}
     bare = prompts.bare_names(prompt, library.names())
@@ -143,7 +149,9 @@ def compose(
         metadata={"verb": "compose", **metadata},
         count_faces=_face_counter(console, spec, people, edit) if people else None,
     )
-    prepare_drawing = partial(prepare, console, personas, [scene], options, base=spec, settings=style_settings)
+    prepare_drawing = partial(
+        prepare, console, personas, [scene], options, base=spec, settings=style_settings, adapter=given
+    )
     drawing.draw(console, output, prepare_drawing, [file_name])
 
 

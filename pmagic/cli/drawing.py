@@ -40,6 +40,18 @@ Strength = Annotated[
         "--strength", help="Factor of what a persona changes of the base's weights, for methods with weights."
     ),
 ]
+With = Annotated[
+    str | None,
+    typer.Option(
+        "--with",
+        help="An adapter that also reads pictures: ip-adapter, ip-adapter-plus-face, ..., or a safetensors file.",
+        autocompletion=names.adapters,
+    ),
+]
+Look = Annotated[list[str] | None, typer.Option("--look", help="A picture that the adapter reads; may be repeated.")]
+Scale = Annotated[
+    float | None, typer.Option("--scale", help="How much the look counts: 0 nothing, 0.6 the default, 1 in full.")
+]
 Out = Annotated[
     Path, typer.Option("--out", help="Folder to write to, or one file name that ends in .png, .jpg or .webp.")
 ]

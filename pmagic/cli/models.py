@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pmagic.library.store import Entry
 
 app = typer.Typer(
-    help="List, download and remove base models, vision models and face packs.",
+    help="List, download and remove base models, vision models, face packs and adapters.",
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -28,13 +28,13 @@ app = typer.Typer(
 
 @app.command("list")
 def list_models(quiet: Quiet = False, as_json: AsJson = False) -> None:
-    """List the known bases, vision models and face packs, and which of them are here.
+    """List the known bases, vision models, face packs and adapters, and which of them are here.
 
     \b
     pmagic models list
     pmagic models list -q    (only the names of those that are here)
     """
-    from pmagic.bases import fetching, model_spec, removal
+    from pmagic.bases import adapter_files, fetching, model_spec, removal
 
     removal.clear_left()
     documents: list[dict[str, object]] = []
@@ -68,6 +68,20 @@ def list_models(quiet: Quiet = False, as_json: AsJson = False) -> None:
                 licence=fetching.LICENCES[name],
             )
         )
+    for name, size in adapter_files.DOWNLOADS.items():
+        place, adapter = model_spec.place_of(name), adapter_files.KNOWN.get(name)
+        used = "for all adapters" if adapter is None else f"for {adapter.base}"
+        documents.append(
+            _model_entry(
+                name,
+                missing=[] if place.is_dir() else ["the weights"],
+                folder=place if place.is_dir() else None,
+                repo=adapter_files.REPO,
+                size_gb=size / 1e9,
+                licence=f"{adapter_files.LICENCE}, {used}",
+                needs=[] if adapter is None else [adapter_files.ENCODER],
+            )
+        )
     rows = [
         (
             str(each["name"]),
@@ -87,7 +101,8 @@ def pull(
     name: Annotated[
         str,
         typer.Argument(
-            help="sd14, sd15, sdxl, dreamlike, a hub id, buffalo_l, antelopev2", autocompletion=names.pullable
+            help="sd14, sd15, sdxl, dreamlike, a hub id, buffalo_l, antelopev2, ip-adapter, ...",
+            autocompletion=names.pullable,
         ),
     ],
     dry_run: Annotated[
@@ -99,7 +114,7 @@ def pull(
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Download a base with CLIP and CLIPSeg, or a face pack. Size and licence are shown first.
+    """Download a base with CLIP and CLIPSeg, a face pack, or an adapter. Size and licence are shown first.
 
     Learning people also needs a face pack. Its licence allows less, so it is downloaded only by its own name.
     After an interruption the same command continues; a face pack starts again. No pickle is downloaded. SHA-256 sums

@@ -14,10 +14,17 @@ def bases(incomplete: str) -> list[str]:
 
 
 def pullable(incomplete: str) -> list[str]:
-    from pmagic.bases import model_spec
+    from pmagic.bases import adapter_files, model_spec
 
     known = [each.name for each in model_spec.known_bases() if each.repo is not None]
-    return [name for name in (*known, model_spec.FACES_PACK, model_spec.EVAL_PACK) if name.startswith(incomplete)]
+    names = (*known, model_spec.FACES_PACK, model_spec.EVAL_PACK, *adapter_files.KNOWN)
+    return [name for name in names if name.startswith(incomplete)]
+
+
+def adapters(incomplete: str) -> list[str]:
+    from pmagic.bases import adapter_files
+
+    return [name for name in adapter_files.KNOWN if name.startswith(incomplete)]
 
 
 def methods(incomplete: str) -> list[str]:

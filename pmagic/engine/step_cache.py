@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
 
+from pmagic.engine import image_attention
 from pmagic.engine.hooks import exchanged_attributes
 
 # For every parameter and buffer of a network: its memory, its layout, and torch's count of writes to it.
@@ -57,9 +58,10 @@ class UNetCache:
 def cached_first_steps(unet: nn.Module, cache: UNetCache, since: float) -> Iterator[None]:
     """While inside, a UNet call at t >= `since` is computed only if `cache` does not hold its output yet.
 
-    An output belongs to all arguments and to the weights at the time of the call. Hooks and attention processors are
-    not compared; those used with one cache must compute the same. Writes that torch does not count, through
-    `Tensor.data` or by a fused optimizer, are not noticed. Calls with gradients enabled are always computed.
+    An output belongs to all arguments, to the weights at the time of the call, and to the looks that cross-attention
+    reads (image_attention). Other hooks and attention processors are not compared; those used with one cache must
+    compute the same. Writes that torch does not count, through `Tensor.data` or by a fused optimizer, are not noticed.
+    Calls with gradients enabled are always computed.
     since: the t at which the first static stage ends. cache: grows by 2 N C h w values per step.
     Raises TypeError for an argument that cannot be compared bit for bit.
     """
@@ -74,7 +76,7 @@ def cached_first_steps(unet: nn.Module, cache: UNetCache, since: float) -> Itera
         if torch.is_grad_enabled() or float(torch.as_tensor(arguments["timestep"]).min()) < since:
             return compute(*args, **kwargs)
         as_dict = arguments.pop("return_dict")
-        answers, question = cache.answers(unet), _digest(arguments)
+        answers, question = cache.answers(unet), _digest({**arguments, "looks": image_attention.active(unet)})
         if question not in answers:
             (answers[question],) = compute(**arguments, return_dict=False)
         return _output(answers[question].clone(), as_dict=as_dict)

@@ -143,6 +143,20 @@ def prepare(
     raise _lost()
 
 
+def is_running() -> bool:
+    """Whether a server of this library runs."""
+    if not hasattr(socket, "AF_UNIX"):
+        return False
+    connection = _Connection()
+    try:
+        connection.connect()
+    except OSError:
+        return False
+    finally:
+        connection.close()
+    return True
+
+
 def _exchange(connection: _Connection, request: Mapping[str, Any]) -> Lines:
     """The server's lines up to the end of the drawing. Closing the generator cancels it. Raises the problem it had.
 

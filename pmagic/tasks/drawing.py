@@ -2,6 +2,7 @@
 
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from pmagic.engine.recipes import RenderSettings
     from pmagic.engine.regions import Box
     from pmagic.persona import Persona
+    from pmagic.tasks.adapter_input import AdapterInput, AppliedAdapter
 
 CountFaces = Callable[["Image.Image"], Mapping[str, int]]  # the number of faces in the place of each name
 
@@ -150,10 +152,11 @@ class Drawing:
     settings: "RenderSettings"
     scenes: Sequence[Scene]
     cut: Sequence[str]
+    adapter: "AppliedAdapter | None" = None
 
     @property
     def who(self) -> str:
-        return ", ".join(self.names.values())
+        return ", ".join(self.names.values()) or "a look"
 
     @property
     def where(self) -> str:
@@ -169,9 +172,11 @@ class Drawing:
     def metadata(self) -> dict[str, object]:
         """What all pictures share."""
         personas = list(self.personas.values())
+        digests = {self.names[each]: bundle.digest(persona) for each, persona in self.personas.items()}
         return {
-            "persona": self.who,
-            "persona_sha256": {self.names[each]: bundle.digest(persona) for each, persona in self.personas.items()},
+            "persona": ", ".join(self.names.values()),
+            **({"persona_sha256": digests} if digests else {}),
+            **({} if self.adapter is None else self.adapter.metadata),
             **shared_metadata(self.base, personas, self.settings, self.options.dtype),
             "size": list(
                 self.settings.size or (self.base.size,) * 2
@@ -207,16 +212,17 @@ class Drawing:
                     advance(finished * steps + count * done, self.total * steps, remark)
 
                 try:
-                    images = rendering.compose(
-                        self.base,
-                        personas,
-                        scene.prompt,
-                        now,
-                        settings,
-                        regions=scene.regions,
-                        edit=scene.edit,
-                        on_step=on_step,
-                    )
+                    with self._adapter(scene):
+                        images = rendering.compose(
+                            self.base,
+                            personas,
+                            scene.prompt,
+                            now,
+                            settings,
+                            regions=scene.regions,
+                            edit=scene.edit,
+                            on_step=on_step,
+                        )
                 except OutOfMemory as problem:
                     if len(now) == 1:
                         raise
@@ -231,6 +237,12 @@ class Drawing:
                     finished += 1
                     yield Picture(number, seed, image, metadata, faces)
 
+    def _adapter(self, scene: Scene) -> AbstractContextManager[None]:
+        """The context in which the base reads the looks. Not around a `yield`, where others may draw."""
+        if self.adapter is None:
+            return nullcontext()
+        return self.adapter.applied(self.base, self.settings.guidance, scene.regions)
+
 
 def prepare(
     reporter: Reporter,
@@ -241,12 +253,14 @@ def prepare(
     base: "Base | ModelSpec",
     settings: "RenderSettings",
     before_opening: Callable[[], None] = lambda: None,
+    adapter: "AdapterInput | None" = None,
 ) -> Drawing:
     """Checks the prompts, then opens the base. personas: with their addresses, by the name in the prompts' braces.
 
-    before_opening: called when everything but the base is checked.
-    Raises Incompatible for a base with other weights, UsageError, WeightsMissing.
+    before_opening: called when everything but the base is checked. adapter: reads looks besides the prompt.
+    Raises Incompatible for a base or an adapter with other weights, UsageError, WeightsMissing, PhotoRefused.
     """
+    from pmagic.bases import local_bases
     from pmagic.bases.model_spec import ModelSpec
     from pmagic.engine import prompts
 
@@ -268,10 +282,13 @@ def prepare(
         reporter.warn(f"the negative prompt is too long; the base does not read: {cut_negative!r}")
         cut = ["; ".join(filter(None, (each, cut_negative))) for each in cut]
     warn_of_instructions(reporter, [*(each.prompt for each in scenes), settings.negative])
+    squares = {} if adapter is None else adapter.squares(reporter, spec)
     before_opening()
 
     if isinstance(base, ModelSpec):
         base = opened_bases.open_base(spec, device=base_options.device(options.device), dtype=options.dtype)
+        if not personas:  # which remember their base by themselves, when they are learned
+            local_bases.remember(spec, base.fingerprint)
     settings = replace(settings, batch=options.pictures_at_once(base, settings))
     for address, persona in personas.values():
         if base.fingerprint != persona.fingerprint:
@@ -279,14 +296,16 @@ def prepare(
                 f"{address} was learned on {persona.base}, and the base in {spec.place} has other weights",
                 "restore that base, or learn the persona again",
             )
+    names = {name: str(address) for name, (address, _) in personas.items()}
     return Drawing(
         base=base,
         personas={name: persona for name, (_, persona) in personas.items()},
-        names={name: str(address) for name, (address, _) in personas.items()},
+        names=names,
         options=options,
         settings=settings,
         scenes=scenes,
         cut=cut,
+        adapter=None if adapter is None else adapter.encode(base, squares, names),
     )
 
 

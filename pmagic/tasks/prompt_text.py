@@ -27,6 +27,20 @@ def render_prompt(prompt: str, address: str) -> str:
     return prompt if NAME in prompt else f"a photo of {NAME} {prompt}".strip()
 
 
+def plain_prompt(prompt: str) -> str:
+    """A prompt without a persona, as it is. Raises UsageError for a name in brackets."""
+    check_text(prompt)
+    other = NAME if NAME in prompt else getattr(_OTHER_NAME.search(prompt), "group", str)()
+    if other:
+        raise UsageError(
+            f"the prompt has {other}, and no persona is named",
+            'name one before the prompt, as in `pmagic render alice "as a cowboy"`, or leave the brackets out',
+        )
+    if not prompt.strip():
+        raise UsageError("the prompt is empty", 'say what to draw, as in "a photo of a woman"')
+    return prompt
+
+
 def title_of(prompt: str, name: str) -> str:
     """The prompt with the persona's name instead of `{}`, as in the metadata of a picture."""
     return prompt.replace(NAME, f"<{name}>")
