@@ -1,5 +1,6 @@
 """`pmagic study` from an evaluation to the results, as a person types it."""
 
+import contextlib
 import json
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from studied import document, prefer
 from typer.testing import CliRunner
 
 from pmagic.cli.app import app
-from pmagic.study import folder
+from pmagic.study import folder, server
 
 runner = CliRunner()
 SAYS_TORCH = """
@@ -50,7 +51,7 @@ def test_make_refuses_what_cannot_be_a_study(made: tuple[Path, dict[str, Any]], 
     for words, code, said in (
         ([evaluation, "--root", photos, "--out", made[0]], 2, "is there already and not empty"),
         ([evaluation, "--root", photos, "--questions", "0"], 2, "--questions must be 1 to 1000, not 0"),
-        ([evaluation, "--root", photos, "--checks", "99"], 2, "--checks must be 0 to 40, not 99"),
+        ([evaluation, "--root", photos, "--checks", "1001"], 2, "--checks must be 0 to 1000, not 1001"),
         ([evaluation, "--root", photos, "--methods", "neti,lora"], 3, "no method 'neti'"),
         ([evaluation], 2, "--root"),
         ([tmp_path / "photos"], 3, "holds no evaluation"),
@@ -59,6 +60,15 @@ def test_make_refuses_what_cannot_be_a_study(made: tuple[Path, dict[str, Any]], 
         done = run("make", *words, *([] if "--out" in words else ["--out", tmp_path / "x"]))
         assert done.exit_code == code and said in done.stderr, (words, done.stderr)
     assert not (tmp_path / "x").exists()
+
+
+def test_a_short_study_needs_no_more_options_and_counts_whom_it_shows(tmp_path: Path) -> None:
+    evaluation, photos = studied.build(tmp_path)
+    done = run("make", evaluation, "--root", photos, "--questions", "2", "--out", tmp_path / "study", "--json")
+    assert done.exit_code == 0 and len(folder.read(tmp_path / "study").questions) == 10
+    done = run("make", evaluation, "--root", photos, "--questions", "1", "--checks", "0", "--out", tmp_path / "one",
+               "--json")  # fmt: skip
+    assert done.exit_code == 0 and json.loads(done.stdout)["people"] == 1
 
 
 def test_people_without_pictures_are_told(tmp_path: Path) -> None:
@@ -125,13 +135,42 @@ def test_score_without_an_answer_that_counts(made: tuple[Path, dict[str, Any]], 
     careless = tmp_path / "careless.json"
     careless.write_text(json.dumps(document(folder.read(out), "careless", lambda each: "a")))
     done = run("score", out, careless)
-    assert done.exit_code == 3 and "there is no participant left to count" in done.stderr
+    assert done.exit_code == 3 and "no participant is left to count, of 1 file" in done.stderr
+    assert "next: let more people answer. Participants are left out if" in done.stderr
+    done = run("score", out, tmp_path / "none.json")
+    assert done.exit_code == 3 and "next: give the files of answers to this study" in done.stderr
     assert not (out / "report.html").exists()
 
 
 def test_serve_refuses_what_cannot_be_served(tmp_path: Path) -> None:
     assert "--port must be 0 to 65535" in run("serve", tmp_path, "--port", "70000").stderr
+    done = run("serve", tmp_path, "--host", "")
+    assert done.exit_code == 2 and "--host is empty" in done.stderr
     assert run("serve", tmp_path).exit_code == 3
+
+
+@pytest.mark.parametrize(
+    ("host", "in_url", "warnings"),
+    [
+        ("127.0.0.1", "127.0.0.1", 0),
+        ("0.0.0.0", "0.0.0.0", 2),
+        ("::1", "[::1]", 0),
+    ],
+)
+def test_serve_prints_an_address_that_can_be_opened(
+    made: tuple[Path, dict[str, Any]], monkeypatch: pytest.MonkeyPatch, host: str, in_url: str, warnings: int
+) -> None:
+    class Opened:
+        server_port, token = 8123, "t"
+
+        def serve_forever(self) -> None:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(server, "open_server", lambda *rest: contextlib.nullcontext(Opened()))
+    done = run("serve", made[0], "--host", host)
+    assert done.exit_code == 0 and done.stdout == f"http://{in_url}:8123/?token=t\n"
+    assert done.stderr.count("warning: ") == warnings
+    assert ("give participants one of these instead" in done.stderr) == (warnings == 2)
 
 
 @pytest.mark.parametrize("words", [["make", "nowhere"], ["serve", "nowhere"], ["score", "nowhere"]])

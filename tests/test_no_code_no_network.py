@@ -19,7 +19,7 @@ NETWORK = {"socket", "http", "urllib", "ssl", "requests", "httpx", "huggingface_
 
 
 def test_only_fetching_and_what_bars_it_know_the_network() -> None:
-    """Besides those one module knows the names of the network's errors, and the servers listen on this machine alone by default."""
+    """Besides those one module knows the names of the network's errors, and two servers listen on this machine."""
     users = {name for name, tree in modules() for each, _ in imports(tree) if each.split(".")[0] in NETWORK}
     local = {f"pmagic.serving.{name}" for name in ("client", "server", "socket_file")} | {"pmagic.study.server"}
     assert users <= {"pmagic.bases.fetching", "pmagic.bases.offline", "pmagic.network", *local}

@@ -43,8 +43,23 @@ def test_a_line_that_a_kill_has_cut_off_is_told_and_the_others_count(study: Stud
     (who,), problems = answers.read([write(tmp_path / "p1.jsonl", text)], study)
     assert who.answers == {one: "a", two: "b"}
     assert problems == [
-        f"{tmp_path / 'p1.jsonl'}, line 2, cannot be read: the server was stopped before it had kept this"
+        f"{tmp_path / 'p1.jsonl'}, line 2, cannot be read and is left out. If a stop of the server or a full disk cut "
+        "it off, it was never confirmed, and the page has sent it again"
     ]
+
+
+def test_of_a_file_that_is_refused_nothing_counts(study: Study, tmp_path: Path) -> None:
+    one, two = (each.id for each in study.questions[:2])
+    foreign = line(study, "p1", 2, two, "b").replace(study.id, "another")
+    text = line(study, "p1", 1, one, "a") + foreign
+    found, problems = answers.read([write(tmp_path / "p1.jsonl", text)], study)
+    assert found == [] and problems == [f"{tmp_path / 'p1.jsonl'} is left out: it is of another study"]
+
+
+def test_a_reason_stays_short(study: Study, tmp_path: Path) -> None:
+    long = {**document(study, "p1", prefer("paper")), "version": "x" * 10**6}
+    _, (problem,) = answers.read([write(tmp_path / "x.json", long)], study)
+    assert len(problem) < len(str(tmp_path)) + 120
 
 
 def test_files_of_one_participant_are_joined_and_must_agree(study: Study, tmp_path: Path) -> None:

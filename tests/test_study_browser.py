@@ -308,6 +308,7 @@ def test_two_participants_at_once_on_the_server(
     for tab in tabs:
         until(tab, "document.getElementById('status').textContent.startsWith('All answers are saved')")
         names.append(tab.evaluate("state.participant"))
+        assert tab.is_hidden("#save")  # there is nothing to send back
     assert kept(place, study) == dict(zip(names, wanted, strict=True))
     tabs[0].click("#next")  # the next participant at the same computer
     tabs[0].click("#start")

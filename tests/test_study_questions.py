@@ -119,6 +119,20 @@ def test_too_many_questions_are_refused_with_the_number_there_is(evaluation: Eva
     assert error.value.next_step == f"give --questions {most}"
 
 
+def test_an_unfinished_evaluation_is_to_be_finished(built: tuple[Path, Path], tmp_path: Path) -> None:
+    out = shutil.copytree(built[0], tmp_path / "evaluation")
+    finish = "finish the evaluation with the same `pmagic eval` command"
+    shutil.rmtree(next(out.glob("people/0001-*/variants")))
+    with pytest.raises(UsageError) as error:
+        questions.choose(source.read(out, built[1], []), 999, 0, 0)
+    assert error.value.next_step == f"give --questions 108, or {finish}"
+    for each in out.glob("people/*/variants"):
+        shutil.rmtree(each)
+    with pytest.raises(UsageError) as error:
+        questions.choose(source.read(out, built[1], []), 4, 0, 0)
+    assert error.value.next_step == finish
+
+
 def test_pictures_that_two_methods_share_are_not_compared(built: tuple[Path, Path], tmp_path: Path) -> None:
     out = shutil.copytree(built[0], tmp_path / "evaluation")
     for path in out.glob("people/*/variants/lora/variant.json"):
@@ -248,6 +262,30 @@ def test_a_study_is_read_again_and_never_written_over(tmp_path: Path) -> None:
         (place / folder.KEY).write_text(text)
         with pytest.raises(Incompatible):
             folder.read(place)
+
+
+def test_the_current_folder_is_not_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    evaluation = source.read(*studied.build(tmp_path), [])
+    chosen = questions.choose(evaluation, 4, 0, 0)
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    for out in (".", "../here", "inside/.."):
+        with pytest.raises(UsageError, match="is the folder you are in"):
+            folder.write(Path(out), evaluation, chosen, 0)
+    (tmp_path / "link").symlink_to("empty")
+    (tmp_path / "empty").mkdir()
+    assert folder.write(tmp_path / "link", evaluation, chosen, 0) == folder.read(tmp_path / "empty")
+    (tmp_path / "file").touch()
+    with pytest.raises(UsageError, match="file is a file"):
+        folder.write(tmp_path / "file", evaluation, chosen, 0)
+
+
+def test_a_key_whose_methods_are_not_there_is_refused(tmp_path: Path) -> None:
+    place, _ = studied.make(tmp_path)
+    text = (place / folder.KEY).read_text()
+    (place / folder.KEY).write_text(text.replace('"method": "lora"', '"method": "other"'))
+    with pytest.raises(Incompatible, match="cannot be read"):
+        folder.read(place)
 
 
 def test_a_study_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

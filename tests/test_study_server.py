@@ -1,5 +1,6 @@
 """The server of a study: who may ask for what, and that an answer it has acknowledged is on the disk."""
 
+import errno
 import http.client
 import json
 import os
@@ -228,6 +229,106 @@ def test_a_client_that_says_nothing_keeps_nobody_waiting(running: Running) -> No
         assert running.send("p1", [choice(1)]) == 200
 
 
+def raw(running: Running, request: bytes, receive_buffer: int | None = None) -> socket.socket:
+    """A connection on which these bytes were sent."""
+    connection = socket.socket()
+    if receive_buffer:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+    connection.settimeout(20)
+    connection.connect(("127.0.0.1", running.server.server_port))
+    connection.sendall(request)
+    return connection
+
+
+def test_a_slow_phone_gets_the_whole_page(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The page may take longer than the timeout, as long as the client takes some of it now and then."""
+    monkeypatch.setattr(server._Handler, "timeout", 1.0)
+    running.server.html = bytes(24 << 20)
+    request = f"GET / HTTP/1.0\r\nCookie: {running.cookie}\r\n\r\n".encode()
+    received, begun = 0, time.monotonic()
+    with raw(running, request, receive_buffer=64 << 10) as slow:
+        while data := slow.recv(1 << 20):
+            received += len(data)
+            while time.monotonic() - begun < 3 * received / len(running.server.html):
+                time.sleep(0.01)
+    assert received > len(running.server.html) and time.monotonic() - begun > 2.5
+
+
+def test_a_client_that_says_a_byte_now_and_then_is_ended(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "SECONDS", 0.5)
+    with raw(running, b"POST /answers HTTP/1.0\r\n") as slow, studied.waiting(10, "end") as more:
+        slow.setblocking(False)
+        ended = False
+        while not ended and more():
+            try:
+                slow.send(b"a")
+                ended = slow.recv(1000) == b""
+            except BlockingIOError:
+                continue
+            except ConnectionError:
+                ended = True
+
+
+def test_too_many_clients_that_say_nothing(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "MAX_WAITING", 2)
+    idle = [raw(running, b"GET") for _ in range(2)]
+    with studied.waiting(10, "connection") as more:
+        while len(running.server._waiting) < 2 and more():
+            pass
+    with raw(running, b"") as third:
+        assert third.recv(1) == b""
+    for each in idle:
+        each.close()
+    with studied.waiting(10, "end of the idle ones") as more:
+        while running.server._waiting and more():
+            pass
+    assert running.send("p1", [choice(1)]) == 200
+
+
+@pytest.mark.parametrize("address", ["http://[", "http://[x]:y/", "/?token=%", "*"])
+def test_what_is_no_address_is_refused_without_a_word_on_the_terminal(running: Running, address: str) -> None:
+    with raw(running, f"GET {address} HTTP/1.0\r\n\r\n".encode()) as connection:
+        assert connection.recv(1000).startswith(b"HTTP/1.0 403 ")
+
+
+def test_a_refusal_arrives_although_the_request_has_a_body(running: Running) -> None:
+    head = b"POST /answers HTTP/1.0\r\nContent-Type: application/json\r\nContent-Length: 200000\r\n\r\n"
+    with raw(running, head + b"x" * 200_000) as connection:
+        reply = b""
+        while data := connection.recv(1000):
+            reply += data
+        time.sleep(0.3)
+        assert connection.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0  # no reset, which can overtake a reply
+    assert reply.startswith(b"HTTP/1.0 403 ")
+
+
+def test_closing_does_not_wait_for_a_client_that_says_nothing(tmp_path: Path) -> None:
+    place, study = studied.make(tmp_path)
+    with server.open_server(place, "127.0.0.1", 0, print) as opened:
+        thread = threading.Thread(target=opened.serve_forever, kwargs={"poll_interval": 0.02})
+        thread.start()
+        idle = raw(Running(place, study, opened, []), b"GET")
+        with studied.waiting(10, "connection") as more:
+            while not opened._waiting and more():
+                pass
+        opened.shutdown()
+        thread.join()
+        begun = time.monotonic()
+    assert time.monotonic() - begun < server.SECONDS / 3
+    idle.close()
+
+
+def test_it_listens_on_an_ipv6_address(tmp_path: Path) -> None:
+    try:
+        with socket.socket(socket.AF_INET6) as probe:
+            probe.bind(("::1", 0))
+    except OSError:
+        pytest.skip("this machine has no IPv6")
+    place, _ = studied.make(tmp_path)
+    with server.open_server(place, "::1", 0, print) as opened:
+        assert opened.server_port > 0 and opened.socket.family == socket.AF_INET6
+
+
 def test_a_folder_is_served_once_and_the_token_stays(tmp_path: Path) -> None:
     place, _ = studied.make(tmp_path)
     with server.open_server(place, "127.0.0.1", 0, print) as first:
@@ -242,9 +343,10 @@ def test_a_folder_is_served_once_and_the_token_stays(tmp_path: Path) -> None:
     with server.open_server(place, "127.0.0.1", 0, print) as again:
         assert (again.token, again.session) == (token, session)
     assert (place / folder.TOKEN).stat().st_mode & 0o777 == 0o600 and len(token) == 32
-    (place / folder.TOKEN).write_text("")
-    with pytest.raises(StorageFailed, match="holds no access token"), server.open_server(place, "127.0.0.1", 0, print):
-        pass
+    for data in (b"", b"\xff" * 40, b"a token with spaces in it"):
+        (place / folder.TOKEN).write_bytes(data)
+        with pytest.raises(StorageFailed, match="no access token"), server.open_server(place, "127.0.0.1", 0, print):
+            pass
     with pytest.raises(NotFound), server.open_server(tmp_path, "127.0.0.1", 0, print):
         pass
 
@@ -256,6 +358,16 @@ def test_a_host_that_is_not_there_is_refused(tmp_path: Path, monkeypatch: pytest
     place, _ = studied.make(tmp_path)
     monkeypatch.setattr(server.Server, "server_bind", unknown)
     with pytest.raises(UsageError, match="--host cannot be 'nowhere'"), server.open_server(place, "nowhere", 0, print):
+        pass
+
+    def elsewhere(self: object) -> None:
+        raise OSError(errno.EADDRNOTAVAIL, "Cannot assign requested address")
+
+    monkeypatch.setattr(server.Server, "server_bind", elsewhere)
+    with (
+        pytest.raises(UsageError, match="is no address of this machine"),
+        server.open_server(place, "10.9.8.7", 0, print),
+    ):
         pass
 
 

@@ -11,10 +11,12 @@ from pmagic.cli.options import AsJson, Quiet, parse_seed
 from pmagic.errors import NotFound, UsageError
 
 if TYPE_CHECKING:
+    from pmagic.study.folder import Study
     from pmagic.study.results import Results
     from pmagic.study.server import Server
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
+EVERY_ADDRESS = ("0.0.0.0", "::")
 _MAX_QUESTIONS = 1000
 _SHOWN = 6  # names that a warning lists
 app = typer.Typer(
@@ -34,10 +36,10 @@ def make(
             "--methods", help="Which rows to compare: personamagic,lora (default: all).", autocompletion=names.methods
         ),
     ] = None,
-    questions: Annotated[int, typer.Option("--questions", help="Questions for each participant.")] = 40,
-    checks: Annotated[
-        int, typer.Option("--checks", help="Attention checks among them, whose answer is known; 0 for none.")
-    ] = 8,
+    questions: Annotated[
+        int, typer.Option("--questions", help="Questions for each participant, besides the checks.")
+    ] = 40,
+    checks: Annotated[int, typer.Option("--checks", help="Attention checks, whose answer is known; 0 for none.")] = 8,
     root: Annotated[
         Path | None, typer.Option("--root", help="The data set's folder, as for `pmagic eval`: the photos are there.")
     ] = None,
@@ -58,8 +60,8 @@ def make(
         raise UsageError(
             f"--questions must be 1 to {_MAX_QUESTIONS}, not {questions}", "give for example --questions 40"
         )
-    if not 0 <= checks <= questions:
-        raise UsageError(f"--checks must be 0 to {questions}, not {checks}", "give for example --checks 8")
+    if not 0 <= checks <= _MAX_QUESTIONS:
+        raise UsageError(f"--checks must be 0 to {_MAX_QUESTIONS}, not {checks}", "give for example --checks 8")
 
     from pmagic.study import folder, page, source
     from pmagic.study import questions as asking
@@ -76,14 +78,16 @@ def make(
         console.warn(
             f"{place} has {place.stat().st_size / 1e6:.0f} MB, which phones load slowly: ask fewer --questions"
         )
-    console.say(f"{place} shows photos of {len(found.people)} people: give it only to those whom you invite")
+    people = len({each.person for each in chosen})
+    who = "one person" if people == 1 else f"{people} people"
+    console.say(f"{place} shows pictures of {who}: give it only to those whom you invite")
     console.say(f"keep {out / folder.KEY}, which says which picture is whose, to yourself")
     document = {
         "study": study.id,
         "page": str(place),
         "key": str(out / folder.KEY),
         "methods": [each.key for each in study.methods],
-        "people": len(found.people),
+        "people": people,
         "questions": questions,
         "checks": checks,
         "warnings": console.warnings,
@@ -111,6 +115,8 @@ def serve(
     """
     if not 0 <= port <= 65535:
         raise UsageError(f"--port must be 0 to 65535, not {port}", "give for example --port 8000")
+    if not host:
+        raise UsageError("--host is empty", "give an address of this machine, such as --host 127.0.0.1")
 
     from pmagic.study import folder, server
 
@@ -118,7 +124,10 @@ def serve(
     with server.open_server(study, host, port, console.warn) as running:
         if host not in LOOPBACK:
             console.warn("everyone in this network who has the address sees the photos, and nothing is encrypted")
-        address = f"http://{host}:{running.server_port}/?token={running.token}"
+        if host in EVERY_ADDRESS:
+            console.warn(f"{host} stands for every address of this machine: give participants one of these instead")
+        in_url = f"[{host}]" if ":" in host else host
+        address = f"http://{in_url}:{running.server_port}/?token={running.token}"
         kept = study / folder.ANSWERS
         console.result([address], {"address": address, "port": running.server_port, "answers": str(kept)})
         console.say(f"give this address to the participants; answers go to {kept}; Ctrl-C ends it")
@@ -170,14 +179,22 @@ def score(
         console.warn(f"{who} is left out: {reason}")
     if not found.participants:
         raise NotFound(
-            f"of {len(files)} file{'s' * (len(files) != 1)} there is no participant left to count",
-            results.rule_text(key),
+            f"no participant is left to count, of {len(files)} file{'s' * (len(files) != 1)}",
+            _advice_without_participants(key, found),
         )
     for each in results.caveats(found):
         console.warn(each)
     written = report.write(found, study)
     document = {**results.document(found), "files": [str(each) for each in written]}
     console.result([str(written[-1])] if quiet else [*_lines(found), str(written[-1])], document)
+
+
+def _advice_without_participants(key: "Study", found: "Results") -> str:
+    from pmagic.study import results
+
+    if not found.left_out:
+        return "give the files of answers to this study"
+    return f"let more people answer. {results.rule_text(key)}"
 
 
 def _lines(found: "Results") -> list[str]:

@@ -98,12 +98,14 @@ def read(paths: Iterable[Path], study: Study) -> tuple[list[Participant], list[s
         try:
             data = _bytes(path)
             parts = _lines(path, data, problems) if path.suffix == ".jsonl" else [_document(data)]
-            for part in parts:
-                _join(found, part, study, questions)
+            checked = [_check(each, study, questions) for each in parts]  # all of a file or nothing of it
         except OSError as error:
             problems.append(f"{path} is left out: {error.strerror}")
         except Refused as reason:
             problems.append(f"{path} is left out: {reason}")
+        else:
+            for part in checked:
+                _join(found, part)
     return sorted(found.values(), key=lambda each: each.id), problems
 
 
@@ -128,36 +130,50 @@ def _document(data: bytes) -> Mapping[str, Any]:
     if not isinstance(found, dict) or found.get("format") != FORMAT:
         raise Refused("it holds no answers of a study")
     if found.get("version") != VERSION:
-        raise Refused(f"its version is {found.get('version')!r}, and this pmagic reads {VERSION}")
+        raise Refused(f"its version is {found.get('version')!r:.20}, and this pmagic reads {VERSION}")
     return found
 
 
 def _lines(path: Path, data: bytes, problems: list[str]) -> Iterable[Mapping[str, Any]]:
-    """The lines of a server's file. A line that was cut off by a kill was never acknowledged, so it is not needed."""
+    """The lines of a server's file. One that is cut off was never acknowledged, so the page has sent it again."""
     for number, line in enumerate(data.split(b"\n"), 1):
         if not line:
             continue
         try:
             found = parse(line)
         except Refused:
-            problems.append(f"{path}, line {number}, cannot be read: the server was stopped before it had kept this")
+            problems.append(
+                f"{path}, line {number}, cannot be read and is left out. If a stop of the server or a full disk cut it "
+                "off, it was never confirmed, and the page has sent it again"
+            )
             continue
         if not isinstance(found, dict):
             raise Refused(f"line {number} holds no choice")
         yield {**found, "choices": [found]}
 
 
-def _join(found: dict[str, Participant], part: Mapping[str, Any], study: Study, questions: Collection[str]) -> None:
-    """Add the choices of one file or line to its participant. Raises Refused."""
+def _check(part: Mapping[str, Any], study: Study, questions: Collection[str]) -> Participant:
+    """The participant of one file or line, with its choices. Raises Refused."""
     if part.get("study") != study.id:
         raise Refused("it is of another study")
     machine = part.get("machine", "")
     if not isinstance(machine, str) or len(machine) > _MAX_MACHINE:
         raise Refused("its machine is no short text")
-    new = check_choices(part.get("choices"), questions)
-    who = found.setdefault(check_participant(part.get("participant")), Participant(str(part["participant"])))
-    who.machine = who.machine or machine
-    for each in new:
+    who = Participant(check_participant(part.get("participant")), machine)
+    _add(who, check_choices(part.get("choices"), questions))
+    return who
+
+
+def _join(found: dict[str, Participant], part: Participant) -> None:
+    """Add the choices of one file or line to those of the same participant."""
+    who = found.setdefault(part.id, part)
+    who.machine = who.machine or part.machine
+    who.contradicts = who.contradicts or part.contradicts
+    _add(who, part.choices.values())
+
+
+def _add(who: Participant, choices: Iterable[Choice]) -> None:
+    for each in list(choices):
         if who.choices.setdefault(each.n, each) != each:
             who.contradicts = True
 

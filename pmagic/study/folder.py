@@ -10,7 +10,7 @@ results.json  preference.png  report.html   what `pmagic study score` has writte
 import hashlib
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -52,8 +52,12 @@ def write(folder: Path, evaluation: Evaluation, questions: Sequence[Question], s
 
     Raises UsageError for a folder that holds something, StorageFailed, and PhotoRefused for a damaged picture.
     """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UsageError(f"{folder} is there already and not empty", "give --out an empty or a new folder")
+    target = folder.resolve()  # a link to an empty folder is followed, and `..` has no name to stage under
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        what = "there already and not empty" if target.is_dir() else "a file"
+        raise UsageError(f"{folder} is {what}", "give --out an empty or a new folder")
+    if target == Path.cwd():
+        raise UsageError(f"{folder} is the folder you are in, and would be replaced", "give --out a folder inside it")
     content = page.collect(evaluation, questions)
     study = Study(
         id=hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16],
@@ -64,7 +68,7 @@ def write(folder: Path, evaluation: Evaluation, questions: Sequence[Question], s
     )
     html = page.render(study.id, content)
     key = {"format": FORMAT, "pmagic": pmagic.__version__, **asdict(study)}
-    staging = folder.absolute().with_name(f".{folder.absolute().name[:100]}.making")
+    staging = target.with_name(f".{target.name[:100]}.making")
     with atomic_io.storing(f"the study {folder}"):
         if staging.exists():
             atomic_io.erase(staging)  # left by a killed process
@@ -72,9 +76,9 @@ def write(folder: Path, evaluation: Evaluation, questions: Sequence[Question], s
             atomic_io.make_folder(staging / PAGE)
             atomic_io.write_file(staging / PAGE / INDEX, html)
             atomic_io.sync_folder(staging / PAGE)
-            if folder.exists():
-                folder.rmdir()
-            atomic_io.publish_folder({KEY: _as_json(key)}, staging, folder.absolute())
+            if target.exists():
+                target.rmdir()
+            atomic_io.publish_folder({KEY: _as_json(key)}, staging, target)
         except OSError:
             shutil.rmtree(staging, ignore_errors=True)  # a partial copy must not use up a full disk
             raise
@@ -94,20 +98,23 @@ def read(folder: Path) -> Study:
                 f"{path} has the format {found['format']!r}, and this pmagic reads {FORMAT}",
                 "use the pmagic that made the study",
             )
+        methods = [Method(**each) for each in found["methods"]]
         return Study(
             id=str(found["id"]),
             about=dict(found["about"]),
-            methods=[Method(**each) for each in found["methods"]],
+            methods=methods,
             prompts=[str(each) for each in found["prompts"]],
-            questions=[_question(each) for each in found["questions"]],
+            questions=[_question(each, {method.key for method in methods}) for each in found["questions"]],
         )
     except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise Incompatible(f"{path} cannot be read: {error!r}", "make the study again") from error
 
 
-def _question(data: Mapping[str, Any]) -> Question:
+def _question(data: Mapping[str, Any], methods: Collection[str]) -> Question:
     found = Question(**{**data, "a": Choice(**data["a"]), "b": Choice(**data["b"])})
-    if found.kind not in KINDS or found.answer not in ("", "a", "b"):
+    one, other = found.a.method, found.b.method
+    compares = one in methods and other in methods and one != other
+    if found.kind not in KINDS or found.answer not in ("", "a", "b") or not (found.answer or compares):
         raise ValueError(f"no question: {data!r}")
     return found
 

@@ -149,6 +149,7 @@ function tell(problem = "") {
   const ended = state && answers().size === state.order.length;
   if (address && ended) lines.push(left ? "Please leave the page open." : "All answers are saved. You can close the page.");
   byId("status").textContent = lines.join(" ");
+  byId("hand-in").hidden = Boolean(address) && left === 0; // the server has them all: there is nothing to send back
   byId("next").hidden = !ended || (address ? left > 0 : !state.saved);
 }
 

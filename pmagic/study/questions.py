@@ -90,10 +90,18 @@ def _questions(evaluation: Evaluation, count: int, random: np.random.Generator) 
         if not one_round:
             raise UsageError(
                 f"the evaluation has pictures for {len(found)} questions, not for {count}",
-                f"give --questions {len(found)}" if found else "evaluate people with two methods that differ",
+                _advice(evaluation, len(found)),
             )
         found += one_round
     return found[:count]
+
+
+def _advice(evaluation: Evaluation, count: int) -> str:
+    """What to do where the evaluation has pictures for `count` questions only."""
+    finish = "finish the evaluation with the same `pmagic eval` command"
+    if not count:
+        return finish if evaluation.missing else "evaluate people with two methods that differ"
+    return f"give --questions {count}" + f", or {finish}" * bool(evaluation.missing)
 
 
 def _cell(

@@ -4,16 +4,19 @@ There are three things to ask for: the page with the access token, the page with
 choices. A choice is a line in answers/PARTICIPANT.jsonl. It does not know what the page shows.
 """
 
+import errno
 import hashlib
 import hmac
 import json
 import os
+import re
 import secrets
 import socket
 import socketserver
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from http import HTTPStatus
 from http.cookies import CookieError, SimpleCookie
@@ -29,7 +32,10 @@ from pmagic.study.folder import Study
 
 MAX_BODY = 256 << 10  # bytes of a request
 MAX_PARTICIPANTS = 10_000
-SECONDS = 15.0  # for a client to say what it wants
+SECONDS = 15.0  # for a client to say what it wants, and to take each piece of the reply
+MAX_WAITING = 250  # connections that have not said yet what they want; a further one is closed
+_PIECE = 64 << 10  # bytes of a reply
+_TOKEN = re.compile(r"[\w-]{16,}", re.ASCII)
 Warn = Callable[[str], None]
 _HEADERS = {
     "Cache-Control": "no-store",
@@ -107,14 +113,14 @@ def access_token(root: Path) -> str:
     with atomic_io.storing(f"the access token {path}"):
         if not path.exists():
             atomic_io.replace_file(path, secrets.token_urlsafe(24).encode())
-        token = path.read_text().strip()
-    if len(token) < 16:
+        token = path.read_bytes().strip().decode(errors="replace")
+    if not _TOKEN.fullmatch(token):
         raise StorageFailed(f"{path} holds no access token", "delete this file, and serve again")
     return token
 
 
 class Server(ThreadingHTTPServer):
-    """A server of one study. Closing it waits for the requests that it is answering."""
+    """A server of one study. Closing it waits for the choices that it is keeping, and for nothing else."""
 
     daemon_threads = False
     block_on_close = True
@@ -126,7 +132,42 @@ class Server(ThreadingHTTPServer):
         self.cookie = f"pmagic-study-{study}"
         # It must outlive a restart, and the token must not be found in it.
         self.session = hmac.new(token.encode(), b"session", hashlib.sha256).hexdigest()
+        self.is_closing = False
+        self._waiting: dict[socket.socket, float] = {}  # connections not read yet, and until when each may take
+        self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
         super().__init__(address, _Handler)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Answer a connection in a thread of its own, if not too many clients keep the server waiting."""
+        if len(self._waiting) >= MAX_WAITING:
+            self.shutdown_request(request)
+            return
+        self._waiting[request] = time.monotonic() + SECONDS
+        super().process_request(request, client_address)
+
+    def service_actions(self) -> None:
+        """End the requests that take too long: a client may send a byte now and then. Called twice a second."""
+        now = time.monotonic()
+        self._stop_reading(each for each, end in list(self._waiting.items()) if now > end)
+
+    def note_read(self, request: socket.socket) -> None:
+        """The request of this connection is read."""
+        self._waiting.pop(request, None)
+
+    def shutdown_request(self, request: Any) -> None:
+        self.note_read(request)
+        super().shutdown_request(request)
+
+    def server_close(self) -> None:
+        self.is_closing = True
+        self._stop_reading(list(self._waiting))
+        super().server_close()
+
+    @staticmethod
+    def _stop_reading(connections: Iterable[socket.socket]) -> None:
+        for each in connections:
+            with suppress(OSError):  # it ended at this moment
+                each.shutdown(socket.SHUT_RD)
 
     def server_bind(self) -> None:
         """Bind to the address, without looking up its name as http.server does."""
@@ -168,6 +209,8 @@ def open_server(root: Path, host: str, port: int, warn: Warn) -> Iterator[Server
                 f"--host cannot be {host!r}: {error.strerror}", "give an address of this machine"
             ) from error
         except OSError as error:
+            if error.errno == errno.EADDRNOTAVAIL:
+                raise UsageError(f"{host} is no address of this machine", "give --host one that it has") from error
             raise Busy(
                 f"{host}, port {port}, cannot be used: {error.strerror or error}", "give another --port"
             ) from error
@@ -187,30 +230,39 @@ class _Handler(BaseHTTPRequestHandler):
     server_version, sys_version = "pmagic", ""
 
     def do_GET(self) -> None:
-        url = urlsplit(self.path)
-        token = parse_qs(url.query).get("token", [""])[0]
-        if url.path == "/" and token and _same(token, self.server.token):
+        self.server.note_read(self.connection)
+        path, token = _path_and_token(self.path)
+        if path == "/" and token and _same(token, self.server.token):
             cookie = f"{self.server.cookie}={self.server.session}; Path=/; HttpOnly; SameSite=Strict; Max-Age=2592000"
             self._reply(HTTPStatus.SEE_OTHER, headers={"Location": "/", "Set-Cookie": cookie})
         elif not self._invited():
             self._reply(HTTPStatus.FORBIDDEN, b"Please open the whole address that you were given.\n")
-        elif url.path == "/":
+        elif path == "/":
             self._reply(HTTPStatus.OK, self.server.html, "text/html; charset=utf-8")
         else:
             self._reply(HTTPStatus.NOT_FOUND, b"There is nothing else here.\n")
 
     def do_POST(self) -> None:
-        length = self.headers.get("Content-Length", "")
+        # Read before any refusal: a connection that is closed with bytes unread is reset, and the reply may be lost.
+        body = self._read_body()
+        self.server.note_read(self.connection)
         if not self._invited():
             self._reply(HTTPStatus.FORBIDDEN)
         elif self.path != "/answers":
             self._reply(HTTPStatus.NOT_FOUND)
         elif self.headers.get_content_type() != "application/json":  # a page of another site cannot send this
             self._reply(HTTPStatus.UNSUPPORTED_MEDIA_TYPE)
-        elif not length.isascii() or not length.isdecimal() or len(length) > 9 or int(length) > MAX_BODY:
+        elif body is None:
             self._reply(HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
         else:
-            self._keep(self.rfile.read(int(length)))
+            self._keep(body)
+
+    def _read_body(self) -> bytes | None:
+        """The body of the request; None if it is too large, or of unknown length."""
+        length = self.headers.get("Content-Length", "")
+        if not length.isascii() or not length.isdecimal() or len(length) > 9 or int(length) > MAX_BODY:
+            return None
+        return self.rfile.read(int(length))
 
     def _keep(self, body: bytes) -> None:
         try:
@@ -218,8 +270,8 @@ class _Handler(BaseHTTPRequestHandler):
         except answers.Refused as reason:
             self._reply(HTTPStatus.BAD_REQUEST, f"{reason}\n".encode())
         except OSError as error:  # the page keeps what is not acknowledged, and sends it again
-            self._reply(HTTPStatus.INSUFFICIENT_STORAGE, b"The answers cannot be written.\n")
             self.server.warn(f"answers cannot be written, and wait in the participant's browser: {error.strerror}")
+            self._reply(HTTPStatus.INSUFFICIENT_STORAGE, b"The answers cannot be written.\n")
         else:
             self._reply(HTTPStatus.OK, json.dumps({"kept": kept}).encode(), "application/json")
 
@@ -241,10 +293,22 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         with suppress(ConnectionError):
-            self.wfile.write(body)
+            for start in range(0, len(body), _PIECE):  # the timeout is of one write, and a phone may be slow
+                if self.server.is_closing and len(body) > _PIECE:
+                    return
+                self.wfile.write(body[start : start + _PIECE])
 
     def log_message(self, format: str, *args: object) -> None:
         """Nothing: addresses of participants are not recorded."""
+
+
+def _path_and_token(target: str) -> tuple[str, str]:
+    """The path and the token of what is asked for; "" for both if it is no address."""
+    try:
+        url = urlsplit(target)
+        return url.path, parse_qs(url.query).get("token", [""])[0]
+    except ValueError:
+        return "", ""
 
 
 def _same(one: str, other: str) -> bool:
