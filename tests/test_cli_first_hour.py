@@ -241,4 +241,4 @@ def test_a_sheet_names_its_rows_and_columns() -> None:
 
 def test_the_list_of_models_fits_a_terminal() -> None:
     lines = runner.invoke(app, ["models", "list"]).stdout.splitlines()
-    assert len(lines) == 10 and max(map(len, lines)) <= 80
+    assert len(lines) == 18 and max(map(len, lines)) <= 80

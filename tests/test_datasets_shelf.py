@@ -345,4 +345,4 @@ def test_without_the_drawing_library_the_world_says_how_to_install_it(monkeypatc
     monkeypatch.delattr("pmagic.world.drawing", raising=False)
     with pytest.raises(WeightsMissing) as caught:
         world.people(None)
-    assert "pmagic[world]" in caught.value.next_step
+    assert "pip install opencv-python scikit-image skia-python" in caught.value.next_step

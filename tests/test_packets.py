@@ -161,7 +161,7 @@ def test_what_is_sent_away_is_seen(tmp_path: Path) -> None:
 
 
 def test_a_cluster_on_this_machine_sends_nothing_away(tmp_path: Path) -> None:
-    pytest.importorskip("ray", reason="Ray is not installed: pip install 'pmagic[cluster]'")
+    pytest.importorskip("ray", reason="Ray is not installed: pip install ray")
     if shutil.which("strace") is None:
         pytest.skip("strace is not here: apt-get install strace")
     assert sent_away([sys.executable, "-c", USES_A_CLUSTER], tmp_path) == []

@@ -106,7 +106,9 @@ def test_a_client_that_leaves_ends_the_drawing_at_its_step() -> None:
         assert await events(job, gone) == []
         after = queue.submit(Job("b", 1, lambda job, device: None))
         assert await events(after) == [("end", None)]
-        assert queue.running == [] and 0 < len(steps) < 10_000
+        while queue.running:  # the worker forgets a job just after it has said that it ended
+            await asyncio.sleep(0.01)
+        assert 0 < len(steps) < 10_000
 
     run(scenario, make(log=log.append))
     assert log[0] == "a: cancelled, nobody waits for it"

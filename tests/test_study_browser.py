@@ -16,9 +16,7 @@ from test_study_server import Start, start_fixture  # noqa: F401 - a fixture
 from pmagic.study import answers, folder
 from pmagic.study.folder import Study
 
-playwright = pytest.importorskip(
-    "playwright.sync_api", reason="Playwright is not installed: pip install 'pmagic[browser]'"
-)
+playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed: pip install playwright")
 pytestmark = [browser.needed, pytest.mark.usefixtures("loopback")]
 QUIET = ["--disable-quic", "--disable-component-update", "--disable-sync"]
 READY = "shown !== null && performance.now() - shown.since > PAUSE"

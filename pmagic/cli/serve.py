@@ -50,7 +50,7 @@ def serve(
             raise
         raise UsageError(
             f"`pmagic serve` needs {error.name}, which is not installed",
-            "install it with `pip install 'pmagic[serve]'`",
+            "install it with `pip install starlette uvicorn`, after pipx with `pipx inject pmagic starlette uvicorn`",
         ) from error
 
     devices = (device or settings.config().device).split(",")

@@ -14,7 +14,7 @@ from pmagic.datasets import Individual
 from pmagic.errors import UsageError, WeightsMissing
 
 WANTED = "a folder of LFW's people, Name_Surname/Name_Surname_0001.jpg (or one that holds lfw/ or lfw_funneled/)"
-WHERE = "without --root it is fetched: `pip install 'pmagic[lfw]'`, then the same command without --root"
+WHERE = "without --root it is fetched: `pip install scikit-learn`, then the same command without --root"
 PROMPTS = None
 LEARNED = 3
 _FOLDERS = ("lfw", "lfw_funneled", "lfw-deepfunneled", "lfw_home/lfw_funneled")
@@ -64,7 +64,7 @@ def fetches() -> str:
     except ImportError as error:
         raise WeightsMissing(
             "LFW is fetched by scikit-learn, which is not installed",
-            "install it with `pip install 'pmagic[lfw]'`, or give --root, " + WANTED,
+            "install it with `pip install scikit-learn`, or give --root, " + WANTED,
         ) from error
     return "LFW with scikit-learn, about 200 MB with checksums"
 

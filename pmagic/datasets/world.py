@@ -134,5 +134,6 @@ def _drawing(seed: int, scene: "Scene") -> "Drawing":
 
 def _drawing_missing(error: ImportError) -> WeightsMissing:
     return WeightsMissing(
-        f"the world cannot be drawn: {error}", "install its library with `pip install 'pmagic[world]'`"
+        f"the world cannot be drawn: {error}",
+        "install its libraries: `pip install opencv-python scikit-image skia-python tokenizers`",
     )

@@ -66,7 +66,7 @@ def require() -> None:
         import ray  # noqa: F401  # pyright: ignore[reportMissingImports]  # an extra
     except ImportError as error:
         raise UsageError(
-            "`--workers ray` needs Ray, which is not installed", "install it with `pip install 'pmagic[cluster]'`"
+            "`--workers ray` needs Ray, which is not installed", "install it with `pip install ray`"
         ) from error
 
 
