@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-import pmagic
 from pmagic import settings
 from pmagic.cli import learned, resuming
 from pmagic.cli.console import Console
@@ -56,11 +55,7 @@ def learn(console: Console, names: Sequence[str], arguments: LearnArgs, *, memor
         folder = locks.enter_context(unfinished.locked_run(library.root, first))
         for name in sorted(names[1:]):
             locks.enter_context(unfinished.locked_run(library.root, name))
-        inputs = {**task.inputs(), "pmagic": pmagic.__version__}
-        if resumed:
-            resuming.require_same_inputs(folder, first, arguments, inputs)
-        resuming.keep(folder, arguments.on(base.spec.name))
-        unfinished.keep_inputs(folder, inputs)
+        resuming.start_run(folder, first, arguments, base.spec.name, task.inputs(), resumed=resumed)
         anew = f"start over with `{resuming.command(first, arguments)}`"
         try:
             personas = task.run(StopAtStep(console), folder=folder, resumed=resumed, anew=anew)

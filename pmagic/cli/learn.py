@@ -7,7 +7,6 @@ from typing import Annotated
 
 import typer
 
-import pmagic
 from pmagic import settings
 from pmagic.cli import joint, learned, names, resuming
 from pmagic.cli.console import Console
@@ -196,11 +195,7 @@ def _learn(
     start = time.monotonic()
     previews = Previews(console, task, name, preview_every)
     with unfinished.locked_run(library.root, name) as folder:
-        inputs = {**task.inputs(), "pmagic": pmagic.__version__}
-        if resumed:
-            resuming.require_same_inputs(folder, name, arguments, inputs)
-        resuming.keep(folder, arguments.on(base.spec.name))
-        unfinished.keep_inputs(folder, inputs)
+        resuming.start_run(folder, name, arguments, base.spec.name, task.inputs(), resumed=resumed)
         try:
             persona = task.run(
                 StopAtStep(console),

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import get_args, get_type_hints
 
+import pmagic
 from pmagic.errors import BundleDamaged, Incompatible, NotFound, UsageError
 from pmagic.library import naming, unfinished
 
@@ -73,6 +74,17 @@ def command(name: str, arguments: LearnArgs) -> str:
         words.append(flags.get(each.name, f"--{each.name}".replace("_", "-")))
         words += [] if value is True else [str(value)]
     return shlex.join(words)
+
+
+def start_run(
+    folder: Path, name: str, arguments: LearnArgs, base: str, inputs: Mapping[str, object], *, resumed: bool
+) -> None:
+    """Keep the options and inputs of a run in its locked folder. Raises as `require_same_inputs` if it is resumed."""
+    inputs = {**inputs, "pmagic": pmagic.__version__}
+    if resumed:
+        require_same_inputs(folder, name, arguments, inputs)
+    keep(folder, arguments.on(base))
+    unfinished.keep_inputs(folder, inputs)
 
 
 def require_same_inputs(folder: Path, name: str, arguments: LearnArgs, inputs: Mapping[str, object]) -> None:
